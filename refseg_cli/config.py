@@ -1,0 +1,248 @@
+"""Recipes: TOML -> frozen dataclasses. An unknown key or a wrong type stops the run and names the line's owner.
+
+A recipe has five tables: `[model]` (fields of the architecture's own Config), `[data]`, `[text]`, `[train]` and
+the informative `[published]`. `arch` stands above them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from refseg_cli.errors import RefsegError, unknown_name
+
+T = TypeVar("T")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """How a picture becomes network input.
+
+    size:   (height, width) of the network input in pixels.
+    resize: `letterbox` keeps the aspect ratio and pads on all sides; `squash` does not.
+    flip:   probability of a horizontal flip in training; left and right are swapped in the phrase.
+    jitter: strength of brightness and contrast changes in training, 0 for none (hue is never touched: colour words).
+    phrases_per_image: expressions drawn per image and epoch in training; 0 for all.
+    """
+
+    size: tuple[int, int] = (416, 416)
+    resize: Literal["letterbox", "squash"] = "letterbox"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    fill: float = 0.5
+    flip: float = 0.0
+    jitter: float = 0.0
+    phrases_per_image: int = 0
+    workers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """How a phrase becomes tokens.
+
+    tokenizer: `words` (own vocabulary, built from the training phrases), `bert` (WordPiece) or `clip` (BPE).
+    vocab:     for `bert`: a `vocab.txt`, or the name of a hub model that has one; for `clip`: `bpe_simple_vocab_16e6.txt.gz`.
+    glove:     for `words`: a GloVe text file whose vectors initialise the embedding; empty for learned embeddings.
+    """
+
+    tokenizer: Literal["words", "bert", "clip"] = "words"
+    max_tokens: int = 15
+    vocab: str = ""
+    min_count: int = 1
+    glove: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """The optimisation. Epochs count passes over the images' expressions.
+
+    batch_images:  images per step and process, all with their drawn expressions.
+    schedule:      `constant`; `poly` (1 - t/T)^power; `cosine`; `step`: times `gamma` at each of `milestones` (epochs).
+    backbone_lr:   factor on `lr` for the pretrained vision and text encoders.
+    clip_norm:     largest gradient norm, 0 for no clipping.
+    same_object, different_object: N_SO and N_DO of VLT's contrastive batches (thesis 4.2.5); -1 and 0.0 leave the
+                   plain grouped batch. N_DO is a share of the batch.
+    best_metric:   the validation metric that picks `best`.
+    """
+
+    epochs: int = 50
+    batch_images: int = 32
+    accumulate: int = 1
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-4
+    backbone_lr: float = 1.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["constant", "poly", "cosine", "step"] = "constant"
+    power: float = 0.9
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema: float = 0.0
+    seed: int = 0
+    save_every_steps: int = 500
+    eval_every_epochs: int = 1
+    eval_split: str = "val"
+    eval_limit: int = 0
+    best_metric: str = "gIoU"
+    same_object: int = -1
+    different_object: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the paper reports for this setting: figures by `dataset/split`, e.g. {"refcoco/val": {"IoU": 67.52}}."""
+
+    paper: str = ""
+    table: str = ""
+    row: str = ""
+    metric: str = ""
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that a run depends on besides the data. `model` is checked by the architecture that reads it."""
+
+    arch: str
+    model: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    published: Published = field(default_factory=Published)
+
+
+def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """`cls(**table)` with every key known and every value of the annotated type.
+
+    Args:
+        cls: a frozen dataclass of plain fields, tuples, dicts or further dataclasses.
+        where: what to call the table in an error, e.g. ``vlt.toml:[train]``.
+
+    Raises:
+        RefsegError: unknown key (with the nearest name), missing key, or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            error = unknown_name("key", key, known)
+            raise RefsegError(f"{where}: {error.message}", hint=error.hint)
+    required = [
+        n
+        for n, f in known.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and n not in table
+    ]
+    if required:
+        raise RefsegError(f"{where}: missing key {required[0]!r}")
+    return cls(**{key: _coerce(hints[key], value, f"{where}: {key}") for key, value in table.items()})
+
+
+def _coerce(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`, where TOML's types leave no doubt (lists become tuples, ints become floats)."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise _wrong(where, "a table", value)
+        return build(kind, value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            error = unknown_name("value", str(value), args)
+            raise RefsegError(f"{where}: {error.message}", hint=error.hint)
+        return value
+    if origin is tuple:
+        return _coerce_tuple(args, value, where)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong(where, "a table", value)
+        return {str(k): _coerce(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise _wrong(where, f"a value of type {kind.__name__}", value)
+    return value
+
+
+def _coerce_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise _wrong(where, "a list", value)
+    if args[-1] is Ellipsis:
+        return tuple(_coerce(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if len(value) != len(args):
+        raise _wrong(where, f"a list of {len(args)}", value)
+    return tuple(_coerce(kind, v, f"{where}[{i}]") for i, (kind, v) in enumerate(zip(args, value, strict=True)))
+
+
+def _wrong(where: str, wanted: str, value: Any) -> RefsegError:
+    return RefsegError(f"{where}: expected {wanted}, not {value!r}")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package, without `.toml`."""
+    return sorted(p.name.removesuffix(".toml") for p in files("refseg_cli.recipes").iterdir() if p.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or file, with `--set table.key=value` overrides applied.
+
+    Raises:
+        RefsegError: no such recipe, not TOML, or a key or value that nothing reads.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise RefsegError(f"{path}: no such recipe file")
+        text, where = path.read_text("utf-8"), path.name
+    else:
+        if name_or_path not in recipe_names():
+            raise unknown_name("recipe", name_or_path, recipe_names())
+        where = f"{name_or_path}.toml"
+        text = (files("refseg_cli.recipes") / where).read_text("utf-8")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RefsegError(f"{where}: not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(table, override)
+    return build(Recipe, table, where)
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    """Set one `table.key=value`; the value is TOML, or a bare string where it is not."""
+    dotted, separator, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not separator or not all(keys):
+        raise RefsegError(f"--set {override}: expected key=value", hint="for example train.lr=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise RefsegError(f"--set {override}: {key!r} is not a table")
+    table[keys[-1]] = value
+
+
+def to_table(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON and TOML values, the inverse of `build`."""
+    plain = dataclasses.asdict(config)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}

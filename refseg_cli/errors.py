@@ -1,0 +1,39 @@
+"""The one error type that a user may see, and the exit codes that a shell may test.
+
+Everything below `app.py` raises `RefsegError`; `app.main` turns it into one line on stderr and `ERROR`.
+"""
+
+from __future__ import annotations
+
+FOUND = 0  # also: the command did its work
+NO_TARGET = 1  # `predict`: nothing in any picture answers to any phrase
+ERROR = 2  # any failure, wrong usage included
+INTERRUPTED = 130  # Ctrl-C, as shells report it
+CLOSED_PIPE = 141  # the reader of stdout went away, as shells report it
+
+
+class RefsegError(Exception):
+    """What went wrong, where, and what to do about it.
+
+    Args:
+        message: what and where, without a final full stop.
+        hint: what to do, or what the choices are; printed after the message.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def unknown_name(kind: str, name: str, choices: object) -> RefsegError:
+    """The error for a name that is not among `choices`, with the nearest one if there is any."""
+    from difflib import get_close_matches
+
+    names = sorted(str(choice) for choice in choices)  # type: ignore[attr-defined]
+    near = get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"one of: {', '.join(names)}"
+    return RefsegError(f"unknown {kind} {name!r}", hint=hint)

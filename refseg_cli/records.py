@@ -1,0 +1,136 @@
+"""The nouns that flow between the rooms: Record -> Batch -> Prediction -> masks.
+
+Axes: I images in a batch, N expressions in a batch (N >= I), L tokens, H W network input, h w network output.
+Nothing here imports torch at run time, so that `prepare` can do without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rle:
+    """A binary mask in COCO's compressed run-length encoding (column-major runs).
+
+    size: (height, width) in pixels.  counts: the compressed string as bytes.
+    """
+
+    size: tuple[int, int]
+    counts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One annotated object of an image.  box: (x, y, width, height) in pixels, as annotated."""
+
+    ann_id: int
+    category_id: int
+    category: str
+    box: tuple[float, float, float, float]
+    rle: Rle
+    iscrowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """One phrase.  targets: positions in `Record.instances`; none for a no-target expression."""
+
+    text: str
+    ref_id: int
+    sent_id: int
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image with all its expressions of one split.
+
+    image: the file's bytes as found, never re-encoded.  height, width: pixels of the decoded image.
+    """
+
+    image_id: int
+    file_name: str
+    split: str
+    height: int
+    width: int
+    image: bytes = field(repr=False)
+    instances: tuple[Instance, ...]
+    expressions: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What evaluation must know of one expression.
+
+    target: union of the target instances at original size; an all-zero mask where there is no target.
+    """
+
+    image_id: int
+    ref_id: int
+    sent_id: int
+    split: str
+    text: str
+    target: Rle
+    instance_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images with their expressions, grouped: expression n belongs to image `image_index[n]`.
+
+    images:         (I, 3, H, W) float32, RGB, normalised with the recipe's mean and std
+    tokens:         (N, L) int64, padded on the right with the tokeniser's pad id
+    attention_mask: (N, L) bool, True at real tokens
+    image_index:    (N,) int64, ascending
+    masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; None without annotations
+    has_target:     (N,) bool; None without annotations
+    target_id:      (N,) int64, equal exactly where two expressions of the batch have the same targets in the
+                    same image; None without annotations
+    sizes:          (I, 2) int64, original (height, width) in pixels
+    content:        (I, 4) int64, (top, left, height, width) of the picture inside the H x W input (letterbox)
+    samples:        N entries for evaluation; empty without annotations
+    """
+
+    images: Tensor
+    tokens: Tensor
+    attention_mask: Tensor
+    image_index: Tensor
+    masks: Tensor | None = None
+    has_target: Tensor | None = None
+    target_id: Tensor | None = None
+    sizes: Tensor | None = None
+    content: Tensor | None = None
+    samples: Sequence[Sample] = ()
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
+        """The same batch with every tensor on `device`."""
+        moved: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if hasattr(value, "to"):
+                moved[f.name] = value.to(device, non_blocking=non_blocking)
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of a batch; the same in training and evaluation.
+
+    mask_logits:  (N, 1, h, w) raw logits, positive inside the target, in network coordinates
+    exists_logit: (N,) raw logit, positive when a target is present; None for models without a no-target head
+    aux:          named tensors for losses and visualisation only
+    """
+
+    mask_logits: Tensor
+    exists_logit: Tensor | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
