@@ -1,0 +1,1 @@
+"""Raw annotations to Parquet shards, shards to batches."""

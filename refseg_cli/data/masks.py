@@ -1,0 +1,153 @@
+"""Binary masks as run lengths; the only door to pycocotools.
+
+Axes: h, w pixels of the image. COCO's runs go down the columns and begin with zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+
+from refseg_cli.records import Rle
+
+# Annotators overshoot the border by a little, and pycocotools clips it; a polygon that goes further out than this many
+# pixels was drawn on another image.
+OVERSHOOT = 8.0
+
+
+class MaskTooLarge(ValueError):
+    """The mask was made for an image of another size."""
+
+
+def encode(mask: np.ndarray) -> Rle:
+    """The runs of an (h, w) mask, True or non-zero inside."""
+    found = coco.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
+    return _rle(found)
+
+
+def decode(rle: Rle) -> np.ndarray:
+    """(h, w) uint8, 1 inside the mask."""
+    return coco.decode(_plain(rle))
+
+
+def union(rles: Sequence[Rle], size: tuple[int, int]) -> Rle:
+    """The pixels that are in any of the masks; all-zero if there are none.
+
+    size: (height, width) in pixels, which all masks share.
+    """
+    if not rles:
+        return _rle(coco.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size))
+    if len(rles) == 1:
+        return rles[0]
+    return _rle(coco.merge([_plain(rle) for rle in rles]))
+
+
+def area(rle: Rle) -> int:
+    """Pixels inside the mask."""
+    return int(coco.area(_plain(rle)))
+
+
+def box(rle: Rle) -> tuple[float, float, float, float]:
+    """(x, y, width, height) in pixels of the tightest box around the mask; zeros for an empty mask."""
+    x, y, w, h = (float(value) for value in coco.toBbox(_plain(rle)))
+    return (x, y, w, h)
+
+
+def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:
+    """The mask of a COCO annotation, equal to what `COCO.annToRLE` makes of it.
+
+    Args:
+        segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, an uncompressed RLE (`counts` is a list), a
+            compressed one (`counts` is a string), or a list of these two, as RefClef has it.
+
+    Raises:
+        MaskTooLarge: it was made for an image of another size.
+        ValueError: it is none of these, or damaged.
+    """
+    if isinstance(segmentation, Mapping):
+        return _from_runs(segmentation, height, width)
+    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str) or not segmentation:
+        raise ValueError("no polygon and no RLE")
+    if isinstance(segmentation[0], Mapping):
+        return union([_from_runs(part, height, width) for part in segmentation], (height, width))
+    return _from_polygons(segmentation, height, width)
+
+
+def runs(rle: Rle) -> np.ndarray:
+    """Lengths of the runs, (n,) int64, zeros first.
+
+    Raises:
+        ValueError: the string does not follow COCO's format. pycocotools itself does not look.
+    """
+    codes = np.frombuffer(rle.counts, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((codes & 0x20) == 0)  # a number is five bits a character, the sixth bit says "more"
+    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or ends[-1:].tolist() != [codes.size - 1]:
+        raise ValueError("damaged RLE string")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    digit = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
+    if digit.max() > 6:  # 35 bits: more than any image has pixels
+        raise ValueError("damaged RLE string")
+    numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), starts)
+    numbers -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * (ends - starts + 1)), 0)
+    # From the fourth number on, what is stored is the difference to the run before the last one.
+    lengths = numbers.copy()
+    lengths[1::2] = np.cumsum(numbers[1::2])
+    lengths[2::2] = np.cumsum(numbers[2::2])
+    return lengths
+
+
+def _from_runs(segmentation: Mapping[str, Any], height: int, width: int) -> Rle:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError("RLE without a size")
+    if tuple(size) != (height, width):
+        raise MaskTooLarge(f"mask of {size[1]}x{size[0]} pixels")
+    if isinstance(counts, list):
+        lengths = np.asarray(counts)
+        if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or not _fills(lengths, height, width):
+            raise ValueError("RLE counts that do not add up to the image")
+        return _rle(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+    if not isinstance(counts, str | bytes):
+        raise ValueError("RLE without counts")
+    rle = Rle((height, width), counts.encode() if isinstance(counts, str) else counts)
+    if not _fills(runs(rle), height, width):
+        raise ValueError("RLE counts that do not add up to the image")
+    return rle
+
+
+def _fills(lengths: np.ndarray, height: int, width: int) -> bool:
+    return bool(lengths.size and lengths.min() >= 0 and int(lengths.sum()) == height * width)
+
+
+def _from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
+    try:
+        points = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
+    except (TypeError, ValueError):
+        raise ValueError("a polygon that is no list of numbers") from None
+    if any(p.ndim != 1 or p.size % 2 for p in points):
+        raise ValueError("a polygon that is no list of x, y pairs")
+    # Two points enclose nothing, and pycocotools would take four numbers for a box.
+    points = [p for p in points if p.size >= 6]
+    if not points:
+        raise ValueError("no polygon of three points")
+    every = points[0] if len(points) == 1 else np.concatenate(points)
+    low, right, bottom = float(every.min()), float(every[0::2].max()), float(every[1::2].max())
+    if not math.isfinite(low + right + bottom):  # min and max hand NaN on
+        raise ValueError("a polygon with NaN or infinite coordinates")
+    if low < -OVERSHOOT or right > width + OVERSHOOT or bottom > height + OVERSHOOT:
+        raise MaskTooLarge(f"polygon up to ({right:g}, {bottom:g})")
+    found = coco.frPyObjects(points, height, width)
+    return _rle(found[0] if len(found) == 1 else coco.merge(found))
+
+
+def _rle(found: Mapping[str, Any]) -> Rle:
+    height, width = found["size"]
+    return Rle((int(height), int(width)), bytes(found["counts"]))
+
+
+def _plain(rle: Rle) -> dict[str, Any]:
+    return {"size": list(rle.size), "counts": rle.counts}

@@ -1,0 +1,429 @@
+"""Prepared data: Parquet shards with one image a row, and the manifest that says they are complete.
+
+    OUT/train-00000-of-00012.parquet    image bytes as found, instances, expressions
+    OUT/manifest.json                   counts and hashes; written last, so its presence means "complete"
+
+`datasets.load_dataset("parquet", data_files=...)` reads the shards too, with `image` as an Image.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from refseg_cli.data import storage
+from refseg_cli.data.storage import Place, locate
+from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.records import Expression, Instance, Record, Rle
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_ABOUT = b"refseg"  # in a shard's metadata: `About` as JSON
+# Reading one image at random reads its row group: small ones, since an image is some 150 kB.
+ROWS_PER_GROUP = 16
+GROUPS_KEPT = 4  # row groups that a reader keeps
+WRITE_BYTES = 1 << 20  # gathered before they are hashed and passed on: Parquet writes many small pieces
+
+_INSTANCE = pa.struct(
+    [
+        ("ann_id", pa.int64()),
+        ("category_id", pa.int64()),
+        ("category", pa.string()),
+        ("box", pa.list_(pa.float64())),
+        ("rle", pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])),
+        ("iscrowd", pa.bool_()),
+    ]
+)
+_EXPRESSION = pa.struct(
+    [("text", pa.string()), ("ref_id", pa.int64()), ("sent_id", pa.int64()), ("targets", pa.list_(pa.int32()))]
+)
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def _feature(kind: pa.DataType) -> Any:
+    """The description of a column that Hugging Face `datasets` keeps in a schema's metadata."""
+    if kind == _IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_struct(kind):
+        return {kind.field(i).name: _feature(kind.field(i).type) for i in range(kind.num_fields)}
+    if pa.types.is_list(kind):
+        return [_feature(kind.value_type)]
+    return {"dtype": str(kind).replace("double", "float64"), "_type": "Value"}
+
+
+_COLUMNS = pa.schema(
+    [
+        ("image", _IMAGE),
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("split", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("instances", pa.list_(_INSTANCE)),
+        ("expressions", pa.list_(_EXPRESSION)),
+    ]
+)
+SCHEMA = _COLUMNS.with_metadata(
+    {"huggingface": json.dumps({"info": {"features": {f.name: _feature(f.type) for f in _COLUMNS}}})}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One file of a split.  bytes: its size.  images: its rows."""
+
+    name: str
+    bytes: int
+    sha256: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """Counts of a split; single, multi and no_target are expressions with one, several and no targets."""
+
+    images: int = 0
+    refs: int = 0
+    expressions: int = 0
+    single: int = 0
+    multi: int = 0
+    no_target: int = 0
+    files: tuple[ShardInfo, ...] = ()
+
+    def plus(self, other: SplitInfo) -> SplitInfo:
+        """The counts of both together."""
+        names = ("images", "refs", "expressions", "single", "multi", "no_target")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return SplitInfo(**sums, files=self.files + other.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What OUT/manifest.json says.
+
+    image_source: where image ids come from; the same id means the same picture within one source only.
+    source:       what the data was made from: file names and hashes, or a generator's settings.
+    plan:         fingerprint of everything that the bytes of the shards depend on.
+    problems:     reason -> how many broken inputs were left out.
+    """
+
+    dataset: str
+    split_by: str
+    image_source: str
+    source: dict[str, Any]
+    plan: str
+    splits: dict[str, SplitInfo]
+    problems: dict[str, int] = field(default_factory=dict)
+    refseg: str = ""
+    format: int = FORMAT
+
+    def to_json(self) -> bytes:
+        return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a shard says of itself, so that a rerun can keep it.
+
+    plan: as in `Manifest`.  counts: without `files`.  problems: what was left out of it, in the caller's form.
+    """
+
+    plan: str
+    counts: SplitInfo
+    problems: list[dict[str, Any]]
+
+
+def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems: list[dict[str, Any]]) -> SplitInfo:
+    """Write one shard, whole or not at all; its counts, with one `ShardInfo` in `files`.
+
+    Args:
+        problems: kept with the shard; looked at when all records were taken, so `records` may append to it.
+
+    Raises:
+        RefsegError: disk full and the like; and whatever `records` raises.
+    """
+    counts = SplitInfo()
+    with storage.writing(place) as sink:
+        # Not `with`: closing it after an error would write to the broken file again.
+        buffer = io.BufferedWriter(sink, WRITE_BYTES)
+        writer = pq.ParquetWriter(buffer, SCHEMA, **_settings())
+        for rows in _groups(records):
+            writer.write_batch(to_batch(rows))
+            for record in rows:
+                counts = counts.plus(count(record))
+        about = json.dumps(asdict(About(plan, counts, problems)), ensure_ascii=False)
+        writer.add_key_value_metadata({_ABOUT: about})
+        writer.close()
+        buffer.flush()
+    return replace(counts, files=(ShardInfo(place.name, sink.size, sink.digest.hexdigest(), counts.images),))
+
+
+def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
+    remaining = iter(records)
+    while rows := list(islice(remaining, ROWS_PER_GROUP)):
+        yield rows
+
+
+def about_shard(place: Place) -> About | None:
+    """What a complete shard says of itself; None if the file is no complete shard of ours."""
+    try:
+        with place.open() as stream:
+            table = json.loads((pq.read_metadata(stream).metadata or {})[_ABOUT])
+        return About(table["plan"], _to_split(table["counts"]), table["problems"])
+    except (RefsegError, pa.ArrowException, OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+def row_count(place: Place) -> int:
+    """Rows of a shard, by its footer.
+
+    Raises:
+        RefsegError: no such file, or no Parquet.
+    """
+    try:
+        with place.open() as stream:
+            return pq.read_metadata(stream).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise RefsegError(f"{place.uri}: not a Parquet file: {error}") from error
+
+
+def count(record: Record) -> SplitInfo:
+    """What one record adds to the counts of its split."""
+    targets = [len(expression.targets) for expression in record.expressions]
+    return SplitInfo(
+        images=1,
+        refs=len({expression.ref_id for expression in record.expressions}),
+        expressions=len(targets),
+        single=targets.count(1),
+        multi=sum(number > 1 for number in targets),
+        no_target=targets.count(0),
+    )
+
+
+def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
+    """Rows in the order of the records."""
+    images = [{"bytes": r.image, "path": r.file_name} for r in records]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(images, _IMAGE),
+            pa.array([r.image_id for r in records], pa.int64()),
+            pa.array([r.file_name for r in records], pa.string()),
+            pa.array([r.split for r in records], pa.string()),
+            pa.array([r.height for r in records], pa.int32()),
+            pa.array([r.width for r in records], pa.int32()),
+            pa.array([[_instance_row(i) for i in r.instances] for r in records], pa.list_(_INSTANCE)),
+            pa.array([[_expression_row(e) for e in r.expressions] for r in records], pa.list_(_EXPRESSION)),
+        ],
+        schema=SCHEMA,
+    )
+
+
+def _instance_row(instance: Instance) -> dict[str, Any]:
+    return {
+        "ann_id": instance.ann_id,
+        "category_id": instance.category_id,
+        "category": instance.category,
+        "box": instance.box,
+        "rle": {"size": instance.rle.size, "counts": instance.rle.counts.decode("ascii")},
+        "iscrowd": instance.iscrowd,
+    }
+
+
+def _expression_row(expression: Expression) -> dict[str, Any]:
+    return {
+        "text": expression.text,
+        "ref_id": expression.ref_id,
+        "sent_id": expression.sent_id,
+        "targets": expression.targets,
+    }
+
+
+def _to_record(row: Mapping[str, Any]) -> Record:
+    return Record(
+        image_id=row["image_id"],
+        file_name=row["file_name"],
+        split=row["split"],
+        height=row["height"],
+        width=row["width"],
+        image=row["image"]["bytes"],
+        instances=tuple(_to_instance(i) for i in row["instances"]),
+        expressions=tuple(
+            Expression(e["text"], e["ref_id"], e["sent_id"], tuple(e["targets"])) for e in row["expressions"]
+        ),
+    )
+
+
+def _to_instance(row: Mapping[str, Any]) -> Instance:
+    x, y, w, h = row["box"]
+    height, width = row["rle"]["size"]
+    return Instance(
+        ann_id=row["ann_id"],
+        category_id=row["category_id"],
+        category=row["category"],
+        box=(x, y, w, h),
+        rle=Rle((height, width), row["rle"]["counts"].encode()),
+        iscrowd=row["iscrowd"],
+    )
+
+
+def _settings() -> dict[str, Any]:
+    """How a shard is laid out: photos stored as they are, everything else zstd, an index of the pages.
+
+    Statistics are off for photos, which they would copy; dictionaries are on where values repeat.
+    """
+    leaves = _leaves()
+    photo = "image.bytes"
+    return {
+        "compression": {leaf: "NONE" if leaf == photo else "ZSTD" for leaf in leaves},
+        "use_dictionary": ["split", "instances.list.element.category"],
+        "write_statistics": [leaf for leaf in leaves if leaf != photo],
+        "write_page_index": True,
+        "store_schema": True,
+    }
+
+
+def _leaves() -> list[str]:
+    """Parquet's names of the columns, e.g. ``instances.list.element.ann_id``."""
+    empty = pa.BufferOutputStream()
+    pq.write_table(SCHEMA.empty_table(), empty)
+    schema = pq.ParquetFile(pa.BufferReader(empty.getvalue())).schema
+    return [schema.column(i).path for i in range(len(schema))]
+
+
+def read_manifest(uri: str | Place) -> Manifest:
+    """The manifest of prepared data.
+
+    Raises:
+        RefsegError: there is none, or it is of another format.
+    """
+    folder = uri if isinstance(uri, Place) else locate(uri)
+    place = folder / MANIFEST
+    if not place.exists():
+        raise RefsegError(
+            f"{folder.uri}: no complete prepared data here ({MANIFEST} is missing)",
+            hint="`refseg prepare` writes it last; run it again if it was interrupted",
+        )
+    try:
+        table = json.loads(place.read())
+        if table["format"] != FORMAT:
+            raise RefsegError(
+                f"{place.uri}: format {table['format']}, this version reads {FORMAT}", hint="prepare the data again"
+            )
+        splits = {name: _to_split(split) for name, split in table["splits"].items()}
+        return Manifest(**{**table, "splits": splits})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RefsegError(f"{place.uri}: damaged manifest: {error}", hint="prepare the data again") from error
+
+
+def _to_split(table: Mapping[str, Any]) -> SplitInfo:
+    return SplitInfo(**{**table, "files": tuple(ShardInfo(**file) for file in table["files"])})
+
+
+def open_shards(uri: str | Path, split: str) -> Shards:
+    """One split of prepared data.
+
+    Raises:
+        RefsegError: the data is missing or incomplete, or has no such split.
+    """
+    folder = locate(uri)
+    manifest = read_manifest(folder)
+    if split not in manifest.splits:
+        raise unknown_name(f"split of {folder.uri}", split, manifest.splits)
+    return Shards(str(uri), split, manifest)
+
+
+class Shards:
+    """One split as a sequence of records, by position in the order of the files.
+
+    Files are opened when they are first needed in each process, so that an object may cross to other processes by
+    fork or by pickling.
+    """
+
+    def __init__(self, uri: str, split: str, manifest: Manifest) -> None:
+        self.uri, self.split, self.manifest = uri, split, manifest
+        self._files = manifest.splits[split].files
+        self._starts = np.cumsum([0, *(file.images for file in self._files)])
+        self._counts: np.ndarray | None = None
+        self._forget()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        file = int(np.searchsorted(self._starts, index, side="right")) - 1
+        group, row = divmod(index - int(self._starts[file]), ROWS_PER_GROUP)
+        return _to_record(self._row_group(file, group).slice(row, 1).to_pylist()[0])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri, "split": self.split, "manifest": self.manifest}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def expression_counts(self) -> np.ndarray:
+        """(images,) int64, how many expressions each image has."""
+        if self._counts is None:
+            columns = [self._column(file, "expressions.list.element.sent_id") for file in range(len(self._files))]
+            lengths = [chunk.value_lengths().to_numpy() for column in columns for chunk in column.chunks]
+            self._counts = np.concatenate([np.zeros(0, np.int64), *lengths]).astype(np.int64)
+        return self._counts
+
+    def target_ids(self) -> list[list[int]]:
+        """For each image, an id of the referred instances for each expression: equal ids, equal targets."""
+        images: list[list[int]] = []
+        for file in range(len(self._files)):
+            for expressions in self._column(file, "expressions.list.element.targets").to_pylist():
+                seen: dict[tuple[int, ...], int] = {}
+                keys = [tuple(sorted(expression["targets"])) for expression in expressions]
+                images.append([seen.setdefault(key, len(seen)) for key in keys])
+        return images
+
+    def image_ids(self) -> np.ndarray:
+        """(images,) int64."""
+        columns = [self._column(file, "image_id").to_numpy() for file in range(len(self._files))]
+        return np.concatenate([np.zeros(0, np.int64), *columns])
+
+    def _column(self, file: int, name: str) -> pa.ChunkedArray:
+        return self._open(file).read(columns=[name], use_threads=False).column(0)
+
+    def _row_group(self, file: int, group: int) -> pa.Table:
+        if (file, group) not in self._groups or self._process != os.getpid():
+            table = self._open(file).read_row_group(group, use_threads=False)
+            self._groups[file, group] = table
+            if len(self._groups) > GROUPS_KEPT:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end((file, group))
+        return self._groups[file, group]
+
+    def _open(self, file: int) -> pq.ParquetFile:
+        if self._process != os.getpid():  # a file position must not be shared across a fork
+            self._forget()
+        if file not in self._opened:
+            place = locate(self.uri) / self._files[file].name
+            try:
+                self._opened[file] = pq.ParquetFile(place.open())
+            except pa.ArrowException as error:
+                raise RefsegError(
+                    f"{place.uri}: damaged shard: {error}", hint="`refseg prepare` again; it repairs what is damaged"
+                ) from error
+        return self._opened[file]
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._opened: dict[int, pq.ParquetFile] = {}
+        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()

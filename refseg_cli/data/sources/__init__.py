@@ -1,0 +1,100 @@
+"""Raw annotations to records: one file for each format that people have.
+
+A reader turns its file into `Ref`s; `drafts` joins them with `instances.json` into `Draft`s (records without their
+photos); `finish` adds the photo and the masks. Whatever is broken becomes a `Problem` and is left out; the caller
+decides whether that stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from refseg_cli.records import Expression
+
+
+class Reason(StrEnum):
+    """Why something in the raw data cannot be used."""
+
+    MISSING_IMAGE = "missing image"
+    BROKEN_IMAGE = "broken image"
+    IMAGE_SIZE = "image size differs from the annotation"
+    LARGE_MASK = "mask larger than image"
+    BROKEN_MASK = "broken mask"
+    UNKNOWN_ANNOTATION = "unknown ann_id"
+    UNKNOWN_IMAGE = "unknown image_id"
+    UNKNOWN_CATEGORY = "unknown category"
+    BROKEN_BOX = "NaN or broken box"
+    BROKEN_ANNOTATION = "broken annotation"
+    BROKEN_REF = "broken ref"
+    EMPTY_EXPRESSION = "empty expression"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A broken input.  file: the file at fault.  ref_ids: the refs that lose an expression by it."""
+
+    reason: Reason
+    file: str
+    ref_ids: tuple[int, ...] = ()
+    detail: str = ""
+
+    def __str__(self) -> str:
+        named = ", ".join(str(ref_id) for ref_id in self.ref_ids[:3]) + (", ..." if len(self.ref_ids) > 3 else "")
+        where = f"{self.file}: ref {named}" if named else self.file
+        return f"{where}: {self.reason}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One object as annotated.
+
+    box: (x, y, width, height) in pixels.  segmentation: in COCO's form, not yet looked at.
+    """
+
+    ann_id: int
+    image_id: int
+    category_id: int
+    category: str
+    box: tuple[float, float, float, float]
+    segmentation: Any
+    iscrowd: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One reference: some phrases for the same targets.  ann_ids: none for no target.  sentences: (sent_id, text)."""
+
+    ref_id: int
+    image_id: int
+    split: str
+    ann_ids: tuple[int, ...]
+    sentences: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A record whose photo was not read yet and whose masks were not made.
+
+    Expressions name their targets by position in `annotations`.
+    """
+
+    image_id: int
+    file_name: str
+    split: str
+    height: int
+    width: int
+    annotations: tuple[Annotation, ...]
+    expressions: tuple[Expression, ...]
+
+
+def without(expressions: Sequence[Expression], lost: Iterable[int]) -> tuple[Expression, ...]:
+    """The expressions with no target among the lost instances, renumbered to the instances that are left."""
+    gone = set(lost)
+    return tuple(
+        Expression(e.text, e.ref_id, e.sent_id, tuple(t - sum(g < t for g in gone) for t in e.targets))
+        for e in expressions
+        if not gone.intersection(e.targets)
+    )

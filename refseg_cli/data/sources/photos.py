@@ -1,0 +1,201 @@
+"""Photos on disk: where they are, whether they are whole, and the records that they complete."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from PIL import Image, UnidentifiedImageError
+
+from refseg_cli.data import masks
+from refseg_cli.data.sources import Draft, Problem, Reason, without
+from refseg_cli.records import Instance, Record
+
+# Below the folder that the user names, in the order of trial: as COCO and as the REFER tool unpack them.
+FOLDERS = ("", "train2014", "mscoco/images/train2014", "images/mscoco/images/train2014", "saiapr_tc-12")
+
+_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_SOF, _SOS = (0xC0, 0xC1), 0xDA
+_DHT, _DQT, _DRI = 0xC4, 0xDB, 0xDD
+_REMARKS = frozenset({0xFE, *range(0xE0, 0xF0)})  # comments and application data, EXIF among them
+# In compressed data FF stands only before 00 (a byte FF), D0 to D7 (restarts) and FF (padding).
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+class _Unsure(Exception):
+    """The quick look does not suffice."""
+
+
+def find(folder: Path, file_name: str) -> Path | None:
+    """Where a photo is below `folder`; None if it is nowhere, or its name leads out of the folder."""
+    name = PurePosixPath(file_name)
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        return None
+    for place in FOLDERS:
+        if (path := folder / place / name).is_file():
+            return path
+    return None
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """(height, width) in pixels of an image file that is whole.
+
+    A plain JPEG is not decoded, which would take ten times as long as copying it: its header must be as a decoder
+    wants it, and its compressed data must run unbroken to the end of the file. Anything else is decoded.
+
+    Raises:
+        ValueError: no image, truncated, or damaged.
+    """
+    try:
+        return _size_of_plain_jpeg(data)
+    except (_Unsure, IndexError, struct.error):
+        return _decoded_size(data)
+
+
+def _size_of_plain_jpeg(data: bytes) -> tuple[int, int]:
+    """(height, width) of a sequential JPEG in one scan."""
+    if not data.startswith(_SOI):
+        raise _Unsure
+    tables: set[int] = set()  # DQT as 0..3, DHT as 0x100 + (class << 4 | id)
+    frame, position = b"", 2
+    while data[position] == 0xFF:
+        marker = data[position + 1]
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
+        segment = data[position + 4 : end]
+        if marker == _SOS:
+            _check_scan_header(segment, frame, tables)
+            _check_scan(data, end)
+            height, width = struct.unpack_from(">HH", frame, 1)
+            return height, width
+        if marker in _SOF and not frame:
+            frame = segment
+        elif marker == _DQT:
+            tables.update(_quantisers(segment))
+        elif marker == _DHT:
+            tables.update(_huffman_tables(segment))
+        elif marker != _DRI and marker not in _REMARKS:  # progressive, lossless, arithmetic
+            raise _Unsure
+        position = end
+    raise _Unsure
+
+
+def _check_scan_header(scan: bytes, frame: bytes, tables: set[int]) -> None:
+    """One or three components, all in this scan, and their tables known; 8 bits a sample."""
+    count = frame[5]
+    if (
+        frame[0] != 8
+        or count not in (1, 3)
+        or len(frame) != 6 + 3 * count
+        or not all(struct.unpack_from(">HH", frame, 1))
+    ):
+        raise _Unsure
+    if scan[0] != count or len(scan) != 4 + 2 * count or scan[-3:] != b"\0\x3f\0":
+        raise _Unsure
+    for i in range(count):
+        name, sampling, quantiser = frame[6 + 3 * i : 9 + 3 * i]
+        scanned, entropy = scan[1 + 2 * i : 3 + 2 * i]
+        usual = sampling in (0x11, 0x12, 0x21, 0x22) if i == 0 else sampling == 0x11
+        if name != scanned or not usual or quantiser not in tables:
+            raise _Unsure
+        if 0x100 + (entropy >> 4) not in tables or 0x110 + (entropy & 15) not in tables:
+            raise _Unsure
+
+
+def _quantisers(segment: bytes) -> Iterator[int]:
+    """The ids of the tables in a DQT segment."""
+    while segment:
+        wide, name = divmod(segment[0], 16)
+        length = 65 + 64 * wide
+        if wide > 1 or name > 3 or len(segment) < length:
+            raise _Unsure
+        yield name
+        segment = segment[length:]
+
+
+def _huffman_tables(segment: bytes) -> Iterator[int]:
+    """0x100 + (class << 4 | id) of the tables in a DHT segment."""
+    while segment:
+        lengths = segment[1:17]  # how many codes of 1 to 16 bits
+        count = sum(lengths)
+        if segment[0] & 0xEC or len(lengths) < 16 or count > 256 or len(segment) < 17 + count:
+            raise _Unsure
+        used = 0  # codes taken, counted in codes of the present length
+        for bits, codes in enumerate(lengths, start=1):
+            used = 2 * used + codes
+            if used > 1 << bits:
+                raise _Unsure
+        if not segment[0] & 0x10 and any(symbol > 15 for symbol in segment[17 : 17 + count]):
+            raise _Unsure
+        yield 0x100 + segment[0]
+        segment = segment[17 + count :]
+
+
+def _check_scan(data: bytes, position: int) -> None:
+    """The first marker after the compressed data must be the end of the image, and of the file."""
+    found = _MARKER.search(data, position)
+    if not found or found.group() != _EOI or data[found.end() :].strip(b"\0"):
+        raise _Unsure
+
+
+def _decoded_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of an image that Pillow decodes to the end."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return image.height, image.width
+    except UnidentifiedImageError:
+        raise ValueError("not an image") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
+        raise ValueError(str(error)) from error
+
+
+def finish(draft: Draft, path: Path, problems: list[Problem]) -> Record | None:
+    """The record of a draft, with its photo's bytes as they are.
+
+    Args:
+        problems: what is left out is appended here.
+
+    Returns:
+        None if the photo cannot be used, or nothing is left to be said of it.
+    """
+    everything = tuple(dict.fromkeys(e.ref_id for e in draft.expressions))
+    try:
+        data = path.read_bytes()
+        height, width = size_of(data)
+    except OSError as error:
+        problems.append(Problem(Reason.MISSING_IMAGE, draft.file_name, everything, str(error.strerror)))
+        return None
+    except ValueError as error:
+        problems.append(Problem(Reason.BROKEN_IMAGE, draft.file_name, everything, str(error)))
+        return None
+    if (height, width) != (draft.height, draft.width):
+        detail = f"{width}x{height} in place of {draft.width}x{draft.height}"
+        problems.append(Problem(Reason.IMAGE_SIZE, draft.file_name, everything, detail))
+        return None
+    instances, lost = _instances(draft, problems)
+    expressions = without(draft.expressions, lost) if lost else draft.expressions
+    if not expressions:
+        return None
+    return Record(draft.image_id, draft.file_name, draft.split, height, width, data, instances, expressions)
+
+
+def _instances(draft: Draft, problems: list[Problem]) -> tuple[tuple[Instance, ...], list[int]]:
+    """The instances with sound masks, and the positions of the others."""
+    found: list[Instance] = []
+    lost: list[int] = []
+    for i, a in enumerate(draft.annotations):
+        try:
+            rle = masks.from_segmentation(a.segmentation, draft.height, draft.width)
+        except ValueError as error:
+            large = isinstance(error, masks.MaskTooLarge)
+            losers = tuple(dict.fromkeys(e.ref_id for e in draft.expressions if i in e.targets))
+            detail = f"annotation {a.ann_id}: {error}" + (f" in {draft.width}x{draft.height}" if large else "")
+            reason = Reason.LARGE_MASK if large else Reason.BROKEN_MASK
+            problems.append(Problem(reason, draft.file_name, losers, detail))
+            lost.append(i)
+        else:
+            found.append(Instance(a.ann_id, a.category_id, a.category, a.box, rle, a.iscrowd))
+    return tuple(found), lost

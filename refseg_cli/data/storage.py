@@ -1,0 +1,189 @@
+"""Files and folders behind a path or a URI: local disks by pyarrow, `s3://` and the like by pyarrow or fsspec.
+
+A file that is written here appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from refseg_cli.errors import RefsegError
+
+UNFINISHED = ".unfinished"  # suffix, after a leading dot, of a file that is still being written
+CHUNK = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder or file.  uri: as the user wrote it, for messages."""
+
+    uri: str
+    files: fs.FileSystem
+    path: str
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(f"{self.uri.rstrip('/')}/{name}", self.files, f"{self.path.rstrip('/')}/{name}")
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.files, fs.LocalFileSystem)
+
+    def parent(self) -> Place:
+        return Place(self.uri, self.files, str(PurePosixPath(self.path).parent))
+
+    def exists(self) -> bool:
+        with _explained(self):
+            return self.files.get_file_info(self.path).type == fs.FileType.File
+
+    def names(self) -> list[str]:
+        """The files in this folder, sorted; none if there is no such folder."""
+        with _explained(self):
+            found = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == fs.FileType.File)
+
+    def open(self) -> pa.NativeFile:
+        """For random access; a local file is mapped into memory.
+
+        Raises:
+            RefsegError: it cannot be opened.
+        """
+        with _explained(self):
+            return pa.memory_map(self.path) if self.is_local else self.files.open_input_file(self.path)
+
+    def read(self) -> bytes:
+        with _explained(self), self.files.open_input_stream(self.path) as stream:
+            return stream.read()
+
+    def delete(self) -> None:
+        with _explained(self):
+            self.files.delete_file(self.path)
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        with _explained(self):
+            return int(self.files.get_file_info(self.path).size or 0)
+
+    def sha256(self) -> str:
+        """Of the file's bytes, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        with _explained(self), self.files.open_input_stream(self.path) as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+
+class Sink(io.RawIOBase):
+    """A file-like object that counts and hashes what it passes on."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        super().__init__()
+        self.stream = stream
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.stream.write(data)
+        self.size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def writable(self) -> bool:
+        return True
+
+
+def locate(uri: str | Path) -> Place:
+    """The place that a path or URI names; nothing has to be there.
+
+    Raises:
+        RefsegError: no such kind of URI, or its storage cannot be reached.
+    """
+    text = str(uri)
+    if "://" not in text:
+        return Place(text, fs.LocalFileSystem(), str(Path(text).absolute()))
+    try:
+        files, path = fs.FileSystem.from_uri(text)
+    except pa.ArrowInvalid:
+        files, path = _by_fsspec(text)
+    except (OSError, ValueError) as error:
+        raise RefsegError(f"{text}: {_first_line(error)}", hint="check the URI and the credentials") from error
+    return Place(text, files, path)
+
+
+def is_shared(place: Place) -> bool:
+    """Whether another process sees the same files; fsspec's `memory://` lives in one."""
+    return "memory" not in place.files.type_name
+
+
+@contextmanager
+def writing(place: Place) -> Iterator[Sink]:
+    """A stream for a new file, which appears under its name when the block ends, and never if the block fails.
+
+    Raises:
+        RefsegError: disk full, no permission or the like.
+    """
+    unfinished = place.parent() / f".{place.name}{UNFINISHED}"
+    with _explained(place):
+        place.files.create_dir(place.parent().path, recursive=True)
+        stream = place.files.open_output_stream(unfinished.path)
+        try:
+            yield (sink := Sink(stream))
+            stream.close()
+            place.files.move(unfinished.path, place.path)
+        except BaseException:
+            with suppress(OSError, ValueError):
+                stream.close()
+            with suppress(OSError):
+                place.files.delete_file(unfinished.path)
+            raise
+
+
+def write(place: Place, data: bytes) -> None:
+    """Write a small file, whole or not at all."""
+    with writing(place) as stream:
+        stream.write(data)
+
+
+def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
+    import fsspec
+
+    try:
+        files, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError, OSError) as error:
+        raise RefsegError(f"{uri}: {_first_line(error)}", hint="a path, or a URI such as s3://bucket/folder") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(files)), path
+
+
+@contextmanager
+def _explained(place: Place) -> Iterator[None]:
+    """What the storage complains of, in one line with the place's name."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise RefsegError(f"{place.uri}: no such file or folder") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RefsegError(
+                f"{place.uri}: disk full", hint="free some space or choose another folder; a rerun goes on from here"
+            ) from error
+        raise RefsegError(f"{place.uri}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,92 @@
+"""Flat tables in Parquet: one row for each instance of a dataclass, written as they come, read by column."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet as pq
+
+from refseg_cli.data import storage
+from refseg_cli.errors import RefsegError
+from refseg_cli.records import Rle
+
+Row = TypeVar("Row")
+
+ROW_GROUP = 4096  # rows held in memory before they are written
+
+TYPES = {
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    str: pa.string(),
+    # COCO's compressed RLE, as pycocotools and others read it
+    Rle: pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())]),
+}
+
+
+@contextmanager
+def writing_rows(uri: str, row: type[Row], *, metadata: Mapping[str, str]) -> Iterator[Callable[[Sequence[Row]], None]]:
+    """Gives a function that appends rows; the file appears when the block ends, and never if the block fails.
+
+    Args:
+        row: a dataclass whose fields are of `TYPES`; each becomes a column of its name.
+        metadata: kept in the file's schema.
+
+    Raises:
+        RefsegError: the file cannot be written; said at the start of the block where it can be known there.
+    """
+    hints = typing.get_type_hints(row)
+    names = [f.name for f in fields(row)]  # type: ignore[arg-type]
+    schema = pa.schema([(name, TYPES[hints[name]]) for name in names], metadata=dict(metadata))
+    pending: list[Row] = []
+
+    def flush() -> None:
+        columns = [pa.array([_plain(getattr(r, f.name)) for r in pending], f.type) for f in schema]
+        writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        pending.clear()
+
+    def append(rows: Sequence[Row]) -> None:
+        pending.extend(rows)
+        if len(pending) >= ROW_GROUP:
+            flush()
+
+    with storage.writing(storage.locate(uri)) as stream:
+        writer = pq.ParquetWriter(stream, schema, compression="zstd")
+        try:
+            yield append
+            if pending:
+                flush()
+            writer.close()
+        finally:
+            writer.is_open = False  # or, after a failure, its destructor writes to the closed file and complains
+
+
+def read_columns(uri: str, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The columns of those names, (rows,) each, and the file's metadata.
+
+    Raises:
+        RefsegError: no such file, not Parquet, damaged, or without such a column.
+    """
+    with storage.locate(uri).open() as file:
+        try:
+            parquet = pq.ParquetFile(file)
+            metadata = {k.decode(): v.decode() for k, v in (parquet.schema_arrow.metadata or {}).items()}
+            for name in names:
+                if name not in parquet.schema_arrow.names:
+                    raise RefsegError(
+                        f"{uri}: no column {name!r}", hint=f"it has {', '.join(parquet.schema_arrow.names)}"
+                    )
+            table = parquet.read(columns=list(names))
+            return {name: table[name].to_numpy() for name in names}, metadata
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise RefsegError(f"{uri}: cannot read this as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _plain(value: Any) -> Any:
+    return {"size": value.size, "counts": value.counts.decode("ascii")} if isinstance(value, Rle) else value

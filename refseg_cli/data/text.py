@@ -1,0 +1,197 @@
+"""Phrases to tokens. One file format for every tokeniser: `tokenizer.json` of the `tokenizers` library."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+import torch
+from tokenizers import models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+
+from refseg_cli.config import TextConfig
+from refseg_cli.errors import RefsegError
+
+PAD, UNK = "[PAD]", "[UNK]"
+FILE_NAME = "tokenizer.json"
+
+# CLIP's pattern for words, numbers and punctuation; https://github.com/openai/CLIP, simple_tokenizer.py.
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_CLIP_MERGES = 49152 - 256 - 2  # the release's vocabulary: 512 byte symbols, these merges, two marks
+
+
+class Tokenizer:
+    """A `tokenizers` pipeline with a fixed length: every phrase becomes `max_tokens` ids, padded on the right."""
+
+    def __init__(self, pipeline: tokenizers.Tokenizer, *, max_tokens: int, pad_id: int) -> None:
+        self.pipeline, self.max_tokens, self.pad_id = pipeline, max_tokens, pad_id
+        pipeline.enable_truncation(max_tokens)
+        pipeline.enable_padding(length=max_tokens, pad_id=pad_id, pad_token=pipeline.id_to_token(pad_id) or PAD)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.pipeline.get_vocab_size()
+
+    def encode(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens (N, L) int64 and attention mask (N, L) bool, True at real tokens.
+
+        A phrase without a single token (only spaces, say) keeps its first position, so that no attention is empty.
+        """
+        encoded = self.pipeline.encode_batch([phrase.strip() for phrase in phrases])
+        tokens = torch.tensor([e.ids for e in encoded], dtype=torch.int64).view(len(encoded), self.max_tokens)
+        mask = torch.tensor([e.attention_mask for e in encoded], dtype=torch.bool).view_as(tokens)
+        mask[:, 0] = True
+        return tokens, mask
+
+    def unknown_words(self, phrase: str) -> list[str]:
+        """The words of `phrase` that a word-level vocabulary does not hold; empty for sub-word tokenisers."""
+        unknown = self.pipeline.token_to_id(UNK)
+        encoded = self.pipeline.encode(phrase.strip())
+        return [
+            phrase.strip()[start:end]
+            for i, (start, end) in zip(encoded.ids, encoded.offsets, strict=True)
+            if i == unknown and unknown is not None and end > start
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` into `folder`."""
+        (folder / FILE_NAME).write_text(self.pipeline.to_str(pretty=True), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read `tokenizer.json`; length and padding are those it was saved with."""
+        path = folder / FILE_NAME
+        try:
+            text = path.read_text("utf-8")
+            padding, truncation = (json.loads(text)[key] for key in ("padding", "truncation"))
+            pipeline = tokenizers.Tokenizer.from_str(text)
+            return cls(pipeline, max_tokens=truncation["max_length"], pad_id=padding["pad_id"])
+        except FileNotFoundError as error:
+            raise RefsegError(f"{path}: no tokenizer in this checkpoint folder") from error
+        except Exception as error:  # the library raises bare Exception on a malformed file
+            raise RefsegError(f"{path}: not a tokenizer file: {error}") from error
+
+
+def build_tokenizer(config: TextConfig, phrases: Iterable[str]) -> Tokenizer:
+    """The tokeniser that a recipe asks for; `phrases` (the training split's) make the vocabulary of `words`."""
+    if config.tokenizer == "words":
+        return _words(phrases, max_tokens=config.max_tokens, min_count=config.min_count)
+    path = _vocabulary_file(config)
+    if config.tokenizer == "bert":
+        return _bert(path, max_tokens=config.max_tokens)
+    return _clip(path, max_tokens=config.max_tokens)
+
+
+def _words(phrases: Iterable[str], *, max_tokens: int, min_count: int) -> Tokenizer:
+    """Lower-cased words and punctuation marks, most frequent first; ties in alphabetical order."""
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    splitter = pre_tokenizers.Whitespace()
+    counts: Counter[str] = Counter()
+    for phrase in phrases:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(phrase)))
+    kept = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
+    if not kept:
+        raise RefsegError("no words in the training phrases", hint="lower text.min_count or check the data")
+    vocabulary = {word: i for i, word in enumerate([PAD, UNK, *kept])}
+    pipeline = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+    pipeline.normalizer = normalizer  # type: ignore[assignment]
+    pipeline.pre_tokenizer = splitter  # type: ignore[assignment]
+    return Tokenizer(pipeline, max_tokens=max_tokens, pad_id=0)
+
+
+def _bert(path: Path, *, max_tokens: int) -> Tokenizer:
+    """BERT's uncased WordPiece with [CLS] ... [SEP]; a long phrase keeps its [SEP]."""
+    from tokenizers.implementations import BertWordPieceTokenizer
+
+    pipeline = BertWordPieceTokenizer(str(path), lowercase=True)
+    pad_id = pipeline.token_to_id(PAD)
+    if pad_id is None:
+        raise RefsegError(f"{path}: not a BERT vocabulary: it has no {PAD}")
+    return Tokenizer(pipeline._tokenizer, max_tokens=max_tokens, pad_id=pad_id)
+
+
+def _clip(path: Path, *, max_tokens: int) -> Tokenizer:
+    """CLIP's byte-pair encoding from its release file, with start and end marks; padded with 0 as upstream."""
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefsegError(f"{path}: not CLIP's merges file: {error}") from error
+    merges = [tuple(line.split()) for line in lines[1 : _CLIP_MERGES + 1]]
+    symbols = _byte_symbols()
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    ordered = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges), start, end]
+    vocabulary = {token: i for i, token in enumerate(ordered)}
+    pipeline = tokenizers.Tokenizer(
+        models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=end, continuing_subword_prefix="")  # type: ignore[arg-type]
+    )
+    spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+    pipeline.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])  # type: ignore[assignment]
+    split = pre_tokenizers.Split(tokenizers.Regex(_CLIP_WORDS), behavior="removed", invert=True)
+    pipeline.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])  # type: ignore[assignment]
+    pipeline.post_processor = processors.RobertaProcessing(  # type: ignore[assignment]
+        sep=(end, vocabulary[end]), cls=(start, vocabulary[start]), trim_offsets=False, add_prefix_space=False
+    )
+    return Tokenizer(pipeline, max_tokens=max_tokens, pad_id=0)
+
+
+def _byte_symbols() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes, in the order of CLIP's vocabulary."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + n) for n in range(len(others))]
+
+
+def _vocabulary_file(config: TextConfig) -> Path:
+    path = Path(config.vocab).expanduser()
+    if not config.vocab:
+        raise RefsegError(f"tokenizer {config.tokenizer!r} needs a vocabulary", hint="set text.vocab to its file")
+    if path.is_dir():
+        path = path / "vocab.txt"
+    if path.is_file():
+        return path
+    if config.tokenizer == "bert" and config.vocab.count("/") <= 1:
+        return _from_hub(config.vocab)
+    raise RefsegError(f"{path}: no such vocabulary file", hint="set text.vocab to the file")
+
+
+def _from_hub(name: str) -> Path:
+    """`vocab.txt` of a hub model, through the hub's own cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, "vocab.txt"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RefsegError(
+            f"cannot fetch the vocabulary of {name!r}: {reason}", hint="download vocab.txt and set text.vocab to its path"
+        ) from error
+
+
+def read_glove(path: Path, tokenizer: Tokenizer) -> tuple[Tensor, int]:
+    """Vectors of a GloVe text file for the tokeniser's words: ((vocab_size, dim) float32, words found).
+
+    Words that the file lacks are zero, as are padding and unknown (models/ fact sheet: OOV zero).
+    """
+    vocabulary = tokenizer.pipeline.get_vocab()
+    found: dict[int, np.ndarray] = {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                word, _, numbers = line.partition(" ")
+                if word in vocabulary:
+                    found[vocabulary[word]] = np.fromstring(numbers, dtype=np.float32, sep=" ")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefsegError(f"{path}: cannot read GloVe vectors: {error}", hint="set text.glove to the .txt file") from error
+    dims = {v.size for v in found.values()}
+    if len(dims) != 1:
+        raise RefsegError(f"{path}: not a GloVe file for this vocabulary: vector lengths {sorted(dims)}")
+    table = torch.zeros(tokenizer.vocab_size, dims.pop())
+    for i, vector in found.items():
+        table[i] = torch.from_numpy(vector)
+    return table, len(found)
