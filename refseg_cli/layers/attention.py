@@ -1,0 +1,92 @@
+"""Multi-head attention and the standard transformer layers, over scaled_dot_product_attention.
+
+Users: models/vlt.py, layers/language.py. Called directly rather than through nn.MultiheadAttention, whose fast path
+and dynamic shapes do not survive export.
+
+Axes: b batch, q queries, k keys, c channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, 3.2.2) of queries (b, q, c) on memory (b, k, c)."""
+
+    def __init__(self, dim: int, *, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is no multiple of heads {heads}")
+        self.heads, self.dropout = heads, dropout
+        self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
+        """keep: (b, k) bool, True where a key may be attended to."""
+        q, k, v = self._split(self.q(query)), self._split(self.k(key)), self._split(self.v(value))
+        mask = None if keep is None else keep[:, None, None, :]
+        drop = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, heads, tokens, c / heads)
+
+
+def feed_forward(dim: int, *, hidden: int, dropout: float = 0.0) -> nn.Sequential:
+    """Two linear layers with ReLU between (Vaswani et al. 2017, Eq. 2)."""
+    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each with residual and LayerNorm after it (post-norm)."""
+
+    def __init__(self, dim: int, *, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = Attention(dim, heads=heads, dropout=dropout)
+        self.mlp = feed_forward(dim, hidden=hidden, dropout=dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        x = self.norm1(x + self.drop(self.attention(x, x, x, keep)))
+        return self.norm2(x + self.drop(self.mlp(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among the queries, cross-attention to the memory, feed-forward; post-norm."""
+
+    def __init__(self, dim: int, *, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.self_attention = Attention(dim, heads=heads, dropout=dropout)
+        self.cross_attention = Attention(dim, heads=heads, dropout=dropout)
+        self.mlp = feed_forward(dim, hidden=hidden, dropout=dropout)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, memory: Tensor, keep: Tensor | None = None) -> Tensor:
+        """keep: (b, q) bool over the queries themselves; None keeps all."""
+        x = self.norm1(queries + self.drop(self.self_attention(queries, queries, queries, keep)))
+        x = self.norm2(x + self.drop(self.cross_attention(x, memory, memory)))
+        return self.norm3(x + self.drop(self.mlp(x)))
+
+
+def sine_positions_2d(height: int, width: int, dim: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(height * width, dim) fixed sine embeddings, first half of the channels for y, second for x (DETR's form).
+
+    Coordinates are normalised to (0, 2 pi], so that a picture's edges look the same at every resolution.
+    """
+    half = dim // 2
+    frequencies = 10000 ** (-2 * torch.arange(half // 2, device=device, dtype=torch.float32) / half)
+    y = torch.arange(1, height + 1, device=device, dtype=torch.float32) / height * (2 * math.pi)
+    x = torch.arange(1, width + 1, device=device, dtype=torch.float32) / width * (2 * math.pi)
+    y, x = y[:, None] * frequencies, x[:, None] * frequencies
+    rows = torch.cat([y.sin(), y.cos()], 1)[:, None].expand(height, width, -1)
+    columns = torch.cat([x.sin(), x.cos()], 1)[None].expand(height, width, -1)
+    positions = torch.cat([rows, columns], -1).flatten(0, 1).to(dtype)
+    return F.pad(positions, (0, dim - positions.shape[-1]))

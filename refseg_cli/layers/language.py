@@ -1,0 +1,176 @@
+"""Text encoders: phrases' tokens to one feature per word and one per sentence. The only door to transformers.
+
+Users: every model. Axes: n expressions, l tokens, c channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from refseg_cli.errors import RefsegError
+from refseg_cli.layers.attention import EncoderLayer
+
+
+class Language(NamedTuple):
+    """features (n, l + 1, c): words, then the sentence; keep (n, l + 1) bool, True at real words and the sentence."""
+
+    features: Tensor
+    keep: Tensor
+
+
+def build_text_encoder(
+    kind: Literal["gru", "bert", "transformer"],
+    *,
+    vocab_size: int,
+    max_tokens: int,
+    dim: int,
+    dropout: float,
+    embedding_dim: int,
+    embedding_trainable: bool,
+    layers: int,
+    heads: int,
+    name: str,
+    pretrained: bool,
+) -> TextEncoder:
+    """The encoder of that kind; it uses the settings that concern it."""
+    if kind == "gru":
+        return BiGru(
+            vocab_size, embedding_dim=embedding_dim, dim=dim, dropout=dropout, trainable=embedding_trainable
+        )
+    if kind == "transformer":
+        return SmallTransformer(
+            vocab_size, max_tokens=max_tokens, dim=dim, heads=heads, layers=layers, dropout=dropout
+        )
+    return Bert(name, pretrained=pretrained)
+
+
+class TextEncoder(nn.Module):
+    """tokens (n, l) int64, keep (n, l) bool -> words (n, l, dim).
+
+    Padding never influences a real word's feature; rows of padding are unspecified.
+    """
+
+    dim: int
+
+
+class BiGru(TextEncoder):
+    """Word embeddings and a bidirectional GRU whose two directions are summed (VLT, official code: 1024 units).
+
+    The backward direction runs on sequences reversed within their own length, so padding never enters it; that also
+    keeps the graph free of packed sequences, which do not export.
+    """
+
+    def __init__(self, vocab_size: int, *, embedding_dim: int, dim: int, dropout: float, trainable: bool = True) -> None:
+        super().__init__()
+        self.dim = dim
+        self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=0)
+        self.embedding.weight.requires_grad_(trainable)
+        self.drop = nn.Dropout(dropout)
+        self.forwards = nn.GRU(embedding_dim, dim, batch_first=True)
+        self.backwards = nn.GRU(embedding_dim, dim, batch_first=True)
+
+    def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        x = self.drop(self.embedding(tokens))
+        order = _reverse_within(keep)
+        ahead = self.forwards(x)[0]
+        behind = self.backwards(_take(x, order))[0]
+        return ahead + _take(behind, order)
+
+
+def _reverse_within(keep: Tensor) -> Tensor:
+    """(n, l) int64: positions in reverse order up to each sequence's length, padding left in place; its own inverse."""
+    position = torch.arange(keep.shape[1], device=keep.device)[None]
+    length = keep.sum(1, keepdim=True)
+    return torch.where(position < length, length - 1 - position, position)
+
+
+def _take(x: Tensor, order: Tensor) -> Tensor:
+    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
+
+
+class SmallTransformer(TextEncoder):
+    """Learned word and position embeddings and a few transformer layers: the text encoder of the tiny models."""
+
+    def __init__(self, vocab_size: int, *, max_tokens: int, dim: int, heads: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.dim = dim
+        self.embedding = nn.Embedding(vocab_size, dim, padding_idx=0)
+        self.positions = nn.Parameter(torch.randn(max_tokens, dim) * 0.02)
+        self.norm = nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, heads=heads, hidden=2 * dim, dropout=dropout) for _ in range(layers)
+        )
+
+    def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        x = self.drop(self.norm(self.embedding(tokens) + self.positions[: tokens.shape[1]]))
+        for layer in self.layers:
+            x = layer(x, keep)
+        return x
+
+
+class Bert(TextEncoder):
+    """BERT's last hidden states (Devlin et al. 2019), from `transformers`.
+
+    Args:
+        name: hub name or folder; only its configuration is read when `pretrained` is off.
+        config: overrides of `BertConfig`, used without a name (tiny tests).
+    """
+
+    def __init__(self, name: str, *, pretrained: bool, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertModel
+
+        if pretrained:
+            try:
+                self.bert = BertModel.from_pretrained(name, add_pooling_layer=False)
+            except (OSError, ValueError) as error:
+                raise RefsegError(
+                    f"cannot load BERT {name!r}: {str(error).splitlines()[0]}",
+                    hint="give a folder with its weights, or set model.text_pretrained=false",
+                ) from error
+        else:
+            # bert-base-uncased is BertConfig's default (768 wide, 12 layers, 30,522 word pieces).
+            self.bert = BertModel(BertConfig(**(config or {})), add_pooling_layer=False)
+        self.dim: int = self.bert.config.hidden_size
+
+    def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        return self.bert(input_ids=tokens, attention_mask=keep.long()).last_hidden_state
+
+
+class SentencePooling(nn.Module):
+    """One feature per sentence: words weighted per channel by a softmax over time (VLT, official code).
+
+    Dense(tanh), dropout, softmax over the words of each channel, weighted sum; padding gets no weight.
+    """
+
+    def __init__(self, dim: int, *, dropout: float) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Dropout(dropout))
+
+    def forward(self, words: Tensor, keep: Tensor) -> Tensor:
+        scores = self.score(words).masked_fill(~keep[..., None], float("-inf"))
+        return (scores.softmax(1) * words).sum(1)  # (n, c)
+
+
+class WordsAndSentence(nn.Module):
+    """F_t: a feature for each word and one for the sentence, `dim` channels (VLT, thesis 4.2.1 and 4.2.6).
+
+    Users: models/vlt.py, models/align.py.
+    """
+
+    def __init__(self, encoder: TextEncoder, *, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.project = nn.Identity() if encoder.dim == dim else nn.Linear(encoder.dim, dim)
+        self.pool = SentencePooling(dim, dropout=dropout)
+
+    def forward(self, tokens: Tensor, keep: Tensor) -> Language:
+        words = self.project(self.encoder(tokens, keep))
+        sentence = self.pool(words, keep)
+        kept = nn.functional.pad(keep, (0, 1), value=True)
+        return Language(torch.cat([words, sentence[:, None]], 1), kept)

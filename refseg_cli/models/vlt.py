@@ -1,0 +1,435 @@
+"""VLT: Vision-Language Transformer and Query Generation (Ding*, Liu* et al., ICCV 2021 and TPAMI 2022;
+C. Liu's thesis, 2024, chapter 4, whose equation numbers are used here).
+
+What differs, and why:
+- The official code (Keras, ICCV) has neither Spatial-Dynamic Fusion nor Masked Contrastive Learning; the thesis text
+  is followed, and where it is silent the choice stands beside the field in `VLTConfig`.
+- Queries see each other freely in the decoder; the official code's causal mask looks accidental. Its ReLU after every
+  attention projection is not kept: the thesis says "the standard Transformer".
+- "Conv" on words (Eq. 4.1, 4.2) is 1x1 with LayerNorm: batch statistics over padded words would depend on the padding.
+- Darknet-53 starts from ImageNet weights; the paper's partial-COCO detector weights are not distributed.
+- `no_target_head` is ours, off by default: the thesis' VLT knows no-target only by an (almost) empty mask.
+- Width: C = 512 makes seven 3x3 convolutions 16.5 M (table 4.1: ~16.6 M) and the transformer part 17.0 M (~17.5 M).
+
+Axes: i images, n expressions (each with one of the images), t language features (words, then the sentence),
+q queries, c channels, h w feature grid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refseg_cli import losses
+from refseg_cli.layers.attention import DecoderLayer, EncoderLayer, sine_positions_2d
+from refseg_cli.layers.language import Language, WordsAndSentence, build_text_encoder
+from refseg_cli.layers.vision import PyramidSum, build_backbone, conv_bn_relu
+from refseg_cli.records import Batch, Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class VLTConfig:
+    """Sources in brackets; "ours" where the thesis is silent."""
+
+    backbone: str = "darknet53"  # [4.3.1]; Swin version: swin_base_patch4_window12_384 [4.2.6]
+    backbone_channels: tuple[int, ...] = ()  # only for `convnet`
+    pretrained: bool = True
+    frozen: bool = False  # [official code: all but the last blocks]
+    text: Literal["gru", "bert", "transformer"] = "gru"  # [4.3.1: bi-GRU; 4.2.6: BERT]
+    text_name: str = "bert-base-uncased"
+    text_pretrained: bool = True
+    text_layers: int = 2  # only for `transformer`, and for `bert` without pretrained weights in tests
+    embedding_dim: int = 300  # [GloVe 840B]
+    embedding_trainable: bool = True  # GloVe is frozen in the official code; learned embeddings are not
+    dim: int = 512  # C [table 4.1, see header]
+    heads: int = 8  # [4.3.1]
+    hidden: int = 1024  # feed-forward width [ours: makes table 4.1's size]
+    encoder_layers: int = 2  # [4.2.6]
+    decoder_layers: int = 2  # [4.2.6]
+    dropout: float = 0.1  # [official code]
+    stride: int = 16  # of the grid h x w: 26 x 26 at 416 px [official code]
+    body: Literal["transformer", "conv7"] = "transformer"  # [table 4.1]
+    fusion: Literal["sdf", "tile", "tile_conv4"] = "sdf"  # [table 4.4]
+    queries: Literal["qgm", "words", "learned"] = "qgm"  # [table 4.2]
+    query_count: int = 16  # N_q [table 4.3]
+    balance: bool = True  # Query Balance Module [table 4.3, last row]
+    mask_dims: tuple[int, ...] = (256, 128, 64)  # three 3x3 convolutions, each before an upsampling [4.2.4; widths ours]
+    contrast: Literal["none", "cl", "mcl"] = "mcl"  # [table 4.5]
+    masking: Literal["random", "threshold", "probability"] = "probability"  # how MCL picks the word [table 4.6]
+    masking_threshold: float = 0.5  # theta, relative to the sentence's largest weight [ours]
+    masked_min_words: int = 5  # N_m: only longer phrases lose a word [ours]
+    temperature: float = 0.1  # tau [ours: InfoNCE's habit]
+    contrast_weight: float = 0.1  # [ours]
+    dice_weight: float = 0.0  # [the paper: cross-entropy only]
+    no_target_head: bool = False  # [ours]
+    exists_weight: float = 0.1  # [ours; ReLA's weight for its no-target head]
+
+
+class Understanding(NamedTuple):
+    """What the body makes of an expression: F_m as a map (n, q, h, w) and what explains it."""
+
+    mask_feature: Tensor
+    attention: Tensor | None  # A_qd (n, q, t)
+    confidence: Tensor | None  # C_q (n, q, 1)
+    response: Tensor  # (n, c) mean balanced response
+
+
+class VLT(nn.Module):
+    """See the header. Built by `models.build_model`.
+
+    Args:
+        size: (height, width) of the network input in pixels; W_v of Eq. 4.5 fixes the grid.
+    """
+
+    def __init__(self, config: VLTConfig, *, vocab_size: int, max_tokens: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.config = config
+        c, grid = config.dim, (size[0] // config.stride, size[1] // config.stride)
+        self.vision = PyramidSum(
+            build_backbone(
+                config.backbone,
+                size=size,
+                pretrained=config.pretrained,
+                channels=config.backbone_channels,
+                frozen=config.frozen,
+            ),
+            dim=c,
+            grid=grid,
+        )
+        encoder = build_text_encoder(
+            config.text,
+            vocab_size=vocab_size,
+            max_tokens=max_tokens,
+            dim=c,
+            dropout=config.dropout,
+            embedding_dim=config.embedding_dim,
+            embedding_trainable=config.embedding_trainable,
+            layers=config.text_layers,
+            heads=config.heads,
+            name=config.text_name,
+            pretrained=config.text_pretrained,
+        )
+        self.language = WordsAndSentence(encoder, dim=c, dropout=config.dropout)
+        self.fusion = FUSIONS[config.fusion](dim=c)
+        self.body: TransformerBody | ConvBody
+        if config.body == "conv7":
+            self.body = ConvBody(dim=c)
+        else:
+            self.body = TransformerBody(config, grid=grid, max_tokens=max_tokens)
+        self.mask_decoder = MaskDecoder(self.body.mask_channels, dims=config.mask_dims)
+        self.exists = NoTargetHead(self.body.mask_channels, dim=c) if config.no_target_head else None
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Mask logits (n, 1, h s, w s) where s = 2^len(mask_dims); language enters at the fusion."""
+        vision = self.vision(batch.images)  # F_vr (i, c, h, w)
+        language = self.language(batch.tokens, batch.attention_mask)
+        fused = self.fusion(vision, language, batch.image_index)  # (n, c, h, w)
+        memory, queries = self.body.prepare(fused, vision, batch.image_index)
+        understood = self.body(memory, queries, language)
+        aux = {"mask_feature": understood.mask_feature}
+        if understood.attention is not None:
+            aux["query_attention"] = understood.attention
+        if understood.confidence is not None:
+            aux["query_confidence"] = understood.confidence
+        if self.training and self.config.contrast == "mcl" and understood.attention is not None:
+            aux |= self._masked(memory, queries, language, understood.attention)
+        return Prediction(
+            mask_logits=self.mask_decoder(understood.mask_feature),
+            exists_logit=None if self.exists is None else self.exists(understood),
+            aux=aux,
+        )
+
+    def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Weighted terms by name; their sum is the training loss. Cross-entropy on the mask [4.2.4], Eq. 4.8 on F_m."""
+        config = self.config
+        assert batch.masks is not None
+        assert batch.has_target is not None
+        target = losses.resize_targets(batch.masks, tuple(prediction.mask_logits.shape[-2:]))
+        terms = {"mask": losses.mask_bce(prediction.mask_logits, target)}
+        if config.dice_weight:
+            terms["dice"] = config.dice_weight * losses.dice(prediction.mask_logits, target)
+        if prediction.exists_logit is not None:
+            terms["exists"] = config.exists_weight * losses.exists_bce(prediction.exists_logit, batch.has_target)
+        if config.contrast != "none":
+            terms["contrast"] = config.contrast_weight * contrastive_loss(prediction.aux, batch, config.temperature)
+        return terms
+
+    def pretrained_modules(self) -> list[nn.Module]:
+        """The encoders that a recipe may train at a lower rate."""
+        return [self.vision.backbone, self.language.encoder]
+
+    def _masked(
+        self, memory: Tensor, queries: Tensor | None, language: Language, attention: Tensor
+    ) -> dict[str, Tensor]:
+        """F_m of the long expressions once more, with one important word erased each [4.2.5]."""
+        assert isinstance(self.body, TransformerBody)
+        rows = torch.nonzero(language.keep.sum(1) - 1 > self.config.masked_min_words)[:, 0]
+        if not len(rows):
+            return {}
+        words = language.keep[rows, :-1]
+        importance = attention.detach()[rows, :, :-1].sum(1)  # a_i = sum_n a_ni (r, words)
+        erased = pick_word(importance, words, how=self.config.masking, threshold=self.config.masking_threshold)
+        keep = language.keep[rows].clone()
+        keep[torch.arange(len(rows), device=keep.device), erased] = False  # Eq. 4.5's softmax renormalises
+        again = self.body(
+            memory[rows], None if queries is None else queries[rows], Language(language.features[rows], keep)
+        )
+        return {"masked_feature": again.mask_feature, "masked_rows": rows}
+
+
+class SpatialDynamicFusion(nn.Module):
+    """SDF [4.2.1]: every pixel attends to the words and is fused with its own language feature."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.pixels = conv_bn_relu(dim, dim)
+        self.keys, self.values = word_conv(dim), word_conv(dim)
+        self.join = Join(dim)
+
+    def forward(self, vision: Tensor, language: Language, image_index: Tensor) -> Tensor:
+        F_t, (h, w) = language.features, vision.shape[-2:]
+        pixels = self.pixels(vision).flatten(2).transpose(1, 2)[image_index]  # (n, h*w, c)
+        scores = pixels @ self.keys(F_t).transpose(1, 2) / math.sqrt(pixels.shape[-1])
+        A_sd = scores.masked_fill(~language.keep[:, None], float("-inf")).softmax(-1)  # Eq. 4.1
+        F_sdl = A_sd @ self.values(F_t)  # Eq. 4.2: (n, h*w, c)
+        return self.join(vision, F_sdl.transpose(1, 2).unflatten(2, (h, w)), image_index)  # Eq. 4.3
+
+
+class TileFusion(nn.Module):
+    """Tile-and-concatenate [Fig. 4.3]: the sentence feature copied to every position.
+
+    convs: further 3x3 convolutions behind it; four give about the parameters of SDF [table 4.4].
+    """
+
+    def __init__(self, *, dim: int, convs: int = 0) -> None:
+        super().__init__()
+        self.join = Join(dim)
+        self.convs = nn.Sequential(*(conv_bn_relu(dim, dim) for _ in range(convs)))
+
+    def forward(self, vision: Tensor, language: Language, image_index: Tensor) -> Tensor:
+        sentence = language.features[:, -1, :, None, None].expand(-1, -1, *vision.shape[-2:])
+        return self.convs(self.join(vision, sentence, image_index))
+
+
+def tile_conv4(*, dim: int) -> TileFusion:
+    """The third way of table 4.4."""
+    return TileFusion(dim=dim, convs=4)
+
+
+FUSIONS = {"sdf": SpatialDynamicFusion, "tile": TileFusion, "tile_conv4": tile_conv4}
+
+
+class Join(nn.Module):
+    """Conv(language (c) vision) of Eq. 4.3, the convolution split in two so that vision's half runs once an image."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.vision = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        self.language = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(dim)
+
+    def forward(self, vision: Tensor, language: Tensor, image_index: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.vision(vision)[image_index] + self.language(language)))
+
+
+def word_conv(dim: int) -> nn.Sequential:
+    """The thesis' Conv on a sequence of language features: 1x1, see header."""
+    return nn.Sequential(nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim), nn.ReLU())
+
+
+class TransformerBody(nn.Module):
+    """Encoder, queries, decoder, balance, and F_m [4.2.2 to 4.2.4]."""
+
+    def __init__(self, config: VLTConfig, *, grid: tuple[int, int], max_tokens: int) -> None:
+        super().__init__()
+        c = config.dim
+        width = {"heads": config.heads, "hidden": config.hidden, "dropout": config.dropout}
+        self.encoder = nn.ModuleList(EncoderLayer(c, **width) for _ in range(config.encoder_layers))  # type: ignore[arg-type]
+        self.decoder = nn.ModuleList(DecoderLayer(c, **width) for _ in range(config.decoder_layers))  # type: ignore[arg-type]
+        self.queries: QueryGeneration | WordQueries | LearnedQueries
+        if config.queries == "qgm":
+            self.queries = QueryGeneration(dim=c, count=config.query_count, grid=grid)
+        elif config.queries == "words":
+            self.queries = WordQueries()
+        else:
+            self.queries = LearnedQueries(dim=c, count=config.query_count)
+        self.mask_channels = max_tokens + 1 if config.queries == "words" else config.query_count
+        self.balance = QueryBalance(c) if config.balance else None
+
+    def prepare(self, fused: Tensor, vision: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """F_ve (n, h*w, c) with its grid kept in the last two axes' place, and vision's part of the queries (n, q, c)."""
+        self.grid = fused.shape[-2:]
+        x = fused.flatten(2).transpose(1, 2)
+        x = x + sine_positions_2d(*self.grid, x.shape[-1], device=x.device, dtype=x.dtype)
+        for layer in self.encoder:
+            x = layer(x)
+        guide = self.queries.guide(vision)
+        return x, None if guide is None else guide[image_index]
+
+    def forward(self, memory: Tensor, guide: Tensor | None, language: Language) -> Understanding:
+        F_q, A_qd, keep = self.queries(guide, language)
+        F_r = F_q
+        for layer in self.decoder:
+            F_r = layer(F_r, memory, keep)
+        C_q = None if self.balance is None else self.balance(F_q, F_r)
+        F_b = F_r if C_q is None else F_r * C_q
+        if keep is not None:
+            F_b = F_b * keep[..., None]
+        F_m = F_b @ memory.transpose(1, 2) / math.sqrt(memory.shape[-1])  # Eq. 4.7, transposed: (n, q, h*w)
+        return Understanding(F_m.unflatten(2, self.grid), A_qd, C_q, F_b.mean(1))
+
+
+class QueryGeneration(nn.Module):
+    """QGM [4.2.2]: N_q readings of the phrase, each with its own emphasis, guided by vision."""
+
+    def __init__(self, *, dim: int, count: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(conv_bn_relu(dim, dim), conv_bn_relu(dim, dim), conv_bn_relu(dim, count))
+        self.w_v = nn.Linear(grid[0] * grid[1], dim)
+        self.w_a, self.w_t = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+
+    def guide(self, vision: Tensor) -> Tensor:
+        F_vq = self.reduce(vision).flatten(2)  # Eq. 4.4: (i, q, h*w)
+        return torch.relu(self.w_v(F_vq))  # sigma(F_vq W_v): (i, q, c)
+
+    def forward(self, guide: Tensor | None, language: Language) -> tuple[Tensor, Tensor, None]:
+        assert guide is not None
+        F_t = language.features
+        scores = guide @ torch.relu(self.w_a(F_t)).transpose(1, 2) / math.sqrt(guide.shape[-1])
+        A_qd = scores.masked_fill(~language.keep[:, None], float("-inf")).softmax(-1)  # Eq. 4.5: (n, q, t)
+        return A_qd @ torch.relu(self.w_t(F_t)) + guide, A_qd, None  # Eq. 4.6
+
+
+class WordQueries(nn.Module):
+    """F_t itself as queries [table 4.2, row 1]."""
+
+    def guide(self, vision: Tensor) -> None:
+        return None
+
+    def forward(self, guide: Tensor | None, language: Language) -> tuple[Tensor, None, Tensor]:
+        return language.features, None, language.keep
+
+
+class LearnedQueries(nn.Module):
+    """Free parameters as queries, drawn uniformly at the start [table 4.2, row 2]."""
+
+    def __init__(self, *, dim: int, count: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.rand(count, dim))
+
+    def guide(self, vision: Tensor) -> None:
+        return None
+
+    def forward(self, guide: Tensor | None, language: Language) -> tuple[Tensor, None, None]:
+        return self.queries.expand(len(language.features), -1, -1), None, None
+
+
+class QueryBalance(nn.Module):
+    """QBM [4.2.3]: how well each query fits the picture, in (0, 1)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(dim, dim)
+        self.confidence = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, 1), nn.Sigmoid())
+
+    def forward(self, queries: Tensor, responses: Tensor) -> Tensor:
+        return self.confidence(torch.cat([self.query(queries), responses], -1))  # C_q (n, q, 1)
+
+
+class ConvBody(nn.Module):
+    """Seven 3x3 convolutions in place of every transformer-based module [table 4.1, row 1]."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(*(conv_bn_relu(dim, dim) for _ in range(7)))
+        self.mask_channels = dim
+
+    def prepare(self, fused: Tensor, vision: Tensor, image_index: Tensor) -> tuple[Tensor, None]:
+        return self.convs(fused), None
+
+    def forward(self, memory: Tensor, guide: Tensor | None, language: Language) -> Understanding:
+        return Understanding(memory, None, None, memory.mean((2, 3)))
+
+
+class MaskDecoder(nn.Module):
+    """3x3 convolutions, each followed by an upsampling, then 1x1 [4.2.4]; no backbone features."""
+
+    def __init__(self, inputs: int, *, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(conv_bn_relu(a, b) for a, b in zip((inputs, *dims), dims, strict=False))
+        self.out = nn.Conv2d(dims[-1], 1, 1)
+
+    def forward(self, mask_feature: Tensor) -> Tensor:
+        x = mask_feature
+        for conv in self.convs:
+            x = F.interpolate(conv(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.out(x)
+
+
+class NoTargetHead(nn.Module):
+    """Ours: is there a target? From the mean response and each mask channel's peak and mean."""
+
+    def __init__(self, mask_channels: int, *, dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(dim + 2 * mask_channels, dim), nn.ReLU(), nn.Linear(dim, 1))
+
+    def forward(self, understood: Understanding) -> Tensor:
+        maps = understood.mask_feature.flatten(2)
+        return self.mlp(torch.cat([understood.response, maps.amax(2), maps.mean(2)], 1))[:, 0]
+
+
+def pick_word(importance: Tensor, words: Tensor, *, how: str, threshold: float) -> Tensor:
+    """The word to erase in each row [4.2.5, table 4.6].
+
+    Args:
+        importance: (r, words) global attention weights a_i.
+        words: (r, words) bool, True at real words.
+        how: `probability` p_m = softmax(a); `random` any word; `threshold` any word of at least `threshold` times the
+            largest weight.
+    """
+    if how == "probability":
+        weights = importance.masked_fill(~words, float("-inf")).softmax(-1)
+    elif how == "random":
+        weights = words.float()
+    else:
+        known = importance.masked_fill(~words, 0.0)
+        weights = ((known >= threshold * known.amax(-1, keepdim=True)) & words).float()
+    return torch.multinomial(weights, 1)[:, 0]
+
+
+def contrastive_loss(aux: dict[str, Tensor], batch: Batch, temperature: float) -> Tensor:
+    """Eq. 4.8 on the flattened F_m. S_init is the first expression of each image of the batch; its S_SO are the
+    image's expressions with the same targets and their word-erased copies, its S_DO those with other targets.
+
+    Images without any S_SO or S_DO, and no-target expressions, add nothing.
+    """
+    assert batch.target_id is not None
+    assert batch.has_target is not None
+    features = F.normalize(aux["mask_feature"].float().flatten(1), dim=1)
+    n = len(features)
+    sources = torch.arange(n, device=features.device)
+    copies = aux.get("masked_feature")
+    if copies is not None:
+        features = torch.cat([features, F.normalize(copies.float().flatten(1), dim=1)])
+        sources = torch.cat([sources, aux["masked_rows"]])
+    image, target, present = batch.image_index, batch.target_id, batch.has_target
+    first = F.pad(image[1:] != image[:-1], (1, 0), value=True)
+    init = torch.nonzero(first & present)[:, 0]
+    similarity = features[init] @ features.T / temperature  # <f_S, f_S_init> / tau
+    same_image = (image[sources] == image[init][:, None]) & present[sources]
+    same_target = target[sources] == target[init][:, None]
+    itself = torch.arange(len(features), device=features.device) == init[:, None]
+    positive = same_image & same_target & ~itself
+    # Word-erased copies are S_SO of their own object only: S_DO holds whole expressions.
+    negative = same_image & ~same_target & (torch.arange(len(features), device=features.device) < n)
+    others = similarity.masked_fill(~negative, float("-inf")).logsumexp(1, keepdim=True)
+    terms = similarity - torch.logaddexp(others, similarity)
+    useful = positive & negative.any(1, keepdim=True)
+    per_init = -(terms.masked_fill(~useful, 0.0).sum(1) / useful.sum(1).clamp(min=1))
+    count = useful.any(1).sum().clamp(min=1)
+    return per_init.sum() / count

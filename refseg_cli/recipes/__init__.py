@@ -1,0 +1,1 @@
+"""Recipes (TOML), one per published result or ablation row."""
