@@ -1,0 +1,259 @@
+"""Raw annotations and photos to prepared data: `refseg prepare DATASET` and `refseg prepare scenes`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from refseg_cli import __version__
+from refseg_cli.data import storage
+from refseg_cli.data.shards import Manifest, SplitInfo
+from refseg_cli.data.sources import Draft, Problem, Reason, Ref, grefer, instances, photos, pickles, refer
+from refseg_cli.data.sources.catalogue import ALL, PUBLISHED, SOURCES
+from refseg_cli.engine import Progress, sharding, silent
+from refseg_cli.engine.sharding import Entry, OnError
+from refseg_cli.errors import RefsegError, unknown_name
+
+SHARD_BYTES = 256 << 20  # of photos: large enough for object stores, small enough to fetch again
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRequest:
+    """What to prepare.
+
+    dataset:     a name in `SOURCES`.
+    out:         folder or URI for the shards.
+    root:        folder that holds `refcoco/`, `grefcoco/` and the like.
+    images:      folder of the photos; None for `root/images`.
+    split_by:    whose splits; None for the usual ones.
+    splits:      the wanted ones; none for all.
+    workers:     processes, each of which makes whole shards.
+    on_error:    whether a broken input stops the run, or is left out and reported.
+    overwrite:   replace what other inputs have left in `out`.
+    shard_bytes: photos in one shard, at most.
+    """
+
+    dataset: str
+    out: str
+    root: Path
+    images: Path | None = None
+    split_by: str | None = None
+    splits: tuple[str, ...] = ()
+    workers: int = 1
+    on_error: OnError = "fail"
+    overwrite: bool = False
+    shard_bytes: int = SHARD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A count that is not the published one.  split: "all" for the whole dataset.  what: a field of `SplitInfo`."""
+
+    split: str
+    what: str
+    found: int
+    published: int
+
+    def __str__(self) -> str:
+        return f"{self.split}: {self.found} {self.what}, published are {self.published}"
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareReport:
+    """What was prepared.
+
+    written, kept: shards made now, and those that were there already.
+    problems:      what was left out; `OUT/problems.jsonl` says the same.
+    """
+
+    out: str
+    manifest: Manifest
+    written: int
+    kept: int
+    problems: tuple[Problem, ...]
+    differences: tuple[Difference, ...]
+
+    def published(self, split: str) -> int | None:
+        """How many expressions the split has by its authors' count; None if that is not known."""
+        splits = PUBLISHED.get((self.manifest.dataset, self.manifest.split_by), {})
+        return splits.get(split, {}).get("expressions")
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What was read before anything is written.  dataset ... source: as in `Manifest`."""
+
+    dataset: str
+    split_by: str
+    image_source: str
+    source: dict[str, Any]
+    entries: tuple[Entry, ...]
+    problems: tuple[Problem, ...] = field(default=())
+
+
+def prepare(request: PrepareRequest, *, progress: Progress = silent) -> PrepareReport:
+    """Prepare a dataset of the RefCOCO family.
+
+    Raises:
+        RefsegError: missing or refused annotation files, other data in `out`, a full disk; with `on_error="fail"`
+            the first broken input, too.
+    """
+    return _write(_read(request), request, progress)
+
+
+def prepare_scenes(
+    out: str,
+    *,
+    images: Mapping[str, int],
+    seed: int = 0,
+    raw: Path | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> PrepareReport:
+    """Generate the embedded dataset in the raw gRefCOCO layout, and prepare it like any other.
+
+    Args:
+        images: split -> number of scenes.
+        raw: folder that keeps the raw files; None to throw them away.
+
+    Raises:
+        RefsegError: as `prepare`, or an unknown split.
+    """
+    from refseg_cli.data import scenes
+
+    with tempfile.TemporaryDirectory(prefix="refseg-scenes-") as temporary:
+        folder = raw or Path(temporary)
+        scenes.generate(
+            folder,
+            images=images,
+            seed=seed,
+            progress=lambda done, total: progress("scenes", done, total),
+            workers=workers,
+        )
+        request = PrepareRequest("grefcoco", out, folder, workers=workers, overwrite=overwrite)
+        material = _read(request)
+        generator = {"seed": seed, "images": dict(images)}
+        # Not by seed alone: an id means the same picture only for the same seed.
+        material = replace(
+            material,
+            dataset="scenes",
+            image_source=f"scenes/{seed}",
+            source={**material.source, "generator": generator},
+        )
+        return _write(material, request, progress)
+
+
+def share_scenes(number: int) -> dict[str, int]:
+    """`number` scenes shared out among the splits as by default, at least one to each.
+
+    Raises:
+        RefsegError: fewer scenes than splits.
+    """
+    from refseg_cli.data.scenes import DEFAULT_IMAGES
+
+    if number < len(DEFAULT_IMAGES):
+        raise RefsegError(f"cannot make {number} scenes", hint=f"at least one for each of {', '.join(DEFAULT_IMAGES)}")
+    whole = sum(DEFAULT_IMAGES.values())
+    shares = {split: max(1, number * share // whole) for split, share in DEFAULT_IMAGES.items()}
+    return {**shares, "train": shares["train"] + number - sum(shares.values())}
+
+
+def _read(request: PrepareRequest) -> Material:
+    """Read the annotations, find the photos, and note what is broken as far as that shows without opening them."""
+    if request.dataset not in SOURCES:
+        raise unknown_name("dataset", request.dataset, SOURCES)
+    source = SOURCES[request.dataset]
+    folder = request.root / source.folder
+    split_by = request.split_by or source.split_by[0]
+    path = folder / source.refs.format(split_by)
+    if not path.is_file():
+        there = sorted(other.name for other in folder.glob(source.refs.format("*")))
+        hint = f"there is {', '.join(there)}: see --split-by" if there else f"--root is the folder of {source.folder}/"
+        raise RefsegError(f"{path}: no such file", hint=hint)
+    problems: list[Problem] = []
+    refs, refs_digest = _read_refs(path, problems)
+    found, digest = instances.read(folder / "instances.json")
+    drafts = instances.drafts(refs, found, splits=request.splits, file=path.name, problems=problems)
+    entries = tuple(_find_photos(drafts, request.images or request.root / "images", problems))
+    hashes = {f"{source.folder}/{path.name}": refs_digest, f"{source.folder}/instances.json": digest}
+    return Material(request.dataset, split_by, source.image_source, {"sha256": hashes}, tuple(entries), tuple(problems))
+
+
+def _read_refs(path: Path, problems: list[Problem]) -> tuple[Iterator[Ref], str]:
+    """The references of a file of either kind, and its SHA-256."""
+    if path.suffix == ".json":
+        rows, digest = instances.load_json(path)
+    else:
+        rows, digest = pickles.read(path), storage.locate(path).sha256()
+    if not isinstance(rows, list):
+        raise RefsegError(f"{path}: holds a {type(rows).__name__} in place of a list of references")
+    parse = grefer.refs if path.suffix == ".json" else refer.refs
+    return parse(rows, file=path.name, problems=problems), digest
+
+
+def _find_photos(drafts: Sequence[Draft], folder: Path, problems: list[Problem]) -> Iterator[Entry]:
+    if not folder.is_dir():
+        raise RefsegError(f"{folder}: no such folder", hint="--images is the folder of the photos")
+    for draft in drafts:
+        if path := photos.find(folder, draft.file_name):
+            yield draft, path
+        else:
+            losers = tuple(dict.fromkeys(e.ref_id for e in draft.expressions))
+            problems.append(Problem(Reason.MISSING_IMAGE, draft.file_name, losers, f"not in {folder}"))
+
+
+def _write(material: Material, request: PrepareRequest, progress: Progress) -> PrepareReport:
+    """Make the shards that are not there yet, then the list of problems, then the manifest."""
+    if request.on_error == "fail" and material.problems:
+        raise sharding.stop(material.problems)
+    if not material.entries:
+        raise RefsegError(f"{material.dataset}: nothing to prepare", hint="no reference has a usable image")
+    jobs = sharding.plan(
+        material.entries,
+        out=request.out,
+        source=[material.dataset, material.split_by, material.image_source, material.source],
+        shard_bytes=request.shard_bytes,
+        on_error=request.on_error,
+    )
+    made, kept = sharding.run(jobs, workers=request.workers, overwrite=request.overwrite, progress=progress)
+    problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
+    splits: dict[str, SplitInfo] = {}
+    for job in jobs:
+        splits[job.split] = splits.get(job.split, SplitInfo()).plus(made[job.name].info)
+    manifest = Manifest(
+        dataset=material.dataset,
+        split_by=material.split_by,
+        image_source=material.image_source,
+        source=material.source,
+        plan=jobs[0].plan,
+        splits=splits,
+        problems=dict(sorted(Counter(str(problem.reason) for problem in problems).items())),
+        refseg=__version__,
+    )
+    sharding.finish(storage.locate(request.out), manifest, problems)
+    found = differences(manifest, whole=not request.splits)
+    return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found)
+
+
+def differences(manifest: Manifest, *, whole: bool) -> tuple[Difference, ...]:
+    """The counts that are not as published.
+
+    whole: all splits were asked for, so that the totals can be compared and a missing split is worth a word.
+    """
+    total = SplitInfo()
+    for split in manifest.splits.values():
+        total = total.plus(split)
+    counts = {**({ALL: total} if whole else {}), **manifest.splits}
+    published = PUBLISHED.get((manifest.dataset, manifest.split_by), {})
+    found = [
+        Difference(split, what, getattr(counts.get(split, SplitInfo()), what), number)
+        for split, numbers in published.items()
+        for what, number in numbers.items()
+        if split in counts or whole
+    ]
+    return tuple(difference for difference in found if difference.found != difference.published)
