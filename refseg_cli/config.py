@@ -20,6 +20,8 @@ from refseg_cli.errors import RefsegError, unknown_name
 
 T = TypeVar("T")
 
+ARCHITECTURES = ("align", "vlt")  # the keys of models.MODELS, for those who must not import torch
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -33,6 +35,7 @@ class DataConfig:
     flip:   probability of a horizontal flip in training; left and right are swapped in the phrase.
     jitter: strength of brightness and contrast changes in training, 0 for none (hue is never touched: colour words).
     phrases_per_image: expressions drawn per image and epoch in training; 0 for all.
+    category_map: also give the model the annotated category of every pixel (training of `align`'s encoders).
     """
 
     size: tuple[int, int] = (416, 416)
@@ -43,6 +46,7 @@ class DataConfig:
     flip: float = 0.0
     jitter: float = 0.0
     phrases_per_image: int = 0
+    category_map: bool = False
     workers: int = 2
 
 
@@ -51,7 +55,8 @@ class TextConfig:
     """How a phrase becomes tokens.
 
     tokenizer: `words` (own vocabulary, built from the training phrases), `bert` (WordPiece) or `clip` (BPE).
-    vocab:     for `bert`: a `vocab.txt`, or the name of a hub model that has one; for `clip`: `bpe_simple_vocab_16e6.txt.gz`.
+    vocab:     for `bert`: a `vocab.txt`, or the name of a hub model that has one; for `clip`: its release's
+               `bpe_simple_vocab_16e6.txt.gz`.
     glove:     for `words`: a GloVe text file whose vectors initialise the embedding; empty for learned embeddings.
     """
 
@@ -197,7 +202,9 @@ def _wrong(where: str, wanted: str, value: Any) -> RefsegError:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package, without `.toml`."""
-    return sorted(p.name.removesuffix(".toml") for p in files("refseg_cli.recipes").iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in files("refseg_cli.recipes").iterdir() if p.name.endswith(".toml")
+    )
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:

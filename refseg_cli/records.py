@@ -89,10 +89,13 @@ class Batch:
     tokens:         (N, L) int64, padded on the right with the tokeniser's pad id
     attention_mask: (N, L) bool, True at real tokens
     image_index:    (N,) int64, ascending
-    masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; None without annotations
+    masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; None without
+                    annotations
     has_target:     (N,) bool; None without annotations
     target_id:      (N,) int64, equal exactly where two expressions of the batch have the same targets in the
                     same image; None without annotations
+    categories:     (I, H, W) int64, category id of the annotated object at each pixel, 0 elsewhere; None unless the
+                    recipe's `data.category_map` asks for it
     sizes:          (I, 2) int64, original (height, width) in pixels
     content:        (I, 4) int64, (top, left, height, width) of the picture inside the H x W input (letterbox)
     samples:        N entries for evaluation; empty without annotations
@@ -105,6 +108,7 @@ class Batch:
     masks: Tensor | None = None
     has_target: Tensor | None = None
     target_id: Tensor | None = None
+    categories: Tensor | None = None
     sizes: Tensor | None = None
     content: Tensor | None = None
     samples: Sequence[Sample] = ()

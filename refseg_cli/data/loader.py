@@ -154,7 +154,12 @@ class StepDataset(Dataset[Batch]):
                 pixels, target_masks = pixels.flip(-1), target_masks.flip(-1)
                 categories = None if categories is None else categories.flip(-1)
                 phrases = [transforms.swap_sides(p) for p in phrases]
-                placement = Placement(placement.top, self.config.size[1] - placement.left - placement.width, placement.height, placement.width)
+                placement = Placement(
+                    placement.top,
+                    self.config.size[1] - placement.left - placement.width,
+                    placement.height,
+                    placement.width,
+                )
             if self.config.jitter:
                 pixels = transforms.jitter(pixels, self.config.jitter, rng)
         return _ImagePart(
@@ -179,7 +184,6 @@ class StepDataset(Dataset[Batch]):
             if fitted is not None and ids:
                 union[row] = fitted[[wanted.index(t) for t in ids]].amax(0)
         return union
-
 
     @property
     def _wants_categories(self) -> bool:
@@ -241,7 +245,7 @@ def iterate(
     """The batches of `steps` in order, prepared ahead by `workers` processes."""
     loader = DataLoader(
         dataset,
-        sampler=steps,  # type: ignore[arg-type]  # any iterable of indices will do
+        sampler=steps,  # any iterable of indices will do
         batch_size=None,
         num_workers=min(workers, len(steps)),
         pin_memory=pin_memory,
@@ -251,9 +255,7 @@ def iterate(
     yield from loader
 
 
-def batch_for(
-    image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, config: DataConfig
-) -> Batch:
+def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, config: DataConfig) -> Batch:
     """A batch without annotations: one decoded image (3, h, w) uint8 and its phrases."""
     size = (int(image.shape[1]), int(image.shape[2]))
     placement = transforms.place(size, config)

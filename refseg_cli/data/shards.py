@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -23,60 +23,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refseg_cli.data import storage
+from refseg_cli.data.schema import SCHEMA, storage_settings, to_batch, to_record
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.errors import RefsegError, unknown_name
-from refseg_cli.records import Expression, Instance, Record, Rle
+from refseg_cli.records import Record
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _ABOUT = b"refseg"  # in a shard's metadata: `About` as JSON
 # Reading one image at random reads its row group: small ones, since an image is some 150 kB.
-ROWS_PER_GROUP = 16
+ROWS_PER_GROUP = 8
 GROUPS_KEPT = 4  # row groups that a reader keeps
 WRITE_BYTES = 1 << 20  # gathered before they are hashed and passed on: Parquet writes many small pieces
-
-_INSTANCE = pa.struct(
-    [
-        ("ann_id", pa.int64()),
-        ("category_id", pa.int64()),
-        ("category", pa.string()),
-        ("box", pa.list_(pa.float64())),
-        ("rle", pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])),
-        ("iscrowd", pa.bool_()),
-    ]
-)
-_EXPRESSION = pa.struct(
-    [("text", pa.string()), ("ref_id", pa.int64()), ("sent_id", pa.int64()), ("targets", pa.list_(pa.int32()))]
-)
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def _feature(kind: pa.DataType) -> Any:
-    """The description of a column that Hugging Face `datasets` keeps in a schema's metadata."""
-    if kind == _IMAGE:
-        return {"_type": "Image"}
-    if pa.types.is_struct(kind):
-        return {kind.field(i).name: _feature(kind.field(i).type) for i in range(kind.num_fields)}
-    if pa.types.is_list(kind):
-        return [_feature(kind.value_type)]
-    return {"dtype": str(kind).replace("double", "float64"), "_type": "Value"}
-
-
-_COLUMNS = pa.schema(
-    [
-        ("image", _IMAGE),
-        ("image_id", pa.int64()),
-        ("file_name", pa.string()),
-        ("split", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("instances", pa.list_(_INSTANCE)),
-        ("expressions", pa.list_(_EXPRESSION)),
-    ]
-)
-SCHEMA = _COLUMNS.with_metadata(
-    {"huggingface": json.dumps({"info": {"features": {f.name: _feature(f.type) for f in _COLUMNS}}})}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +115,7 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
     with storage.writing(place) as sink:
         # Not `with`: closing it after an error would write to the broken file again.
         buffer = io.BufferedWriter(sink, WRITE_BYTES)
-        writer = pq.ParquetWriter(buffer, SCHEMA, **_settings())
+        writer = pq.ParquetWriter(buffer, SCHEMA, **storage_settings())
         for rows in _groups(records):
             writer.write_batch(to_batch(rows))
             for record in rows:
@@ -209,96 +167,6 @@ def count(record: Record) -> SplitInfo:
         multi=sum(number > 1 for number in targets),
         no_target=targets.count(0),
     )
-
-
-def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
-    """Rows in the order of the records."""
-    images = [{"bytes": r.image, "path": r.file_name} for r in records]
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(images, _IMAGE),
-            pa.array([r.image_id for r in records], pa.int64()),
-            pa.array([r.file_name for r in records], pa.string()),
-            pa.array([r.split for r in records], pa.string()),
-            pa.array([r.height for r in records], pa.int32()),
-            pa.array([r.width for r in records], pa.int32()),
-            pa.array([[_instance_row(i) for i in r.instances] for r in records], pa.list_(_INSTANCE)),
-            pa.array([[_expression_row(e) for e in r.expressions] for r in records], pa.list_(_EXPRESSION)),
-        ],
-        schema=SCHEMA,
-    )
-
-
-def _instance_row(instance: Instance) -> dict[str, Any]:
-    return {
-        "ann_id": instance.ann_id,
-        "category_id": instance.category_id,
-        "category": instance.category,
-        "box": instance.box,
-        "rle": {"size": instance.rle.size, "counts": instance.rle.counts.decode("ascii")},
-        "iscrowd": instance.iscrowd,
-    }
-
-
-def _expression_row(expression: Expression) -> dict[str, Any]:
-    return {
-        "text": expression.text,
-        "ref_id": expression.ref_id,
-        "sent_id": expression.sent_id,
-        "targets": expression.targets,
-    }
-
-
-def _to_record(row: Mapping[str, Any]) -> Record:
-    return Record(
-        image_id=row["image_id"],
-        file_name=row["file_name"],
-        split=row["split"],
-        height=row["height"],
-        width=row["width"],
-        image=row["image"]["bytes"],
-        instances=tuple(_to_instance(i) for i in row["instances"]),
-        expressions=tuple(
-            Expression(e["text"], e["ref_id"], e["sent_id"], tuple(e["targets"])) for e in row["expressions"]
-        ),
-    )
-
-
-def _to_instance(row: Mapping[str, Any]) -> Instance:
-    x, y, w, h = row["box"]
-    height, width = row["rle"]["size"]
-    return Instance(
-        ann_id=row["ann_id"],
-        category_id=row["category_id"],
-        category=row["category"],
-        box=(x, y, w, h),
-        rle=Rle((height, width), row["rle"]["counts"].encode()),
-        iscrowd=row["iscrowd"],
-    )
-
-
-def _settings() -> dict[str, Any]:
-    """How a shard is laid out: photos stored as they are, everything else zstd, an index of the pages.
-
-    Statistics are off for photos, which they would copy; dictionaries are on where values repeat.
-    """
-    leaves = _leaves()
-    photo = "image.bytes"
-    return {
-        "compression": {leaf: "NONE" if leaf == photo else "ZSTD" for leaf in leaves},
-        "use_dictionary": ["split", "instances.list.element.category"],
-        "write_statistics": [leaf for leaf in leaves if leaf != photo],
-        "write_page_index": True,
-        "store_schema": True,
-    }
-
-
-def _leaves() -> list[str]:
-    """Parquet's names of the columns, e.g. ``instances.list.element.ann_id``."""
-    empty = pa.BufferOutputStream()
-    pq.write_table(SCHEMA.empty_table(), empty)
-    schema = pq.ParquetFile(pa.BufferReader(empty.getvalue())).schema
-    return [schema.column(i).path for i in range(len(schema))]
 
 
 def read_manifest(uri: str | Place) -> Manifest:
@@ -365,8 +233,11 @@ class Shards:
             raise IndexError(index)
         index %= len(self)
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
-        group, row = divmod(index - int(self._starts[file]), ROWS_PER_GROUP)
-        return _to_record(self._row_group(file, group).slice(row, 1).to_pylist()[0])
+        row = index - int(self._starts[file])
+        starts = self._group_starts(file)
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        row -= int(starts[group])
+        return to_record(self._row_group(file, group).slice(row, 1).to_pylist()[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "split": self.split, "manifest": self.manifest}
@@ -401,6 +272,14 @@ class Shards:
     def _column(self, file: int, name: str) -> pa.ChunkedArray:
         return self._open(file).read(columns=[name], use_threads=False).column(0)
 
+    def _group_starts(self, file: int) -> np.ndarray:
+        """(groups,) the first row of each row group; read from the file, since writers may choose other sizes."""
+        if file not in self._grouping:
+            metadata = self._open(file).metadata
+            rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            self._grouping[file] = np.cumsum([0, *rows[:-1]])
+        return self._grouping[file]
+
     def _row_group(self, file: int, group: int) -> pa.Table:
         if (file, group) not in self._groups or self._process != os.getpid():
             table = self._open(file).read_row_group(group, use_threads=False)
@@ -426,4 +305,5 @@ class Shards:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._opened: dict[int, pq.ParquetFile] = {}
+        self._grouping: dict[int, np.ndarray] = {}
         self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()

@@ -143,7 +143,7 @@ def writing(place: Place) -> Iterator[Sink]:
         place.files.create_dir(place.parent().path, recursive=True)
         stream = place.files.open_output_stream(unfinished.path)
         try:
-            yield (sink := Sink(stream))
+            yield Sink(stream)
             stream.close()
             place.files.move(unfinished.path, place.path)
         except BaseException:

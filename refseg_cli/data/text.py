@@ -99,8 +99,8 @@ def _words(phrases: Iterable[str], *, max_tokens: int, min_count: int) -> Tokeni
         raise RefsegError("no words in the training phrases", hint="lower text.min_count or check the data")
     vocabulary = {word: i for i, word in enumerate([PAD, UNK, *kept])}
     pipeline = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
-    pipeline.normalizer = normalizer  # type: ignore[assignment]
-    pipeline.pre_tokenizer = splitter  # type: ignore[assignment]
+    pipeline.normalizer = normalizer
+    pipeline.pre_tokenizer = splitter
     return Tokenizer(pipeline, max_tokens=max_tokens, pad_id=0)
 
 
@@ -121,20 +121,20 @@ def _clip(path: Path, *, max_tokens: int) -> Tokenizer:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RefsegError(f"{path}: not CLIP's merges file: {error}") from error
-    merges = [tuple(line.split()) for line in lines[1 : _CLIP_MERGES + 1]]
+    merges = [(line.split()[0], line.split()[1]) for line in lines[1 : _CLIP_MERGES + 1]]
     symbols = _byte_symbols()
     start, end = "<|startoftext|>", "<|endoftext|>"
     ordered = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges), start, end]
     vocabulary = {token: i for i, token in enumerate(ordered)}
     pipeline = tokenizers.Tokenizer(
-        models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=end, continuing_subword_prefix="")  # type: ignore[arg-type]
+        models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=end, continuing_subword_prefix="")
     )
     spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
-    pipeline.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])  # type: ignore[assignment]
+    pipeline.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     split = pre_tokenizers.Split(tokenizers.Regex(_CLIP_WORDS), behavior="removed", invert=True)
-    pipeline.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])  # type: ignore[assignment]
-    pipeline.post_processor = processors.RobertaProcessing(  # type: ignore[assignment]
-        sep=(end, vocabulary[end]), cls=(start, vocabulary[start]), trim_offsets=False, add_prefix_space=False
+    pipeline.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    pipeline.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, vocabulary[start]), (end, vocabulary[end])]
     )
     return Tokenizer(pipeline, max_tokens=max_tokens, pad_id=0)
 
@@ -169,7 +169,8 @@ def _from_hub(name: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RefsegError(
-            f"cannot fetch the vocabulary of {name!r}: {reason}", hint="download vocab.txt and set text.vocab to its path"
+            f"cannot fetch the vocabulary of {name!r}: {reason}",
+            hint="download vocab.txt and set text.vocab to its path",
         ) from error
 
 
@@ -187,7 +188,9 @@ def read_glove(path: Path, tokenizer: Tokenizer) -> tuple[Tensor, int]:
                 if word in vocabulary:
                     found[vocabulary[word]] = np.fromstring(numbers, dtype=np.float32, sep=" ")
     except (OSError, UnicodeDecodeError) as error:
-        raise RefsegError(f"{path}: cannot read GloVe vectors: {error}", hint="set text.glove to the .txt file") from error
+        raise RefsegError(
+            f"{path}: cannot read GloVe vectors: {error}", hint="set text.glove to the .txt file"
+        ) from error
     dims = {v.size for v in found.values()}
     if len(dims) != 1:
         raise RefsegError(f"{path}: not a GloVe file for this vocabulary: vector lengths {sorted(dims)}")

@@ -38,7 +38,7 @@ def decode_image(data: bytes, name: str = "image", *, upright: bool = False) -> 
     JPEG goes through torchvision, which agrees with the annotations' pixel grid; everything else through Pillow.
 
     Args:
-        upright: obey the EXIF orientation, as a viewer does. Annotated sets are drawn on the stored pixels: leave it off.
+        upright: obey the EXIF orientation, as a viewer does. Annotated sets are drawn on the stored pixels: off.
 
     Raises:
         RefsegError: not an image, or cut short.
@@ -51,8 +51,8 @@ def decode_image(data: bytes, name: str = "image", *, upright: bool = False) -> 
                 return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
             except RuntimeError:
                 pass  # CMYK and other rarities: Pillow reads them, or says why not
-        with Image.open(io.BytesIO(data)) as image:
-            image = ImageOps.exif_transpose(image) if upright else image
+        with Image.open(io.BytesIO(data)) as opened:
+            image = ImageOps.exif_transpose(opened) if upright else opened
             return torch.from_numpy(np.array(_eight_bit(image).convert("RGB"))).permute(2, 0, 1).contiguous()
     except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as error:
         reason = str(error).split(" <_io", maxsplit=1)[0] or type(error).__name__
@@ -97,7 +97,10 @@ def masks_to_input(masks: Tensor, placement: Placement, config: DataConfig) -> T
     canvas = torch.zeros(len(masks), *config.size, dtype=torch.uint8)
     if len(masks):
         fitted = _resize(masks, placement, mode="nearest-exact")
-        rows, columns = slice(placement.top, placement.top + placement.height), slice(placement.left, placement.left + placement.width)
+        rows, columns = (
+            slice(placement.top, placement.top + placement.height),
+            slice(placement.left, placement.left + placement.width),
+        )
         canvas[:, rows, columns] = fitted
     return canvas
 

@@ -5,8 +5,7 @@ Users: every model. Axes: n expressions, l tokens, c channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,18 +33,17 @@ def build_text_encoder(
     layers: int,
     heads: int,
     name: str,
+    bert_dim: int,
     pretrained: bool,
 ) -> TextEncoder:
-    """The encoder of that kind; it uses the settings that concern it."""
+    """The encoder of that kind; it uses the settings that concern it. layers: 0 for the kind's own number."""
     if kind == "gru":
-        return BiGru(
-            vocab_size, embedding_dim=embedding_dim, dim=dim, dropout=dropout, trainable=embedding_trainable
-        )
+        return BiGru(vocab_size, embedding_dim=embedding_dim, dim=dim, dropout=dropout, trainable=embedding_trainable)
     if kind == "transformer":
         return SmallTransformer(
-            vocab_size, max_tokens=max_tokens, dim=dim, heads=heads, layers=layers, dropout=dropout
+            vocab_size, max_tokens=max_tokens, dim=dim, heads=heads, layers=layers or 2, dropout=dropout
         )
-    return Bert(name, pretrained=pretrained)
+    return Bert(name, vocab_size=vocab_size, dim=bert_dim, layers=layers or 12, pretrained=pretrained)
 
 
 class TextEncoder(nn.Module):
@@ -64,7 +62,9 @@ class BiGru(TextEncoder):
     keeps the graph free of packed sequences, which do not export.
     """
 
-    def __init__(self, vocab_size: int, *, embedding_dim: int, dim: int, dropout: float, trainable: bool = True) -> None:
+    def __init__(
+        self, vocab_size: int, *, embedding_dim: int, dim: int, dropout: float, trainable: bool = True
+    ) -> None:
         super().__init__()
         self.dim = dim
         self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=0)
@@ -117,29 +117,49 @@ class Bert(TextEncoder):
     """BERT's last hidden states (Devlin et al. 2019), from `transformers`.
 
     Args:
-        name: hub name or folder; only its configuration is read when `pretrained` is off.
-        config: overrides of `BertConfig`, used without a name (tiny tests).
+        name: hub name or folder of the weights, read when `pretrained`.
+        dim, layers: of the model; 768 and 12 for BERT-base. Heads of 64 channels and a feed-forward width of 4 `dim`,
+            as in every published size, so that a checkpoint is rebuilt from these two numbers.
     """
 
-    def __init__(self, name: str, *, pretrained: bool, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, name: str, *, vocab_size: int, dim: int, layers: int, pretrained: bool) -> None:
         super().__init__()
-        from transformers import BertConfig, BertModel
-
-        if pretrained:
-            try:
-                self.bert = BertModel.from_pretrained(name, add_pooling_layer=False)
-            except (OSError, ValueError) as error:
-                raise RefsegError(
-                    f"cannot load BERT {name!r}: {str(error).splitlines()[0]}",
-                    hint="give a folder with its weights, or set model.text_pretrained=false",
-                ) from error
-        else:
-            # bert-base-uncased is BertConfig's default (768 wide, 12 layers, 30,522 word pieces).
-            self.bert = BertModel(BertConfig(**(config or {})), add_pooling_layer=False)
-        self.dim: int = self.bert.config.hidden_size
+        self.dim = dim
+        self.bert = _pretrained_bert(name) if pretrained else _fresh_bert(vocab_size, dim=dim, layers=layers)
+        found = (self.bert.config.hidden_size, self.bert.config.num_hidden_layers)
+        if found != (dim, layers):
+            raise RefsegError(
+                f"BERT {name!r} has {found[0]} channels and {found[1]} layers, the recipe {dim} and {layers}",
+                hint=f"set model.text_dim={found[0]} and model.text_layers={found[1]}",
+            )
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
         return self.bert(input_ids=tokens, attention_mask=keep.long()).last_hidden_state
+
+
+def _pretrained_bert(name: str) -> nn.Module:
+    from transformers import BertModel
+
+    try:
+        return BertModel.from_pretrained(name, add_pooling_layer=False)
+    except (OSError, ValueError) as error:
+        raise RefsegError(
+            f"cannot load BERT {name!r}: {str(error).splitlines()[0]}",
+            hint="give a folder with its weights, or set model.text_pretrained=false",
+        ) from error
+
+
+def _fresh_bert(vocab_size: int, *, dim: int, layers: int) -> nn.Module:
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=dim,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, dim // 64),
+        intermediate_size=4 * dim,
+    )
+    return BertModel(config, add_pooling_layer=False)
 
 
 class SentencePooling(nn.Module):

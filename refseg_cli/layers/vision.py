@@ -6,6 +6,7 @@ Users: every model. Axes: i images, c channels, h w of a map, finest map first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class TimmBackbone(Backbone):
         if "swin" in name:
             extra = {"img_size": size, "strict_img_size": False, "always_partition": True}
         try:
-            self.net = timm.create_model(
+            self.net: Any = timm.create_model(
                 name, pretrained=pretrained, features_only=True, out_indices=(-3, -2, -1), **extra
             )
         except RuntimeError as error:
@@ -135,7 +136,7 @@ class ConvNet(Backbone):
         self.stem = conv_bn_relu(3, channels[0], stride=2)
         self.stages = nn.ModuleList(
             nn.Sequential(ResidualBlock(before, after, stride=2), ResidualBlock(after, after))
-            for before, after in zip(channels[:-1], channels[1:], strict=True)
+            for before, after in pairwise(channels)
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:

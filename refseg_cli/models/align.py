@@ -35,7 +35,8 @@ class AlignConfig:
     text: Literal["gru", "bert", "transformer"] = "transformer"
     text_name: str = "bert-base-uncased"
     text_pretrained: bool = True
-    text_layers: int = 2
+    text_layers: int = 0  # 0: 2 for `transformer`, 12 (BERT-base) for `bert`
+    text_dim: int = 768  # only for `bert`: its width
     embedding_dim: int = 300
     embedding_trainable: bool = True
     dim: int = 64
@@ -73,6 +74,7 @@ class Align(nn.Module):
             layers=config.text_layers,
             heads=config.heads,
             name=config.text_name,
+            bert_dim=config.text_dim,
             pretrained=config.text_pretrained,
         )
         self.language = WordsAndSentence(encoder, dim=config.dim, dropout=config.dropout)
@@ -100,7 +102,8 @@ class Align(nn.Module):
         """Cross-entropy against the share of each cell that the target covers, and each cell's category."""
         assert batch.masks is not None
         logits = prediction.mask_logits.float()
-        cover = F.adaptive_avg_pool2d(batch.masks, logits.shape[-2:])
+        h, w = logits.shape[-2:]
+        cover = F.adaptive_avg_pool2d(batch.masks, (h, w))
         weight = logits.new_tensor(self.config.positive_weight)
         terms = {"mask": F.binary_cross_entropy_with_logits(logits, cover, pos_weight=weight)}
         if self.category is not None:

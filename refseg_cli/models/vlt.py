@@ -18,6 +18,7 @@ q queries, c channels, h w feature grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -43,7 +44,8 @@ class VLTConfig:
     text: Literal["gru", "bert", "transformer"] = "gru"  # [4.3.1: bi-GRU; 4.2.6: BERT]
     text_name: str = "bert-base-uncased"
     text_pretrained: bool = True
-    text_layers: int = 2  # only for `transformer`, and for `bert` without pretrained weights in tests
+    text_layers: int = 0  # 0: 2 for `transformer`, 12 (BERT-base) for `bert`
+    text_dim: int = 768  # only for `bert`: its width
     embedding_dim: int = 300  # [GloVe 840B]
     embedding_trainable: bool = True  # GloVe is frozen in the official code; learned embeddings are not
     dim: int = 512  # C [table 4.1, see header]
@@ -58,7 +60,11 @@ class VLTConfig:
     queries: Literal["qgm", "words", "learned"] = "qgm"  # [table 4.2]
     query_count: int = 16  # N_q [table 4.3]
     balance: bool = True  # Query Balance Module [table 4.3, last row]
-    mask_dims: tuple[int, ...] = (256, 128, 64)  # three 3x3 convolutions, each before an upsampling [4.2.4; widths ours]
+    mask_dims: tuple[int, ...] = (
+        256,
+        128,
+        64,
+    )  # three 3x3 convolutions, each before an upsampling [4.2.4; widths ours]
     contrast: Literal["none", "cl", "mcl"] = "mcl"  # [table 4.5]
     masking: Literal["random", "threshold", "probability"] = "probability"  # how MCL picks the word [table 4.6]
     masking_threshold: float = 0.5  # theta, relative to the sentence's largest weight [ours]
@@ -112,6 +118,7 @@ class VLT(nn.Module):
             layers=config.text_layers,
             heads=config.heads,
             name=config.text_name,
+            bert_dim=config.text_dim,
             pretrained=config.text_pretrained,
         )
         self.language = WordsAndSentence(encoder, dim=c, dropout=config.dropout)
@@ -149,7 +156,8 @@ class VLT(nn.Module):
         config = self.config
         assert batch.masks is not None
         assert batch.has_target is not None
-        target = losses.resize_targets(batch.masks, tuple(prediction.mask_logits.shape[-2:]))
+        h, w = prediction.mask_logits.shape[-2:]
+        target = losses.resize_targets(batch.masks, (h, w))
         terms = {"mask": losses.mask_bce(prediction.mask_logits, target)}
         if config.dice_weight:
             terms["dice"] = config.dice_weight * losses.dice(prediction.mask_logits, target)
@@ -221,7 +229,11 @@ def tile_conv4(*, dim: int) -> TileFusion:
     return TileFusion(dim=dim, convs=4)
 
 
-FUSIONS = {"sdf": SpatialDynamicFusion, "tile": TileFusion, "tile_conv4": tile_conv4}
+FUSIONS: dict[str, Callable[..., nn.Module]] = {
+    "sdf": SpatialDynamicFusion,
+    "tile": TileFusion,
+    "tile_conv4": tile_conv4,
+}
 
 
 class Join(nn.Module):
@@ -247,10 +259,14 @@ class TransformerBody(nn.Module):
 
     def __init__(self, config: VLTConfig, *, grid: tuple[int, int], max_tokens: int) -> None:
         super().__init__()
-        c = config.dim
-        width = {"heads": config.heads, "hidden": config.hidden, "dropout": config.dropout}
-        self.encoder = nn.ModuleList(EncoderLayer(c, **width) for _ in range(config.encoder_layers))  # type: ignore[arg-type]
-        self.decoder = nn.ModuleList(DecoderLayer(c, **width) for _ in range(config.decoder_layers))  # type: ignore[arg-type]
+        self.grid = grid
+        c, heads, hidden, dropout = config.dim, config.heads, config.hidden, config.dropout
+        self.encoder = nn.ModuleList(
+            EncoderLayer(c, heads=heads, hidden=hidden, dropout=dropout) for _ in range(config.encoder_layers)
+        )
+        self.decoder = nn.ModuleList(
+            DecoderLayer(c, heads=heads, hidden=hidden, dropout=dropout) for _ in range(config.decoder_layers)
+        )
         self.queries: QueryGeneration | WordQueries | LearnedQueries
         if config.queries == "qgm":
             self.queries = QueryGeneration(dim=c, count=config.query_count, grid=grid)
@@ -262,10 +278,10 @@ class TransformerBody(nn.Module):
         self.balance = QueryBalance(c) if config.balance else None
 
     def prepare(self, fused: Tensor, vision: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """F_ve (n, h*w, c) with its grid kept in the last two axes' place, and vision's part of the queries (n, q, c)."""
-        self.grid = fused.shape[-2:]
+        """F_ve (n, h*w, c), and vision's part of the queries (n, q, c)."""
         x = fused.flatten(2).transpose(1, 2)
-        x = x + sine_positions_2d(*self.grid, x.shape[-1], device=x.device, dtype=x.dtype)
+        h, w = self.grid
+        x = x + sine_positions_2d(h, w, x.shape[-1], device=x.device, dtype=x.dtype)
         for layer in self.encoder:
             x = layer(x)
         guide = self.queries.guide(vision)
@@ -326,7 +342,7 @@ class LearnedQueries(nn.Module):
         return None
 
     def forward(self, guide: Tensor | None, language: Language) -> tuple[Tensor, None, None]:
-        return self.queries.expand(len(language.features), -1, -1), None, None
+        return self.queries.expand(language.features.shape[0], -1, -1), None, None
 
 
 class QueryBalance(nn.Module):
@@ -392,6 +408,7 @@ def pick_word(importance: Tensor, words: Tensor, *, how: str, threshold: float) 
         how: `probability` p_m = softmax(a); `random` any word; `threshold` any word of at least `threshold` times the
             largest weight.
     """
+    importance = importance.nan_to_num()  # sampling would raise; the loss shows the NaN and stops the run with a reason
     if how == "probability":
         weights = importance.masked_fill(~words, float("-inf")).softmax(-1)
     elif how == "random":

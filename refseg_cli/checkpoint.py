@@ -1,0 +1,204 @@
+"""Checkpoint folders: model.safetensors, config.json, tokenizer.json. They appear whole or not at all.
+
+Nothing in such a folder can run code: safetensors and JSON only; training state beside them is read with
+`weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refseg_cli import __version__
+from refseg_cli.config import Recipe, build, to_table
+from refseg_cli.data.text import Tokenizer
+from refseg_cli.errors import RefsegError
+from refseg_cli.models import build_model, config_class
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Where scores become decisions.
+
+    mask:       a pixel belongs to the mask if its probability is above this.
+    exists:     a target is reported if the no-target head's probability of one is at least this; for models without
+                that head the head counts as 1.
+    min_pixels: masks with fewer pixels at original size count as no target (the thesis' 50-pixel rule, 6.4).
+    """
+
+    mask: float = 0.5
+    exists: float = 0.5
+    min_pixels: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded folder. model: in eval mode, on the device asked for.  info: what else config.json says."""
+
+    model: nn.Module
+    recipe: Recipe
+    tokenizer: Tokenizer
+    thresholds: Thresholds
+    folder: Path
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return str(self.info.get("name") or f"{self.recipe.arch}:{self.folder.name}")
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    *,
+    thresholds: Thresholds | None = None,
+    info: Mapping[str, Any] | None = None,
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a checkpoint folder, replacing an older one in its place.
+
+    Args:
+        info: further facts for config.json, e.g. scores, step, data.
+        extra: writes more files into the folder before it takes its name (training state).
+    """
+    from safetensors.torch import save_model
+
+    table = {
+        "format": FORMAT,
+        "refseg": __version__,
+        **dict(info or {}),
+        "thresholds": asdict(thresholds or Thresholds()),
+        "vocab_size": tokenizer.vocab_size,
+        "recipe": to_table(recipe),
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        new.chmod(0o755)
+        save_model(model, str(new / WEIGHTS))
+        tokenizer.save(new)
+        (new / CONFIG).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        if extra is not None:
+            extra(new)
+        _take_place(new, folder)
+    except Exception as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if isinstance(error, OSError) or "No space left" in str(error):  # safetensors has an error type of its own
+            raise _cannot_write(folder, error) from error
+        raise
+
+
+def _cannot_write(folder: Path, error: Exception) -> RefsegError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return RefsegError(f"{folder}: cannot write the checkpoint: {reason}", hint="the one before it is untouched")
+
+
+def _take_place(new: Path, folder: Path) -> None:
+    """Give `new` the name of `folder`. Between the two renames the old one lies at `.old`, where `recover` finds it."""
+    for file in new.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    old = _old(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def recover(folder: Path) -> None:
+    """Undo a replacement that was cut between its two renames."""
+    if not folder.exists() and _old(folder).exists():
+        _old(folder).rename(folder)
+
+
+def resolve(path: str | Path) -> Path:
+    """The checkpoint folder that a user means: itself, or the `best`, else `last`, of a training run.
+
+    Raises:
+        RefsegError: there is none.
+    """
+    path = Path(path).expanduser()
+    for folder in (path, path / "best", path / "last"):
+        recover(folder)
+        if (folder / CONFIG).is_file():
+            return folder
+    what = "no checkpoint in this folder" if path.is_dir() else "no such checkpoint folder"
+    raise RefsegError(
+        f"{path}: {what}", hint="give the --out of `refseg train`, or leave --model away for the bundled one"
+    )
+
+
+def bundled() -> Path:
+    """The folder of the model that comes with the package."""
+    return Path(str(files("refseg_cli") / "bundled"))
+
+
+def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
+    """What config.json says, checked.
+
+    Raises:
+        RefsegError: not JSON, another format, or a recipe that this version does not know.
+    """
+    path = folder / CONFIG
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RefsegError(f"{path}: cannot read: {error}") from error
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise RefsegError(f"{path}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")
+    recipe = build(Recipe, table.get("recipe", {}), f"{path}: recipe")
+    thresholds = build(Thresholds, table.get("thresholds", {}), f"{path}: thresholds")
+    return recipe, thresholds, table
+
+
+def load(folder: str | Path | None = None, device: Any = "cpu") -> Checkpoint:
+    """Read a checkpoint folder, or the bundled one, and build its model on `device`.
+
+    Raises:
+        RefsegError: missing, damaged or unknown, with what to do.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    path = bundled() if folder is None else resolve(folder)
+    recipe, thresholds, table = read_config(path)
+    tokenizer = Tokenizer.load(path)
+    model = build_model(without_downloads(recipe), vocab_size=tokenizer.vocab_size)
+    try:
+        load_model(model, path / WEIGHTS, strict=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RefsegError(
+            f"{path / WEIGHTS}: cannot load the weights: {reason}", hint="copy the folder again"
+        ) from error
+    return Checkpoint(model.to(device).eval(), recipe, tokenizer, thresholds, path, table)
+
+
+def without_downloads(recipe: Recipe) -> Recipe:
+    """The same recipe without pretrained weights: the checkpoint holds them all."""
+    known = {field.name for field in fields(config_class(recipe.arch))}
+    off: dict[str, Any] = {key: False for key in ("pretrained", "text_pretrained") if key in known}
+    return replace(recipe, model={**recipe.model, **off})

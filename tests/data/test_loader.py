@@ -1,0 +1,150 @@
+"""Batches: grouped by image, in an order that depends on the seed alone, flipped with their phrases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from refseg_cli.config import DataConfig, TextConfig
+from refseg_cli.data import loader, masks, transforms
+from refseg_cli.data.loader import Pick, StepDataset
+from refseg_cli.data.shards import Shards, open_shards
+from refseg_cli.data.text import Tokenizer, build_tokenizer
+
+COUNTS = np.array([3, 0, 1, 5, 2])
+PLAIN = DataConfig(size=(64, 64), resize="squash", workers=0)
+
+
+@pytest.fixture(scope="module")
+def shards(scenes: Path) -> Shards:
+    return open_shards(str(scenes), "train")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(shards: Shards) -> Tokenizer:
+    phrases = [e.text for i in range(len(shards)) for e in shards[i].expressions]
+    return build_tokenizer(TextConfig(max_tokens=16), phrases)
+
+
+def test_every_expression_comes_once_an_epoch() -> None:
+    steps = loader.grouped_steps(COUNTS, batch_images=2, phrases=0, rng=np.random.default_rng(0))
+    seen = Counter((p.image, e) for step in steps for p in step for e in p.expressions)
+    assert seen == Counter((i, e) for i, n in enumerate(COUNTS) for e in range(n))
+    assert [len(step) for step in steps] == [2, 2]
+
+
+def test_phrases_an_image_are_limited_and_vary_between_epochs() -> None:
+    counts = np.full(30, 9)
+    first, second = (
+        loader.grouped_steps(counts, batch_images=4, phrases=2, rng=np.random.default_rng((0, epoch)))
+        for epoch in (0, 1)
+    )
+    assert all(len(p.expressions) == len(set(p.expressions)) == 2 for step in first for p in step)
+    assert first != second
+    assert first == loader.grouped_steps(counts, batch_images=4, phrases=2, rng=np.random.default_rng((0, 0)))
+
+
+def test_contrastive_batch_has_the_three_kinds_of_companions() -> None:
+    targets = [[0, 0, 0, 1, 1, 2]] * 6
+    steps = loader.contrastive_steps(targets, batch=6, same=1, different=2, rng=np.random.default_rng(0))
+    for step in steps[:-4]:
+        first, *rest = step
+        ids = [targets[first.image][e] for e in first.expressions]
+        assert sum(i == ids[0] for i in ids[1:]) <= 1  # N_SO
+        assert sum(i != ids[0] for i in ids[1:]) <= 2  # N_DO
+        assert len({p.image for p in step}) == len(step)
+        assert all(len(p.expressions) == 1 for p in rest)  # DI
+    drawn = Counter((p.image, p.expressions[0]) for step in steps for p in step)
+    assert drawn == Counter((i, e) for i in range(6) for e in range(6))
+
+
+def test_evaluation_goes_through_everything_in_order() -> None:
+    steps = loader.sequential_steps(COUNTS, batch_images=2, phrases=4)
+    assert steps == [
+        (Pick(0, (0, 1, 2)), Pick(2, (0,))),
+        (Pick(3, (0, 1, 2, 3)), Pick(3, (4,))),
+        (Pick(4, (0, 1)),),
+    ]
+
+
+def test_batch_is_grouped_and_its_masks_are_the_annotation(shards: Shards, tokenizer: Tokenizer) -> None:
+    batch = StepDataset(shards, tokenizer, PLAIN)[(Pick(1, (0, 2)), Pick(0, (1,)))]
+    assert batch.image_index.tolist() == [0, 0, 1]
+    assert batch.images.shape == (2, 3, 64, 64)
+    for n, (image, expression) in enumerate([(1, 0), (1, 2), (0, 1)]):
+        record = shards[image]
+        target = record.expressions[expression]
+        union = masks.union([record.instances[t].rle for t in target.targets], (record.height, record.width))
+        assert batch.samples[n].target == union
+        assert batch.samples[n].text == target.text
+        assert bool(batch.has_target[n]) == bool(target.targets)  # type: ignore[index]
+        whole = torch.from_numpy(masks.decode(union))[None]
+        expected = transforms.masks_to_input(whole, transforms.Placement(0, 0, 64, 64), PLAIN)
+        assert torch.equal(batch.masks[n], expected.float())  # type: ignore[index]
+
+
+def test_same_targets_share_an_id_within_their_image_only(shards: Shards, tokenizer: Tokenizer) -> None:
+    counts = shards.expression_counts
+    batch = StepDataset(shards, tokenizer, PLAIN)[tuple(Pick(i, tuple(range(int(counts[i])))) for i in (0, 1))]
+    keys = [(i, tuple(sorted(e.targets))) for i in (0, 1) for e in shards[i].expressions]
+    ids = batch.target_id.tolist()  # type: ignore[union-attr]
+    for a in range(len(keys)):
+        for b in range(len(keys)):
+            assert (ids[a] == ids[b]) == (keys[a] == keys[b])
+    assert shards.target_ids()[0] == ids[: int(counts[0])]
+
+
+def test_flip_mirrors_picture_mask_and_phrase(shards: Shards, tokenizer: Tokenizer) -> None:
+    side = next(
+        (i, e)
+        for i in range(len(shards))
+        for e, expression in enumerate(shards[i].expressions)
+        if "left" in expression.text.split() and expression.targets
+    )
+    step = (Pick(side[0], (side[1],)),)
+    straight = StepDataset(shards, tokenizer, PLAIN, augment=(0, 0))[step]
+    mirrored = StepDataset(shards, tokenizer, replace(PLAIN, flip=1.0), augment=(0, 0))[step]
+    torch.testing.assert_close(mirrored.images, straight.images.flip(-1))
+    assert torch.equal(mirrored.masks, straight.masks.flip(-1))  # type: ignore[union-attr, arg-type]
+    swapped = transforms.swap_sides(shards[side[0]].expressions[side[1]].text)
+    assert torch.equal(mirrored.tokens, tokenizer.encode([swapped])[0])
+
+
+def test_workers_do_not_change_the_batches(shards: Shards, tokenizer: Tokenizer) -> None:
+    dataset = StepDataset(shards, tokenizer, replace(PLAIN, flip=0.5, jitter=0.2), augment=(3, 1))
+    steps = loader.grouped_steps(shards.expression_counts, batch_images=3, phrases=2, rng=np.random.default_rng(0))
+    for a, b in zip(loader.iterate(dataset, steps), loader.iterate(dataset, steps, workers=2), strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.tokens, b.tokens)
+
+
+def test_loading_leaves_the_random_state_alone(shards: Shards, tokenizer: Tokenizer) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    next(loader.iterate(StepDataset(shards, tokenizer, PLAIN), [(Pick(0, (0,)),)]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_shuffled_phrases_are_the_same_ones_elsewhere(shards: Shards, tokenizer: Tokenizer) -> None:
+    step = tuple(Pick(i, (0, 1, 2)) for i in range(4))
+    straight = StepDataset(shards, tokenizer, PLAIN, augment=(0, 0))[step]
+    shuffled = StepDataset(shards, tokenizer, PLAIN, augment=(0, 0), shuffle_phrases=True)[step]
+    assert not torch.equal(straight.tokens, shuffled.tokens)
+    assert sorted(straight.tokens.tolist()) == sorted(shuffled.tokens.tolist())
+    assert torch.equal(straight.masks, shuffled.masks)  # type: ignore[arg-type]
+
+
+def test_category_map_names_the_objects_pixels(shards: Shards, tokenizer: Tokenizer) -> None:
+    record = shards[0]
+    config = replace(PLAIN, size=(record.height, record.width), category_map=True)
+    batch = StepDataset(shards, tokenizer, config, augment=(0, 0))[(Pick(0, (0,)),)]
+    expected = np.zeros((record.height, record.width), dtype=int)
+    for instance in record.instances:  # scenes' masks are visible parts, which do not overlap
+        expected[masks.decode(instance.rle).astype(bool)] = instance.category_id
+    assert np.array_equal(batch.categories[0].numpy(), expected)  # type: ignore[index]
+    assert StepDataset(shards, tokenizer, config)[(Pick(0, (0,)),)].categories is None

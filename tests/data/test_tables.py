@@ -1,0 +1,87 @@
+"""Rows of a dataclass to Parquet and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from refseg_cli.data import masks, tables
+from refseg_cli.data.tables import read_columns, writing_rows
+from refseg_cli.errors import RefsegError
+from refseg_cli.records import Rle
+
+
+@dataclass(frozen=True)
+class Line:
+    number: int
+    share: float
+    text: str
+    yes: bool
+    mask: Rle
+
+
+LINES = [Line(i, i / 7, "ä" * i, i % 2 == 0, masks.encode(np.tri(i + 1, 5, dtype=bool))) for i in range(8)]
+
+
+def write(path: Path, *parts: list[Line]) -> None:
+    with writing_rows(str(path), Line, metadata={"key": "värde"}) as append:
+        for part in parts:
+            append(part)
+
+
+def test_what_is_written_is_read(tmp_path):
+    write(tmp_path / "lines.parquet", LINES[:3], [], LINES[3:])
+    columns, metadata = read_columns(str(tmp_path / "lines.parquet"), ["text", "number", "share", "yes"])
+    assert list(columns) == ["text", "number", "share", "yes"]
+    assert [tuple(row) for row in zip(*(c.tolist() for c in columns.values()), strict=True)] == [
+        (line.text, line.number, line.share, line.yes) for line in LINES
+    ]
+    assert (columns["number"].dtype, columns["yes"].dtype) == (np.int64, np.bool_)
+    assert metadata["key"] == "värde"
+    rles = pq.read_table(tmp_path / "lines.parquet", columns=["mask"])["mask"].to_pylist()
+    assert [Rle(tuple(r["size"]), r["counts"].encode()) for r in rles] == [line.mask for line in LINES]
+
+
+def test_rows_leave_memory_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROW_GROUP", 3)
+    write(tmp_path / "lines.parquet", *([line] for line in LINES))
+    file = pq.ParquetFile(tmp_path / "lines.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [3, 3, 2]
+    assert file.read(columns=["number"])["number"].to_pylist() == list(range(8))
+
+
+def test_no_rows_are_a_table_of_no_rows(tmp_path):
+    write(tmp_path / "lines.parquet")
+    columns, _ = read_columns(str(tmp_path / "lines.parquet"), ["number", "yes"])
+    assert [(c.shape, c.dtype) for c in columns.values()] == [((0,), np.int64), ((0,), np.bool_)]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # pyarrow's destructor would complain
+def test_a_failure_leaves_the_older_file_and_nothing_else(tmp_path):
+    write(tmp_path / "lines.parquet", LINES[:1])
+    with (
+        pytest.raises(RuntimeError, match="on purpose"),
+        writing_rows(str(tmp_path / "lines.parquet"), Line, metadata={}) as append,
+    ):
+        append(LINES)
+        raise RuntimeError("on purpose")
+    assert [p.name for p in tmp_path.iterdir()] == ["lines.parquet"]
+    assert len(read_columns(str(tmp_path / "lines.parquet"), ["number"])[0]["number"]) == 1
+
+
+def test_other_files_and_columns_are_named(tmp_path):
+    write(tmp_path / "lines.parquet", LINES)
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "lines.parquet").read_bytes()[:-20])
+    (tmp_path / "empty.parquet").touch()
+    for name in ("cut", "empty"):
+        with pytest.raises(RefsegError, match=f"{name}.parquet: cannot read this as Parquet"):
+            read_columns(str(tmp_path / f"{name}.parquet"), ["number"])
+    with pytest.raises(RefsegError, match="no column 'age'") as error:
+        read_columns(str(tmp_path / "lines.parquet"), ["number", "age"])
+    assert error.value.hint == "it has number, share, text, yes, mask"
+    with pytest.raises(RefsegError, match=r"missing\.parquet: no such file"):
+        read_columns(str(tmp_path / "missing.parquet"), ["number"])

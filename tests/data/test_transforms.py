@@ -1,0 +1,131 @@
+"""Geometry there and back, decoding of whole and broken files, mirrored phrases."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from refseg_cli.config import DataConfig
+from refseg_cli.data import transforms
+from refseg_cli.data.transforms import Placement
+from refseg_cli.errors import RefsegError
+
+
+def encoded(picture: np.ndarray, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+def test_png_decodes_to_its_pixels() -> None:
+    decoded = transforms.decode_image(encoded(PICTURE, "PNG"))
+    assert torch.equal(decoded, torch.from_numpy(PICTURE).permute(2, 0, 1))
+
+
+def test_jpeg_agrees_with_pillow() -> None:
+    data = encoded(PICTURE, "JPEG", quality=95)
+    reference = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    decoded = transforms.decode_image(data).permute(1, 2, 0).numpy().astype(int)
+    assert abs(decoded - reference).max() <= 2  # two libraries' inverse cosine transforms round differently
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(PICTURE).convert(mode).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+    assert transforms.decode_image(buffer.getvalue()).shape == (3, 30, 40)
+
+
+def test_orientation_is_obeyed_only_when_asked_for() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    data = encoded(PICTURE, "JPEG", exif=exif)
+    assert transforms.decode_image(data).shape == (3, 30, 40)
+    assert transforms.decode_image(data, upright=True).shape == (3, 40, 30)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_truncated_file_is_one_clear_error(kind: str) -> None:
+    data = encoded(PICTURE, kind)
+    with pytest.raises(RefsegError, match=r"photo\.x: cannot read the image"):
+        transforms.decode_image(data[: len(data) // 2], "photo.x")
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8\xff"])
+def test_garbage_is_one_clear_error(data: bytes) -> None:
+    with pytest.raises(RefsegError, match="cannot read the image"):
+        transforms.decode_image(data)
+
+
+def test_letterbox_keeps_the_aspect_ratio_and_centres() -> None:
+    assert transforms.place((30, 40), DataConfig(size=(80, 80))) == Placement(10, 0, 60, 80)
+    assert transforms.place((40, 30), DataConfig(size=(80, 80))) == Placement(0, 10, 80, 60)
+    assert transforms.place((30, 40), DataConfig(size=(64, 48), resize="squash")) == Placement(0, 0, 64, 48)
+
+
+def test_padding_is_filled_and_the_picture_is_in_its_place() -> None:
+    config = DataConfig(size=(40, 40), fill=0.25)
+    image = torch.full((3, 20, 40), 255, dtype=torch.uint8)
+    canvas = transforms.to_input(image, transforms.place((20, 40), config), config)
+    assert canvas[:, :10].eq(0.25).all()
+    assert canvas[:, 10:30].eq(1).all()
+    assert canvas[:, 30:].eq(0.25).all()
+
+
+@given(h=st.integers(8, 90), w=st.integers(8, 90), letterbox=st.booleans())
+def test_masks_survive_the_way_there_and_back(h: int, w: int, letterbox: bool) -> None:
+    """A half-picture mask comes back with all but its edge where it was."""
+    config = DataConfig(size=(96, 96), resize="letterbox" if letterbox else "squash")
+    mask = torch.zeros(1, h, w, dtype=torch.uint8)
+    mask[:, :, : w // 2] = 1
+    placement = transforms.place((h, w), config)
+    fitted = transforms.masks_to_input(mask, placement, config)
+    back = transforms.to_original(fitted.float() * 2 - 1, placement, config.size, (h, w)) > 0
+    assert (back.numpy() != mask.numpy().astype(bool)).sum() <= h  # at most one column
+
+
+def test_logits_of_lower_resolution_land_where_they_belong() -> None:
+    logits = torch.full((1, 24, 24), -1.0)
+    logits[:, 6:18, :12] = 1.0  # the left half of a 40 x 80 picture letterboxed into 96 x 96
+    config = DataConfig(size=(96, 96))
+    back = transforms.to_original(logits, transforms.place((40, 80), config), config.size, (40, 80)) > 0
+    expected = torch.zeros(1, 40, 80, dtype=torch.bool)
+    expected[:, :, :40] = True
+    assert (back != expected).float().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("phrase", "mirrored"),
+    [
+        ("man on the left", "man on the right"),
+        ("Leftmost cup, right of the jar", "Rightmost cup, left of the jar"),
+        ("second from RIGHT", "second from LEFT"),
+        ("a bright leftover", "a bright leftover"),
+    ],
+)
+def test_sides_change_places(phrase: str, mirrored: str) -> None:
+    assert transforms.swap_sides(phrase) == mirrored
+    assert transforms.swap_sides(mirrored) == phrase
+
+
+def test_normalise_takes_the_mean_to_zero() -> None:
+    config = DataConfig()
+    flat = torch.tensor(config.mean).view(3, 1, 1).expand(3, 4, 4)
+    assert transforms.normalise(flat, config).abs().max() < 1e-6
+
+
+def test_jitter_changes_light_and_not_hue() -> None:
+    grey = torch.full((3, 4, 4), 0.4)
+    out = transforms.jitter(grey, 0.3, np.random.default_rng(1))
+    assert not torch.equal(out, grey)
+    assert torch.equal(out[0], out[1])
+    assert torch.equal(out[1], out[2])

@@ -1,0 +1,91 @@
+"""Checkpoint folders: whole or absent, the same after loading, and never able to run code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from refseg_cli import checkpoint
+from refseg_cli.errors import RefsegError
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run / "best", tmp_path / "model"))
+
+
+def test_loaded_model_is_the_saved_one(folder: Path, tmp_path: Path) -> None:
+    first = checkpoint.load(folder)
+    checkpoint.save(tmp_path / "again", first.model, first.recipe, first.tokenizer, thresholds=first.thresholds)
+    second = checkpoint.load(tmp_path / "again")
+    assert second.recipe == first.recipe
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], tensor), name
+    assert not second.model.training
+
+
+def test_run_folder_stands_for_its_best(run: Path) -> None:
+    assert checkpoint.resolve(run) == run / "best"
+    assert checkpoint.resolve(run / "last") == run / "last"
+
+
+def test_replacement_cut_between_its_renames_is_undone(folder: Path) -> None:
+    folder.rename(folder.with_name(f".{folder.name}.old"))
+    assert checkpoint.resolve(folder) == folder
+    checkpoint.load(folder)
+
+
+def test_failed_save_leaves_the_old_one_and_no_rubbish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = checkpoint.load(folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RefsegError, match="cannot write the checkpoint: No space left"):
+        checkpoint.save(folder, loaded.model, loaded.recipe, loaded.tokenizer, extra=full)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", b"{", "cannot read"),
+        ("config.json", b'{"format": 99}', "not a checkpoint of format 1"),
+        ("model.safetensors", b"garbage!" * 9, "cannot load the weights"),
+        ("tokenizer.json", b"{}", "not a tokenizer file"),
+    ],
+)
+def test_damaged_file_is_named(folder: Path, file: str, content: bytes, says: str) -> None:
+    (folder / file).write_bytes(content)
+    with pytest.raises(RefsegError, match=says) as caught:
+        checkpoint.load(folder)
+    assert file in str(caught.value)
+
+
+def test_truncated_weights_are_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RefsegError, match=r"model\.safetensors: cannot load the weights"):
+        checkpoint.load(folder)
+
+
+def test_weights_of_another_size_are_refused(folder: Path) -> None:
+    path = folder / "config.json"
+    table = json.loads(path.read_text("utf-8"))
+    table["recipe"]["model"]["dim"] = 32
+    path.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(RefsegError, match="cannot load the weights"):
+        checkpoint.load(folder)
+
+
+def test_missing_checkpoint_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(RefsegError, match="no such checkpoint folder"):
+        checkpoint.load(tmp_path / "nothing")
+    with pytest.raises(RefsegError, match="no checkpoint in this folder"):
+        checkpoint.load(tmp_path)
