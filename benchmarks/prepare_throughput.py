@@ -1,0 +1,202 @@
+"""How fast `refseg prepare` is beside a plain copy of the same photos into Parquet, and how much memory it takes.
+
+    python benchmarks/prepare_throughput.py --out benchmarks/prepare_throughput.json
+
+Makes a dataset of COCO's proportions (photos of about 150 kB; eight polygons and seven phrases each) in a temporary
+folder. `copy` reads each photo and writes it by pyarrow into a file of the same layout, with nothing else done: no check
+of the JPEG, no hash, no masks. `prepare` is the whole command, from the annotation files to the manifest. Both find the
+files in the page cache. The rounds alternate, and the best of each counts, since other programs only ever slow one down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import pickle
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from refseg_cli.data.shards import ROWS_PER_GROUP
+from refseg_cli.engine.prepare import PrepareRequest, prepare
+
+HEIGHT, WIDTH = 480, 640
+DISTINCT = 500  # photos; the others are links to them, which read and write alike
+POLYGONS, POINTS, PHRASES = 8, 24, 7  # per image, per polygon, per image
+
+
+def make_raw(root: Path, images: int) -> int:
+    """Write photos, refs(unc).p and instances.json; returns the bytes of the photos."""
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    (root / "refcoco").mkdir()
+    rows, annotations, refs, total = [], [], [], 0
+    for image_id in range(images):
+        path = root / f"images/COCO_train2014_{image_id:012d}.jpg"
+        if image_id < DISTINCT:
+            path.write_bytes(photo(rng))
+        else:
+            os.link(root / f"images/COCO_train2014_{image_id % DISTINCT:012d}.jpg", path)
+        total += path.stat().st_size
+        rows.append({"id": image_id, "file_name": path.name, "height": HEIGHT, "width": WIDTH})
+        for k in range(POLYGONS):
+            ann_id = image_id * POLYGONS + k
+            annotations.append(annotation(ann_id, image_id, rng))
+        refs.append(reference(image_id))
+    categories = [{"id": 1, "name": "thing"}]
+    (root / "refcoco/instances.json").write_text(
+        json.dumps({"images": rows, "annotations": annotations, "categories": categories})
+    )
+    (root / "refcoco/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    return total
+
+
+def photo(rng: np.random.Generator) -> bytes:
+    """A JPEG of about 150 kB: smooth colours with the noise of a camera."""
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((WIDTH, HEIGHT), Image.BICUBIC)
+    noisy = np.asarray(coarse, np.float32) + rng.normal(0, 9, (HEIGHT, WIDTH, 1))
+    data = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=92, optimize=True)
+    return data.getvalue()
+
+
+def annotation(ann_id: int, image_id: int, rng: np.random.Generator) -> dict[str, object]:
+    """A blob of `POINTS` corners."""
+    angle = np.sort(rng.uniform(0, 2 * np.pi, POINTS))
+    radius = rng.uniform(30, 90, POINTS)
+    x = (rng.uniform(90, WIDTH - 90) + radius * np.cos(angle)).round(2)
+    y = (rng.uniform(90, HEIGHT - 90) + radius * np.sin(angle)).round(2)
+    box = [float(v) for v in (x.min(), y.min(), np.ptp(x), np.ptp(y))]
+    segmentation = [np.stack([x, y], 1).ravel().tolist()]
+    return {
+        "id": ann_id,
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": box,
+        "iscrowd": 0,
+        "segmentation": segmentation,
+    }
+
+
+def reference(image_id: int) -> dict[str, object]:
+    sentences = [
+        {"sent_id": image_id * PHRASES + i, "sent": f"the thing {i} on the left of the other", "tokens": ["the"] * 8}
+        for i in range(PHRASES)
+    ]
+    return {
+        "ref_id": image_id,
+        "image_id": image_id,
+        "ann_id": image_id * POLYGONS,
+        "split": "train",
+        "sentences": sentences,
+    }
+
+
+def copy(photos: list[Path], out: Path, shard_bytes: int) -> float:
+    """Seconds to copy the photos into Parquet files of `shard_bytes`."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", kind)])
+    out.mkdir()
+    start = time.perf_counter()
+    writer, filled, number = None, 0, 0
+    for i in range(0, len(photos), ROWS_PER_GROUP):
+        data = [path.read_bytes() for path in photos[i : i + ROWS_PER_GROUP]]
+        if writer is None or filled > shard_bytes:
+            if writer:
+                writer.close()
+            writer = pq.ParquetWriter(
+                out / f"{number:05d}.parquet",
+                schema,
+                compression="none",
+                use_dictionary=False,
+                write_statistics=False,
+                write_page_index=True,
+            )
+            filled, number = 0, number + 1
+        names = [path.name for path in photos[i : i + ROWS_PER_GROUP]]
+        column = pa.StructArray.from_arrays([pa.array(data, pa.binary()), pa.array(names)], fields=list(kind))
+        writer.write_batch(pa.RecordBatch.from_arrays([column], schema=schema))
+        filled += sum(map(len, data))
+    if writer:
+        writer.close()
+    return time.perf_counter() - start
+
+
+def timed_prepare(root: Path, out: Path, workers: int, shard_bytes: int) -> float:
+    start = time.perf_counter()
+    prepare(PrepareRequest("refcoco", str(out), root, workers=workers, shard_bytes=shard_bytes))
+    return time.perf_counter() - start
+
+
+def clear(folder: Path) -> None:
+    for file in folder.glob("*"):
+        file.unlink()
+    folder.rmdir()
+
+
+def peak_memory(root: Path, out: Path, workers: int) -> float:
+    """MiB of the largest process of a `refseg prepare`, as the system counts them."""
+    command = [sys.executable, "-m", "refseg_cli", "-q", "prepare", "refcoco", "--root", str(root), "--out", str(out)]
+    subprocess.run([*command, "--workers", str(workers)], check=True, stderr=subprocess.DEVNULL)
+    clear(out)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--shard-mb", type=int, default=64)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    shard_bytes = arguments.shard_mb << 20
+    with tempfile.TemporaryDirectory(prefix="refseg-benchmark-") as temporary:
+        root, out = Path(temporary) / "raw", Path(temporary) / "out"
+        size = make_raw(root, arguments.images)
+        photos = sorted((root / "images").iterdir())
+        copies, one, several = [], [], []
+        for _ in range(arguments.rounds):
+            copies.append(copy(photos, out, shard_bytes))
+            clear(out)
+            one.append(timed_prepare(root, out, 1, shard_bytes))
+            clear(out)
+            several.append(timed_prepare(root, out, arguments.workers, shard_bytes))
+            clear(out)
+        memory = peak_memory(root, out, arguments.workers)
+    best = min(copies)
+    result = {
+        "images": arguments.images,
+        "photo_megabytes": round(size / 1e6, 1),
+        "cores": len(os.sched_getaffinity(0)),
+        "workers": arguments.workers,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "pyarrow": pa.__version__,
+        "copy_seconds": [round(s, 3) for s in copies],
+        "prepare_1_worker_seconds": [round(s, 3) for s in one],
+        "prepare_workers_seconds": [round(s, 3) for s in several],
+        "copy_images_per_second": round(arguments.images / best),
+        "ratio_1_worker": round(best / min(one), 3),
+        "ratio_workers": round(best / min(several), 3),
+        "peak_process_mebibytes": round(memory, 1),
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    if arguments.out:
+        arguments.out.write_text(text)
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

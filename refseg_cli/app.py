@@ -1,0 +1,125 @@
+"""The `refseg` command: its six verbs, and how anything that goes wrong becomes one line and an exit status.
+
+Nothing here or in `commands/` imports torch, numpy or the like before a verb runs, so that `refseg --help` is
+immediate.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from refseg_cli import __version__
+from refseg_cli.commands import bench, eval, export, predict, prepare, train
+from refseg_cli.commands._options import Quiet
+from refseg_cli.console import Color, ProgressStyle, console
+from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, RefsegError
+
+app = typer.Typer(
+    name="refseg",
+    # Plain help, because Typer's coloured one writes escape codes into pipes on CI machines.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,  # completions/ holds static ones, which start no Python
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(prepare.app, name="prepare")
+app.command("train")(train.train)
+app.command("eval")(eval.eval_)
+app.command("predict")(predict.predict)
+app.command("export")(export.export)
+app.command("bench")(bench.bench)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.result(f"refseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more, the libraries' own warnings included.")
+    ] = False,
+    color: Annotated[Color, typer.Option("--color", help="When to colour; NO_COLOR is respected.")] = "auto",
+    progress: Annotated[
+        ProgressStyle,
+        typer.Option("--progress", help="Bars on a terminal and plain lines elsewhere, always lines, or nothing."),
+    ] = "auto",
+) -> None:
+    """Find what a phrase refers to in an image, as a mask.
+
+    \b
+    Example:
+      refseg predict --demo
+    """
+    console.verbose, console.color, console.progress_style = verbose, color, progress
+    if not verbose:
+        warnings.simplefilter("ignore")
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit status of `errors.py`; never raises.
+
+    args: the words after `refseg`; None for those of this process.
+    """
+    console.reset()
+    try:
+        status = app(args=args, prog_name="refseg", standalone_mode=False)
+    except SystemExit as stop:
+        # 1 is what Typer makes of a closed pipe that the console did not meet first; here it would say "no target".
+        return CLOSED_PIPE if stop.code == 1 else int(stop.code or FOUND)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception as error:
+        return _explain(error)
+    return status if isinstance(status, int) else FOUND
+
+
+def _explain(error: Exception) -> int:
+    """Print why, in one line, and the traceback for those who asked for it."""
+    if os.environ.get("REFSEG_DEBUG"):
+        console.block("".join(traceback.format_exception(error)))
+    if isinstance(error, typer.TyperException):
+        _explain_usage(error)
+    else:
+        console.error(error if isinstance(error, RefsegError) else _as_refseg_error(error))
+    return ERROR
+
+
+def _explain_usage(error: typer.TyperException) -> None:
+    message = error.format_message()
+    if message.startswith("Usage:"):  # a bare `refseg` or `refseg prepare`: the message is the help text
+        console.block(message)
+        return
+    context: typer.Context | None = getattr(error, "ctx", None)
+    command = context.command_path if context else "refseg"
+    console.error(RefsegError(message.strip().rstrip("."), hint=f"see '{command} --help'"))
+
+
+def _as_refseg_error(error: Exception) -> RefsegError:
+    """What the system or a library complains of, in words that help; a fault of ours is called one."""
+    text = str(error)
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text:
+        where = getattr(error, "filename", None)
+        return RefsegError(f"{where}: disk full" if where else "disk full", hint="free some space or write elsewhere")
+    # By name: torch may not have been imported, and on a CPU it raises a plain RuntimeError.
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
+        return RefsegError("out of memory", hint="take smaller batches or images, or another --device")
+    if isinstance(error, OSError) and error.strerror:
+        return RefsegError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    return RefsegError(f"internal error: {type(error).__name__}: {text}", hint="REFSEG_DEBUG=1 shows the traceback")

@@ -1,0 +1,110 @@
+"""Options that several commands share, each defined once, and the words that a shell may complete them with.
+
+A metavar says what is meant: FILE and OUT are files, DIR and RUN folders, anything else free text. The generator of
+completions and man pages (`refseg_cli/_manual`) reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from refseg_cli.config import Recipe, load_recipe, recipe_names
+from refseg_cli.console import console
+from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.config import ARCHITECTURES
+
+DEFAULT_RECIPES = {"vlt": "vlt-darknet53-refcoco"}  # of an architecture, where --recipe is not given
+
+
+def recipe_choices() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return recipe_names()
+
+
+def arch_choices() -> list[str]:
+    """Names of the architectures."""
+    return sorted(ARCHITECTURES)
+
+
+def device_choices() -> list[str]:
+    """The usual devices; `cuda:N` is accepted as well."""
+    return ["auto", "cpu", "cuda", "mps"]
+
+
+def split_choices() -> list[str]:
+    """The usual splits; what a data set really has stands in its manifest."""
+    return ["train", "val", "test", "testA", "testB"]
+
+
+def _silence(wanted: bool) -> bool:
+    console.quiet = console.quiet or wanted
+    return wanted
+
+
+# The callback does the work, so that -q is understood before and after the command's name.
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print errors and asked-for data only.", callback=_silence),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Data = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder or URI that 'refseg prepare' wrote.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="RUN", help="Folder of a trained model; the bundled one if not given."),
+]
+Arch = Annotated[str | None, typer.Option("--arch", metavar="NAME", help="Architecture.", autocompletion=arch_choices)]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="Recipe that comes with refseg, or a TOML file.",
+        autocompletion=recipe_choices,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, e.g. train.lr=1e-4; repeatable."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        autocompletion=device_choices,
+        envvar="REFSEG_DEVICE",
+    ),
+]
+BatchImages = Annotated[
+    int, typer.Option("--batch-images", metavar="N", min=1, help="Images at a time, each with all its phrases.")
+]
+
+
+def choose_recipe(arch: str | None, recipe: str | None, overrides: list[str] | None) -> Recipe:
+    """The recipe that --arch, --recipe and --set ask for together.
+
+    Raises:
+        RefsegError: neither name was given, an architecture is unknown or has no recipe to fall back on, or the recipe
+            is of another one.
+    """
+    if arch is not None and arch not in ARCHITECTURES:
+        raise unknown_name("architecture", arch, ARCHITECTURES)
+    if recipe is None:
+        if arch is None:
+            raise RefsegError("no --arch and no --recipe", hint=f"--arch is one of: {', '.join(ARCHITECTURES)}")
+        recipe = _default_recipe(arch)
+    chosen = load_recipe(recipe, overrides or ())
+    if arch not in (None, chosen.arch):
+        raise RefsegError(f"--recipe {recipe} is of {chosen.arch}, not of --arch {arch}", hint="leave --arch away")
+    return chosen
+
+
+def _default_recipe(arch: str) -> str:
+    """The recipe of an architecture that one means without saying: the noted one, or the only one."""
+    names = [name for name in recipe_names() if name.startswith(f"{arch}-") or name == arch]
+    if arch not in DEFAULT_RECIPES and len(names) != 1:
+        raise RefsegError(f"--arch {arch} needs a --recipe", hint=f"one of: {', '.join(names)}" if names else "a file")
+    return DEFAULT_RECIPES.get(arch, names[0])

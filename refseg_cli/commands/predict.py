@@ -1,0 +1,142 @@
+"""`refseg predict`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from refseg_cli.commands._options import Device, Model, Quiet
+from refseg_cli.commands._output import STDIO, Format, Sink, sinks_for
+from refseg_cli.console import console, json_line
+from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from refseg_cli.engine.predict import Found
+
+
+def predict(
+    image: Annotated[
+        str | None, typer.Argument(metavar="IMAGE", help="An image file, or - for standard input.")
+    ] = None,
+    phrases: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PHRASE", help="What to find; put -- before a phrase that begins with a dash."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
+    ] = None,
+    format: Annotated[
+        Format | None, typer.Option("--format", "-f", help="Mask, mask drawn over the image, COCO RLE, or JSON lines.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    model: Model = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", metavar="P", min=0, max=1, help="Probability that puts a pixel into the mask."),
+    ] = None,
+    no_target_threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--no-target-threshold", metavar="P", min=0, max=1, help="Probability that a target is there, to report it."
+        ),
+    ] = None,
+    no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled scenes.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> int:
+    """Turn an image and phrases into masks.
+
+    The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
+    IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
+    give numbered files (IMAGE.mask-1.png and so on), or one line each with --format rle or json.
+
+    \b
+    Example:
+      refseg predict --demo
+      refseg predict photo.jpg "two people on left" -o mask.png
+      refseg predict --json photo.jpg "the red car" "the dog" | jq .no_target
+      cat photo.jpg | refseg predict -q - "a dog" && echo "there is a dog"
+
+    \b
+    Exit status:
+      0  At least one phrase refers to something.
+      1  None does.
+      2  An error; one line on standard error says which.
+    """
+    chosen = _format(format, json=json)
+    if demo:
+        return _demo(Path(output or "refseg-demo"), model, device)
+    if image is None or not phrases:
+        raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
+    sinks = sinks_for(image, len(phrases), chosen, output)
+    source = _stdin() if image == STDIO else Path(image)
+
+    from refseg_cli.engine.predict import Predictor, load_image
+
+    name = "stdin" if image == STDIO else image
+    pixels = load_image(source, name)
+    predictor = Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
+    for caution in predictor.cautions(name, phrases):
+        console.warn(caution)
+    answers = predictor.predict(pixels, phrases)
+    if chosen in ("png", "overlay"):
+        _write_pictures(sinks, answers, pixels if chosen == "overlay" else None)
+    else:
+        records = [predictor.record(name, found) for found in answers]
+        _write_lines(sinks, [record if chosen == "json" else record["mask"] for record in records])
+    return FOUND if no_target_ok or any(found.exists for found in answers) else NO_TARGET
+
+
+def _format(given: Format | None, *, json: bool) -> Format:
+    if json and given not in (None, "json"):
+        raise RefsegError(f"--json and --format {given} exclude each other", hint="give one of them")
+    return "json" if json else given or "png"
+
+
+def _stdin() -> bytes:
+    """The image that comes down the pipe; nobody types one."""
+    if sys.stdin.isatty():
+        raise RefsegError(
+            "- reads an image from standard input, which is a terminal", hint="refseg predict - ... < IMAGE"
+        )
+    return sys.stdin.buffer.read()
+
+
+def _write_pictures(sinks: Sequence[Sink], answers: Sequence[Found], pixels: Tensor | None) -> None:
+    """One PNG for each answer, drawn over the picture if `pixels` (3, h, w) are given; no sinks, no pictures."""
+    from refseg_cli.engine.draw import mask_png, overlay_png
+
+    for sink, found in zip(sinks, answers, strict=False):
+        if pixels is None:
+            sink.write(mask_png(found.mask))
+        else:
+            picture = pixels.permute(1, 2, 0).numpy()
+            sink.write(overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target))
+        where = "" if sink.path is None else f" -> {sink.path}"
+        console.info(f"{found.phrase}: {_verdict(found)}{where}")
+
+
+def _write_lines(sinks: Sequence[Sink], records: Sequence[object]) -> None:
+    for sink in sinks:
+        sink.write("".join(f"{json_line(record)}\n" for record in records).encode())
+
+
+def _verdict(found: Found) -> str:
+    return f"found {100 * found.p_target:.0f} %, {found.pixels} pixels" if found.exists else "no target"
+
+
+def _demo(out: Path, model: str | None, device: str) -> int:
+    """Show what predict does on the bundled scenes; each row of the table names a picture to look at."""
+    from refseg_cli.engine.predict import demo
+
+    shown = demo(out, folder=model, device=device)
+    rows = [[one.found.phrase, _verdict(one.found), one.path] for one in shown]
+    console.table(f"Scenes and what was found in them, drawn into {out}", ["phrase", "answer", "picture"], rows)
+    return FOUND

@@ -1,0 +1,312 @@
+"""`refseg prepare`: a sub-command for each dataset, for the embedded one, and for a check of what was prepared."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from refseg_cli.commands._options import Json, Quiet, split_choices
+from refseg_cli.console import console
+from refseg_cli.errors import ERROR, FOUND, RefsegError
+
+if TYPE_CHECKING:
+    from refseg_cli.engine.prepare import PrepareReport
+
+LEAKING = 1  # exit status of `check`: a gate that failed
+
+app = typer.Typer(
+    help="Turn raw annotations and photos into Parquet shards.", rich_markup_mode=None, no_args_is_help=True
+)
+
+Root = Annotated[
+    Path, typer.Option("--root", metavar="DIR", help="Folder with refcoco/, grefcoco/ and so on, as downloaded.")
+]
+Images = Annotated[
+    Path | None, typer.Option("--images", metavar="DIR", help="Folder of the photos; ROOT/images if not given.")
+]
+Out = Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder or URI (s3://...) for the shards.")]
+Splits = Annotated[
+    str,
+    typer.Option(
+        "--splits", metavar="NAMES", help="Only these, with commas between them.", autocompletion=split_choices
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, help="Processes; if not given, one for each core, at most 8."),
+]
+OnError = Annotated[
+    Literal["fail", "skip"],
+    typer.Option("--on-error", help="Stop at a broken input, or leave it out and list it in OUT/problems.jsonl."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what other inputs have left in --out.")]
+
+
+@app.command("refcoco")
+def refcoco(
+    root: Root,
+    out: Out,
+    images: Images = None,
+    split_by: Annotated[Literal["unc", "google"], typer.Option("--split-by", help="Whose splits.")] = "unc",
+    splits: Splits = "",
+    workers: Workers = None,
+    on_error: OnError = "fail",
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare RefCOCO: ROOT/refcoco/refs(unc).p and instances.json.
+
+    \b
+    Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
+      refseg prepare refcoco --root refer --images train2014 --out prepared/refcoco
+    """
+    _prepare("refcoco", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+
+
+@app.command("refcoco+")
+def refcoco_plus(
+    root: Root,
+    out: Out,
+    images: Images = None,
+    split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Whose splits.")] = "unc",
+    splits: Splits = "",
+    workers: Workers = None,
+    on_error: OnError = "fail",
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare RefCOCO+: ROOT/refcoco+/refs(unc).p and instances.json.
+
+    \b
+    Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
+      refseg prepare refcoco+ --root refer --images train2014 --out prepared/refcoco+
+    """
+    _prepare("refcoco+", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+
+
+@app.command("refcocog")
+def refcocog(
+    root: Root,
+    out: Out,
+    images: Images = None,
+    split_by: Annotated[Literal["umd", "google"], typer.Option("--split-by", help="Whose splits.")] = "umd",
+    splits: Splits = "",
+    workers: Workers = None,
+    on_error: OnError = "fail",
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare RefCOCOg: ROOT/refcocog/refs(umd).p and instances.json.
+
+    The google splits share photos between train and val; the umd splits do not.
+
+    \b
+    Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
+      refseg prepare refcocog --root refer --images train2014 --split-by umd --out prepared/refcocog
+    """
+    _prepare("refcocog", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+
+
+@app.command("refclef")
+def refclef(
+    root: Root,
+    out: Out,
+    images: Images = None,
+    split_by: Annotated[Literal["unc", "berkeley"], typer.Option("--split-by", help="Whose splits.")] = "unc",
+    splits: Splits = "",
+    workers: Workers = None,
+    on_error: OnError = "fail",
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare RefClef (ReferIt): ROOT/refclef/refs(unc).p and instances.json.
+
+    \b
+    Example, with the downloads in ./refer and the photos of SAIAPR TC-12 in ./saiapr_tc-12:
+      refseg prepare refclef --root refer --images saiapr_tc-12 --split-by berkeley --out prepared/refclef
+    """
+    _prepare("refclef", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+
+
+@app.command("grefcoco")
+def grefcoco(
+    root: Root,
+    out: Out,
+    images: Images = None,
+    split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Whose splits.")] = "unc",
+    splits: Splits = "",
+    workers: Workers = None,
+    on_error: OnError = "fail",
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare gRefCOCO: ROOT/grefcoco/grefs(unc).json and instances.json.
+
+    \b
+    Example, with scenes, which come in the same layout:
+      refseg prepare scenes --images 8 --raw raw --out scenes
+      refseg prepare grefcoco --root raw --out prepared/grefcoco
+    """
+    _prepare("grefcoco", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+
+
+@app.command("scenes")
+def scenes(
+    out: Out,
+    images: Annotated[
+        str,
+        typer.Option("--images", metavar="N|SPLIT=N,...", help="How many, in all or of train, val, testA and testB."),
+    ] = "train=4000,val=300,testA=300,testB=300",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed makes other scenes.")] = 0,
+    raw: Annotated[
+        Path | None, typer.Option("--raw", metavar="DIR", help="Keep the raw files there: photos and gRefCOCO's JSON.")
+    ] = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make and prepare the embedded dataset: pictures of everyday objects with exact masks and phrases.
+
+    \b
+    Example:
+      refseg prepare scenes --out scenes --images train=40,val=8
+    """
+    from refseg_cli.engine.prepare import prepare_scenes
+
+    wanted = _scene_counts(images)
+    with console.progress() as progress:
+        report = prepare_scenes(
+            out,
+            images=wanted,
+            seed=seed,
+            raw=raw,
+            workers=workers or _cores(),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _show(report, json)
+
+
+@app.command("check")
+def check(
+    outs: Annotated[list[str], typer.Argument(metavar="DIR", help="Prepared data, one set or several.")],
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Verify prepared data, and look for pictures that are both trained on and tested on.
+
+    Compares hashes and counts with the manifests, and every train split with every other split of all the data
+    given, by image id.
+
+    \b
+    Example:
+      refseg prepare scenes --out scenes --images 8
+      refseg prepare check scenes
+
+    \b
+    Exit status:
+      0  All is as it was written, and no picture is shared.
+      1  Shared pictures.
+      2  Damaged or missing files.
+    """
+    from refseg_cli.engine.check import check
+
+    with console.progress() as progress:
+        report = check(outs, progress=progress)
+    if json:
+        console.json({"damage": report.damage, "leaks": report.leaks})
+    for damage in report.damage:
+        console.error(f"{damage.file}: {damage.reason}")
+    if report.damage:
+        return ERROR
+    if not json:
+        if report.leaks:
+            rows = [
+                (leak.train, leak.held_out, leak.images, ", ".join(map(str, leak.examples))) for leak in report.leaks
+            ]
+            console.table("Pictures in training and in a test", ["train", "held out", "images", "for example"], rows)
+        else:
+            splits = sum(len(checked.manifest.splits) for checked in report.checked)
+            console.result(
+                f"{splits} splits as their manifests say; no picture of a held-out split is in a train split"
+            )
+    return LEAKING if report.leaks else FOUND
+
+
+def _prepare(
+    dataset: str,
+    root: Path,
+    out: str,
+    images: Path | None,
+    split_by: str,
+    splits: str,
+    workers: int | None,
+    on_error: Literal["fail", "skip"],
+    overwrite: bool,
+    json: bool,
+) -> None:
+    from refseg_cli.engine.prepare import PrepareRequest, prepare
+
+    request = PrepareRequest(
+        dataset=dataset,
+        out=out,
+        root=root,
+        images=images,
+        split_by=split_by,
+        splits=tuple(name.strip() for name in splits.split(",") if name.strip()),
+        workers=workers or _cores(),
+        on_error=on_error,
+        overwrite=overwrite,
+    )
+    with console.progress() as progress:
+        report = prepare(request, progress=progress)
+    _show(report, json)
+
+
+def _show(report: PrepareReport, json: bool) -> None:
+    manifest = report.manifest
+    if report.differences:
+        told = "; ".join(str(difference) for difference in report.differences)
+        console.warn(f"{manifest.dataset} ({manifest.split_by}): not the published counts: {told}")
+    if report.problems:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.problems.items())
+        console.warn(f"{len(report.problems)} broken inputs left out ({reasons}), all in {report.out}/problems.jsonl")
+        for problem in report.problems[:3]:
+            console.warn(str(problem))
+    if json:
+        console.json(report)
+        return
+    columns = ["images", "refs", "expressions", "single", "multi", "no_target"]
+    rows = [(name, *(getattr(split, column) for column in columns)) for name, split in manifest.splits.items()]
+    title = f"{report.out}: {report.written} shards written, {report.kept} kept"
+    console.table(
+        title, ["split", *columns[:-1], "no target", "published"], [(*row, report.published(row[0])) for row in rows]
+    )
+
+
+def _scene_counts(text: str) -> dict[str, int]:
+    """``train=400,val=40``, or one number for all, which is shared out as by default."""
+    from refseg_cli.engine.prepare import share_scenes
+
+    try:
+        if "=" not in text:
+            return share_scenes(int(text))
+        pairs = (part.split("=") for part in text.split(","))
+        return {name.strip(): int(number) for name, number in pairs}
+    except ValueError as error:
+        raise RefsegError(f"--images {text}: neither a number nor SPLIT=N,...", hint="e.g. train=400,val=40") from error
+
+
+def _cores() -> int:
+    """The cores that this process may use, at most 8: beyond that the disk is what it waits for."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, 8)

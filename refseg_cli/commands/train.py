@@ -1,0 +1,84 @@
+"""`refseg train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from refseg_cli.commands._options import Arch, Data, Device, Json, Overrides, Quiet, RecipeName, choose_recipe
+from refseg_cli.console import console
+from refseg_cli.errors import FOUND, INTERRUPTED
+
+if TYPE_CHECKING:
+    from refseg_cli.config import Recipe
+
+
+def train(
+    data: Data,
+    arch: Arch = None,
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run; runs/RECIPE if not given.")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", metavar="RUN", help="Start from another run's tokenizer and fitting weights."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    tracker: Annotated[
+        Literal["none", "tensorboard"], typer.Option("--tracker", help="Experiment log beside metrics.jsonl.")
+    ] = "none",
+    shuffle_phrases: Annotated[
+        bool, typer.Option("--shuffle-phrases", help="Deal the phrases to wrong targets: a control blind to language.")
+    ] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train a model on prepared data.
+
+    The folder of the run holds the best and the last checkpoint, which every other command takes as --model, and
+    metrics.jsonl. Ctrl-C saves and stops; --resume goes on with the same batches.
+
+    \b
+    Example:
+      refseg prepare scenes --out scenes --images train=400,val=40
+      refseg train --recipe vlt-tiny --data scenes --set train.epochs=1 --out runs/first
+      refseg train --resume --data scenes --out runs/first
+    """
+    from refseg_cli.engine.train import TrainRequest, train
+
+    begun = out if resume and not (arch or recipe or overrides) else None
+    chosen = _recipe_of_run(begun) if begun else choose_recipe(arch, recipe, overrides)
+    out = out or Path("runs") / Path(recipe or chosen.arch).stem
+    request = TrainRequest(
+        recipe=chosen,
+        data=data,
+        out=out,
+        init=init,
+        resume=resume,
+        device=device,
+        tracker=tracker,
+        shuffle_phrases=shuffle_phrases,
+    )
+    with console.progress() as progress:
+        result = train(request, progress=progress)
+    if json:
+        console.json(result)
+    else:
+        best = "not validated" if result.best is None else f"best {chosen.train.best_metric} {result.best:.2f}"
+        console.result(f"{result.out}: {result.steps} steps, {result.epochs} epochs, {best}")
+    if result.stopped == "finished":
+        return FOUND
+    console.info(f"{result.stopped}: state saved; refseg train --resume --data {data} --out {out} goes on")
+    return INTERRUPTED
+
+
+def _recipe_of_run(out: Path) -> Recipe:
+    """The recipe that the run in `out` began with."""
+    from refseg_cli import checkpoint
+
+    return checkpoint.read_config(checkpoint.resolve(out / "last"))[0]

@@ -1,0 +1,215 @@
+"""`refseg predict`: what reaches the engine, where the answers go, what the exit status says."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from refseg_cli.app import main
+from refseg_cli.console import console
+from refseg_cli.engine import predict as engine
+from refseg_cli.engine.predict import Found, Shown
+from refseg_cli.errors import ERROR, FOUND, NO_TARGET
+
+Capture = pytest.CaptureFixture[bytes]
+HEIGHT, WIDTH = 6, 9
+MASK = np.zeros((HEIGHT, WIDTH), bool)
+MASK[1:3, 2:7] = True
+
+
+class FakePredictor:
+    """Finds `MASK` for every phrase that does not say "no"; remembers how it was called."""
+
+    calls: list[dict[str, Any]]
+
+    def __init__(self, folder: str | None = None, **options: Any) -> None:
+        self.calls.append({"folder": folder, **options})
+
+    def predict(self, image: torch.Tensor, phrases: Sequence[str]) -> list[Found]:
+        self.calls.append({"image": tuple(image.shape), "phrases": list(phrases)})
+        found = ["no" not in phrase for phrase in phrases]
+        scores = [(MASK & yes, yes, 0.9 if yes else 0.1, int(MASK.sum()) * yes) for yes in found]
+        return [Found(phrase, *score) for phrase, score in zip(phrases, scores, strict=True)]
+
+    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
+        return [f"{name}: unsure"]
+
+    def record(self, name: str, found: Found) -> dict[str, Any]:
+        return {"image": name, "phrase": found.phrase, "no_target": not found.exists, "mask": {"size": [6, 9]}}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """The calls of the engine, in a folder that holds photo.png."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (WIDTH, HEIGHT), "grey").save("photo.png")
+    FakePredictor.calls = []
+    monkeypatch.setattr(engine, "Predictor", FakePredictor)
+    return FakePredictor.calls
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "on_terminal", lambda: True)
+
+
+def read_mask(source: str | bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(source) if isinstance(source, bytes) else source))
+
+
+def test_what_reaches_the_engine(calls: list[dict[str, Any]], capfdbinary: Capture) -> None:
+    options = ["--model", "run", "--device", "cpu", "--threshold", "0.3", "--no-target-threshold", "0.7", "--json"]
+    assert main(["predict", *options, "photo.png", "a dog", "--", "-x"]) == FOUND
+    assert calls == [
+        {"folder": "run", "device": "cpu", "threshold": 0.3, "no_target_threshold": 0.7},
+        {"image": (3, HEIGHT, WIDTH), "phrases": ["a dog", "-x"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("phrases", "options", "status"),
+    [
+        (["dog"], [], FOUND),
+        (["no dog"], [], NO_TARGET),
+        (["no dog", "dog"], ["--json"], FOUND),
+        (["no dog", "no cat"], ["--json"], NO_TARGET),
+        (["no dog"], ["--no-target-ok"], FOUND),
+    ],
+)
+def test_exit_status(calls: object, capfdbinary: Capture, phrases: list[str], options: list[str], status: int) -> None:
+    assert main(["predict", "photo.png", *phrases, *options]) == status
+
+
+def test_mask_goes_down_the_pipe_and_words_to_stderr(calls: object, capfdbinary: Capture) -> None:
+    assert main(["predict", "photo.png", "dog"]) == FOUND
+    out, err = capfdbinary.readouterr()
+    np.testing.assert_array_equal(read_mask(out), MASK * np.uint8(255))
+    assert err.decode().splitlines() == ["refseg: warning: photo.png: unsure", "dog: found 90 %, 10 pixels"]
+    assert sorted(p.name for p in Path().iterdir()) == ["photo.png"]
+
+
+def test_mask_becomes_a_file_on_a_terminal(calls: object, capfdbinary: Capture, terminal: None) -> None:
+    assert main(["predict", "photo.png", "dog"]) == FOUND
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    assert b"dog: found 90 %, 10 pixels -> photo.mask.png\n" in err
+    np.testing.assert_array_equal(read_mask("photo.mask.png"), MASK * np.uint8(255))
+
+
+def test_no_target_is_a_black_mask(calls: object, capfdbinary: Capture) -> None:
+    assert main(["predict", "photo.png", "no dog", "-o", "m.png"]) == NO_TARGET
+    assert not read_mask("m.png").any()
+    assert b"no dog: no target -> m.png\n" in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (["dog", "-o", "m.png"], ["m.png"]),
+        (["dog", "cat", "-o", "m.png"], ["m-1.png", "m-2.png"]),
+        (["dog", "-o", "new/folder/"], ["new/folder/photo.mask.png"]),
+        (["dog", "no cat", "-o", "there"], ["there/photo.mask-1.png", "there/photo.mask-2.png"]),
+        (["dog", "-f", "overlay", "-o", "there"], ["there/photo.overlay.png"]),
+        (["dog", "cat", "--json", "-o", "x.jsonl"], ["x.jsonl"]),
+    ],
+)
+def test_where_files_go(calls: object, capfdbinary: Capture, arguments: list[str], files: list[str]) -> None:
+    Path("there").mkdir()
+    assert main(["predict", "photo.png", *arguments]) == FOUND
+    assert sorted(str(p) for p in Path().rglob("*.*")) == sorted([*files, "photo.png"])
+    assert capfdbinary.readouterr().out == b""
+
+
+def test_several_masks_get_names_on_a_terminal(calls: object, capfdbinary: Capture, terminal: None) -> None:
+    assert main(["predict", "photo.png", "dog", "cat"]) == FOUND
+    assert sorted(p.name for p in Path().glob("photo.*")) == ["photo.mask-1.png", "photo.mask-2.png", "photo.png"]
+
+
+def test_overlay_is_a_picture_in_colour(calls: object, capfdbinary: Capture) -> None:
+    assert main(["predict", "photo.png", "dog", "-f", "overlay"]) == FOUND
+    assert read_mask(capfdbinary.readouterr().out).shape[2] == 3
+
+
+def test_lines_of_json_and_rle(calls: object, capfdbinary: Capture) -> None:
+    main(["predict", "photo.png", "dog", "no cat", "--json"])
+    records = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [(r["image"], r["phrase"], r["no_target"]) for r in records] == [
+        ("photo.png", "dog", False),
+        ("photo.png", "no cat", True),
+    ]
+    main(["predict", "photo.png", "dog", "--format", "rle"])
+    assert capfdbinary.readouterr().out == b'{"size": [6, 9]}\n'
+
+
+def test_an_image_from_standard_input(
+    calls: list[dict[str, Any]], capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin = SimpleNamespace(isatty=lambda: False, buffer=io.BytesIO(Path("photo.png").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert main(["predict", "-", "dog", "--json"]) == FOUND
+    assert json.loads(capfdbinary.readouterr().out)["image"] == "stdin"
+    assert calls[1]["image"] == (3, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_quiet_is_status_only(calls: object, capfdbinary: Capture, terminal: None, place: str) -> None:
+    words = ["-q", "predict", "photo.png"] if place == "before" else ["predict", "photo.png", "-q"]
+    assert main([*words, "no dog"]) == NO_TARGET
+    assert main([*words, "dog"]) == FOUND
+    assert capfdbinary.readouterr() == (b"", b"")
+    assert sorted(p.name for p in Path().iterdir()) == ["photo.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "needs an image and a phrase"),
+        (["photo.png"], "needs an image and a phrase"),
+        (["gone.png", "dog"], "gone.png"),
+        (["photo.png", "dog", "cat"], "2 masks do not fit into one PNG"),
+        (["photo.png", "dog", "-o", "m.jpg"], "m.jpg: masks are written as PNG"),
+        (["photo.png", "dog", "--json", "-f", "rle"], "exclude each other"),
+        (["photo.png", "dog", "--threshold", "2"], "Invalid value for '--threshold'"),
+        (["photo.png", "dog", "-o", "photo.png/m.png"], "photo.png/m.png: cannot write"),
+    ],
+)
+def test_errors_are_one_line_and_2(calls: object, capfdbinary: Capture, arguments: list[str], words: str) -> None:
+    assert main(["predict", *arguments]) == ERROR
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    last = err.decode().splitlines()[-1]
+    assert last.startswith("refseg: ")
+    assert words in last
+
+
+def test_nobody_types_an_image(calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert main(["predict", "-", "dog"]) == ERROR
+    assert b"which is a terminal" in capfdbinary.readouterr().err
+
+
+def test_demo_says_what_was_found_and_where_to_look(
+    capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def demo(out: Path, **options: Any) -> list[Shown]:
+        asked.append((out, options))
+        return [Shown("s.jpg", Found("no dog", ~MASK & MASK, False, 0.1, 0), out / "01-no-dog.png")]
+
+    monkeypatch.setattr(engine, "demo", demo)
+    assert main(["predict", "--demo", "--device", "cpu"]) == FOUND
+    assert asked == [(Path("refseg-demo"), {"folder": None, "device": "cpu"})]
+    assert b"no dog  no target  refseg-demo/01-no-dog.png\n" in capfdbinary.readouterr().out
+    main(["predict", "--demo", "-o", str(tmp_path)])
+    assert asked[1][0] == tmp_path

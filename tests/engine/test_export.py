@@ -1,0 +1,159 @@
+"""Exported files, used as somebody would who has nothing but the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tokenizers
+import torch
+
+from refseg_cli import checkpoint
+from refseg_cli.engine import export as module
+from refseg_cli.engine.export import ExportReport, ExportRequest, example, export
+from refseg_cli.errors import RefsegError
+from refseg_cli.records import Batch
+
+
+@pytest.fixture(scope="module")
+def written(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
+    folder = tmp_path_factory.mktemp("exported")
+    return {f: export(ExportRequest(untrained, f, folder / f"vlt.{f}")) for f in ("onnx", "pt2")}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_the_report_proves_parity(written: dict[str, ExportReport], kind: str) -> None:
+    report = written[kind]
+    assert report.path.stat().st_size == report.bytes
+    assert report.model == "tiny"
+    assert report.outputs == ("mask_logits", "exists_logit")
+    assert 0 <= report.parity < 1e-5
+    assert report.scale > 0.01  # parity with zeros would prove nothing
+    assert [p.suffix for p in report.path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_onnx_carries_what_a_consumer_needs(written: dict[str, ExportReport], untrained: Path) -> None:
+    """Tokenise with the tokeniser of the file, run it for two pictures and three phrases, compare with the model."""
+    path = written["onnx"].path
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    facts = json.loads(metadata["refseg.json"])
+    pipeline = tokenizers.Tokenizer.from_str(metadata["tokenizer.json"])
+    encoded = pipeline.encode_batch(["two people on left", "dog", "the red car and the big dog"])
+    tokens = np.array([e.ids for e in encoded])
+    keep = np.array([e.attention_mask for e in encoded], dtype=bool)
+    assert tokens.shape == (3, facts["text"]["max_tokens"])
+    pixels = np.random.default_rng(0).random((2, 3, *facts["image"]["size"]), dtype=np.float32)
+    mean, std = (np.array(facts["image"][k], dtype=np.float32)[:, None, None] for k in ("mean", "std"))
+    feeds = dict(zip(facts["inputs"], ((pixels - mean) / std, tokens, keep, np.array([0, 1, 1])), strict=True))
+    found = dict(zip(facts["outputs"], session.run(None, feeds), strict=True))
+    model = checkpoint.load(untrained).model
+    with torch.no_grad():
+        expected = model(Batch(*(torch.from_numpy(feeds[name]) for name in facts["inputs"])))
+    np.testing.assert_allclose(found["mask_logits"], expected.mask_logits, atol=1e-5)
+    np.testing.assert_allclose(found["exists_logit"], expected.exists_logit, atol=1e-5)
+    assert facts["thresholds"] == {"mask": 0.5, "exists": 0.4, "min_pixels": 1}
+
+
+def test_onnx_names_its_axes_and_no_machine(written: dict[str, ExportReport]) -> None:
+    model = onnx.load(written["onnx"].path)
+    axes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    assert axes == {
+        "images": ["images", 3, 64, 96],
+        "tokens": ["expressions", 6],
+        "attention_mask": ["expressions", 6],
+        "image_index": ["expressions"],
+    }
+    assert str(Path(module.__file__).parents[2]).encode() not in written["onnx"].path.read_bytes()
+
+
+def test_pt2_runs_alone(written: dict[str, ExportReport], untrained: Path) -> None:
+    extra = {"refseg.json": "", "tokenizer.json": ""}
+    program = torch.export.load(written["pt2"].path, extra_files=extra)
+    assert json.loads(extra["refseg.json"])["schema"] == "refseg.export/1"
+    assert tokenizers.Tokenizer.from_str(extra["tokenizer.json"]).get_vocab_size() > 2
+    loaded = checkpoint.load(untrained)
+    inputs = example(loaded, 3, 7, seed=9)
+    with torch.no_grad():
+        masks, exists = program.module()(*inputs)
+        expected = loaded.model(Batch(*inputs))
+    torch.testing.assert_close(masks, expected.mask_logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(exists, expected.exists_logit, atol=1e-5, rtol=0)
+
+
+def test_examples_are_phrases_of_every_length(untrained: Path) -> None:
+    loaded = checkpoint.load(untrained)
+    images, tokens, keep, index = example(loaded, 2, 5)
+    assert images.shape == (2, 3, 64, 96)
+    assert keep.sum(1).tolist() == [1, 2, 4, 5, 6]
+    assert tokens[keep].min() >= 0
+    assert (tokens[~keep] == loaded.tokenizer.pad_id).all()
+    assert index.tolist() == [0, 0, 0, 1, 1]
+    assert not torch.equal(example(loaded, 2, 5, seed=1)[0], images)
+
+
+@pytest.mark.parametrize("damage", ["tolerance", "nan"])
+def test_a_graph_that_differs_leaves_the_old_file(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    out = tmp_path / "vlt.pt2"
+    out.write_text("the old one")
+    if damage == "tolerance":
+        monkeypatch.setattr(module, "TOLERANCE", -1.0)
+    else:
+        nan = torch.full((1,), float("nan"))
+        monkeypatch.setattr(module, "_load_pt2", lambda file: lambda inputs: [nan.expand(o) for o in shapes(inputs)])
+    with pytest.raises(RefsegError, match="not written, because the exported graph differs"):
+        export(ExportRequest(untrained, "pt2", out))
+    assert out.read_text() == "the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["vlt.pt2"]
+
+
+def shapes(inputs: tuple[torch.Tensor, ...]) -> list[tuple[int, ...]]:
+    """Of the outputs for these inputs: a grid of 4 x 6 cells upsampled twice."""
+    return [(len(inputs[1]), 1, 16, 24), (len(inputs[1]),)]
+
+
+def test_an_exporter_that_fails_is_one_line(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(graph: object, inputs: object) -> None:
+        raise RuntimeError("no such operator\n" + "and pages of it\n" * 50)
+
+    monkeypatch.setattr(module, "trace", fail)
+    with pytest.raises(RefsegError, match=r"^tiny: cannot be exported to pt2: no such operator$"):
+        export(ExportRequest(untrained, "pt2", tmp_path / "vlt.pt2"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exporters_do_not_talk(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def talk(graph: object, inputs: object) -> None:
+        print("[torch.onnx] Run decompositions... ")  # noqa: T201
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(module, "trace", talk)
+    with pytest.raises(RefsegError, match="enough"):
+        export(ExportRequest(untrained, "onnx", tmp_path / "vlt.onnx"))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("onnx", "vlt.pt2"), ("pt2", "vlt"), ("pt2", "vlt.onnx")])
+def test_the_name_must_fit_the_format(untrained: Path, tmp_path: Path, kind: str, name: str) -> None:
+    with pytest.raises(RefsegError, match=rf"let it end in \.{kind}"):
+        export(ExportRequest(untrained, kind, tmp_path / name))  # type: ignore[arg-type]
+
+
+def test_a_folder_is_no_file(untrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "vlt.pt2").mkdir()
+    with pytest.raises(RefsegError, match="is a folder"):
+        export(ExportRequest(untrained, "pt2", tmp_path / "vlt.pt2"))
+
+
+def test_missing_packages_are_named(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EXTRAS", ("onnx", "no_such_package"))
+    with pytest.raises(RefsegError, match=r"needs no_such_package \(pip install 'refseg\[export\]'\)"):
+        export(ExportRequest(untrained, "onnx", tmp_path / "vlt.onnx"))

@@ -1,0 +1,77 @@
+"""Attention against torch's own module, positions against their formula."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from refseg_cli.layers.attention import Attention, DecoderLayer, EncoderLayer, sine_positions_2d
+
+
+def torch_attention(ours: Attention, dim: int) -> nn.MultiheadAttention:
+    theirs = nn.MultiheadAttention(dim, ours.heads, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.q.weight, ours.k.weight, ours.v.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.q.bias, ours.k.bias, ours.v.bias]))
+        theirs.out_proj.load_state_dict(ours.out.state_dict())
+    return theirs
+
+
+def test_attention_equals_torch() -> None:
+    torch.manual_seed(0)
+    ours = Attention(12, heads=3)
+    theirs = torch_attention(ours, 12)
+    query, memory = torch.randn(2, 5, 12), torch.randn(2, 7, 12)
+    keep = torch.arange(7) < torch.tensor([[7], [4]])
+    expected, _ = theirs(query, memory, memory, key_padding_mask=~keep)
+    torch.testing.assert_close(ours(query, memory, memory, keep), expected, atol=1e-6, rtol=0)
+    expected, _ = theirs(query, memory, memory)
+    torch.testing.assert_close(ours(query, memory, memory), expected, atol=1e-6, rtol=0)
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="no multiple of heads 5"):
+        Attention(12, heads=5)
+
+
+def test_encoder_layer_equals_torch() -> None:
+    torch.manual_seed(0)
+    ours = EncoderLayer(12, heads=3, hidden=20).eval()
+    theirs = nn.TransformerEncoderLayer(12, 3, 20, dropout=0.0, batch_first=True).eval()
+    theirs.self_attn = torch_attention(ours.attention, 12)
+    theirs.linear1.load_state_dict(ours.mlp[0].state_dict())
+    theirs.linear2.load_state_dict(ours.mlp[3].state_dict())
+    x = torch.randn(2, 6, 12)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=0)
+
+
+def test_decoder_layer_equals_torch() -> None:
+    torch.manual_seed(0)
+    ours = DecoderLayer(12, heads=3, hidden=20).eval()
+    theirs = nn.TransformerDecoderLayer(12, 3, 20, dropout=0.0, batch_first=True).eval()
+    theirs.self_attn = torch_attention(ours.self_attention, 12)
+    theirs.multihead_attn = torch_attention(ours.cross_attention, 12)
+    theirs.linear1.load_state_dict(ours.mlp[0].state_dict())
+    theirs.linear2.load_state_dict(ours.mlp[3].state_dict())
+    queries, memory = torch.randn(2, 3, 12), torch.randn(2, 6, 12)
+    torch.testing.assert_close(ours(queries, memory), theirs(queries, memory), atol=1e-5, rtol=0)
+
+
+def test_sine_positions_follow_the_formula() -> None:
+    """Of 8 channels the first 4 tell y and the others x: sines of two frequencies, then cosines."""
+    positions = sine_positions_2d(3, 5, 8, device=torch.device("cpu"), dtype=torch.float32).view(3, 5, 8)
+    for row, column in ((0, 0), (2, 1), (1, 4)):
+        y, x = (row + 1) / 3 * 2 * math.pi, (column + 1) / 5 * 2 * math.pi
+        slow = 10000 ** (-2 / 4)
+        expected = [f(a * s) for a in (y, x) for f in (math.sin, math.cos) for s in (1, slow)]
+        torch.testing.assert_close(positions[row, column], torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dim", [6, 8, 10, 96])
+def test_sine_positions_fit_any_width(dim: int) -> None:
+    positions = sine_positions_2d(2, 3, dim, device=torch.device("cpu"), dtype=torch.float32)
+    assert positions.shape == (6, dim)
+    assert len({tuple(row.tolist()) for row in positions}) == 6

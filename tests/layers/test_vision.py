@@ -1,0 +1,105 @@
+"""Backbones: what comes out, and Swin's windows against a reading without windows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from refseg_cli.errors import RefsegError
+from refseg_cli.layers.vision import build_backbone
+
+SWIN = "swin_tiny_patch4_window7_224"
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("convnet", (4, 6, 8, 10, 12)), ("resnet10t", ()), (SWIN, ()), ("darknet53", ())]
+)
+def test_three_maps_channels_first(name: str, channels: tuple[int, ...]) -> None:
+    backbone = build_backbone(name, size=(64, 96), pretrained=False, channels=channels).eval()
+    assert backbone.strides == (8, 16, 32)
+    with torch.no_grad():
+        maps = backbone(torch.randn(2, 3, 64, 96))
+    expected = [(2, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
+    assert [tuple(m.shape) for m in maps] == expected
+
+
+def test_swin_takes_other_sizes_than_it_was_built_for() -> None:
+    backbone = build_backbone(SWIN, size=(64, 96), pretrained=False).eval()
+    with torch.no_grad():
+        assert [m.shape[-2:] for m in backbone(torch.randn(1, 3, 96, 64))] == [(12, 8), (6, 4), (3, 2)]
+
+
+def test_frozen_stays_frozen() -> None:
+    backbone = build_backbone("convnet", size=(64, 64), pretrained=False, channels=(4, 4, 4, 4, 4), frozen=True)
+    parent = torch.nn.ModuleList([backbone]).train()
+    assert parent.training
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "message"),
+    [("resnet1", (), "timm cannot build 'resnet1'"), ("convnet", (4, 4), "expected 5 numbers")],
+)
+def test_a_wrong_name_or_width_is_one_line(name: str, channels: tuple[int, ...], message: str) -> None:
+    with pytest.raises(RefsegError, match=message) as caught:
+        build_backbone(name, size=(64, 64), pretrained=False, channels=channels)
+    assert "\n" not in str(caught.value)
+
+
+def blocks(size: tuple[int, int], shifted: bool) -> tuple[torch.nn.Module, Tensor]:
+    """The first stage's plain or shifted block (grid size / 4) with lively position biases, and an input for it."""
+    torch.manual_seed(0)
+    net = build_backbone(SWIN, size=size, pretrained=False).eval().net
+    block = [m for m in net.modules() if type(m).__name__ == "PadFirstBlock"][int(shifted)]
+    torch.nn.init.normal_(block.attn.relative_position_bias_table)
+    return block, torch.randn(1, size[0] // 4, size[1] // 4, 96)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("size", [(56, 84), (64, 84), (40, 52)])
+def test_swin_pads_then_rolls(size: tuple[int, int], shifted: bool) -> None:
+    """Every position of the padded map attends to those of its window in rolled coordinates, but not across the seam."""
+    block, x = blocks(size, shifted)
+    with torch.no_grad():
+        torch.testing.assert_close(block._attn(x), without_windows(block, x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_swin_equals_timm_where_nothing_is_padded(shifted: bool) -> None:
+    from timm.models.swin_transformer import SwinTransformerBlock
+
+    block, x = blocks((56, 84), shifted)
+    with torch.no_grad():
+        torch.testing.assert_close(block._attn(x), SwinTransformerBlock._attn(block, x), atol=1e-6, rtol=0)
+
+
+def without_windows(block: torch.nn.Module, x: Tensor) -> Tensor:
+    """Shifted-window attention (Liu et al. 2021, section 3.2) as one dense attention with a mask."""
+    window, shift = block.window_size[0], block.shift_size[0]
+    _, height, width, c = x.shape
+    rows, columns = (math.ceil(n / window) * window for n in (height, width))
+    padded = torch.zeros(rows, columns, c)
+    padded[:height, :width] = x[0]
+    heads, size = block.attn.num_heads, c // block.attn.num_heads
+    q, k, v = block.attn.qkv(padded.flatten(0, 1)).view(rows * columns, 3, heads, size).unbind(1)
+    y, x_ = (t.flatten() for t in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"))
+    y, x_ = (y - shift) % rows, (x_ - shift) % columns  # where the roll takes each position
+
+    def same(of: Tensor) -> Tensor:
+        return of[:, None] == of[None]
+
+    allowed = same(y // window) & same(x_ // window)
+    if shift:  # the last `shift` rolled rows and columns came from the other side
+        allowed &= same(y >= rows - shift) & same(x_ >= columns - shift)
+    dy = (y % window)[:, None] - (y % window)[None] + window - 1
+    dx = (x_ % window)[:, None] - (x_ % window)[None] + window - 1
+    table = block.attn.relative_position_bias_table
+    bias = table[(dy * (2 * window - 1) + dx).clamp(0, len(table) - 1)]  # (p, p, heads); rubbish where not allowed
+    scores = torch.einsum("phd,qhd->hpq", q, k) / math.sqrt(size) + bias.permute(2, 0, 1)
+    weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
+    attended = torch.einsum("hpq,qhd->phd", weights, v).reshape(rows, columns, c)
+    return block.attn.proj(attended)[None, :height, :width]

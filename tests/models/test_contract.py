@@ -1,0 +1,226 @@
+"""What every architecture, in every variant of its ablation tables, must do whatever it computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from refseg_cli import checkpoint
+from refseg_cli.config import DataConfig, Recipe, TextConfig
+from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.engine.export import Graph, trace
+from refseg_cli.models import MODELS, build_model
+from refseg_cli.models.vlt import VLT, VLTConfig
+from refseg_cli.records import Batch, Prediction
+
+SIZE, MAX_TOKENS, VOCABULARY = (64, 96), 7, 20
+TINY_VISION = {"backbone": "convnet", "backbone_channels": (4, 6, 8, 8, 8), "pretrained": False}
+TINY_VLT = {
+    **TINY_VISION,
+    "text": "gru",
+    "text_pretrained": False,
+    "embedding_dim": 10,
+    "dim": 16,
+    "heads": 2,
+    "hidden": 24,
+    "query_count": 3,
+    "mask_dims": (8, 6, 4),
+    "masked_min_words": 2,
+}
+TINY_ALIGN = {**TINY_VISION, "text_pretrained": False, "dim": 16, "heads": 2}
+VARIANTS = {  # of which table of the thesis
+    "align": ("align", {}),
+    "vlt": ("vlt", {}),
+    "4.1 conv7": ("vlt", {"body": "conv7"}),
+    "4.2 words": ("vlt", {"queries": "words"}),
+    "4.2 learned": ("vlt", {"queries": "learned"}),
+    "4.3 one query": ("vlt", {"query_count": 1}),
+    "4.3 no balance": ("vlt", {"balance": False}),
+    "4.4 tile": ("vlt", {"fusion": "tile"}),
+    "4.4 tile_conv4": ("vlt", {"fusion": "tile_conv4"}),
+    "4.5 no contrast": ("vlt", {"contrast": "none"}),
+    "4.5 cl": ("vlt", {"contrast": "cl"}),
+    "4.6 random": ("vlt", {"masking": "random"}),
+    "4.6 threshold": ("vlt", {"masking": "threshold"}),
+    "bert": ("vlt", {"text": "bert", "text_dim": 32, "text_layers": 2}),
+    "small transformer, no-target head, dice": (
+        "vlt",
+        {"text": "transformer", "no_target_head": True, "dice_weight": 1.0},
+    ),
+    "words, no-target head": ("vlt", {"queries": "words", "no_target_head": True}),
+    "conv7, no-target head": ("vlt", {"body": "conv7", "no_target_head": True}),
+    "timm convnet": ("vlt", {"backbone": "resnet10t"}),
+    "timm swin": ("vlt", {"backbone": "swin_tiny_patch4_window7_224"}),
+}
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def recipe_of(variant: str) -> Recipe:
+    arch, changes = VARIANTS[variant]
+    return Recipe(
+        arch=arch,
+        model={**(TINY_VLT if arch == "vlt" else TINY_ALIGN), **changes},
+        data=DataConfig(size=SIZE),
+        text=TextConfig(max_tokens=MAX_TOKENS),
+    )
+
+
+def model_of(variant: str) -> torch.nn.Module:
+    """In eval mode, with batch statistics that are not those of a fresh model."""
+    torch.manual_seed(3)
+    model = build_model(recipe_of(variant), vocab_size=VOCABULARY)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def batch_of(lengths: tuple[int, ...] = (7, 3, 5, 1, 4), images: tuple[int, ...] = (0, 0, 0, 1, 1)) -> Batch:
+    """Phrases of these many tokens, of these images. 0 and 1 refer to the same object, 3 to none."""
+    torch.manual_seed(11)
+    keep = torch.arange(MAX_TOKENS) < torch.tensor(lengths)[:, None]
+    has_target = torch.tensor([n != 3 for n in range(len(lengths))])
+    masks = (torch.rand(len(lengths), 1, *SIZE) > 0.6).float() * has_target[:, None, None, None]
+    return Batch(
+        images=torch.randn(max(images) + 1, 3, *SIZE),
+        tokens=torch.randint(2, VOCABULARY, (len(lengths), MAX_TOKENS)) * keep,
+        attention_mask=keep,
+        image_index=torch.tensor(images),
+        masks=masks,
+        has_target=has_target,
+        target_id=torch.tensor([max(0, n - 1) for n in range(len(lengths))]),
+    )
+
+
+def outputs(prediction: Prediction) -> list[Tensor]:
+    return [t for t in (prediction.mask_logits, prediction.exists_logit) if t is not None]
+
+
+def part(batch: Batch, image: int, rows: slice) -> Batch:
+    """Some expressions of one image alone."""
+    return Batch(batch.images[image : image + 1], batch.tokens[rows], batch.attention_mask[rows], batch.image_index[rows] * 0)
+
+
+def test_every_architecture_is_here() -> None:
+    assert {arch for arch, _ in VARIANTS.values()} == set(MODELS)
+
+
+@every_variant
+def test_shapes_and_finite(variant: str) -> None:
+    batch, model = batch_of(), model_of(variant)
+    with torch.no_grad():
+        prediction = model(batch)
+    n, one, h, w = prediction.mask_logits.shape
+    assert (n, one) == (5, 1)
+    assert h * SIZE[1] == w * SIZE[0]  # the input's shape, which is no square
+    assert all(torch.isfinite(t).all() for t in outputs(prediction))
+    assert (prediction.exists_logit is not None) == bool(recipe_of(variant).model.get("no_target_head"))
+    if prediction.exists_logit is not None:
+        assert prediction.exists_logit.shape == (5,)
+    assert float(prediction.mask_logits.std()) > 1e-4  # neither constant nor blind
+    assert float((prediction.mask_logits[0] - prediction.mask_logits[2]).abs().max()) > 1e-6
+
+
+@every_variant
+def test_every_trainable_parameter_gets_a_gradient(variant: str) -> None:
+    model = model_of(variant).train()
+    batch = batch_of()
+    terms = model.losses(model(batch), batch)
+    assert all(torch.isfinite(term) and term.ndim == 0 for term in terms.values())
+    sum(terms.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        # Softmax does not see what is added to all keys alike; a query that is alone attends to itself anyway.
+        blind = name.endswith(("k.bias", "key.bias")) or ("self_attention" in name and variant == "4.3 one query")
+        assert blind or bool(parameter.grad.any()), name
+
+
+@every_variant
+def test_an_image_with_many_phrases_equals_single_calls(variant: str) -> None:
+    batch, model = batch_of(), model_of(variant)
+    with torch.no_grad():
+        together = outputs(model(batch))
+        for row, image in enumerate(batch.image_index.tolist()):
+            alone = outputs(model(part(batch, image, slice(row, row + 1))))
+            for a, b in zip(together, alone, strict=True):
+                torch.testing.assert_close(a[row : row + 1], b, atol=1e-5, rtol=0)
+
+
+@every_variant
+def test_padding_changes_nothing(variant: str) -> None:
+    batch, model = batch_of(), model_of(variant)
+    garbage = torch.where(batch.attention_mask, batch.tokens, torch.randint_like(batch.tokens, VOCABULARY))
+    assert not torch.equal(garbage, batch.tokens)
+    with torch.no_grad():
+        expected = outputs(model(batch))
+        for a, b in zip(outputs(model(replace(batch, tokens=garbage))), expected, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+        if recipe_of(variant).model.get("queries") == "words":
+            return  # as many mask channels as tokens: the length is fixed
+        short = batch_of(lengths=(4, 3, 2, 1, 4))
+        cut = replace(short, tokens=short.tokens[:, :4], attention_mask=short.attention_mask[:, :4])
+        for a, b in zip(outputs(model(cut)), outputs(model(short)), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@every_variant
+def test_words_and_pictures_both_matter(variant: str) -> None:
+    batch, model = batch_of(), model_of(variant)
+    with torch.no_grad():
+        said = model(batch).mask_logits
+        other_words = model(replace(batch, tokens=batch.tokens.flip(0), attention_mask=batch.attention_mask.flip(0)))
+        other_picture = model(replace(batch, images=batch.images.flip(-1)))
+    assert float((said - other_words.mask_logits).abs().max()) > 1e-6
+    assert float((said - other_picture.mask_logits).abs().max()) > 1e-6
+
+
+@every_variant
+def test_save_load_identical(variant: str, tmp_path: Path) -> None:
+    recipe, tokenizer = recipe_of(variant), a_tokenizer()
+    torch.manual_seed(3)
+    model = build_model(recipe, vocab_size=tokenizer.vocab_size).eval()
+    checkpoint.save(tmp_path / "saved", model, recipe, tokenizer)
+    loaded = checkpoint.load(tmp_path / "saved")
+    assert loaded.recipe == recipe
+    batch = batch_of()
+    with torch.no_grad():
+        for a, b in zip(outputs(model(batch)), outputs(loaded.model(batch)), strict=True):
+            assert torch.equal(a, b)
+
+
+@every_variant
+def test_export_equals_eager(variant: str) -> None:
+    batch, model = batch_of(), model_of(variant)
+    graph = Graph(model)
+    exported = trace(graph, inputs_of(batch_of((2, 3, 4), (0, 0, 1)))).module()
+    single = part(batch, 1, slice(3, 4))
+    with torch.no_grad():
+        for b in (batch, single):
+            for ours, theirs in zip(exported(*inputs_of(b)), graph(*inputs_of(b)), strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
+    return batch.images, batch.tokens, batch.attention_mask, batch.image_index
+
+
+def a_tokenizer() -> Tokenizer:
+    words = " ".join(chr(ord("a") + i) * 2 for i in range(VOCABULARY - 2))
+    return build_tokenizer(TextConfig(max_tokens=MAX_TOKENS), [words])
+
+
+@pytest.mark.parametrize(("body", "ours", "published"), [("conv7", 16.5, 16.6), ("transformer", 17.0, 17.5)])
+def test_table_4_1_sizes(body: str, ours: float, published: float) -> None:
+    """The header's claim: with C = 512 both bodies have about the parameters that table 4.1 gives, in millions."""
+    vision = {"backbone": "convnet", "backbone_channels": (4, 4, 4, 4, 4), "pretrained": False}
+    config = VLTConfig(**vision, body=body)
+    model = VLT(config, vocab_size=10, max_tokens=15, size=(416, 416))
+    millions = sum(p.numel() for p in model.body.parameters()) / 1e6
+    assert round(millions, 1) == ours
+    assert abs(millions - published) < 0.04 * published

@@ -1,0 +1,186 @@
+"""The command line as a shell sees it: exit status, one line on stderr, nothing heavy behind --help."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from refseg_cli import __version__
+from refseg_cli import app as shell
+from refseg_cli.console import console
+from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, NO_TARGET, RefsegError
+
+Capture = pytest.CaptureFixture[str]
+HEAVY = ("torch", "numpy", "pyarrow", "transformers", "timm", "PIL", "pycocotools", "rich.progress")
+
+
+def run(
+    *args: str, script: str = "import sys; from refseg_cli.app import main; sys.exit(main())"
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | int | None], int]:
+    """Run `refseg` with one command that raises, or returns, what is given."""
+
+    def call(outcome: BaseException | int | None) -> int:
+        app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+        app.callback()(shell.root)
+
+        @app.command()
+        def work() -> int | None:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(shell, "app", app)
+        return shell.main(["work"])
+
+    return call
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["predict", "--help"], ["prepare", "-h"], ["train", "-h"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys\nfrom refseg_cli.app import main\nstatus = main()\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\nsys.exit(status)"
+    )
+    done = run(*arguments, script=script)
+    assert (done.returncode, done.stderr) == (FOUND, "[]\n")
+    assert done.stdout.startswith("Usage: refseg")
+    assert "\033" not in done.stdout
+
+
+def test_help_takes_under_half_a_second() -> None:
+    """Of the processor's time, because other programs may be at work on this machine."""
+    before = os.times()
+    run("--help")
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
+
+
+def test_help_names_the_six_verbs() -> None:
+    text = run("--help").stdout
+    assert [verb for verb in ("prepare", "train", "eval", "predict", "export", "bench") if f"\n  {verb} " in text] == [
+        *("prepare", "train", "eval", "predict", "export", "bench")
+    ]
+
+
+def test_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "refseg_cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (FOUND, f"refseg {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["predikt"], "refseg: No such command 'predikt'. Did you mean 'predict'? (see 'refseg --help')"),
+        (["train", "--dat", "x"], "refseg: No such option: --dat"),
+        (["eval"], "refseg: Missing option '--data' (see 'refseg eval --help')"),
+        (["--color", "blue", "eval"], "refseg: Invalid value for '--color': "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(arguments: list[str], line: str, capsys: Capture) -> None:
+    assert shell.main(arguments) == ERROR
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.startswith(line)
+    assert re.search(r"\(see 'refseg( \w+)? --help'\)\n$", streams.err)
+    assert streams.err.count("\n") == 1
+
+
+def test_bare_command_shows_help_as_an_error(capsys: Capture) -> None:
+    assert shell.main([]) == ERROR
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.startswith("Usage: refseg")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (None, FOUND),
+        (FOUND, FOUND),
+        (NO_TARGET, NO_TARGET),
+        (typer.Exit(NO_TARGET), NO_TARGET),
+        (KeyboardInterrupt(), INTERRUPTED),
+        (typer.Abort(), INTERRUPTED),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), CLOSED_PIPE),
+    ],
+)
+def test_exit_status(
+    failing: Callable[[BaseException | int | None], int],
+    outcome: BaseException | int | None,
+    status: int,
+    capsys: Capture,
+) -> None:
+    assert failing(outcome) == status
+    assert capsys.readouterr() == ("", "")
+
+
+class OutOfMemoryError(RuntimeError):
+    """torch's class goes by this name."""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RefsegError("a.jpg: no such file", hint="look\nagain"), "refseg: a.jpg: no such file (look again)\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x/y"),
+            "refseg: /x/y: disk full (free some space or write elsewhere)\n",
+        ),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "refseg: disk full (free some space"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "refseg: /x: Permission denied\n"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate"), "refseg: out of memory (take smaller batches"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "refseg: out of memory (take smaller batches"),
+        (
+            ValueError("two\nlines"),
+            "refseg: internal error: ValueError: two lines (REFSEG_DEBUG=1 shows the traceback)\n",
+        ),
+    ],
+)
+def test_any_error_is_one_line_and_2(
+    failing: Callable[[BaseException | int | None], int], error: Exception, line: str, capsys: Capture
+) -> None:
+    assert failing(error) == ERROR
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.startswith(line)
+    assert streams.err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(
+    failing: Callable[[BaseException | int | None], int], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFSEG_DEBUG", "1")
+    assert failing(ValueError("odd")) == ERROR
+    text = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in text
+    assert "in work" in text
+
+
+def test_options_of_one_command_line_do_not_reach_the_next() -> None:
+    shell.main(["-q", "-v", "--color", "never", "--progress", "lines", "eval"])
+    assert (console.quiet, console.color, console.progress_style) == (True, "never", "lines")
+    shell.main(["eval"])
+    assert (console.quiet, console.verbose, console.color, console.progress_style) == (False, False, "auto", "auto")
+
+
+def test_libraries_are_silent_unless_asked() -> None:
+    script = (
+        "import sys, logging, warnings, typer\nfrom refseg_cli import app as shell\n"
+        "@shell.app.command('noise')\ndef noise() -> None:\n"
+        "    warnings.warn('wobbly'); logging.getLogger('lib').info('chatty')\n"
+        "sys.exit(shell.main())"
+    )
+    assert run("noise", script=script).stderr == ""
+    assert all(word in run("-v", "noise", script=script).stderr for word in ("wobbly", "chatty"))
