@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 
-from refseg_cli.config import Recipe, load_recipe, recipe_names
+from refseg_cli.config import ARCHITECTURES, Recipe, load_recipe, recipe_names
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError, unknown_name
-from refseg_cli.config import ARCHITECTURES
 
 DEFAULT_RECIPES = {"vlt": "vlt-darknet53-refcoco"}  # of an architecture, where --recipe is not given
 
