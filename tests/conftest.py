@@ -1,4 +1,4 @@
-"""Data and models that several rooms' tests share: a handful of prepared scenes and a model of a few thousand weights."""
+"""What several rooms' tests share: a handful of prepared scenes and a model of a few thousand weights."""
 
 from __future__ import annotations
 

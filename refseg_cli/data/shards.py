@@ -113,17 +113,19 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
     """
     counts = SplitInfo()
     with storage.writing(place) as sink:
-        # Not `with`: closing it after an error would write to the broken file again.
         buffer = io.BufferedWriter(sink, WRITE_BYTES)
         writer = pq.ParquetWriter(buffer, SCHEMA, **storage_settings())
-        for rows in _groups(records):
-            writer.write_batch(to_batch(rows))
-            for record in rows:
-                counts = counts.plus(count(record))
-        about = json.dumps(asdict(About(plan, counts, problems)), ensure_ascii=False)
-        writer.add_key_value_metadata({_ABOUT: about})
-        writer.close()
-        buffer.flush()
+        try:
+            for rows in _groups(records):
+                writer.write_batch(to_batch(rows))
+                for record in rows:
+                    counts = counts.plus(count(record))
+            about = json.dumps(asdict(About(plan, counts, problems)), ensure_ascii=False)
+            writer.add_key_value_metadata({_ABOUT: about})
+            writer.close()
+            buffer.flush()
+        finally:
+            writer.is_open = False  # or, after a failure, its destructor writes to the closed file and complains
     return replace(counts, files=(ShardInfo(place.name, sink.size, sink.digest.hexdigest(), counts.images),))
 
 

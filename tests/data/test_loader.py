@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from refseg_cli.config import DataConfig, TextConfig
 from refseg_cli.data import loader, masks, transforms
@@ -148,3 +150,24 @@ def test_category_map_names_the_objects_pixels(shards: Shards, tokenizer: Tokeni
         expected[masks.decode(instance.rle).astype(bool)] = instance.category_id
     assert np.array_equal(batch.categories[0].numpy(), expected)  # type: ignore[index]
     assert StepDataset(shards, tokenizer, config)[(Pick(0, (0,)),)].categories is None
+
+
+def test_smaller_object_wins_where_objects_overlap(tokenizer: Tokenizer) -> None:
+    from refseg_cli.records import Expression, Instance, Record
+
+    def instance(number: int, rows: slice, columns: slice) -> Instance:
+        mask = np.zeros((32, 32), dtype=np.uint8)
+        mask[rows, columns] = 1
+        box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        return Instance(number, number, "thing", box, masks.encode(mask.astype(bool)))
+
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(picture, "PNG")
+    small, large = instance(1, slice(8, 16), slice(8, 16)), instance(2, slice(0, 32), slice(0, 32))
+    for order in ((small, large), (large, small)):
+        record = Record(1, "x.png", "train", 32, 32, picture.getvalue(), order, (Expression("dog", 1, 1, (0,)),))
+        config = replace(PLAIN, size=(32, 32), category_map=True)
+        batch = StepDataset([record], tokenizer, config, augment=(0, 0))[(Pick(0, (0,)),)]  # type: ignore[arg-type]
+        assert batch.categories is not None
+        assert batch.categories[0, 10, 10] == 1
+        assert batch.categories[0, 20, 20] == 2

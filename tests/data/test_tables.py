@@ -63,12 +63,14 @@ def test_no_rows_are_a_table_of_no_rows(tmp_path):
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # pyarrow's destructor would complain
 def test_a_failure_leaves_the_older_file_and_nothing_else(tmp_path):
     write(tmp_path / "lines.parquet", LINES[:1])
-    with (
-        pytest.raises(RuntimeError, match="on purpose"),
-        writing_rows(str(tmp_path / "lines.parquet"), Line, metadata={}) as append,
-    ):
-        append(LINES)
-        raise RuntimeError("on purpose")
+
+    def fail() -> None:
+        with writing_rows(str(tmp_path / "lines.parquet"), Line, metadata={}) as append:
+            append(LINES)
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
     assert [p.name for p in tmp_path.iterdir()] == ["lines.parquet"]
     assert len(read_columns(str(tmp_path / "lines.parquet"), ["number"])[0]["number"]) == 1
 

@@ -346,7 +346,9 @@ def test_others_can_count_the_recorded_masks(data, saved, tmp_path):
         assert found == ((predicted & true).sum(), (predicted | true).sum(), predicted.sum(), true.sum())
 
 
-@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # pyarrow's destructor would complain on stderr
+@pytest.mark.filterwarnings(
+    "error::pytest.PytestUnraisableExceptionWarning"
+)  # pyarrow's destructor would complain on stderr
 def test_records_appear_whole_or_not_at_all(data, saved, tmp_path, monkeypatch):
     path = tmp_path / "answers" / "records.parquet"
     passes = []

@@ -62,7 +62,7 @@ def blocks(size: tuple[int, int], shifted: bool) -> tuple[torch.nn.Module, Tenso
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("size", [(56, 84), (64, 84), (40, 52)])
 def test_swin_pads_then_rolls(size: tuple[int, int], shifted: bool) -> None:
-    """Every position of the padded map attends to those of its window in rolled coordinates, but not across the seam."""
+    """Every position of the padded map attends to those of its window in rolled coordinates, but not the seam."""
     block, x = blocks(size, shifted)
     with torch.no_grad():
         torch.testing.assert_close(block._attn(x), without_windows(block, x), atol=1e-5, rtol=0)

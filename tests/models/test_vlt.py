@@ -16,7 +16,14 @@ def unit(v: Tensor) -> Tensor:
     return v / v.norm()
 
 
-def eq_4_8(features: list[Tensor], images: list[int], targets: list[int], present: list[bool], erased: list[tuple[int, Tensor]], tau: float) -> float:
+def eq_4_8(
+    features: list[Tensor],
+    images: list[int],
+    targets: list[int],
+    present: list[bool],
+    erased: list[tuple[int, Tensor]],
+    tau: float,
+) -> float:
     """Thesis Eq. 4.8, word by word, averaged over the images' first expressions that have S_SO and S_DO.
 
     erased: (expression, feature of its word-erased copy).

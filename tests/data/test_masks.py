@@ -1,0 +1,145 @@
+"""Masks against pycocotools, pixel for pixel, and what a damaged one is answered with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from refseg_cli.data import masks
+from refseg_cli.records import Rle
+
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def random_mask(size: tuple[int, int], seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.random(size) < rng.random()
+
+
+@given(SIZES, st.integers(0, 99))
+def test_a_mask_survives_encoding(size: tuple[int, int], seed: int) -> None:
+    mask = random_mask(size, seed)
+    rle = masks.encode(mask)
+    assert rle.size == size
+    np.testing.assert_array_equal(masks.decode(rle), mask)
+    assert masks.area(rle) == mask.sum()
+
+
+@given(SIZES, st.integers(0, 99))
+def test_runs_are_those_that_numpy_counts(size: tuple[int, int], seed: int) -> None:
+    mask = random_mask(size, seed)
+    columns = mask.T.ravel()
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], columns])))
+    expected = np.diff(np.concatenate([[0], changes, [columns.size]]))
+    np.testing.assert_array_equal(masks.runs(masks.encode(mask)), expected)
+
+
+@given(SIZES, st.lists(st.integers(0, 99), max_size=4))
+def test_union_is_or(size: tuple[int, int], seeds: list[int]) -> None:
+    parts = [random_mask(size, seed) for seed in seeds]
+    expected = np.any(parts, axis=0) if parts else np.zeros(size, bool)
+    np.testing.assert_array_equal(masks.decode(masks.union([masks.encode(part) for part in parts], size)), expected)
+
+
+def test_box_is_tight() -> None:
+    mask = np.zeros((10, 12), bool)
+    mask[2:5, 3:9] = True
+    assert masks.box(masks.encode(mask)) == (3.0, 2.0, 6.0, 3.0)
+    assert masks.box(masks.union([], (10, 12))) == (0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("folder", ["refer/refcoco", "refer/refcoco+", "refer/refcocog", "grefcoco"])
+def test_real_annotations_equal_pycocotools(shared: Path, folder: str) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(shared / "real" / folder / "instances.json"))
+    assert coco.anns
+    for row in coco.anns.values():
+        image = coco.imgs[row["image_id"]]
+        made = masks.from_segmentation(row["segmentation"], image["height"], image["width"])
+        np.testing.assert_array_equal(masks.decode(made), coco.annToMask(row))
+
+
+def coco_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """What pycocotools makes of an annotation."""
+    coco = COCO()
+    coco.imgs = {1: {"id": 1, "height": height, "width": width}}
+    return coco.annToMask({"image_id": 1, "segmentation": segmentation})
+
+
+@given(st.integers(0, 999))
+def test_random_polygons_equal_pycocotools(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Up to three parts, some of them a little over the border.
+    parts = [rng.uniform(-6, 46, 2 * int(rng.integers(3, 9))).tolist() for _ in range(rng.integers(1, 4))]
+    np.testing.assert_array_equal(masks.decode(masks.from_segmentation(parts, 40, 40)), coco_mask(parts, 40, 40))
+
+
+def test_every_form_of_a_run_length_encoding_gives_the_same_mask() -> None:
+    mask = random_mask((9, 7), 3)
+    rle = masks.encode(mask)
+    runs = {"size": [9, 7], "counts": masks.runs(rle).tolist()}
+    text = {"size": [9, 7], "counts": rle.counts.decode()}
+    for form in (runs, text, {**text, "counts": rle.counts}, [text], [runs, text]):
+        assert masks.from_segmentation(form, 9, 7) == rle
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [9, 8], "counts": [72]},
+        {"size": [7, 9], "counts": masks.encode(np.ones((7, 9))).counts},
+        [[0.0, 0.0, 50.0, 0.0, 50.0, 5.0]],
+    ],
+)
+def test_a_mask_of_another_image_is_told_from_a_damaged_one(segmentation: Any) -> None:
+    with pytest.raises(masks.MaskTooLarge):
+        masks.from_segmentation(segmentation, 9, 7)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        [],
+        "abc",
+        7,
+        [[]],
+        [[1.0, 2.0, 3.0, 4.0]],
+        [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]],
+        [[1.0, 2.0, float("nan"), 4.0, 5.0, 6.0]],
+        [["a", 2, 3, 4, 5, 6]],
+        [[[1, 2], [3, 4], [5, 6]]],
+        {"counts": [63]},
+        {"size": [9, 7]},
+        {"size": [9, 7], "counts": [60]},
+        {"size": [9, 7], "counts": [70, -7]},
+        {"size": [9, 7], "counts": [31.5, 31.5]},
+        {"size": [9, 7], "counts": ""},
+        {"size": [9, 7], "counts": "~~"},
+        {"size": [9, 7], "counts": "PPPPPPPPP0"},
+        {"size": [9, 7], "counts": "P"},
+        {"size": [9, 7], "counts": "2"},
+    ],
+)
+def test_damaged_masks_are_refused(segmentation: Any) -> None:
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        masks.from_segmentation(segmentation, 9, 7)
+    assert not isinstance(caught.value, masks.MaskTooLarge)
+
+
+@given(st.binary(min_size=1, max_size=12))
+def test_no_string_of_runs_reaches_pycocotools_unless_it_fits(counts: bytes) -> None:
+    try:
+        rle = masks.from_segmentation({"size": [5, 4], "counts": counts}, 5, 4)
+    except ValueError:
+        return
+    assert masks.decode(rle).shape == (5, 4)
+    assert masks.runs(Rle((5, 4), counts)).sum() == 20

@@ -1,0 +1,174 @@
+"""Shards: what is written is read back, whole or not at all, by us and by `datasets`."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from raw_layout import jpeg
+
+from refseg_cli.data import masks, shards, storage
+from refseg_cli.errors import RefsegError
+from refseg_cli.records import Expression, Instance, Record
+
+COUNT = 21
+
+
+def record(i: int) -> Record:
+    """Image i has i % 4 expressions, with 0, 1 and 2 targets in turn."""
+    mask = np.zeros((24, 32), bool)
+    mask[i % 20 :, i % 7] = True
+    instances = tuple(
+        Instance(100 * i + k, k, "cat" if k else "dog", (0.5, 1.0, 2.25, 3.0), masks.encode(mask), bool(k))
+        for k in range(2)
+    )
+    expressions = tuple(
+        Expression(f"phrase {k} – «{i}»", 10 * i, 100 * i + k, tuple(range(k % 3))) for k in range(i % 4)
+    )
+    return Record(i, f"{i}.jpg", "val", 24, 32, jpeg(i), instances, expressions)
+
+
+def write(uri: str, count: int = COUNT) -> shards.Manifest:
+    """`count` records in shards of 9 images, with a manifest."""
+    folder = storage.locate(uri)
+    info = shards.SplitInfo()
+    for number, start in enumerate(range(0, count, 9)):
+        rows = map(record, range(start, min(start + 9, count)))
+        info = info.plus(shards.write_shard(folder / f"val-{number}.parquet", rows, plan="p", problems=[]))
+    manifest = shards.Manifest("d", "unc", "coco", {}, "p", {"val": info})
+    storage.write(folder / shards.MANIFEST, manifest.to_json())
+    return manifest
+
+
+@pytest.fixture(params=["path", "file://", "memory://"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "memory://":
+        return f"memory://{uuid.uuid4().hex}/a b"
+    return str(tmp_path / "out") if request.param == "path" else (tmp_path / "out").as_uri()
+
+
+def test_what_is_written_is_read_back(uri: str) -> None:
+    manifest = write(uri)
+    split = shards.open_shards(uri, "val")
+    assert split.manifest == manifest
+    assert len(split) == COUNT
+    assert [split[i] for i in range(COUNT)] == [record(i) for i in range(COUNT)]
+    assert [split[i] for i in (20, 3, 11, 0, -1, -21)] == [record(i) for i in (20, 3, 11, 0, 20, 0)]
+    assert split.expression_counts.tolist() == [i % 4 for i in range(COUNT)]
+    assert split.image_ids().tolist() == list(range(COUNT))
+    with pytest.raises(IndexError):
+        split[COUNT]
+
+
+def test_counts_are_those_of_the_records(tmp_path: Path) -> None:
+    info = write(str(tmp_path)).splits["val"]
+    # Of 21 images, five each have 1, 2 and 3 expressions: 0 targets; 0 and 1; 0, 1 and 2.
+    assert (info.images, info.refs, info.expressions) == (21, 15, 30)
+    assert (info.no_target, info.single, info.multi) == (15, 10, 5)
+    assert [file.images for file in info.files] == [9, 9, 3]
+
+
+def test_a_file_appears_whole_or_not_at_all(uri: str) -> None:
+    folder = storage.locate(uri)
+
+    def breaks_off() -> Iterator[Record]:
+        yield from map(record, range(10))
+        assert not any(name.endswith(".parquet") for name in folder.names())
+        raise RefsegError("broken")
+
+    with pytest.raises(RefsegError, match="broken"):
+        shards.write_shard(folder / "val-0.parquet", breaks_off(), plan="p", problems=[])
+    assert folder.names() == []
+
+
+def test_hash_and_size_are_those_of_the_file(tmp_path: Path) -> None:
+    import hashlib
+
+    for file in write(str(tmp_path)).splits["val"].files:
+        data = (tmp_path / file.name).read_bytes()
+        assert (file.bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_photos_are_stored_as_they_are_and_the_rest_is_compressed(tmp_path: Path) -> None:
+    write(str(tmp_path))
+    metadata = pq.read_metadata(tmp_path / "val-0.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [8, 1]
+    for i in range(metadata.num_columns):
+        column = metadata.row_group(0).column(i)
+        is_photo = column.path_in_schema == "image.bytes"
+        assert column.compression == ("UNCOMPRESSED" if is_photo else "ZSTD")
+        assert column.has_offset_index
+        assert column.has_column_index != is_photo
+    assert jpeg(3) in (tmp_path / "val-0.parquet").read_bytes()
+
+
+def test_datasets_opens_it_with_images(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    write(str(tmp_path / "out"))
+    found = datasets.load_dataset(
+        "parquet", data_files={"val": str(tmp_path / "out/*.parquet")}, cache_dir=str(tmp_path / "cache"), split="val"
+    )
+    assert isinstance(found.features["image"], datasets.Image)
+    assert len(found) == COUNT
+    row = found[3]
+    assert row["image"].size == (32, 24)
+    assert [e["targets"] for e in row["expressions"]] == [[], [0], [0, 1]]
+    assert row["instances"][0]["box"] == [0.5, 1.0, 2.25, 3.0]
+
+
+def third_image(split: shards.Shards) -> Record:
+    return split[3]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_opened_split_crosses_to_other_processes(tmp_path: Path, method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    write(str(tmp_path))
+    split = shards.open_shards(str(tmp_path), "val")
+    assert split[3] == record(3)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.apply(third_image, (split,)) == record(3)
+    assert pickle.loads(pickle.dumps(split))[3] == record(3)
+
+
+def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RefsegError, match=r"nowhere: no complete prepared data here"):
+        shards.open_shards(tmp_path / "nowhere", "val")
+    write(str(tmp_path))
+    with pytest.raises(RefsegError, match="did you mean 'val'"):
+        shards.open_shards(str(tmp_path), "vale")
+    (tmp_path / "val-0.parquet").write_bytes(b"not Parquet")
+    with pytest.raises(RefsegError, match=r"val-0\.parquet: damaged shard"):
+        shards.open_shards(str(tmp_path), "val")[0]
+    (tmp_path / "val-0.parquet").unlink()
+    with pytest.raises(RefsegError, match=r"val-0\.parquet: no such file"):
+        shards.open_shards(str(tmp_path), "val")[0]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "splits": 3}', '{"format": 99}'])
+def test_a_damaged_manifest_is_no_traceback(tmp_path: Path, text: str) -> None:
+    (tmp_path / shards.MANIFEST).write_text(text)
+    with pytest.raises(RefsegError, match=r"manifest\.json: (damaged|format 99)"):
+        shards.open_shards(str(tmp_path), "val")
+
+
+def test_a_manifest_of_later_fields_is_refused(tmp_path: Path) -> None:
+    table = json.loads(write(str(tmp_path)).to_json())
+    (tmp_path / shards.MANIFEST).write_text(json.dumps({**table, "colour": 1}))
+    with pytest.raises(RefsegError, match="damaged manifest"):
+        shards.read_manifest(str(tmp_path))
+
+
+@pytest.mark.parametrize("uri", ["nosuch://bucket/x", "memory:/x://y"])
+def test_a_uri_that_nothing_reads_is_one_line(uri: str) -> None:
+    with pytest.raises(RefsegError) as caught:
+        storage.locate(uri)
+    assert "\n" not in str(caught.value)
