@@ -137,7 +137,7 @@ def trace(graph: Graph, inputs: Sequence[Tensor]) -> ExportedProgram:
 
 
 def example(loaded: Checkpoint, images: int, expressions: int, *, seed: int = 0) -> tuple[Tensor, ...]:
-    """Fresh inputs of these batch sizes: random pictures, and random words of the vocabulary in phrases of all lengths."""
+    """Fresh inputs of these batch sizes: random pictures, and phrases of all lengths of random words that it knows."""
     height, width = loaded.recipe.data.size
     tokenizer, rng = loaded.tokenizer, random.Random(seed)
     words = sorted(tokenizer.pipeline.get_vocab())
@@ -259,7 +259,7 @@ def _load_onnx(file: Path) -> Run:
 
 
 @contextmanager
-def _quiet(loaded: Checkpoint, format: Format) -> Iterator[None]:  # noqa: A002 - the name of the option
+def _quiet(loaded: Checkpoint, format: Format) -> Iterator[None]:
     """Exporters talk to stdout, warn of what they do themselves, and raise many kinds of errors, some pages long."""
     try:
         with redirect_stdout(StringIO()), warnings.catch_warnings():

@@ -132,7 +132,7 @@ class Predictor:
         said, tokenizer = [], self.checkpoint.tokenizer
         if self.checkpoint.info.get("data") == "scenes" and not Path(name).name.startswith(SCENE_PREFIX):
             said.append(
-                f"{name}: this model ({self.checkpoint.name}) has seen generated scenes only ('refseg prepare scenes'); "
+                f"{name}: this model ({self.checkpoint.name}) knows generated scenes only ('refseg prepare scenes'); "
                 "do not rely on what it says of a photograph"
             )
         for phrase in phrases:
@@ -188,11 +188,15 @@ def _rows(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction
     )
 
 
-def _override(thresholds: Thresholds, **given: float | None) -> Thresholds:
-    for name, value in given.items():
+def _override(thresholds: Thresholds, *, mask: float | None, exists: float | None) -> Thresholds:
+    for value in (mask, exists):
         if value is not None and not 0 <= value <= 1:
-            raise RefsegError(f"threshold of {name} {value:g} is no probability", hint="from 0 to 1")
-    return replace(thresholds, **{name: value for name, value in given.items() if value is not None})
+            raise RefsegError(f"threshold {value:g} is no probability", hint="from 0 to 1")
+    return replace(
+        thresholds,
+        mask=thresholds.mask if mask is None else mask,
+        exists=thresholds.exists if exists is None else exists,
+    )
 
 
 def demo(out: Path, *, folder: str | Path | None = None, device: str = "auto") -> list[Shown]:
@@ -219,8 +223,9 @@ def demo(out: Path, *, folder: str | Path | None = None, device: str = "auto") -
         picture = pixels.permute(1, 2, 0).numpy()
         for found in predictor.predict(pixels, scene["phrases"]):
             path = out / f"{len(shown) + 1:02}-{_slug(found.phrase)}.png"
+            drawn = overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target)
             with whole(path) as file:
-                file.write_bytes(overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target))
+                file.write_bytes(drawn)
             shown.append(Shown(str(scenes / scene["image"]), found, path))
     return shown
 

@@ -5,7 +5,7 @@ Users: every model. Axes: n expressions, l tokens, c channels.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -125,8 +125,9 @@ class Bert(TextEncoder):
     def __init__(self, name: str, *, vocab_size: int, dim: int, layers: int, pretrained: bool) -> None:
         super().__init__()
         self.dim = dim
-        self.bert = _pretrained_bert(name) if pretrained else _fresh_bert(vocab_size, dim=dim, layers=layers)
-        found = (self.bert.config.hidden_size, self.bert.config.num_hidden_layers)
+        bert = _pretrained_bert(name) if pretrained else _fresh_bert(vocab_size, dim=dim, layers=layers)
+        self.bert: nn.Module = bert
+        found = (bert.config.hidden_size, bert.config.num_hidden_layers)
         if found != (dim, layers):
             raise RefsegError(
                 f"BERT {name!r} has {found[0]} channels and {found[1]} layers, the recipe {dim} and {layers}",
@@ -137,7 +138,7 @@ class Bert(TextEncoder):
         return self.bert(input_ids=tokens, attention_mask=keep.long()).last_hidden_state
 
 
-def _pretrained_bert(name: str) -> nn.Module:
+def _pretrained_bert(name: str) -> Any:  # transformers.BertModel, which is not imported up here
     from transformers import BertModel
 
     try:
@@ -149,7 +150,7 @@ def _pretrained_bert(name: str) -> nn.Module:
         ) from error
 
 
-def _fresh_bert(vocab_size: int, *, dim: int, layers: int) -> nn.Module:
+def _fresh_bert(vocab_size: int, *, dim: int, layers: int) -> Any:
     from transformers import BertConfig, BertModel
 
     config = BertConfig(

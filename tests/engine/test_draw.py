@@ -85,7 +85,7 @@ def test_words_stay_inside_the_strip() -> None:
     assert draw._wrap("two people on left " * 50, font, 220)[-1].endswith("...")
 
 
-@pytest.mark.parametrize("phrase", ["左边的人", "слева", "يسار", "tab\tnewline\nnull\x00", "👩‍🚀 on left", "", "ünïcödé"])
+@pytest.mark.parametrize("phrase", ["左边的人", "слева", "يسار", "tab\tline\nnull\x00", "👩‍🚀 on left", "", "ünï"])
 @pytest.mark.parametrize("size", [(80, 300), (1, 1), (2, 500), (500, 2)])
 def test_no_phrase_and_no_size_breaks_it(phrase: str, size: tuple[int, int]) -> None:
     picture = overlay(phrase, mask=np.ones(size, bool))

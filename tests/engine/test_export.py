@@ -118,9 +118,7 @@ def shapes(inputs: tuple[torch.Tensor, ...]) -> list[tuple[int, ...]]:
     return [(len(inputs[1]), 1, 16, 24), (len(inputs[1]),)]
 
 
-def test_an_exporter_that_fails_is_one_line(
-    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exporter_that_fails_is_one_line(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(graph: object, inputs: object) -> None:
         raise RuntimeError("no such operator\n" + "and pages of it\n" * 50)
 
@@ -130,7 +128,9 @@ def test_an_exporter_that_fails_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_exporters_do_not_talk(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_exporters_do_not_talk(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def talk(graph: object, inputs: object) -> None:
         print("[torch.onnx] Run decompositions... ")  # noqa: T201
         raise RuntimeError("enough")

@@ -95,14 +95,17 @@ BROKEN = {
 def test_a_broken_image_is_one_line(kind: str, tmp_path: Path) -> None:
     make, reason = BROKEN[kind]
     path = make(tmp_path)
-    with pytest.raises(RefsegError, match=f"{path}: cannot read the image: .*{reason}") as caught:
+    with pytest.raises(RefsegError) as caught:
         load_image(path)
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: cannot read the image: ")
+    assert reason in message
+    assert "\n" not in message
 
 
 def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(RefsegError, match="stdin: cannot read the image: .*exceeds limit"):
+    with pytest.raises(RefsegError, match=r"stdin: cannot read the image: .*exceeds limit"):
         load_image(encoded(a_picture(50, 50)))
 
 
@@ -215,7 +218,7 @@ def test_the_record_is_json_and_gives_the_mask_back(predictor: Predictor) -> Non
 def test_cautions(predictor: Predictor) -> None:
     assert predictor.cautions("dir/scene_val_000001.jpg", ["the red car"]) == []
     (photograph,) = predictor.cautions("photo.jpg", ["the red car"])
-    assert "generated scenes only" in photograph
+    assert "knows generated scenes only" in photograph
     (unknown,) = predictor.cautions("scene_1.jpg", ["The red unicorn on the unicorn"])
     assert unknown.endswith("the model does not know 'unicorn'")
     (long,) = predictor.cautions("scene_1.jpg", ["the red car on the left and the dog"])
@@ -266,9 +269,14 @@ def test_demo_into_a_file(bundled: Path, tmp_path: Path) -> None:
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.bin"
-    with pytest.raises(ValueError, match="half way"), whole(path) as file:
-        file.write_bytes(b"half")
-        raise ValueError("half way")
+
+    def write_half() -> None:
+        with whole(path) as file:
+            file.write_bytes(b"half")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        write_half()
     assert list(path.parent.iterdir()) == []
     with whole(path) as file:
         file.write_bytes(b"all")
