@@ -83,3 +83,21 @@ def test_every_training_setting_has_a_reader() -> None:
     source = "".join(p.read_text("utf-8") for p in root.rglob("*.py") if p.name != "config.py")
     unread = [name for name in TrainConfig.__dataclass_fields__ if f".{name}" not in source]
     assert unread == []
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n != "vlt-tiny"])
+def test_every_recipe_builds_its_model_at_full_size(name: str) -> None:
+    """On the meta device: shapes without weights."""
+    import torch
+
+    from refseg_cli.models import build_model, config_class
+
+    off = [
+        f"model.{key}=false"
+        for key in ("pretrained", "text_pretrained")
+        if key in config_class(load_recipe(name).arch).__dataclass_fields__
+    ]
+    recipe = load_recipe(name, off)
+    with torch.device("meta"):
+        model = build_model(recipe, vocab_size=30_522)
+    assert sum(p.numel() for p in model.parameters()) > 1e6

@@ -57,7 +57,7 @@ class TimmBackbone(Backbone):
         if "swin" in name:
             extra = {"img_size": size, "strict_img_size": False, "always_partition": True}
         try:
-            self.net: Any = timm.create_model(
+            net: Any = timm.create_model(
                 name, pretrained=pretrained, features_only=True, out_indices=(-3, -2, -1), **extra
             )
         except RuntimeError as error:
@@ -68,11 +68,12 @@ class TimmBackbone(Backbone):
             raise RefsegError(
                 f"cannot load pretrained weights of {name!r}: {reason}", hint="or set model.pretrained=false"
             ) from error
-        self.channels = tuple(self.net.feature_info.channels())
-        self.strides = tuple(self.net.feature_info.reduction())
-        self.channels_last = getattr(self.net, "output_fmt", None) == "NHWC"  # timm's Format is a str
+        self.net: nn.Module = net
+        self.channels = tuple(net.feature_info.channels())
+        self.strides = tuple(net.feature_info.reduction())
+        self.channels_last = getattr(net, "output_fmt", None) == "NHWC"  # timm's Format is a str
         if "swin" in name:
-            _pad_before_roll(self.net)
+            _pad_before_roll(net)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.net(images)
