@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refseg_cli import metrics
@@ -211,6 +211,7 @@ def naive(samples: list) -> dict[str, Fraction | None]:
     return table
 
 
+@settings(deadline=None)
 @given(st.lists(answers(), max_size=12))
 def test_equal_to_the_naive_reading(samples):
     table = metrics.scores(counts_from(samples)).table()
@@ -220,6 +221,7 @@ def test_equal_to_the_naive_reading(samples):
         assert table[name] == (None if share is None else pytest.approx(float(100 * share), abs=1e-11)), name
 
 
+@settings(deadline=None)
 @given(st.lists(answers(), max_size=12), st.randoms(use_true_random=False))
 def test_the_order_of_expressions_changes_no_bit(samples, random):
     shuffled = random.sample(samples, len(samples))
@@ -233,6 +235,7 @@ def test_the_order_of_many_expressions_changes_no_bit():
     assert metrics.scores(counts_of(*rows)).table() == metrics.scores(counts_of(*by_iou)).table()
 
 
+@settings(deadline=None)
 @given(st.lists(answers(), max_size=8), st.integers(1, 5))
 def test_repeating_every_expression_changes_no_score(samples, times):
     once, often = counts_from(samples), metrics.concatenate([counts_from(samples)] * times)
@@ -241,6 +244,7 @@ def test_repeating_every_expression_changes_no_score(samples, times):
     assert metrics.scores(often).table() == expected
 
 
+@settings(deadline=None)
 @given(st.lists(answers(), max_size=8), st.integers(2, 50))
 def test_larger_pixels_change_no_score(samples, factor):
     """Every mask enlarged `factor` times in area: ratios of counts stay what they are, to the last bit."""
@@ -253,6 +257,7 @@ def test_larger_pixels_change_no_score(samples, factor):
     assert metrics.scores(larger).table() == metrics.scores(counts).table()
 
 
+@settings(deadline=None)
 @given(st.lists(answers(), max_size=12), st.lists(answers(), max_size=12))
 def test_concatenate_is_the_counts_of_both(first, second):
     joined = metrics.concatenate([counts_from(first), counts_from(second)])
@@ -260,6 +265,7 @@ def test_concatenate_is_the_counts_of_both(first, second):
         np.testing.assert_array_equal(getattr(joined, f.name), getattr(counts_from(first + second), f.name))
 
 
+@settings(deadline=None)
 @given(st.lists(answers(), min_size=1, max_size=12))
 def test_identities(samples):
     scores = metrics.scores(counts_from(samples))
@@ -280,12 +286,14 @@ def test_identities(samples):
         assert math.isnan(share) or 0 <= share <= 1
 
 
+@settings(deadline=None)
 @given(st.lists(answers(), min_size=1, max_size=12))
 def test_the_truth_itself_scores_one_wherever_a_score_is_defined(samples):
     perfect = [(true, true, has_target, has_target) for _, true, has_target, _ in samples if true or not has_target]
     assert set(metrics.scores(counts_from(perfect)).table().values()) <= {100.0, None}
 
 
+@settings(deadline=None)
 @given(st.lists(answers(), min_size=1, max_size=12))
 def test_an_emptied_answer_raises_no_score_but_those_of_no_target(samples):
     """Answering nothing must not pay on expressions with a target (it did, where 0/0 counted as 1)."""
@@ -295,6 +303,7 @@ def test_an_emptied_answer_raises_no_score_but_those_of_no_target(samples):
     assert all(value in (0.0, None) for value in table.values())
 
 
+@settings(deadline=None)
 @given(pixel_sets, pixel_sets)
 def test_masks_may_change_places_and_be_mirrored(predicted, true):
     p, g = as_mask(predicted), as_mask(true)
