@@ -4,8 +4,13 @@
 
 Makes a dataset of COCO's proportions (photos of about 150 kB; eight polygons and seven phrases each) in a temporary
 folder. `copy` reads each photo and writes it by pyarrow into a file of the same layout, with nothing else done: no check
-of the JPEG, no hash, no masks. `prepare` is the whole command, from the annotation files to the manifest. Both find the
-files in the page cache. The rounds alternate, and the best of each counts, since other programs only ever slow one down.
+of the JPEG, no hash, no masks. `prepare` is the whole command, from the annotation files to the manifest. They are compared
+
+* cached: photos in the page cache, and nobody waits for the disk, so a copy is but a few moves in memory;
+* durable: until the written files are on the disk (fsync), which is what a data set of many gigabytes comes to.
+
+Rounds alternate, and the best of each counts, since other programs only ever slow one down. The processor seconds
+say what both cost whatever else the machine is doing.
 """
 
 from __future__ import annotations
@@ -21,6 +26,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,26 +111,19 @@ def reference(image_id: int) -> dict[str, object]:
     }
 
 
-def copy(photos: list[Path], out: Path, shard_bytes: int) -> float:
-    """Seconds to copy the photos into Parquet files of `shard_bytes`."""
+def copy(photos: list[Path], out: Path, shard_bytes: int) -> None:
+    """Copy the photos into Parquet files of `shard_bytes`."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("image", kind)])
+    settings = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_index": True}
     out.mkdir()
-    start = time.perf_counter()
     writer, filled, number = None, 0, 0
     for i in range(0, len(photos), ROWS_PER_GROUP):
         data = [path.read_bytes() for path in photos[i : i + ROWS_PER_GROUP]]
         if writer is None or filled > shard_bytes:
             if writer:
                 writer.close()
-            writer = pq.ParquetWriter(
-                out / f"{number:05d}.parquet",
-                schema,
-                compression="none",
-                use_dictionary=False,
-                write_statistics=False,
-                write_page_index=True,
-            )
+            writer = pq.ParquetWriter(out / f"{number:05d}.parquet", schema, **settings)
             filled, number = 0, number + 1
         names = [path.name for path in photos[i : i + ROWS_PER_GROUP]]
         column = pa.StructArray.from_arrays([pa.array(data, pa.binary()), pa.array(names)], fields=list(kind))
@@ -130,13 +131,20 @@ def copy(photos: list[Path], out: Path, shard_bytes: int) -> float:
         filled += sum(map(len, data))
     if writer:
         writer.close()
-    return time.perf_counter() - start
 
 
-def timed_prepare(root: Path, out: Path, workers: int, shard_bytes: int) -> float:
-    start = time.perf_counter()
-    prepare(PrepareRequest("refcoco", str(out), root, workers=workers, shard_bytes=shard_bytes))
-    return time.perf_counter() - start
+def timed(work: Callable[[], object], out: Path, times: dict[str, list[float]]) -> None:
+    """Add the seconds that `work` takes to write into `out`, and remove what it wrote."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    times["cached"].append(time.perf_counter() - wall)
+    times["processor"].append(time.process_time() - processor)
+    for file in out.iterdir():
+        handle = os.open(file, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    times["durable"].append(time.perf_counter() - wall)
+    clear(out)
 
 
 def clear(folder: Path) -> None:
@@ -153,6 +161,10 @@ def peak_memory(root: Path, out: Path, workers: int) -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
+def rounded(times: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    return {kind: [round(value, 3) for value in seconds] for kind, seconds in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=4000)
@@ -161,35 +173,48 @@ def main() -> None:
     parser.add_argument("--shard-mb", type=int, default=64)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    shard_bytes = arguments.shard_mb << 20
+    shard_bytes, load = arguments.shard_mb << 20, os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="refseg-benchmark-") as temporary:
         root, out = Path(temporary) / "raw", Path(temporary) / "out"
         size = make_raw(root, arguments.images)
         photos = sorted((root / "images").iterdir())
-        copies, one, several = [], [], []
+        runs = {name: defaultdict(list) for name in ("copy", "one", "several")}
+        request = PrepareRequest("refcoco", str(out), root, shard_bytes=shard_bytes)
+        several = replace(request, workers=arguments.workers)
         for _ in range(arguments.rounds):
-            copies.append(copy(photos, out, shard_bytes))
-            clear(out)
-            one.append(timed_prepare(root, out, 1, shard_bytes))
-            clear(out)
-            several.append(timed_prepare(root, out, arguments.workers, shard_bytes))
-            clear(out)
+            timed(lambda: copy(photos, out, shard_bytes), out, runs["copy"])
+            timed(lambda: prepare(request), out, runs["one"])
+            timed(lambda: prepare(several), out, runs["several"])
         memory = peak_memory(root, out, arguments.workers)
-    best = min(copies)
+    best = {name: {kind: min(seconds) for kind, seconds in times.items()} for name, times in runs.items()}
     result = {
         "images": arguments.images,
         "photo_megabytes": round(size / 1e6, 1),
         "cores": len(os.sched_getaffinity(0)),
         "workers": arguments.workers,
+        "load_before": round(load, 2),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "pyarrow": pa.__version__,
-        "copy_seconds": [round(s, 3) for s in copies],
-        "prepare_1_worker_seconds": [round(s, 3) for s in one],
-        "prepare_workers_seconds": [round(s, 3) for s in several],
-        "copy_images_per_second": round(arguments.images / best),
-        "ratio_1_worker": round(best / min(one), 3),
-        "ratio_workers": round(best / min(several), 3),
+        "seconds": {
+            "copy": rounded(runs["copy"]),
+            "prepare_1_worker": rounded(runs["one"]),
+            # The processor seconds of the children are not in it.
+            f"prepare_{arguments.workers}_workers": rounded(
+                {k: v for k, v in runs["several"].items() if k != "processor"}
+            ),
+        },
+        "ratio_of_rates": {
+            kind: {
+                "1_worker": round(best["copy"][kind] / best["one"][kind], 3),
+                f"{arguments.workers}_workers": round(best["copy"][kind] / best["several"][kind], 3),
+            }
+            for kind in ("cached", "durable")
+        },
+        "processor_milliseconds_per_image": {
+            "copy": round(best["copy"]["processor"] / arguments.images * 1e3, 3),
+            "prepare": round(best["one"]["processor"] / arguments.images * 1e3, 3),
+        },
         "peak_process_mebibytes": round(memory, 1),
     }
     text = json.dumps(result, indent=1) + "\n"

@@ -48,6 +48,14 @@ def eval_(
     request = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
     with console.progress() as progress:
         report = evaluate(request, progress=progress)
+    at = report.thresholds
+    console.info(
+        f"threshold {at.mask:g}, no-target threshold {at.exists:g}, at least {at.min_pixels} pixels; "
+        + "; ".join(
+            f"{name}: {len(e.counts)} expressions, {e.images} images, {e.expressions_per_second:.0f} expr/s"
+            for name, e in report.evaluations.items()
+        )
+    )
     tables = {name: scores.table() for name, scores in report.scores.items()}
     if json:
         console.json(tables)

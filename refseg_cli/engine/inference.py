@@ -59,8 +59,7 @@ def postprocess(prediction: Prediction, batch: Batch, thresholds: Thresholds) ->
         rows = torch.nonzero(batch.image_index == image)[:, 0]
         logits = to_original(prediction.mask_logits[rows, 0], Placement(*place), input_size, (size[0], size[1]))
         masks = (logits > cut).cpu().numpy()
-        peaks = logits.amax((1, 2)).sigmoid().tolist()
-        scores = peaks if exists is None else [exists[r] for r in rows.tolist()]
+        scores = logits.amax((1, 2)).sigmoid().tolist() if exists is None else [exists[r] for r in rows.tolist()]
         decisions += _decide(masks, scores, thresholds, has_head=exists is not None)
     return decisions
 

@@ -31,6 +31,7 @@ OnError = Literal["fail", "skip"]
 Entry = tuple[Draft, Path]  # a row to be, and where its photo is
 
 PROBLEMS = "problems.jsonl"
+IMAGES_FOR_A_PROCESS = 200  # with fewer it has hardly begun when the work is done
 _SHARD_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
 
 
@@ -110,8 +111,10 @@ def run(
     if todo and (folder / shards.MANIFEST).exists():
         (folder / shards.MANIFEST).delete()  # it says "complete", which is no longer so
     images = sum(len(job.entries) for job in jobs)
-    done = images - sum(len(job.entries) for job in todo)
-    if min(workers, len(todo)) > 1 and storage.is_shared(folder):
+    missing = sum(len(job.entries) for job in todo)
+    done = images - missing
+    workers = min(workers, len(todo), missing // IMAGES_FOR_A_PROCESS)
+    if workers > 1 and storage.is_shared(folder):
         for job, shard in _in_processes(todo, workers):
             made[job.name] = shard
             done += len(job.entries)
@@ -170,7 +173,7 @@ def finish(folder: Place, manifest: Manifest, problems: Sequence[Problem]) -> No
 def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Made]]:
     """Shards as they are finished, each made by one of several processes."""
     # Forking a process that runs threads (Arrow's) may hang, so the workers start from scratch.
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     try:
         futures = {pool.submit(make, job): job for job in jobs}
         for future in as_completed(futures):

@@ -90,3 +90,10 @@ def test_errors(requests: list[EvalRequest], capsys: Capture, arguments: list[st
     assert main(["eval", "--data", "shards", *arguments]) == ERROR
     assert capsys.readouterr().err.startswith("refseg: ")
     assert requests == []
+
+
+def test_thresholds_stand_beside_the_scores(requests: list[EvalRequest], capsys: Capture) -> None:
+    assert main(["eval", "--data", "shards", "--split", "val"]) == FOUND
+    err = capsys.readouterr().err
+    assert "threshold 0.5, no-target threshold 0.5, at least 1 pixels" in err
+    assert "val: 2 expressions, 1 images, 4 expr/s" in err

@@ -104,6 +104,12 @@ def outputs(prediction: Prediction) -> list[Tensor]:
     return [t for t in (prediction.mask_logits, prediction.exists_logit) if t is not None]
 
 
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    """Within 1e-5 of the largest logit, or of 1: float32 sums come in another order for another batch."""
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().max()) <= 1e-5 * max(1.0, float(theirs.abs().max()))
+
+
 def part(batch: Batch, image: int, rows: slice) -> Batch:
     """Some expressions of one image alone."""
     one = batch.images[image : image + 1]
@@ -153,7 +159,7 @@ def test_an_image_with_many_phrases_equals_single_calls(variant: str) -> None:
         for row, image in enumerate(batch.image_index.tolist()):
             alone = outputs(model(part(batch, image, slice(row, row + 1))))
             for a, b in zip(together, alone, strict=True):
-                torch.testing.assert_close(a[row : row + 1], b, atol=1e-5, rtol=1e-5)
+                assert_same(a[row : row + 1], b)
 
 
 @every_variant
@@ -164,13 +170,13 @@ def test_padding_changes_nothing(variant: str) -> None:
     with torch.no_grad():
         expected = outputs(model(batch))
         for a, b in zip(outputs(model(replace(batch, tokens=garbage))), expected, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+            assert_same(a, b)
         if recipe_of(variant).model.get("queries") == "words":
             return  # as many mask channels as tokens: the length is fixed
         short = batch_of(lengths=(4, 3, 2, 1, 4))
         cut = replace(short, tokens=short.tokens[:, :4], attention_mask=short.attention_mask[:, :4])
         for a, b in zip(outputs(model(cut)), outputs(model(short)), strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+            assert_same(a, b)
 
 
 @every_variant
@@ -207,7 +213,7 @@ def test_export_equals_eager(variant: str) -> None:
     with torch.no_grad():
         for b in (batch, single):
             for ours, theirs in zip(exported(*inputs_of(b)), graph(*inputs_of(b)), strict=True):
-                torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+                assert_same(ours, theirs)
 
 
 def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
