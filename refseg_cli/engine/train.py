@@ -9,17 +9,12 @@ A run folder: `best/` and `last/` (checkpoint folders, the recipe in their confi
 
 from __future__ import annotations
 
-import json
 import math
-import resource
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +32,8 @@ from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
 from refseg_cli.engine import Progress, silent
 from refseg_cli.engine.inference import pick_device
+from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
+from refseg_cli.engine.run_log import RunLog, flattened, peak_memory, stop_signals
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
 from refseg_cli.records import Batch
@@ -98,7 +95,7 @@ def train(request: TrainRequest, *, progress: Progress = silent) -> TrainResult:
         RefsegError: data or recipe do not fit, the run folder is taken, the loss is not finite, the disk is full.
     """
     run = _Run(request, progress)
-    with _signals() as asked:
+    with stop_signals() as asked:
         return run.loop(asked)
 
 
@@ -128,9 +125,9 @@ class _Run:
         self.position = Position()
         if resumed:
             self._restore(resumed)
-        self.log = _Log(request.out / LOG, self.position.step, active=self.accelerator.is_main_process)
+        self.log = RunLog(request.out / LOG, self.position.step, active=self.accelerator.is_main_process)
         if request.tracker != "none":
-            self.accelerator.init_trackers("logs", config=_flat(to_table(self.recipe)))
+            self.accelerator.init_trackers("logs", config=flattened(to_table(self.recipe)))
         self.dataset = StepDataset(
             self.shards,
             self.tokenizer,
@@ -214,7 +211,7 @@ class _Run:
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
     def _not_finite(self, terms: dict[str, Tensor]) -> RefsegError:
-        figures = ", ".join(f"{name}={float(term):.4g}" for name, term in terms.items())
+        figures = ", ".join(f"{name}={float(term.detach()):.4g}" for name, term in terms.items())
         p = self.position
         return RefsegError(
             f"the loss is not finite at epoch {p.epoch}, step {p.step}: {figures}",
@@ -230,7 +227,7 @@ class _Run:
         self.log.write({"step": position.step, "epoch": position.epoch, **figures, "lr": lr}, rate=round(rate, 2))
         if self.request.tracker != "none":
             self.accelerator.log({**{f"train/{k}": v for k, v in figures.items()}, "train/lr": lr}, step=position.step)
-        shown = {"loss": f"{figures['loss']:.4f}", "expr/s": f"{rate:.1f}", "mem": _memory(self.accelerator.device)}
+        shown = {"loss": f"{figures['loss']:.4f}", "expr/s": f"{rate:.1f}", "mem": peak_memory(self.accelerator.device)}
         self.progress("train", position.step, self.total, epoch=position.epoch + 1, **shown)
 
     def _after_epoch(self) -> None:
@@ -402,99 +399,6 @@ class _Run:
         return steps[rank : len(steps) - len(steps) % world : world]
 
 
-def take_weights(model: nn.Module, source: nn.Module) -> int:
-    """Copy every tensor of `source` that `model` has by the same name and shape; how many.
-
-    Raises:
-        RefsegError: none fits.
-    """
-    wanted = model.state_dict()
-    taken = {k: v for k, v in source.state_dict().items() if k in wanted and wanted[k].shape == v.shape}
-    if not taken:
-        raise RefsegError(
-            "--init: no weight has the name and shape of one in this model", hint="same sizes in [model]?"
-        )
-    model.load_state_dict(taken, strict=False)
-    return len(taken)
-
-
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW; pretrained encoders at `backbone_lr` times the rate, no decay on norms, biases, embeddings."""
-    pretrained = {id(p) for module in model.pretrained_modules() for p in module.parameters()}  # type: ignore[operator]
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            key = (id(parameter) in pretrained, parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
-    settings = []
-    for (is_pretrained, decayed), parameters in sorted(groups.items()):
-        peak = config.lr * (config.backbone_lr if is_pretrained else 1.0)
-        decay = config.weight_decay if decayed else 0.0
-        settings.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay})
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(settings, betas=config.betas)
-
-
-def schedule(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Factor on the peak learning rate for optimiser step `step` of `total`."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    if config.schedule == "poly":
-        return max(0.0, 1 - done) ** config.power
-    if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    if config.schedule == "step":
-        epoch = step // max(1, math.ceil(steps_per_epoch / config.accumulate))
-        return config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
-    return 1.0
-
-
-class _Log:
-    """metrics.jsonl: one JSON object a line. On resume the lines beyond the saved step go, since they come again."""
-
-    def __init__(self, path: Path, step: int, *, active: bool) -> None:
-        self.path, self.active, self.began = path, active, time.time()
-        if not active:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(kept), encoding="utf-8")
-
-    def write(self, figures: dict[str, Any], **more: float) -> None:
-        if self.active:
-            line = json.dumps({**figures, **more, "seconds": round(time.time() - self.began, 1)})
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The whole lines of a log; a line cut by a kill is dropped."""
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            yield from (line for line in file if line.endswith("}\n"))
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], str | None]]:
-    """SIGINT and SIGTERM ask the loop to save and stop; a second one stops at once."""
-    asked: list[str] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(signal.Signals(number).name)
-
-    before = {}
-    with suppress(ValueError):  # not the main thread: the caller's own handlers stay
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked[0] if asked else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _accelerator(config: TrainConfig, request: TrainRequest) -> Accelerator:
     device = pick_device(request.device)
     if config.precision == "fp16" and device.type != "cuda":
@@ -534,22 +438,3 @@ def _metric(scores: dict[str, float | None], name: str) -> float:
 def _mix(*numbers: int) -> int:
     """One seed from several numbers, without neighbours resembling each other."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _memory(device: torch.device) -> str:
-    """Peak memory so far, on the accelerator or of this process."""
-    if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f}GiB"
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f}GiB"
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `a.b` names with plain values, as trackers want them."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
-    return flat

@@ -66,9 +66,7 @@ def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     generate(tmp_path / "two", images=SMALL, seed=3, workers=2)  # its processes also hash strings differently
     generate(tmp_path / "other", images=SMALL, seed=4)
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
-    assert not set(digest(tmp_path / "one" / "images").values()) & set(
-        digest(tmp_path / "other" / "images").values()
-    )
+    assert not set(digest(tmp_path / "one" / "images").values()) & set(digest(tmp_path / "other" / "images").values())
 
 
 def test_a_larger_dataset_extends_a_smaller_one(tmp_path: Path) -> None:
@@ -231,9 +229,7 @@ def centre(row: Json, image: Json) -> tuple[float, float]:
     return (x + w / 2) / image["width"], (y + h / 2) / image["height"]
 
 
-def brute_force(
-    sentence: str, rows: list[Json], image: Json, names: dict[int, str], nouns: Nouns
-) -> set[int] | None:
+def brute_force(sentence: str, rows: list[Json], image: Json, names: dict[int, str], nouns: Nouns) -> set[int] | None:
     """The annotation ids that a phrase of a simple pattern names; None for any other pattern."""
     noun = nouns.pattern.replace(r"\b", "")
 
@@ -314,9 +310,7 @@ def test_unclear_scenes_are_refused() -> None:
     half_hidden = Scene(100, 100, (small, replace(large, area=small.area // 2)))
     assert targets(Ranked(Is("dog"), "small"), half_hidden) is None
     both_right = scene(("dog", 60, 50, 10), ("dog", 90, 50, 10))
-    assert (
-        targets(Placed(Is("dog"), "left"), both_right) is None
-    )  # 'the left dog' may mean the left one of the two
+    assert targets(Placed(Is("dog"), "left"), both_right) is None  # 'the left dog' may mean the left one of the two
     only_right = scene(("dog", 90, 50, 10))
     assert targets(Placed(Is("dog"), "left"), only_right) == ()
     doubtful = scene(("wolf", 20, 50, 10))
@@ -356,9 +350,7 @@ def test_painted_colours_deserve_their_words() -> None:
         part = repaintable(pixels, sprite.colour or "")
         assert part.sum() > 0.15 * (pixels[..., 3] > 127).sum(), sprite
         for word in PAINTS:
-            hue, saturation, value = (
-                plane[part] for plane in hsv(repaint(pixels, sprite.colour or "", word))
-            )
+            hue, saturation, value = (plane[part] for plane in hsv(repaint(pixels, sprite.colour or "", word)))
             if word in HUES:
                 low, high = HUES[word]
                 assert abs(np.median(hue_difference(hue, (low + high) / 2))) < (high - low) / 2, (
@@ -374,10 +366,7 @@ def test_atlas_and_its_licence_are_complete() -> None:
     names = {sprite.name for category in catalogue().categories for sprite in category.sprites}
     assert names == set(atlas())
     assert len(names) >= 130
-    assert (
-        sum((HERE / f).stat().st_size for f in ("atlas.png", "atlas.json", "LICENSE.artwork", "NOTICE"))
-        < 1_500_000
-    )
+    assert sum((HERE / f).stat().st_size for f in ("atlas.png", "atlas.json", "LICENSE.artwork", "NOTICE")) < 1_500_000
     assert "Apache License" in (HERE / "LICENSE.artwork").read_text()
     people = [category for category in catalogue().categories if category.section == "people"]
     assert len(people) >= 24

@@ -15,7 +15,8 @@ import torch
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, TrainConfig
-from refseg_cli.engine.train import TrainRequest, build_optimizer, schedule, take_weights, train
+from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
+from refseg_cli.engine.train import TrainRequest, train
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
 

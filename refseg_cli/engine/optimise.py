@@ -1,0 +1,59 @@
+"""How weights move: the optimiser's groups, the learning rate's course, and where weights come from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from refseg_cli.config import TrainConfig
+from refseg_cli.errors import RefsegError
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW; pretrained encoders at `backbone_lr` times the rate, no decay on norms, biases, embeddings."""
+    pretrained = {id(p) for module in model.pretrained_modules() for p in module.parameters()}  # type: ignore[operator]
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = (id(parameter) in pretrained, parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    settings = []
+    for (is_pretrained, decayed), parameters in sorted(groups.items()):
+        peak = config.lr * (config.backbone_lr if is_pretrained else 1.0)
+        decay = config.weight_decay if decayed else 0.0
+        settings.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay})
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(settings, betas=config.betas)
+
+
+def schedule(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Factor on the peak learning rate for optimiser step `step` of `total`."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    if config.schedule == "poly":
+        return max(0.0, 1 - done) ** config.power
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    if config.schedule == "step":
+        epoch = step // max(1, math.ceil(steps_per_epoch / config.accumulate))
+        return config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    return 1.0
+
+
+def take_weights(model: nn.Module, source: nn.Module) -> int:
+    """Copy every tensor of `source` that `model` has by the same name and shape; how many.
+
+    Raises:
+        RefsegError: none fits.
+    """
+    wanted = model.state_dict()
+    taken = {k: v for k, v in source.state_dict().items() if k in wanted and wanted[k].shape == v.shape}
+    if not taken:
+        raise RefsegError(
+            "--init: no weight has the name and shape of one in this model", hint="same sizes in [model]?"
+        )
+    model.load_state_dict(taken, strict=False)
+    return len(taken)
