@@ -82,9 +82,7 @@ def catalogue() -> Catalogue:
     """Read the catalogue that ships with the package."""
     table = tomllib.loads((HERE / "catalogue.toml").read_text("utf-8"))
     rows = [(section, row) for section in SECTIONS for row in table[section].values()]
-    categories = [
-        _category(i, section, row, table["section"][section]) for i, (section, row) in enumerate(rows)
-    ]
+    categories = [_category(i, section, row, table["section"][section]) for i, (section, row) in enumerate(rows)]
     return Catalogue(tuple(categories), table["plurals"])
 
 

@@ -62,9 +62,7 @@ def repaint(sprite: NDArray[np.uint8], source: str, target: str) -> NDArray[np.u
     value[part] *= paint.value / value[part].mean()
     planes = np.stack([hue / 360, saturation, value], axis=-1).clip(0, 1)
     painted = Image.fromarray((planes * 255).round().astype(np.uint8), "HSV").convert("RGB")
-    return np.concatenate(
-        [np.where(part[..., None], np.asarray(painted), sprite[..., :3]), sprite[..., 3:]], axis=-1
-    )
+    return np.concatenate([np.where(part[..., None], np.asarray(painted), sprite[..., :3]), sprite[..., 3:]], axis=-1)
 
 
 def repaintable(sprite: NDArray[np.uint8], source: str) -> NDArray[np.bool_]:
@@ -79,10 +77,7 @@ def repaintable(sprite: NDArray[np.uint8], source: str) -> NDArray[np.bool_]:
 
 def hsv(sprite: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Hue in degrees, saturation and value in 0..1, each (h, w)."""
-    planes = (
-        np.asarray(Image.fromarray(np.ascontiguousarray(sprite[..., :3])).convert("HSV"), dtype=np.float64)
-        / 255
-    )
+    planes = np.asarray(Image.fromarray(np.ascontiguousarray(sprite[..., :3])).convert("HSV"), dtype=np.float64) / 255
     return planes[..., 0] * 360, planes[..., 1], planes[..., 2]
 
 

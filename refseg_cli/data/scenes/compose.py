@@ -134,15 +134,10 @@ def arrange(rng: Random, groups: list[list[Item]], width: int, height: int) -> l
         row = row_places(rng, group, width, height) if in_row else [None] * len(group)
         for item, first_try in zip(group, row, strict=True):
             crowded = bool(placed) and rng.random() < CROWDED
-            place = first_try or (
-                touching_place(rng, item, rng.choice(placed), width, height) if crowded else None
-            )
+            place = first_try or (touching_place(rng, item, rng.choice(placed), width, height) if crowded else None)
             for _ in range(PLACES):
                 candidate = replace(item, place=place or random_place(rng, item, width, height))
-                if all(
-                    covered(earlier, candidate) <= (MOST_COVERED if crowded else TOUCHING)
-                    for earlier in placed
-                ):
+                if all(covered(earlier, candidate) <= (MOST_COVERED if crowded else TOUCHING) for earlier in placed):
                     placed.append(candidate)
                     break
                 place = None
@@ -194,9 +189,7 @@ def draw(item: Item) -> Image.Image:
     sprite = painted(item.sprite, item.colour if item.sprite.repaintable else None)
     if item.flipped:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return ImageEnhance.Brightness(sprite.resize(item.size, Image.Resampling.BICUBIC)).enhance(
-        item.brightness
-    )
+    return ImageEnhance.Brightness(sprite.resize(item.size, Image.Resampling.BICUBIC)).enhance(item.brightness)
 
 
 @cache
@@ -220,9 +213,7 @@ def visible_only(drawn: Drawn, width: int, height: int) -> tuple[Drawn, NDArray[
             owner[y : y + solid.shape[0], x : x + solid.shape[1]][solid] = i
             whole.append(solid.sum())
         seen = np.bincount(owner.ravel() + 1, minlength=len(drawn) + 1)[1:]
-        kept = [
-            d for d, s, w in zip(drawn, seen, whole, strict=True) if s >= max(LEAST_AREA, LEAST_VISIBLE * w)
-        ]
+        kept = [d for d, s, w in zip(drawn, seen, whole, strict=True) if s >= max(LEAST_AREA, LEAST_VISIBLE * w)]
         if len(kept) == len(drawn):
             return drawn, owner
         drawn = kept

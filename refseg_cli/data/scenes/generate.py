@@ -118,9 +118,7 @@ def plan(images: Mapping[str, int], seed: int) -> Iterator[Job]:
         if split not in SUBJECTS:
             raise RefsegError(f"scenes: no split named {split!r}", hint=f"one of: {', '.join(SUBJECTS)}")
         if not 0 <= images[split] < IDS_PER_SPLIT:
-            raise RefsegError(
-                f"scenes: {split}={images[split]}", hint=f"from 0 to {IDS_PER_SPLIT - 1} images"
-            )
+            raise RefsegError(f"scenes: {split}={images[split]}", hint=f"from 0 to {IDS_PER_SPLIT - 1} images")
     for split in SUBJECTS:
         yield from (Job(seed, split, index) for index in range(images.get(split, 0)))
 

@@ -194,9 +194,7 @@ class Related:
         if (anchor == UNCLEAR).any() or (anchor == TRUE).sum() != 1:
             return np.minimum(of, np.int8(UNCLEAR))
         landmark = int(np.flatnonzero(anchor == TRUE)[0])
-        placed = (
-            next_to(scene, landmark) if self.relation == "next to" else beside(scene, landmark, self.relation)
-        )
+        placed = next_to(scene, landmark) if self.relation == "next to" else beside(scene, landmark, self.relation)
         placed[landmark] = FALSE
         return np.minimum(of, placed)
 

@@ -83,9 +83,7 @@ def wordings(proposal: Proposal, view: View, said: set[str]) -> tuple[str, ...]:
     """New phrases for the proposal, all different."""
     number = number_of(proposal.form, view.scene, proposal)
     tries = range(view.rng.choice(WORDINGS))
-    return tuple(
-        dict.fromkeys(p for p in (word(proposal.form, number, view.rng) for _ in tries) if p not in said)
-    )
+    return tuple(dict.fromkeys(p for p in (word(proposal.form, number, view.rng) for _ in tries) if p not in said))
 
 
 def number_of(form: Form, scene: Scene, proposal: Proposal) -> Number:

@@ -204,9 +204,7 @@ def exception(view: View) -> Proposal | None:
         )
     else:
         landmark = view.rng.choice(view.scene.things)
-        part = Is(
-            view.any((landmark.category.name, *sorted(landmark.category.general - {"object", "thing"})))
-        )
+        part = Is(view.any((landmark.category.name, *sorted(landmark.category.general - {"object", "thing"}))))
     left_out, all_of_it = targets(part, view.scene), targets(whole, view.scene)
     if part == whole or not left_out or not set(left_out) < set(all_of_it or ()):
         return None
@@ -225,9 +223,7 @@ def absent_noun(view: View) -> Is:
     """A noun that fits nothing in sight, preferably one for something like what is there."""
     present = view.thing().category
     alike = view.rng.random() < SAME_SECTION
-    choices = [
-        c for c in catalogue().categories if view.subject(c) and (not alike or c.section == present.section)
-    ]
+    choices = [c for c in catalogue().categories if view.subject(c) and (not alike or c.section == present.section)]
     return Is(view.any(view.rng.choice(choices).names))
 
 
