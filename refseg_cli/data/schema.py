@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refseg_cli.records import Expression, Instance, Record, Rle
 
+T = TypeVar("T")
+
+_RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 _INSTANCE = pa.struct(
     [
         ("ann_id", pa.int64()),
         ("category_id", pa.int64()),
         ("category", pa.string()),
         ("box", pa.list_(pa.float64())),
-        ("rle", pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])),
+        ("rle", _RLE),
         ("iscrowd", pa.bool_()),
     ]
 )
@@ -57,40 +61,59 @@ SCHEMA = _COLUMNS.with_metadata(
 
 def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
     """Rows in the order of the records."""
-    images = [{"bytes": r.image, "path": r.file_name} for r in records]
+    images = [pa.array([r.image for r in records], pa.binary()), pa.array([r.file_name for r in records], pa.string())]
     return pa.RecordBatch.from_arrays(
         [
-            pa.array(images, _IMAGE),
+            pa.StructArray.from_arrays(images, fields=list(_IMAGE)),
             pa.array([r.image_id for r in records], pa.int64()),
-            pa.array([r.file_name for r in records], pa.string()),
+            images[1],
             pa.array([r.split for r in records], pa.string()),
             pa.array([r.height for r in records], pa.int32()),
             pa.array([r.width for r in records], pa.int32()),
-            pa.array([[_instance_row(i) for i in r.instances] for r in records], pa.list_(_INSTANCE)),
-            pa.array([[_expression_row(e) for e in r.expressions] for r in records], pa.list_(_EXPRESSION)),
+            _lists([r.instances for r in records], _instances),
+            _lists([r.expressions for r in records], _expressions),
         ],
         schema=SCHEMA,
     )
 
 
-def _instance_row(instance: Instance) -> dict[str, Any]:
-    return {
-        "ann_id": instance.ann_id,
-        "category_id": instance.category_id,
-        "category": instance.category,
-        "box": instance.box,
-        "rle": {"size": instance.rle.size, "counts": instance.rle.counts.decode("ascii")},
-        "iscrowd": instance.iscrowd,
-    }
+def _lists(parts: Sequence[Sequence[T]], to_array: Callable[[list[T]], pa.Array]) -> pa.ListArray:
+    """A list column: one array of all the parts together, and where each begins."""
+    offsets = pa.array([0, *accumulate(len(part) for part in parts)], pa.int32())
+    return pa.ListArray.from_arrays(offsets, to_array([item for part in parts for item in part]))
 
 
-def _expression_row(expression: Expression) -> dict[str, Any]:
-    return {
-        "text": expression.text,
-        "ref_id": expression.ref_id,
-        "sent_id": expression.sent_id,
-        "targets": expression.targets,
-    }
+def _instances(instances: list[Instance]) -> pa.StructArray:
+    rle = pa.StructArray.from_arrays(
+        [
+            _lists([i.rle.size for i in instances], lambda sides: pa.array(sides, pa.int32())),
+            pa.array([i.rle.counts.decode("ascii") for i in instances], pa.string()),
+        ],
+        fields=list(_RLE),
+    )
+    return pa.StructArray.from_arrays(
+        [
+            pa.array([i.ann_id for i in instances], pa.int64()),
+            pa.array([i.category_id for i in instances], pa.int64()),
+            pa.array([i.category for i in instances], pa.string()),
+            _lists([i.box for i in instances], lambda sides: pa.array(sides, pa.float64())),
+            rle,
+            pa.array([i.iscrowd for i in instances], pa.bool_()),
+        ],
+        fields=list(_INSTANCE),
+    )
+
+
+def _expressions(expressions: list[Expression]) -> pa.StructArray:
+    return pa.StructArray.from_arrays(
+        [
+            pa.array([e.text for e in expressions], pa.string()),
+            pa.array([e.ref_id for e in expressions], pa.int64()),
+            pa.array([e.sent_id for e in expressions], pa.int64()),
+            _lists([e.targets for e in expressions], lambda targets: pa.array(targets, pa.int32())),
+        ],
+        fields=list(_EXPRESSION),
+    )
 
 
 def to_record(row: Mapping[str, Any]) -> Record:

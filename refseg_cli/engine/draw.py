@@ -95,6 +95,8 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
     """Lines of at most `width` pixels, broken between words where possible; the last one of too many ends in "..."."""
     lines, line = [], ""
     for word in text.split(" "):
+        if len(lines) > MOST_LINES:
+            break
         joined = f"{line} {word}".strip()
         if font.getlength(joined) <= width:
             line = joined

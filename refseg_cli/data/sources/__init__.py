@@ -51,7 +51,7 @@ class Problem:
 class Annotation:
     """One object as annotated.
 
-    box: (x, y, width, height) in pixels.  segmentation: in COCO's form, not yet looked at.
+    box: (x, y, width, height) in pixels.  segmentation: in COCO's form, not yet looked at; polygons as a JSON string.
     """
 
     ann_id: int

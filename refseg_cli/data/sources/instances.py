@@ -8,12 +8,9 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref
 from refseg_cli.errors import RefsegError, unknown_name
@@ -36,15 +33,23 @@ class Instances:
     broken: dict[int, list[tuple[int, Reason, str]]] = field(default_factory=lambda: defaultdict(list))
 
 
+# Polygons are most of the file, and only numbers and brackets, so quoting one makes it a string: four times as fast to
+# read and a quarter of the memory. `photos.finish` reads the string, in whatever process makes the shard.
+_POLYGONS = re.compile(rb'"segmentation"\s*:\s*(\[\s*\[[-+\d.eE,\[\]\s]*\]\s*\])')
+
+
 def load_json(path: Path) -> tuple[Any, str]:
-    """A JSON file's value, with what is large and not needed left out or packed, and the SHA-256 of the file.
+    """A JSON file's value, with polygons as strings and sentences without their tokens, and the file's SHA-256.
 
     Raises:
         RefsegError: no such file, or not JSON.
     """
     try:
         data = path.read_bytes()
-        return json.loads(data, object_hook=_packed), hashlib.sha256(data).hexdigest()
+        digest = hashlib.sha256(data).hexdigest()
+        data = _POLYGONS.sub(rb'"segmentation":"\1"', data)
+        # Not strict: a polygon may go over several lines.
+        return json.loads(data, object_hook=_without_tokens if b'"tokens"' in data else None, strict=False), digest
     except OSError as error:
         raise RefsegError(
             f"{path}: {error.strerror}", hint="--root is the folder that holds refcoco/, grefcoco/ and the like"
@@ -53,14 +58,10 @@ def load_json(path: Path) -> tuple[Any, str]:
         raise RefsegError(f"{path}: not JSON: {error}") from error
 
 
-def _packed(table: dict[str, Any]) -> dict[str, Any]:
-    """Polygons as arrays and sentences without their tokens: a quarter of the memory."""
+def _without_tokens(table: dict[str, Any]) -> dict[str, Any]:
     table.pop("tokens", None)
-    table.pop("raw" if "sent" in table else "", None)
-    polygons = table.get("segmentation")
-    if isinstance(polygons, list) and polygons and isinstance(polygons[0], list):
-        with suppress(TypeError, ValueError):  # left as it is for `masks` to complain of
-            table["segmentation"] = [np.array(polygon, dtype=np.float64) for polygon in polygons]
+    if "sent" in table:
+        table.pop("raw", None)
     return table
 
 

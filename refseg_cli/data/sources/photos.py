@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import struct
 from collections.abc import Iterator
@@ -188,7 +189,8 @@ def _instances(draft: Draft, problems: list[Problem]) -> tuple[tuple[Instance, .
     lost: list[int] = []
     for i, a in enumerate(draft.annotations):
         try:
-            rle = masks.from_segmentation(a.segmentation, draft.height, draft.width)
+            polygons = json.loads(a.segmentation) if isinstance(a.segmentation, str) else a.segmentation
+            rle = masks.from_segmentation(polygons, draft.height, draft.width)
         except ValueError as error:
             large = isinstance(error, masks.MaskTooLarge)
             losers = tuple(dict.fromkeys(e.ref_id for e in draft.expressions if i in e.targets))
