@@ -93,7 +93,8 @@ def _printable(phrase: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """Lines of at most `width` pixels, broken between words where possible; the last one of too many ends in "..."."""
-    lines, line = [], ""
+    lines: list[str] = []
+    line = ""
     for word in text.split(" "):
         if len(lines) > MOST_LINES:
             break
