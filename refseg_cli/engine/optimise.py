@@ -44,13 +44,20 @@ def schedule(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -
 
 
 def take_weights(model: nn.Module, source: nn.Module) -> int:
-    """Copy every tensor of `source` that `model` has by the same name and shape; how many.
+    """Copy every tensor of `source` that `model` has by the same name and shape, counters aside; how many.
+
+    The encoders of two architectures stand at different places in them, so they are matched by their order in
+    `pretrained_modules` too: a small LAVT starts from the encoders of a small `align`.
 
     Raises:
         RefsegError: none fits.
     """
+    given = dict(source.state_dict())
+    places = {id(module): name for name, module in model.named_modules()}
+    for ours, theirs in zip(model.pretrained_modules(), source.pretrained_modules(), strict=False):  # type: ignore[operator]
+        given |= {f"{places[id(ours)]}.{key}": tensor for key, tensor in theirs.state_dict().items()}
     wanted = model.state_dict()
-    taken = {k: v for k, v in source.state_dict().items() if k in wanted and wanted[k].shape == v.shape}
+    taken = {k: v for k, v in given.items() if v.ndim and k in wanted and wanted[k].shape == v.shape}
     if not taken:
         raise RefsegError(
             "--init: no weight has the name and shape of one in this model", hint="same sizes in [model]?"

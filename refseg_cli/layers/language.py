@@ -1,11 +1,11 @@
 """Text encoders: phrases' tokens to one feature per word and one per sentence. The only door to transformers.
 
-Users: every model. Axes: n expressions, l tokens, c channels.
+Users: layers/encoders.py, which builds them. Axes: n expressions, l tokens, c channels.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,31 +19,6 @@ class Language(NamedTuple):
 
     features: Tensor
     keep: Tensor
-
-
-def build_text_encoder(
-    kind: Literal["gru", "bert", "transformer"],
-    *,
-    vocab_size: int,
-    max_tokens: int,
-    dim: int,
-    dropout: float,
-    embedding_dim: int,
-    embedding_trainable: bool,
-    layers: int,
-    heads: int,
-    name: str,
-    bert_dim: int,
-    pretrained: bool,
-) -> TextEncoder:
-    """The encoder of that kind; it uses the settings that concern it. layers: 0 for the kind's own number."""
-    if kind == "gru":
-        return BiGru(vocab_size, embedding_dim=embedding_dim, dim=dim, dropout=dropout, trainable=embedding_trainable)
-    if kind == "transformer":
-        return SmallTransformer(
-            vocab_size, max_tokens=max_tokens, dim=dim, heads=heads, layers=layers or 2, dropout=dropout
-        )
-    return Bert(name, vocab_size=vocab_size, dim=bert_dim, layers=layers or 12, pretrained=pretrained)
 
 
 class TextEncoder(nn.Module):

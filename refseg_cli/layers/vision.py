@@ -1,11 +1,10 @@
 """Vision backbones: images to a pyramid of feature maps. The only door to timm.
 
-Users: every model. Axes: i images, c channels, h w of a map, finest map first.
+Users: layers/encoders.py, which builds them. Axes: i images, c channels, h w of a map, finest map first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,34 +21,18 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
 
 
-def build_backbone(
-    name: str, *, size: tuple[int, int], pretrained: bool, channels: Sequence[int] = (), frozen: bool = False
-) -> Backbone:
-    """The backbone of that name: `convnet` (small, ours, its `channels` given) or any timm model with feature maps.
-
-    Args:
-        size: (height, width) of the network input in pixels; window attention is laid out for it.
-        frozen: no gradients, and normalisation with its stored statistics.
-
-    Raises:
-        RefsegError: timm has no such model, or its weights cannot be fetched.
-    """
-    backbone: Backbone
-    if name == "convnet":
-        backbone = ConvNet(tuple(channels))
-    else:
-        backbone = TimmBackbone(name, size=size, pretrained=pretrained)
-    if frozen:
-        backbone.requires_grad_(False)
-        backbone.eval()
-        backbone.train = lambda mode=True: backbone  # type: ignore[method-assign,assignment]  # stays in eval mode
+def freeze(backbone: Backbone) -> Backbone:
+    """No gradients, and normalisation with its stored statistics, in training too."""
+    backbone.requires_grad_(False)
+    backbone.eval()
+    backbone.train = lambda mode=True: backbone  # type: ignore[method-assign]  # stays in eval mode
     return backbone
 
 
 class TimmBackbone(Backbone):
-    """The last three feature maps (strides 8, 16, 32) of a timm model, channels first."""
+    """The `maps` coarsest feature maps of a timm model (three: strides 8, 16, 32), channels first."""
 
-    def __init__(self, name: str, *, size: tuple[int, int], pretrained: bool) -> None:
+    def __init__(self, name: str, *, size: tuple[int, int], pretrained: bool, maps: int = 3) -> None:
         super().__init__()
         import timm
 
@@ -58,7 +41,7 @@ class TimmBackbone(Backbone):
             extra = {"img_size": size, "strict_img_size": False, "always_partition": True}
         try:
             net: Any = timm.create_model(
-                name, pretrained=pretrained, features_only=True, out_indices=(-3, -2, -1), **extra
+                name, pretrained=pretrained, features_only=True, out_indices=tuple(range(-maps, 0)), **extra
             )
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
@@ -124,16 +107,15 @@ class ConvNet(Backbone):
     """A small residual network for the tiny models: a stem at stride 2 and four stages at strides 4, 8, 16, 32.
 
     Args:
-        channels: of the stem and the four stages. The last three maps come out.
+        channels: of the stem and the four stages.
+        maps: how many of the stages' maps come out, from the coarsest.
     """
 
-    strides = (8, 16, 32)
-
-    def __init__(self, channels: tuple[int, ...]) -> None:
+    def __init__(self, channels: tuple[int, ...], *, maps: int = 3) -> None:
         super().__init__()
         if len(channels) != 5:
             raise RefsegError(f"model.backbone_channels: expected 5 numbers (stem, four stages), not {list(channels)}")
-        self.channels = channels[2:]
+        self.channels, self.strides = tuple(channels[-maps:]), (4, 8, 16, 32)[-maps:]
         self.stem = conv_bn_relu(3, channels[0], stride=2)
         self.stages = nn.ModuleList(
             nn.Sequential(ResidualBlock(before, after, stride=2), ResidualBlock(after, after))
@@ -145,7 +127,7 @@ class ConvNet(Backbone):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return maps[1:]
+        return maps[-len(self.channels) :]
 
 
 class ResidualBlock(nn.Module):

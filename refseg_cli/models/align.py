@@ -11,7 +11,6 @@ Axes: i images, n expressions, c channels, h w feature grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +18,17 @@ from torch.nn import functional as F
 
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.attention import sine_positions_2d
-from refseg_cli.layers.language import WordsAndSentence, build_text_encoder
-from refseg_cli.layers.vision import PyramidSum, build_backbone
+from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
+from refseg_cli.layers.language import WordsAndSentence
+from refseg_cli.layers.vision import PyramidSum
 from refseg_cli.records import Batch, Prediction
 
 
 @dataclass(frozen=True, slots=True)
-class AlignConfig:
-    """The encoders' settings as in `VLTConfig`; everything here is ours."""
+class AlignConfig(EncoderConfig):
+    """Everything here is ours."""
 
-    backbone: str = "convnet"
     backbone_channels: tuple[int, ...] = (24, 32, 64, 128, 192)
-    pretrained: bool = True
-    frozen: bool = False
-    text: Literal["gru", "bert", "transformer"] = "transformer"
-    text_name: str = "bert-base-uncased"
-    text_pretrained: bool = True
-    text_layers: int = 0  # 0: 2 for `transformer`, 12 (BERT-base) for `bert`
-    text_dim: int = 768  # only for `bert`: its width
-    embedding_dim: int = 300
-    embedding_trainable: bool = True
     dim: int = 64
     heads: int = 4
     dropout: float = 0.0
@@ -54,28 +44,15 @@ class Align(nn.Module):
     def __init__(self, config: AlignConfig, *, vocab_size: int, max_tokens: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.config = config
-        backbone = build_backbone(
-            config.backbone,
-            size=size,
-            pretrained=config.pretrained,
-            channels=config.backbone_channels,
-            frozen=config.frozen,
-        )
         grid = (size[0] // config.stride, size[1] // config.stride)
-        self.vision = PyramidSum(backbone, dim=config.dim, grid=grid)
-        encoder = build_text_encoder(
-            config.text,
+        self.vision = PyramidSum(build_vision(config, size=size), dim=config.dim, grid=grid)
+        encoder = build_text(
+            config,
             vocab_size=vocab_size,
             max_tokens=max_tokens,
             dim=config.dim,
-            dropout=config.dropout,
-            embedding_dim=config.embedding_dim,
-            embedding_trainable=config.embedding_trainable,
-            layers=config.text_layers,
             heads=config.heads,
-            name=config.text_name,
-            bert_dim=config.text_dim,
-            pretrained=config.text_pretrained,
+            dropout=config.dropout,
         )
         self.language = WordsAndSentence(encoder, dim=config.dim, dropout=config.dropout)
         self.pixel = nn.Sequential(

@@ -28,26 +28,19 @@ from torch.nn import functional as F
 
 from refseg_cli import losses
 from refseg_cli.layers.attention import DecoderLayer, EncoderLayer, sine_positions_2d
-from refseg_cli.layers.language import Language, WordsAndSentence, build_text_encoder
-from refseg_cli.layers.vision import PyramidSum, build_backbone, conv_bn_relu
+from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
+from refseg_cli.layers.language import Language, WordsAndSentence
+from refseg_cli.layers.vision import PyramidSum, conv_bn_relu
 from refseg_cli.records import Batch, Prediction
 
 
 @dataclass(frozen=True, slots=True)
-class VLTConfig:
+class VLTConfig(EncoderConfig):
     """Sources in brackets; "ours" where the thesis is silent."""
 
     backbone: str = "darknet53"  # [4.3.1]; Swin version: swin_base_patch4_window12_384 [4.2.6]
-    backbone_channels: tuple[int, ...] = ()  # only for `convnet`
-    pretrained: bool = True
-    frozen: bool = False  # [official code: all but the last blocks]
-    text: Literal["gru", "bert", "transformer"] = "gru"  # [4.3.1: bi-GRU; 4.2.6: BERT]
-    text_name: str = "bert-base-uncased"
-    text_pretrained: bool = True
-    text_layers: int = 0  # 0: 2 for `transformer`, 12 (BERT-base) for `bert`
-    text_dim: int = 768  # only for `bert`: its width
-    embedding_dim: int = 300  # [GloVe 840B]
-    embedding_trainable: bool = True  # GloVe is frozen in the official code; learned embeddings are not
+    text: Literal["gru", "transformer", "bert"] = "gru"  # [4.3.1: bi-GRU; 4.2.6: BERT]
+    embedding_dim: int = 300  # [GloVe 840B]; frozen in the official code, learned embeddings are not
     dim: int = 512  # C [table 4.1, see header]
     heads: int = 8  # [4.3.1]
     hidden: int = 1024  # feed-forward width [ours: makes table 4.1's size]
@@ -96,30 +89,14 @@ class VLT(nn.Module):
         super().__init__()
         self.config = config
         c, grid = config.dim, (size[0] // config.stride, size[1] // config.stride)
-        self.vision = PyramidSum(
-            build_backbone(
-                config.backbone,
-                size=size,
-                pretrained=config.pretrained,
-                channels=config.backbone_channels,
-                frozen=config.frozen,
-            ),
-            dim=c,
-            grid=grid,
-        )
-        encoder = build_text_encoder(
-            config.text,
+        self.vision = PyramidSum(build_vision(config, size=size), dim=c, grid=grid)
+        encoder = build_text(
+            config,
             vocab_size=vocab_size,
             max_tokens=max_tokens,
             dim=c,
-            dropout=config.dropout,
-            embedding_dim=config.embedding_dim,
-            embedding_trainable=config.embedding_trainable,
-            layers=config.text_layers,
             heads=config.heads,
-            name=config.text_name,
-            bert_dim=config.text_dim,
-            pretrained=config.text_pretrained,
+            dropout=config.dropout,
         )
         self.language = WordsAndSentence(encoder, dim=c, dropout=config.dropout)
         self.fusion = FUSIONS[config.fusion](dim=c)

@@ -126,6 +126,7 @@ def test_a_mask_of_another_image_is_told_from_a_damaged_one(segmentation: Any) -
         {"size": [9, 7], "counts": "~~"},
         {"size": [9, 7], "counts": "PPPPPPPPP0"},
         {"size": [9, 7], "counts": "P"},
+        {"size": [9, 7], "counts": "oQ" + 11 * "P" + "0"},  # 63 in fourteen digits, more than a C long takes
         {"size": [9, 7], "counts": "2"},
     ],
 )

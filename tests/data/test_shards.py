@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import uuid
 from collections.abc import Iterator
@@ -123,8 +124,16 @@ def test_datasets_opens_it_with_images(tmp_path: Path) -> None:
     assert row["instances"][0]["box"] == [0.5, 1.0, 2.25, 3.0]
 
 
-def third_image(split: shards.Shards) -> Record:
-    return split[3]
+HELD: list[shards.Shards] = []
+
+
+def hold(split: shards.Shards) -> None:
+    HELD.append(split)
+
+
+def third_image() -> tuple[Record, bool]:
+    """With whether this process opened the file that it was read from."""
+    return HELD[-1][3], HELD[-1]._process == os.getpid()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -134,8 +143,9 @@ def test_an_opened_split_crosses_to_other_processes(tmp_path: Path, method: str)
     write(str(tmp_path))
     split = shards.open_shards(str(tmp_path), "val")
     assert split[3] == record(3)
-    with multiprocessing.get_context(method).Pool(1) as pool:
-        assert pool.apply(third_image, (split,)) == record(3)
+    # What initializes a process is not pickled where it is forked.
+    with multiprocessing.get_context(method).Pool(1, initializer=hold, initargs=(split,)) as pool:
+        assert pool.apply(third_image) == (record(3), True)
     assert pickle.loads(pickle.dumps(split))[3] == record(3)
 
 

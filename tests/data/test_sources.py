@@ -316,6 +316,13 @@ def test_a_damaged_image_is_refused_where_pillow_refuses_it(kind: str, seed: int
     assert our_size(bytes(data)) == pillow_size(bytes(data))
 
 
+def test_a_header_that_no_decoder_takes_is_refused() -> None:
+    data = bytearray(KINDS["plain"])
+    counts = data.index(b"\xff\xc4") + 5  # how many Huffman codes have 1, 2, ... 16 bits; the usual 0, 1, 5, ...
+    data[counts], data[counts + 2] = 3, data[counts + 2] - 3
+    assert our_size(bytes(data)) is pillow_size(bytes(data)) is None
+
+
 def test_an_image_without_its_last_byte_is_left_to_the_decoder() -> None:
     for cut in (1, 2, 50):
         assert our_size(KINDS["plain"][:-cut]) == pillow_size(KINDS["plain"][:-cut])

@@ -195,6 +195,17 @@ def test_an_interrupted_run_goes_on(raw: Path, tmp_path: Path) -> None:
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
+def test_data_that_is_no_longer_complete_does_not_say_so(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(raw, out)
+    (out / "train-00000-of-00001.parquet").unlink()
+    photo = raw / "images/COCO_train2014_000000000003.jpg"
+    photo.write_bytes(photo.read_bytes()[:-60] + bytes(60))
+    with pytest.raises(RefsegError, match="broken image"):
+        run(raw, out)
+    assert list(hashes(out)) == ["val-00000-of-00001.parquet"]
+
+
 def test_data_of_other_inputs_is_not_touched_unless_asked(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(raw, out, shard_bytes=1)
@@ -509,12 +520,11 @@ def test_a_leak_within_one_dataset_is_found(raw: Path, tmp_path: Path) -> None:
 
 
 def test_equal_ids_of_different_pictures_are_no_leak(raw: Path, tmp_path: Path) -> None:
-    run(raw, tmp_path / "a")
-    prepare_scenes(str(tmp_path / "b"), images={"val": 3})
-    scenes = shards.open_shards(str(tmp_path / "b"), "val")
-    manifest = scenes.manifest
-    assert manifest.image_source != "coco"
-    assert check([str(tmp_path / "a"), str(tmp_path / "b")]).leaks == ()
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    run(raw, a)  # tests on 4
+    prepare_scenes(b, images={"train": 4})
+    assert 4 in shards.open_shards(b, "train").image_ids()
+    assert check([a, b]).leaks == ()
 
 
 @pytest.mark.parametrize("damage", ["byte", "missing", "count"])

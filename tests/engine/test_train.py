@@ -170,8 +170,33 @@ def test_init_takes_what_fits(run: Path, recipe: Recipe, scenes: Path, tmp_path:
     )
     result = train(TrainRequest(wider, str(scenes), tmp_path / "run", init=str(run), device="cpu"))
     assert result.stopped == "finished"
+
+
+def test_init_across_architectures_takes_the_encoders(run: Path, recipe: Recipe) -> None:
+    found = checkpoint.load(run)
+    vocab = found.tokenizer.vocab_size
+    sizes = {k: v for k, v in recipe.model.items() if k.startswith(("backbone", "text", "dim", "heads", "pre"))}
+    moved = Elsewhere(build_model(replace(recipe, arch="align", model=sizes), vocab_size=vocab))
+    taken = take_weights(moved, found.model)
+    encoders = found.model.pretrained_modules()
+    assert taken == sum(tensor.ndim > 0 for encoder in encoders for tensor in encoder.state_dict().values())
+    for ours, theirs in zip(moved.pretrained_modules(), encoders, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    small = {**sizes, "dim": 6, "backbone_channels": (3, 3, 3, 3, 3), "text": "gru", "embedding_dim": 5}
+    stranger = build_model(replace(recipe, arch="align", model=small), vocab_size=vocab)
     with pytest.raises(RefsegError, match="no weight has the name and shape"):
-        take_weights(torch.nn.Linear(2, 2), source)
+        take_weights(Elsewhere(stranger), found.model)
+
+
+class Elsewhere(torch.nn.Module):
+    """A model whose encoders have other names than the source's."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+
+    def pretrained_modules(self) -> list[torch.nn.Module]:
+        return self.inner.pretrained_modules()  # type: ignore[operator,no-any-return]
 
 
 def test_tensorboard_events_are_written(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:

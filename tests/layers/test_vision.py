@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers.vision import build_backbone
+from refseg_cli.layers.encoders import EncoderConfig, build_vision
+from refseg_cli.layers.vision import Backbone
 
 SWIN = "swin_tiny_patch4_window7_224"
+
+
+def backbone_of(name: str, size: tuple[int, int] = (64, 96), *, maps: int = 3, **settings: Any) -> Backbone:
+    return build_vision(EncoderConfig(backbone=name, pretrained=False, **settings), size=size, maps=maps)
 
 
 @pytest.mark.parametrize(
     ("name", "channels"), [("convnet", (4, 6, 8, 10, 12)), ("resnet10t", ()), (SWIN, ()), ("darknet53", ())]
 )
-def test_three_maps_channels_first(name: str, channels: tuple[int, ...]) -> None:
-    backbone = build_backbone(name, size=(64, 96), pretrained=False, channels=channels).eval()
-    assert backbone.strides == (8, 16, 32)
+@pytest.mark.parametrize("maps", [3, 4])
+def test_the_coarsest_maps_channels_first(name: str, channels: tuple[int, ...], maps: int) -> None:
+    backbone = backbone_of(name, backbone_channels=channels, maps=maps).eval()
+    assert backbone.strides == (4, 8, 16, 32)[-maps:]
     with torch.no_grad():
         maps = backbone(torch.randn(2, 3, 64, 96))
     expected = [(2, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
@@ -27,13 +34,13 @@ def test_three_maps_channels_first(name: str, channels: tuple[int, ...]) -> None
 
 
 def test_swin_takes_other_sizes_than_it_was_built_for() -> None:
-    backbone = build_backbone(SWIN, size=(64, 96), pretrained=False).eval()
+    backbone = backbone_of(SWIN).eval()
     with torch.no_grad():
         assert [m.shape[-2:] for m in backbone(torch.randn(1, 3, 96, 64))] == [(12, 8), (6, 4), (3, 2)]
 
 
 def test_frozen_stays_frozen() -> None:
-    backbone = build_backbone("convnet", size=(64, 64), pretrained=False, channels=(4, 4, 4, 4, 4), frozen=True)
+    backbone = backbone_of("convnet", backbone_channels=(4, 4, 4, 4, 4), frozen=True)
     parent = torch.nn.ModuleList([backbone]).train()
     assert parent.training
     assert not any(module.training for module in backbone.modules())
@@ -46,14 +53,14 @@ def test_frozen_stays_frozen() -> None:
 )
 def test_a_wrong_name_or_width_is_one_line(name: str, channels: tuple[int, ...], message: str) -> None:
     with pytest.raises(RefsegError, match=message) as caught:
-        build_backbone(name, size=(64, 64), pretrained=False, channels=channels)
+        backbone_of(name, backbone_channels=channels)
     assert "\n" not in str(caught.value)
 
 
 def blocks(size: tuple[int, int], shifted: bool) -> tuple[torch.nn.Module, Tensor]:
     """The first stage's plain or shifted block (grid size / 4) with lively position biases, and an input for it."""
     torch.manual_seed(0)
-    net = build_backbone(SWIN, size=size, pretrained=False).eval().net
+    net = backbone_of(SWIN, size).eval().net
     block = [m for m in net.modules() if type(m).__name__ == "PadFirstBlock"][int(shifted)]
     torch.nn.init.normal_(block.attn.relative_position_bias_table)
     return block, torch.randn(1, size[0] // 4, size[1] // 4, 96)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from refseg_cli.models.vlt import contrastive_loss, pick_word
+from refseg_cli.models.vlt import VLT, VLTConfig, contrastive_loss, pick_word
 from refseg_cli.records import Batch
 
 
@@ -118,3 +118,14 @@ def test_pick_word_draws_by_the_thesis_probabilities(how: str) -> None:
     shares = torch.bincount(picked, minlength=4) / rows
     # Five standard deviations of a share of 20,000 draws are below 0.018.
     torch.testing.assert_close(shares, torch.tensor(DISTRIBUTIONS[how]), atol=0.018, rtol=0)
+
+
+@pytest.mark.parametrize(("body", "ours", "published"), [("conv7", 16.5, 16.6), ("transformer", 17.0, 17.5)])
+def test_table_4_1_sizes(body: str, ours: float, published: float) -> None:
+    """The header's claim: with C = 512 both bodies have about the parameters that table 4.1 gives, in millions."""
+    vision = {"backbone": "convnet", "backbone_channels": (4, 4, 4, 4, 4), "pretrained": False}
+    config = VLTConfig(**vision, body=body)
+    model = VLT(config, vocab_size=10, max_tokens=15, size=(416, 416))
+    millions = sum(p.numel() for p in model.body.parameters()) / 1e6
+    assert round(millions, 1) == ours
+    assert abs(millions - published) < 0.04 * published

@@ -123,11 +123,9 @@ def _huffman_tables(segment: bytes) -> Iterator[int]:
         count = sum(lengths)
         if segment[0] & 0xEC or len(lengths) < 16 or count > 256 or len(segment) < 17 + count:
             raise _Unsure
-        used = 0  # codes taken, counted in codes of the present length
-        for bits, codes in enumerate(lengths, start=1):
-            used = 2 * used + codes
-            if used > 1 << bits:
-                raise _Unsure
+        # No more codes than there are: one of n bits takes 2**(16-n) of the codes of 16 bits.
+        if sum(codes << (16 - bits) for bits, codes in enumerate(lengths, start=1)) > 1 << 16:
+            raise _Unsure
         if not segment[0] & 0x10 and any(symbol > 15 for symbol in segment[17 : 17 + count]):
             raise _Unsure
         yield 0x100 + segment[0]

@@ -1,0 +1,65 @@
+"""Official checkpoints' names to ours: a list of rules per model, applied to a state dict.
+
+Users: every model whose official weights can be imported (`OFFICIAL_KEYS` in its file) and engine/importing.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What becomes of the official keys that `pattern` (a regular expression) matches from end to end.
+
+    name: our key, with \\1, \\2, ... for the pattern's groups; None drops the tensor.  why: the reason for dropping it.
+    convert: changes the tensor's layout, for example by transposing it.
+    """
+
+    pattern: str
+    name: str | None
+    why: str = ""
+    convert: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(slots=True)
+class Renamed:
+    """The outcome of `rename`.
+
+    weights: under our names.  sources: the official name of each.  dropped: official name -> why.
+    unknown: official names that no rule matches.
+    """
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+
+def rename(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> Renamed:
+    """Every tensor by the first rule that matches its name.
+
+    Raises:
+        ValueError: two official tensors get one name of ours, which is a fault of the rules.
+    """
+    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    renamed = Renamed()
+    for key, tensor in weights.items():
+        found = next(((match, rule) for pattern, rule in compiled if (match := pattern.fullmatch(key))), None)
+        if found is None:
+            renamed.unknown.append(key)
+            continue
+        match, rule = found
+        if rule.name is None:
+            renamed.dropped[key] = rule.why
+            continue
+        ours = match.expand(rule.name)
+        if ours in renamed.weights:
+            raise ValueError(f"{key} and {renamed.sources[ours]} both become {ours}")
+        renamed.weights[ours] = tensor if rule.convert is None else rule.convert(tensor)
+        renamed.sources[ours] = key
+    return renamed
