@@ -13,6 +13,7 @@ import torch
 
 from refseg_cli.checkpoint import Thresholds
 from refseg_cli.data.transforms import Placement, to_original
+from refseg_cli.engine.memory import keep_freed_memory
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Prediction
 
@@ -22,10 +23,12 @@ class Decision:
     """What the model says of one expression.
 
     mask: (h, w) bool at original size, all False where there is no target.
+    raw: the same before the no-target rule emptied it.
     p_target: probability that there is a target; for models without a no-target head the mask's peak probability.
     """
 
     mask: np.ndarray
+    raw: np.ndarray
     exists: bool
     p_target: float
 
@@ -42,6 +45,8 @@ def pick_device(name: str) -> torch.device:
         raise RefsegError(
             f"device {name!r} cannot be used: {reason}", hint="one of: auto, cpu, cuda, cuda:N, mps"
         ) from error
+    if device.type == "cpu":
+        keep_freed_memory()
     return device
 
 
@@ -70,5 +75,5 @@ def _decide(masks: np.ndarray, scores: Sequence[float], thresholds: Thresholds, 
     decisions = []
     for mask, count, score in zip(masks, pixels, scores, strict=True):
         present = int(count) >= thresholds.min_pixels and (not has_head or score >= thresholds.exists)
-        decisions.append(Decision(mask if present else np.zeros_like(mask), present, float(score)))
+        decisions.append(Decision(mask if present else np.zeros_like(mask), mask, present, float(score)))
     return decisions
