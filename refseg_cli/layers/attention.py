@@ -1,7 +1,7 @@
 """Multi-head attention and the standard transformer layers, over scaled_dot_product_attention.
 
-Users: models/vlt.py, layers/language.py. Called directly rather than through nn.MultiheadAttention, whose fast path
-and dynamic shapes do not survive export.
+Users: models/*.py, layers/{language,clip}.py. Called directly rather than through nn.MultiheadAttention, whose fast
+path and dynamic shapes do not survive export.
 
 Axes: b batch, q queries, k keys, c channels.
 """
@@ -16,22 +16,27 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, 3.2.2) of queries (b, q, c) on memory (b, k, c)."""
+    """Multi-head attention (Vaswani et al. 2017, 3.2.2) of queries (b, q, c) on memory (b, k, c).
 
-    def __init__(self, dim: int, *, heads: int, dropout: float = 0.0) -> None:
+    Args:
+        outputs: channels that come out; 0: as many as go in.
+        causal: a position sees itself and those before it; not together with `keep`.
+    """
+
+    def __init__(self, dim: int, *, heads: int, dropout: float = 0.0, outputs: int = 0, causal: bool = False) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim {dim} is no multiple of heads {heads}")
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.causal = heads, dropout, causal
         self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, outputs or dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
         """keep: (b, k) bool, True where a key may be attended to."""
         q, k, v = self._split(self.q(query)), self._split(self.k(key)), self._split(self.v(value))
         mask = None if keep is None else keep[:, None, None, :]
         drop = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop, is_causal=self.causal)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -74,6 +79,27 @@ class DecoderLayer(nn.Module):
         x = self.norm1(queries + self.drop(self.self_attention(queries, queries, queries, keep)))
         x = self.norm2(x + self.drop(self.cross_attention(x, memory, memory)))
         return self.norm3(x + self.drop(self.mlp(x)))
+
+
+def sine_waves(count: int, dim: int, *, like: Tensor, first: int = 0) -> Tensor:
+    """(count, dim) for the positions first, first + 1, ...: sine and cosine by turns (Vaswani et al. 2017, 3.5).
+
+    like: whose device and number format it has.  Raises: ValueError where `dim` is odd.
+    """
+    if dim % 2:
+        raise ValueError(f"sine positions of {dim} channels: sine and cosine must come in pairs")
+    exact = torch.promote_types(like.dtype, torch.float32)
+    frequencies = 10000 ** (-2 * torch.arange(dim // 2, device=like.device, dtype=exact) / dim)
+    angle = torch.arange(first, first + count, device=like.device, dtype=exact)[:, None] * frequencies
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).to(like.dtype)
+
+
+def sine_axes(like: Tensor, *, first: int = 0) -> tuple[Tensor, Tensor]:
+    """Of each place of a map (n, c, h, w): `sine_waves` of its row and of its column, (h*w, c / 2) each."""
+    c, h, w = like.shape[1:]
+    rows = sine_waves(h, c // 2, like=like, first=first)[:, None].expand(h, w, -1)
+    columns = sine_waves(w, c // 2, like=like, first=first)[None].expand(h, w, -1)
+    return rows.flatten(0, 1), columns.flatten(0, 1)
 
 
 def sine_positions_2d(height: int, width: int, dim: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:

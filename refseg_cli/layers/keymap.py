@@ -16,14 +16,27 @@ from torch import Tensor
 class Rule:
     """What becomes of the official keys that `pattern` (a regular expression) matches from end to end.
 
-    name: our key, with \\1, \\2, ... for the pattern's groups; None drops the tensor.  why: the reason for dropping it.
-    convert: changes the tensor's layout, for example by transposing it.
+    name: our key, with \\1, \\2, ... for the pattern's groups; several keys share the tensor out in equal parts along
+    its first axis, as a fused query, key and value; None drops the tensor.  why: the reason for dropping it.
+    convert: changes the tensor's layout, for example by transposing it, before it is shared out.
     """
 
     pattern: str
-    name: str | None
+    name: str | tuple[str, ...] | None
     why: str = ""
     convert: Callable[[Tensor], Tensor] | None = None
+
+
+def attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """torch's nn.MultiheadAttention to layers/attention.py's `Attention`.
+
+    theirs: pattern of its name, groups allowed.  ours: our name of it, with \\1, \\2, ... for those groups.
+    """
+    fused = tuple(rf"{ours}.{part}.\g<kind>" for part in "qkv")
+    return (
+        Rule(rf"{theirs}\.in_proj_(?P<kind>weight|bias)", fused),
+        Rule(rf"{theirs}\.out_proj\.(?P<kind>weight|bias)", rf"{ours}.out.\g<kind>"),
+    )
 
 
 @dataclass(slots=True)
@@ -57,9 +70,13 @@ def rename(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> Renamed:
         if rule.name is None:
             renamed.dropped[key] = rule.why
             continue
-        ours = match.expand(rule.name)
-        if ours in renamed.weights:
-            raise ValueError(f"{key} and {renamed.sources[ours]} both become {ours}")
-        renamed.weights[ours] = tensor if rule.convert is None else rule.convert(tensor)
-        renamed.sources[ours] = key
+        names = (rule.name,) if isinstance(rule.name, str) else rule.name
+        converted = tensor if rule.convert is None else rule.convert(tensor)
+        parts = (converted,) if len(names) == 1 else converted.chunk(len(names))
+        for name, part in zip(names, parts, strict=True):
+            ours = match.expand(name)
+            if ours in renamed.weights:
+                raise ValueError(f"{key} and {renamed.sources[ours]} both become {ours}")
+            renamed.weights[ours] = part
+            renamed.sources[ours] = key
     return renamed

@@ -29,6 +29,15 @@ class TextEncoder(nn.Module):
 
     dim: int
 
+    def with_sentence(self, tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """Words as `forward` gives them, and the phrase in one feature (n, dim): its own, else the words' mean.
+
+        User: models/m3att.py.
+        """
+        words = self(tokens, keep)
+        real = keep[..., None].to(words.dtype)
+        return words, (words * real).sum(1) / real.sum(1)
+
 
 class BiGru(TextEncoder):
     """Word embeddings and a bidirectional GRU whose two directions are summed (VLT, official code: 1024 units).
@@ -36,6 +45,8 @@ class BiGru(TextEncoder):
     The backward direction runs on sequences reversed within their own length, so padding never enters it; that also
     keeps the graph free of packed sequences, which do not export.
     """
+
+    cell: type[nn.GRU] | type[nn.LSTM] = nn.GRU
 
     def __init__(
         self, vocab_size: int, *, embedding_dim: int, dim: int, dropout: float, trainable: bool = True
@@ -45,15 +56,26 @@ class BiGru(TextEncoder):
         self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=0)
         self.embedding.weight.requires_grad_(trainable)
         self.drop = nn.Dropout(dropout)
-        self.forwards = nn.GRU(embedding_dim, dim, batch_first=True)
-        self.backwards = nn.GRU(embedding_dim, dim, batch_first=True)
+        self.forwards = self.cell(embedding_dim, dim, batch_first=True)
+        self.backwards = self.cell(embedding_dim, dim, batch_first=True)
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        return self.with_sentence(tokens, keep)[0]
+
+    def with_sentence(self, tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """The sentence is the sum of both directions' last states."""
         x = self.drop(self.embedding(tokens))
         order = _reverse_within(keep)
         ahead = self.forwards(x)[0]
         behind = self.backwards(_take(x, order))[0]
-        return ahead + _take(behind, order)
+        last = keep.sum(1, keepdim=True) - 1
+        return ahead + _take(behind, order), _take(ahead + behind, last)[:, 0]
+
+
+class BiLstm(BiGru):
+    """The same with LSTM cells (M3Att, thesis 5.1)."""
+
+    cell = nn.LSTM
 
 
 def _reverse_within(keep: Tensor) -> Tensor:
@@ -95,12 +117,18 @@ class Bert(TextEncoder):
         name: hub name or folder of the weights, read when `pretrained`.
         dim, layers: of the model; 768 and 12 for BERT-base. Heads of 64 channels and a feed-forward width of 4 `dim`,
             as in every published size, so that a checkpoint is rebuilt from these two numbers.
+        trained: how many layers, from the first, get gradients, and nothing else does; -1: everything does.
     """
 
-    def __init__(self, name: str, *, vocab_size: int, dim: int, layers: int, pretrained: bool) -> None:
+    def __init__(
+        self, name: str, *, vocab_size: int, dim: int, layers: int, pretrained: bool, trained: int = -1
+    ) -> None:
         super().__init__()
         self.dim = dim
         bert = _pretrained_bert(name) if pretrained else _fresh_bert(vocab_size, dim=dim, layers=layers)
+        if trained >= 0:
+            bert.requires_grad_(False)
+            bert.encoder.layer[:trained].requires_grad_(True)
         self.bert: nn.Module = bert
         found = (bert.config.hidden_size, bert.config.num_hidden_layers)
         if found != (dim, layers):
@@ -111,6 +139,11 @@ class Bert(TextEncoder):
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
         return self.bert(input_ids=tokens, attention_mask=keep.long()).last_hidden_state
+
+    def with_sentence(self, tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """The sentence is the first token, [CLS]."""
+        words = self(tokens, keep)
+        return words, words[:, 0]
 
 
 def _pretrained_bert(name: str) -> Any:  # transformers.BertModel, which is not imported up here
@@ -136,6 +169,30 @@ def _fresh_bert(vocab_size: int, *, dim: int, layers: int) -> Any:
         intermediate_size=4 * dim,
     )
     return BertModel(config, add_pooling_layer=False)
+
+
+def pretrained_clip(name: str) -> dict[str, Tensor]:
+    """The weights of a CLIP with a text tower, under OpenAI's names or transformers'.
+
+    Args:
+        name: hub name or folder. One that holds `open_clip_model.safetensors` (all of OpenAI's CLIPs do under timm's
+            hub names, `timm/resnet50_clip.openai` for one), or a model that transformers reads.
+
+    Raises:
+        RefsegError: there is neither, or it cannot be fetched.
+    """
+    from safetensors.torch import load_file
+    from transformers import CLIPTextModelWithProjection
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(name, "open_clip_model.safetensors", _raise_exceptions_for_missing_entries=False)
+        return load_file(path) if path else CLIPTextModelWithProjection.from_pretrained(name).state_dict()
+    except (OSError, ValueError) as error:
+        raise RefsegError(
+            f"cannot load CLIP's text tower {name!r}: {str(error).splitlines()[0]}",
+            hint="give a folder with its weights, or set model.text_pretrained=false",
+        ) from error
 
 
 class SentencePooling(nn.Module):

@@ -6,22 +6,36 @@ Users: layers/encoders.py, which builds them. Axes: i images, c channels, h w of
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from refseg_cli.errors import RefsegError
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 class Backbone(nn.Module):
-    """images (i, 3, H, W) -> list of maps (i, channels[k], H / strides[k], W / strides[k])."""
+    """images (i, 3, H, W) -> list of maps (i, channels[k], H / strides[k], W / strides[k]).
+
+    Where it is `staged`, models that let language in between the stages walk it by `stage`.
+    """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    staged: bool = False
+
+    def stage(self, k: int, x: Tensor) -> Tensor:
+        """Map k of map k - 1, of the images where k is 0; all of them in turn are what `forward` does.
+
+        Raises:
+            RefsegError: this backbone is not `staged`.
+        """
+        raise RefsegError("this backbone does not come in stages", hint="set model.backbone to a Swin, or `convnet`")
 
 
-def freeze(backbone: Backbone) -> Backbone:
+def freeze(backbone: Module) -> Module:
     """No gradients, and normalisation with its stored statistics, in training too."""
     backbone.requires_grad_(False)
     backbone.eval()
@@ -30,37 +44,70 @@ def freeze(backbone: Backbone) -> Backbone:
 
 
 class TimmBackbone(Backbone):
-    """The `maps` coarsest feature maps of a timm model (three: strides 8, 16, 32), channels first."""
+    """The `maps` coarsest feature maps of a timm model (three: strides 8, 16, 32), channels first.
 
-    def __init__(self, name: str, *, size: tuple[int, int], pretrained: bool, maps: int = 3) -> None:
+    drop_path: its largest stochastic depth rate; None leaves timm's own.
+    """
+
+    def __init__(
+        self, name: str, *, size: tuple[int, int], pretrained: bool, maps: int = 3, drop_path: float | None = None
+    ) -> None:
         super().__init__()
-        import timm
-
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {} if drop_path is None else {"drop_path_rate": drop_path}
         if "swin" in name:
-            extra = {"img_size": size, "strict_img_size": False, "always_partition": True}
-        try:
-            net: Any = timm.create_model(
-                name, pretrained=pretrained, features_only=True, out_indices=tuple(range(-maps, 0)), **extra
-            )
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise RefsegError(f"timm cannot build {name!r}: {reason}", hint="see timm.list_models()") from error
-        except (OSError, ValueError) as error:  # no network, no such weights
-            reason = str(error).splitlines()[0]
-            raise RefsegError(
-                f"cannot load pretrained weights of {name!r}: {reason}", hint="or set model.pretrained=false"
-            ) from error
+            extra |= {"img_size": size, "strict_img_size": False, "always_partition": True}
+        indices = tuple(range(-maps, 0))
+        net = _from_timm(name, pretrained=pretrained, features_only=True, out_indices=indices, **extra)
         self.net: nn.Module = net
         self.channels = tuple(net.feature_info.channels())
         self.strides = tuple(net.feature_info.reduction())
         self.channels_last = getattr(net, "output_fmt", None) == "NHWC"  # timm's Format is a str
+        self.parts = _parts(net)
+        self.staged = bool(self.parts)
         if "swin" in name:
             _pad_before_roll(net)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.net(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else list(maps)
+
+    def stage(self, k: int, x: Tensor) -> Tensor:
+        if not self.staged:
+            return super().stage(k, x)
+        if self.channels_last and k:
+            x = x.permute(0, 2, 3, 1)
+        for part in self.parts[k]:
+            x = self.net.get_submodule(part)(x)
+        return x.permute(0, 3, 1, 2) if self.channels_last else x
+
+
+def _from_timm(name: str, *, pretrained: bool, **settings: Any) -> Any:  # a model of timm, not imported up here
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=pretrained, **settings)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RefsegError(f"timm cannot build {name!r}: {reason}", hint="see timm.list_models()") from error
+    except (OSError, ValueError) as error:  # no network, no such weights
+        reason = str(error).splitlines()[0]
+        raise RefsegError(
+            f"cannot load pretrained weights of {name!r}: {reason}", hint="or set model.pretrained=false"
+        ) from error
+
+
+def _parts(net: Any) -> list[list[str]]:
+    """For each map, the parts of a timm model that make it of the map before; none if timm takes it by hooks."""
+    from timm.models import FeatureListNet
+
+    if not isinstance(net, FeatureListNet):
+        return []
+    parts: list[list[str]] = [[]]
+    for name, _ in net.named_children():
+        parts[-1].append(name)
+        if name in net.return_layers:
+            parts.append([])
+    return parts[:-1]
 
 
 def _pad_before_roll(net: nn.Module) -> None:
@@ -103,6 +150,82 @@ def _padded_block() -> type:
     return PadFirstBlock
 
 
+class VitLayers(nn.Module):
+    """Some layers of a timm vision transformer: images (i, 3, H, W) -> for each of them its class token (i, dim) and
+    its map (i, dim, *grid), both as the layer leaves them. Users: models/asda.py.
+
+    Args:
+        layers: which, counted from 1, ascending.
+    """
+
+    def __init__(self, name: str, *, size: tuple[int, int], pretrained: bool, layers: tuple[int, ...]) -> None:
+        super().__init__()
+        net = _from_timm(name, pretrained=pretrained, num_classes=0)
+        if layers[0] < 1 or layers[-1] > len(net.blocks):
+            raise ValueError(f"layers {list(layers)}: {name!r} has 1 to {len(net.blocks)}")
+        released, old = net.pos_embed.detach(), net.patch_embed.grid_size
+        net.set_input_size(img_size=size)
+        self.dim, self.grid, self.layers = int(net.embed_dim), tuple(net.patch_embed.grid_size), layers
+        if self.grid != old:  # bilinear as in ASDA's code, where timm's own resizing is bicubic
+            net.pos_embed = nn.Parameter(_resized(released, old, self.grid))
+        net.blocks = net.blocks[: layers[-1]]
+        net.norm = nn.Identity()  # nobody reads what comes after the last layer
+        self.net: Any = net
+
+    @property
+    def backbone(self) -> nn.Module:
+        """What can be carried to another model."""
+        return self
+
+    def forward(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        found = self.net.forward_intermediates(
+            images, indices=[n - 1 for n in self.layers], return_prefix_tokens=True, intermediates_only=True
+        )
+        return [(prefix[:, 0], places) for places, prefix in found]
+
+
+class StageLayers(nn.Module):
+    """The maps of a convolutional backbone as if they were layers of a transformer: on one grid, with `dim` channels,
+    and a map's mean in place of the class token. Users and result as of `VitLayers`.
+
+    Args:
+        layers: which maps, counted from 1, the finest; ascending.
+
+    Raises:
+        ValueError: the backbone has no such map.
+    """
+
+    def __init__(self, backbone: Backbone, *, dim: int, grid: tuple[int, int], layers: tuple[int, ...]) -> None:
+        super().__init__()
+        if layers[0] < 1 or layers[-1] > len(backbone.channels):
+            raise ValueError(f"layers {list(layers)}: this backbone has 1 to {len(backbone.channels)}")
+        self.backbone, self.dim, self.grid, self.layers = backbone, dim, grid, layers
+        self.project = nn.ModuleList(conv_bn_relu(backbone.channels[n - 1], dim, kernel=1) for n in layers)
+
+    def forward(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        maps, found = self.backbone(images), []
+        for n, project in zip(self.layers, self.project, strict=True):
+            x = project(maps[n - 1])
+            if x.shape[-1] > self.grid[1]:
+                x = nn.functional.adaptive_avg_pool2d(x, self.grid)
+            else:
+                x = nn.functional.interpolate(x, self.grid, mode="bilinear", align_corners=False)
+            found.append((x.mean((2, 3)), x))
+        return found
+
+
+def _resized(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """(1, 1 + places, c) for another grid; the class token's row stays."""
+    token, places = positions[:, :1], positions[:, 1:].transpose(1, 2).unflatten(2, old)
+    fitted = nn.functional.interpolate(places, new, mode="bilinear", align_corners=False)
+    return torch.cat([token, fitted.flatten(2).transpose(1, 2)], 1)
+
+
+def pretrained_clip_pool(name: str) -> dict[str, Tensor]:
+    """The attention pool's weights of one of timm's CLIP ResNets, under timm's names."""
+    return _from_timm(name, pretrained=True).head.state_dict()
+
+
 class ConvNet(Backbone):
     """A small residual network for the tiny models: a stem at stride 2 and four stages at strides 4, 8, 16, 32.
 
@@ -115,7 +238,7 @@ class ConvNet(Backbone):
         super().__init__()
         if len(channels) != 5:
             raise RefsegError(f"model.backbone_channels: expected 5 numbers (stem, four stages), not {list(channels)}")
-        self.channels, self.strides = tuple(channels[-maps:]), (4, 8, 16, 32)[-maps:]
+        self.channels, self.strides, self.staged = tuple(channels[-maps:]), (4, 8, 16, 32)[-maps:], True
         self.stem = conv_bn_relu(3, channels[0], stride=2)
         self.stages = nn.ModuleList(
             nn.Sequential(ResidualBlock(before, after, stride=2), ResidualBlock(after, after))
@@ -123,11 +246,20 @@ class ConvNet(Backbone):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, maps = self.stem(images), []
-        for stage in self.stages:
-            x = stage(x)
+        x, maps = images, []
+        for k in range(len(self.channels)):
+            x = self.stage(k, x)
             maps.append(x)
-        return maps[-len(self.channels) :]
+        return maps
+
+    def stage(self, k: int, x: Tensor) -> Tensor:
+        unseen = len(self.stages) - len(self.channels)  # stages before the finest map that comes out
+        if k:
+            return self.stages[unseen + k](x)
+        x = self.stem(x)
+        for stage in self.stages[: unseen + 1]:
+            x = stage(x)
+        return x
 
 
 class ResidualBlock(nn.Module):
@@ -155,16 +287,20 @@ def conv_bn_relu(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1)
 class PyramidSum(nn.Module):
     """The backbone's last three maps, brought to `dim` channels and one grid, summed (VLT: F_vr, thesis 4.2.6).
 
-    Users: models/vlt.py, models/align.py.
+    Users: models/vlt.py, models/align.py, models/m3att.py.
     """
 
     def __init__(self, backbone: Backbone, *, dim: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.grid, self.backbone = grid, backbone
-        self.project = nn.ModuleList(conv_bn_relu(k, dim, kernel=1) for k in backbone.channels)
+        self.project = nn.ModuleList(conv_bn_relu(k, dim, kernel=1) for k in backbone.channels[-3:])
 
     def forward(self, images: Tensor) -> Tensor:
         """images (i, 3, H, W) -> (i, dim, *grid)."""
-        maps = [project(m) for project, m in zip(self.project, self.backbone(images), strict=True)]
+        return self.sum(self.backbone(images))
+
+    def sum(self, maps: list[Tensor]) -> Tensor:
+        """The backbone's maps -> (i, dim, *grid)."""
+        maps = [project(m) for project, m in zip(self.project, maps[-3:], strict=True)]
         fitted = [nn.functional.interpolate(m, self.grid, mode="bilinear", align_corners=False) for m in maps]
         return fitted[0] + fitted[1] + fitted[2]

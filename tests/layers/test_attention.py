@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from refseg_cli.layers.attention import Attention, DecoderLayer, EncoderLayer, sine_positions_2d
+from refseg_cli.layers.attention import (
+    Attention,
+    DecoderLayer,
+    EncoderLayer,
+    sine_axes,
+    sine_positions_2d,
+    sine_waves,
+)
 
 
 def torch_attention(ours: Attention, dim: int) -> nn.MultiheadAttention:
@@ -75,3 +82,33 @@ def test_sine_positions_fit_any_width(dim: int) -> None:
     positions = sine_positions_2d(2, 3, dim, device=torch.device("cpu"), dtype=torch.float32)
     assert positions.shape == (6, dim)
     assert len({tuple(row.tolist()) for row in positions}) == 6
+
+
+def test_sine_waves_are_vaswanis() -> None:
+    """PE(pos, 2i) = sin(pos / 10000^(2i / dim)), PE(pos, 2i + 1) the cosine (Vaswani et al. 2017, 3.5)."""
+    waves = sine_waves(5, 6, like=torch.zeros((), dtype=torch.float64), first=2)
+    for row, position in enumerate(range(2, 7)):
+        for i in range(3):
+            angle = position / 10000 ** (2 * i / 6)
+            assert float(waves[row, 2 * i]) == pytest.approx(math.sin(angle), abs=1e-12)
+            assert float(waves[row, 2 * i + 1]) == pytest.approx(math.cos(angle), abs=1e-12)
+    with pytest.raises(ValueError, match="must come in pairs"):
+        sine_waves(5, 7, like=torch.zeros(()))
+
+
+def test_sine_axes_tell_row_and_column() -> None:
+    like = torch.zeros(1, 8, 2, 3)
+    rows, columns = sine_axes(like, first=1)
+    for place, (y, x) in enumerate([(y, x) for y in range(2) for x in range(3)]):
+        assert torch.equal(rows[place], sine_waves(2, 4, like=like, first=1)[y])
+        assert torch.equal(columns[place], sine_waves(3, 4, like=like, first=1)[x])
+
+
+def test_causal_attention_to_other_channels_is_torchs() -> None:
+    torch.manual_seed(0)
+    ours = Attention(8, heads=2, causal=True)
+    theirs = torch_attention(ours, 8)
+    x = torch.randn(3, 5, 8)
+    hidden = torch.ones(5, 5).triu(1).bool()
+    torch.testing.assert_close(ours(x, x, x), theirs(x, x, x, attn_mask=hidden)[0], atol=1e-6, rtol=0)
+    assert Attention(8, heads=2, outputs=3)(x, x, x).shape == (3, 5, 3)

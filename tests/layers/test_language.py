@@ -9,24 +9,41 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers import language
-from refseg_cli.layers.language import Bert, BiGru, SentencePooling, SmallTransformer
+from refseg_cli.layers.language import Bert, BiGru, BiLstm, SentencePooling, SmallTransformer
 
 LENGTHS = torch.tensor([6, 1, 4])
 KEEP = torch.arange(6) < LENGTHS[:, None]
 
 
-def test_bigru_equals_a_packed_bidirectional_gru() -> None:
+@pytest.mark.parametrize(("kind", "cell"), [(BiGru, nn.GRU), (BiLstm, nn.LSTM)])
+def test_recurrent_encoders_equal_a_packed_bidirectional_network(kind: type[BiGru], cell: type[nn.GRU]) -> None:
     torch.manual_seed(0)
-    ours = BiGru(20, embedding_dim=5, dim=7, dropout=0.3).eval()
-    theirs = nn.GRU(5, 7, batch_first=True, bidirectional=True)
+    ours = kind(20, embedding_dim=5, dim=7, dropout=0.3).eval()
+    theirs = cell(5, 7, batch_first=True, bidirectional=True)
     weights = {f"{name}": value for name, value in ours.forwards.state_dict().items()}
     weights |= {f"{name}_reverse": value for name, value in ours.backwards.state_dict().items()}
     theirs.load_state_dict(weights)
     tokens = torch.randint(1, 20, (3, 6))
     packed = pack_padded_sequence(ours.embedding(tokens), LENGTHS, batch_first=True, enforce_sorted=False)
-    both, _ = pad_packed_sequence(theirs(packed)[0], batch_first=True, total_length=6)
+    states, last = theirs(packed)
+    both, _ = pad_packed_sequence(states, batch_first=True, total_length=6)
     expected = both[..., :7] + both[..., 7:]
-    torch.testing.assert_close(ours(tokens, KEEP)[KEEP], expected[KEEP], atol=1e-6, rtol=0)
+    words, sentence = ours.with_sentence(tokens, KEEP)
+    torch.testing.assert_close(words[KEEP], expected[KEEP], atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours(tokens, KEEP), words)
+    hidden = last[0] if cell is nn.LSTM else last  # h_n (2, n, 7), in an LSTM beside c_n
+    torch.testing.assert_close(sentence, hidden[0] + hidden[1], atol=1e-6, rtol=0)
+
+
+def test_a_sentence_is_the_encoders_own_or_the_mean_of_real_words() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(1, 20, (3, 6))
+    small = SmallTransformer(20, max_tokens=6, dim=8, heads=2, layers=1, dropout=0.0)
+    words, sentence = small.with_sentence(tokens, KEEP)
+    for n, length in enumerate(LENGTHS.tolist()):
+        torch.testing.assert_close(sentence[n], words[n, :length].mean(0))
+    words, sentence = Bert("unused", vocab_size=20, dim=64, layers=1, pretrained=False).with_sentence(tokens, KEEP)
+    assert torch.equal(sentence, words[:, 0])  # [CLS]
 
 
 def test_frozen_embeddings_stay() -> None:

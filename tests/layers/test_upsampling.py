@@ -1,0 +1,43 @@
+"""Convolving before upsampling against upsampling before convolving, which is what it stands for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from refseg_cli.layers.upsampling import TopDown, upsampled_conv
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(
+    ("size", "target"), [((3, 5), (6, 10)), ((4, 4), (8, 8)), ((3, 5), (7, 8)), ((2, 3), (2, 3)), ((1, 2), (2, 4))]
+)
+def test_upsampled_conv(size: tuple[int, int], target: tuple[int, int], align_corners: bool) -> None:
+    """Values and gradients, borders included."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    upsampled = F.interpolate(x, target, mode="bilinear", align_corners=align_corners)
+    expected = F.conv2d(upsampled, weight, padding=1)
+    found = upsampled_conv(x, weight, target, align_corners=align_corners)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    pull = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (x, weight), pull), torch.autograd.grad(expected, (x, weight), pull), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+def test_top_down_joins_each_map_with_the_next_finer() -> None:
+    torch.manual_seed(0)
+    model = TopDown((2, 3, 4, 5), dim=6, bias=True).double().eval()
+    maps = [torch.randn(1, c, 16 // s, 24 // s, dtype=torch.float64) for c, s in ((2, 1), (3, 2), (4, 4), (5, 8))]
+    y, expected = maps[3], []
+    for step, finer in zip(model.steps, (maps[2], maps[1], maps[0]), strict=True):
+        y = F.interpolate(y, finer.shape[-2:], mode="bilinear", align_corners=True)
+        y = torch.relu(step.norm1(step.conv1(torch.cat([y, finer], 1))))
+        y = torch.relu(step.norm2(step.conv2(y)))
+        expected.append(y)
+    for ours, theirs in zip(model(maps), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
