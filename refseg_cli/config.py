@@ -1,7 +1,8 @@
 """Recipes: TOML -> frozen dataclasses. An unknown key or a wrong type stops the run and names the line's owner.
 
 A recipe has five tables: `[model]` (fields of the architecture's own Config), `[data]`, `[text]`, `[train]` and
-the informative `[published]`. `arch` stands above them.
+the informative `[published]`. `arch` stands above them, and so may `base`: the recipe that this one varies, whose
+values hold wherever this one says nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from refseg_cli.errors import RefsegError, unknown_name
 
 T = TypeVar("T")
 
-ARCHITECTURES = ("align", "vlt")  # the keys of models.MODELS, for those who must not import torch
+# The keys of models.MODELS, for those who must not import torch.
+ARCHITECTURES = ("align", "asda", "cgformer", "cris", "isfp", "jmceln", "lavt", "m3att", "rela", "vlt")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -108,12 +110,17 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the paper reports for this setting: figures by `dataset/split`, e.g. {"refcoco/val": {"IoU": 67.52}}."""
+    """What the paper reports for this setting: figures by `dataset/split`, e.g. {"refcoco/val": {"IoU": 67.52}}.
+
+    protocol: the key of `metrics.protocols.PROTOCOLS` by which they were counted, and whose names they have; empty where
+              it is not known.
+    """
 
     paper: str = ""
     table: str = ""
     row: str = ""
     metric: str = ""
+    protocol: str = ""
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -208,28 +215,78 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name or file, with `--set table.key=value` overrides applied.
+    """The recipe of that name or file, merged over its `base`, with `--set table.key=value` overrides applied.
 
     Raises:
-        RefsegError: no such recipe, not TOML, or a key or value that nothing reads.
+        RefsegError: no such recipe or base, bases in a circle, not TOML, or a key or value that nothing reads.
+    """
+    table = recipe_table(name_or_path)
+    for override in overrides:
+        _apply(table, override)
+    return build(Recipe, table, _file_name(name_or_path))
+
+
+def recipe_text(name_or_path: str) -> str:
+    """The recipe of that name or file as it is written, comments included.
+
+    Raises:
+        RefsegError: no such recipe.
     """
     path = Path(name_or_path)
     if path.suffix == ".toml":
         if not path.is_file():
             raise RefsegError(f"{path}: no such recipe file")
-        text, where = path.read_text("utf-8"), path.name
-    else:
-        if name_or_path not in recipe_names():
-            raise unknown_name("recipe", name_or_path, recipe_names())
-        where = f"{name_or_path}.toml"
-        text = (files("refseg_cli.recipes") / where).read_text("utf-8")
+        return path.read_text("utf-8")
+    if name_or_path not in recipe_names():
+        raise unknown_name("recipe", name_or_path, recipe_names())
+    return (files("refseg_cli.recipes") / _file_name(name_or_path)).read_text("utf-8")
+
+
+def recipe_table(name_or_path: str) -> dict[str, Any]:
+    """The recipe's TOML merged key by key over its `base`, that one's over its own and so on; `base` itself is gone.
+
+    `[published]` is not inherited: a figure belongs to the one setting that it was measured with.
+
+    Raises:
+        RefsegError: no such recipe or base, bases in a circle, or not TOML.
+    """
+    chain = [str(Path(name_or_path).resolve()) if name_or_path.endswith(".toml") else name_or_path]
+    table = _parsed(name_or_path)
+    while "base" in table:
+        where = f"{_file_name(chain[-1])}: base"
+        base = _coerce(str, table.pop("base"), where)
+        if base.endswith(".toml"):  # as seen from the file that names it
+            base = str((Path(chain[-1]).parent / base).resolve())
+        if base in chain:
+            raise RefsegError(f"{where}: goes in a circle: {' -> '.join(Path(name).name for name in [*chain, base])}")
+        chain.append(base)
+        try:
+            below = _parsed(base)
+        except RefsegError as error:
+            raise RefsegError(f"{where}: {error.message}", hint=error.hint) from error
+        below.pop("published", None)
+        table = _merged(below, table)
+    return table
+
+
+def _parsed(name_or_path: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(recipe_text(name_or_path))
     except tomllib.TOMLDecodeError as error:
-        raise RefsegError(f"{where}: not valid TOML: {error}") from error
-    for override in overrides:
-        _apply(table, override)
-    return build(Recipe, table, where)
+        raise RefsegError(f"{_file_name(name_or_path)}: not valid TOML: {error}") from error
+
+
+def _file_name(name_or_path: str) -> str:
+    return Path(name_or_path).name if name_or_path.endswith(".toml") else f"{name_or_path}.toml"
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, tables within tables likewise."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _apply(table: dict[str, Any], override: str) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -70,6 +71,7 @@ class Sample:
     """What evaluation must know of one expression.
 
     target: union of the target instances at original size; an all-zero mask where there is no target.
+    categories: names of the target instances' categories, each once, in alphabetical order.
     """
 
     image_id: int
@@ -79,6 +81,7 @@ class Sample:
     text: str
     target: Rle
     instance_count: int
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,39 @@ class Prediction:
 
     mask_logits:  (N, 1, h, w) raw logits, positive inside the target, in network coordinates
     exists_logit: (N,) raw logit, positive when a target is present; None for models without a no-target head
-    aux:          named tensors for losses and visualisation only
+    aux:          named tensors for losses and visualisation only. Those that a person can look at stand in the model
+                  class's table `EXPLAIN`, name -> MapKind, which says how they are drawn
     """
 
     mask_logits: Tensor
     exists_logit: Tensor | None = None
     aux: dict[str, Tensor] = field(default_factory=dict)
+
+
+# How a tensor of `Prediction.aux` is drawn; q queries, regions, stages or grid cells, which may be missing. n is I where
+# the phrase has no part in it:
+#   map      (n, [q,] h, w) over the picture in network coordinates, any range: from its lowest to its highest value
+#   logits   (n, [q,] h, w) the same, drawn as probabilities
+#   words    (n, [q,] t) weights over the tokens; t is their number L, or L + 1 with the whole sentence as the last
+#   word_map (n, t, h, w) a map for each token
+#   weights  (n, q) or (n, q, 1) one weight each
+MapKind = Literal["map", "logits", "words", "word_map", "weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One of `Prediction.aux`'s maps for one expression, ready to be drawn.
+
+    values: float32; map and word_map (q, h, w) in the picture's own frame, any range; logits the same as probabilities;
+            words (q, t); weights (q,). Padding is left out.
+    rows:   which of the model's queries (of a word_map: tokens) these are; (0,) where it has no such axis.  of: how
+            many there are in all.
+    words:  the tokens: t of them for words, q for a word_map; else empty.
+    """
+
+    name: str
+    kind: MapKind
+    values: np.ndarray
+    rows: tuple[int, ...]
+    of: int
+    words: tuple[str, ...] = ()

@@ -6,8 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from refseg_cli.config import ARCHITECTURES, Recipe, TrainConfig, build, load_recipe, recipe_names, to_table
+from refseg_cli.config import (
+    ARCHITECTURES,
+    Recipe,
+    TrainConfig,
+    build,
+    load_recipe,
+    recipe_names,
+    recipe_text,
+    to_table,
+)
 from refseg_cli.errors import RefsegError
+from refseg_cli.metrics.protocols import PROTOCOLS
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -16,7 +26,27 @@ def test_every_recipe_parses_and_its_model_table_is_read(name: str) -> None:
 
     recipe = load_recipe(name)
     build(config_class(recipe.arch), recipe.model, name)
-    assert recipe.published.row
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_says_what_it_reproduces_and_how(name: str) -> None:
+    header, recipe = recipe_text(name).partition("\n\n")[0], load_recipe(name)
+    published = recipe.published
+    assert header.startswith("# ")
+    assert published.row
+    if published.row.startswith("ours"):
+        assert not published.figures
+        return
+    assert f"--recipe {name} " in header
+    assert published.paper
+    assert published.table
+    assert published.metric
+    assert all(figures for figures in published.figures.values())
+    assert published.figures
+    assert published.protocol in ("", *PROTOCOLS)
+    known = {metric.name for metric in PROTOCOLS[published.protocol].metrics} if published.protocol else None
+    for figures in published.figures.values():
+        assert known is None or set(figures) <= known
 
 
 def test_architectures_are_those_with_a_model() -> None:
@@ -71,6 +101,57 @@ def test_missing_recipe_lists_the_choices() -> None:
         load_recipe("vlt-tinny")
 
 
+def write(folder: Path, **recipes: str) -> None:
+    for name, text in recipes.items():
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+
+
+def test_recipe_holds_its_base_where_it_says_nothing(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        far='arch = "vlt"\n[model]\ndim = 32\nheads = 2\nmask_dims = [8, 4]\n[train]\nlr = 1.0\n',
+        near='base = "far.toml"\n[model]\ndim = 64\nmask_dims = [6]\n[data]\nsize = [64, 96]\n',
+        mine='base = "near.toml"\n[model]\nheads = 4\n',
+    )
+    recipe = load_recipe(str(tmp_path / "mine.toml"), ["train.epochs=3"])
+    assert recipe.arch == "vlt"
+    assert recipe.model == {"dim": 64, "heads": 4, "mask_dims": [6]}
+    assert recipe.data.size == (64, 96)
+    assert (recipe.train.lr, recipe.train.epochs) == (1.0, 3)
+
+
+def test_published_figures_are_not_inherited(tmp_path: Path) -> None:
+    write(tmp_path, mine='base = "vlt-darknet53-refcoco"\n[published]\nrow = "mine"\n')
+    recipe, base = load_recipe(str(tmp_path / "mine.toml")), load_recipe("vlt-darknet53-refcoco")
+    assert (recipe.published.row, recipe.published.table, recipe.published.figures) == ("mine", "", {})
+    assert base.published.figures
+    assert (recipe.model, recipe.data, recipe.text, recipe.train) == (base.model, base.data, base.text, base.train)
+
+
+@pytest.mark.parametrize(
+    ("recipes", "says"),
+    [
+        ({"mine": 'base = "mine.toml"'}, "mine.toml: base: goes in a circle: mine.toml -> mine.toml"),
+        (
+            {"mine": 'base = "b.toml"', "b": 'base = "c.toml"', "c": 'base = "b.toml"'},
+            "c.toml: base: goes in a circle: mine.toml -> b.toml -> c.toml -> b.toml",
+        ),
+        ({"mine": 'base = "vlt-tinny"'}, "mine.toml: base: unknown recipe 'vlt-tinny' (did you mean 'vlt-tiny'?)"),
+        ({"mine": 'base = "b.toml"', "b": 'base = "vlt-tinny"'}, "b.toml: base: unknown recipe 'vlt-tinny'"),
+        ({"mine": 'base = "b.toml"'}, "b.toml: no such recipe file"),
+        ({"mine": "base = 3"}, "mine.toml: base: expected a value of type str, not 3"),
+        ({"mine": 'base = "b.toml"', "b": "="}, "mine.toml: base: b.toml: not valid TOML"),
+        ({"mine": 'base = "vlt-tiny"\n[model]\ndim = 1\n[train]\nlearning = 1'}, "mine.toml: train: unknown key"),
+    ],
+)
+def test_base_that_cannot_be_followed_is_named(tmp_path: Path, recipes: dict[str, str], says: str) -> None:
+    write(tmp_path, **recipes)
+    with pytest.raises(RefsegError) as caught:
+        load_recipe(str(tmp_path / "mine.toml"))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_broken_toml_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("arch = ", encoding="utf-8")
@@ -85,19 +166,15 @@ def test_every_training_setting_has_a_reader() -> None:
     assert unread == []
 
 
-@pytest.mark.parametrize("name", [n for n in recipe_names() if n != "vlt-tiny"])
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_builds_its_model_at_full_size(name: str) -> None:
     """On the meta device: shapes without weights."""
     import torch
 
-    from refseg_cli.models import build_model, config_class
+    from refseg_cli.checkpoint import without_downloads
+    from refseg_cli.models import build_model
 
-    off = [
-        f"model.{key}=false"
-        for key in ("pretrained", "text_pretrained")
-        if key in config_class(load_recipe(name).arch).__dataclass_fields__
-    ]
-    recipe = load_recipe(name, off)
+    recipe = without_downloads(load_recipe(name))
     with torch.device("meta"):
-        model = build_model(recipe, vocab_size=30_522)
-    assert sum(p.numel() for p in model.parameters()) > 1e6
+        model = build_model(recipe, vocab_size={"words": 10_000, "bert": 30_522, "clip": 49_408}[recipe.text.tokenizer])
+    assert sum(p.numel() for p in model.parameters()) > (1e6 if name.endswith("-tiny") else 3e7)

@@ -13,12 +13,28 @@ from torch import nn
 from refseg_cli.config import Recipe, build
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.models.align import Align, AlignConfig
+from refseg_cli.models.asda import ASDA, ASDAConfig
+from refseg_cli.models.cgformer import CGFormer, CGFormerConfig
+from refseg_cli.models.cris import CRIS, CRISConfig
+from refseg_cli.models.isfp import ISFP, ISFPConfig
+from refseg_cli.models.jmceln import JMCELN, JMCELNConfig
+from refseg_cli.models.lavt import LAVT, LAVTConfig
+from refseg_cli.models.m3att import M3Att, M3AttConfig
+from refseg_cli.models.rela import ReLA, ReLAConfig
 from refseg_cli.models.vlt import VLT, VLTConfig
 
 # name -> (what its [model] table is read into, the module); the names stand in config.ARCHITECTURES too, which the
 # shell reads without importing torch.
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "align": (AlignConfig, Align),
+    "asda": (ASDAConfig, ASDA),
+    "cgformer": (CGFormerConfig, CGFormer),
+    "cris": (CRISConfig, CRIS),
+    "isfp": (ISFPConfig, ISFP),
+    "jmceln": (JMCELNConfig, JMCELN),
+    "lavt": (LAVTConfig, LAVT),
+    "m3att": (M3AttConfig, M3Att),
+    "rela": (ReLAConfig, ReLA),
     "vlt": (VLTConfig, VLT),
 }
 

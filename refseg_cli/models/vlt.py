@@ -8,7 +8,8 @@ What differs, and why:
   attention projection is not kept: the thesis says "the standard Transformer".
 - "Conv" on words (Eq. 4.1, 4.2) is 1x1 with LayerNorm: batch statistics over padded words would depend on the padding.
 - Darknet-53 starts from ImageNet weights; the paper's partial-COCO detector weights are not distributed.
-- `no_target_head` is ours, off by default: the thesis' VLT knows no-target only by an (almost) empty mask.
+- `no_target_head` is ours, off by default: the thesis' VLT knows no-target only by an (almost) empty mask. So is
+  `detail`: the thesis' mask decoder sees nothing of the picture but F_m, too coarse for the small model's grid.
 - Width: C = 512 makes seven 3x3 convolutions 16.5 M (table 4.1: ~16.6 M) and the transformer part 17.0 M (~17.5 M).
 
 Axes: i images, n expressions (each with one of the images), t language features (words, then the sentence),
@@ -20,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,12 @@ from torch.nn import functional as F
 
 from refseg_cli import losses
 from refseg_cli.layers.attention import DecoderLayer, EncoderLayer, sine_positions_2d
+from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import Language, WordsAndSentence
+from refseg_cli.layers.sdf import Join, SpatialDynamicFusion
 from refseg_cli.layers.vision import PyramidSum, conv_bn_relu
-from refseg_cli.records import Batch, Prediction
+from refseg_cli.records import Batch, MapKind, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class VLTConfig(EncoderConfig):
     temperature: float = 0.1  # tau [ours: InfoNCE's habit]
     contrast_weight: float = 0.1  # [ours]
     dice_weight: float = 0.0  # [the paper: cross-entropy only]
+    detail: int = 0  # channels of `Detail`; 0: none [ours]
     no_target_head: bool = False  # [ours]
     exists_weight: float = 0.1  # [ours; ReLA's weight for its no-target head]
 
@@ -85,11 +89,18 @@ class VLT(nn.Module):
         size: (height, width) of the network input in pixels; W_v of Eq. 4.5 fixes the grid.
     """
 
+    EXPLAIN: ClassVar[dict[str, MapKind]] = {
+        "query_attention": "words",  # A_qd, the emphasis of each query [Eq. 4.5]
+        "query_confidence": "weights",  # C_q
+        "mask_feature": "map",  # F_m, a map for each query
+    }
+
     def __init__(self, config: VLTConfig, *, vocab_size: int, max_tokens: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.config = config
         c, grid = config.dim, (size[0] // config.stride, size[1] // config.stride)
-        self.vision = PyramidSum(build_vision(config, size=size), dim=c, grid=grid)
+        backbone = build_vision(config, size=size, maps=4 if config.detail else 3)
+        self.vision = PyramidSum(backbone, dim=c, grid=grid)
         encoder = build_text(
             config,
             vocab_size=vocab_size,
@@ -106,11 +117,19 @@ class VLT(nn.Module):
         else:
             self.body = TransformerBody(config, grid=grid, max_tokens=max_tokens)
         self.mask_decoder = MaskDecoder(self.body.mask_channels, dims=config.mask_dims)
+        self.detail: Detail | None = None
+        if config.detail:
+            self.detail = Detail(backbone.channels[0], width=config.detail, mask_dim=config.mask_dims[-1], dim=c)
         self.exists = NoTargetHead(self.body.mask_channels, dim=c) if config.no_target_head else None
 
     def forward(self, batch: Batch) -> Prediction:
-        """Mask logits (n, 1, h s, w s) where s = 2^len(mask_dims); language enters at the fusion."""
-        vision = self.vision(batch.images)  # F_vr (i, c, h, w)
+        """Mask logits (n, 1, h s, w s) where s = 2^len(mask_dims); language enters at the fusion.
+
+        aux: mask_feature (n, q, h, w), F_m; query_attention (n, q, t), A_qd; query_confidence (n, q, 1), C_q; the last
+        two where the configuration has them. In training, masked_feature and masked_rows for the contrastive loss.
+        """
+        maps = self.vision.backbone(batch.images)
+        vision = self.vision.sum(maps)  # F_vr (i, c, h, w)
         language = self.language(batch.tokens, batch.attention_mask)
         fused = self.fusion(vision, language, batch.image_index)  # (n, c, h, w)
         memory, queries = self.body.prepare(fused, vision, batch.image_index)
@@ -122,9 +141,13 @@ class VLT(nn.Module):
             aux["query_confidence"] = understood.confidence
         if self.training and self.config.contrast == "mcl" and understood.attention is not None:
             aux |= self._masked(memory, queries, language, understood.attention)
+        decoded = self.mask_decoder.features(understood.mask_feature)
+        mask_logits = self.mask_decoder.out(decoded)
+        if self.detail is not None:
+            mask_logits = mask_logits + self.detail(decoded, understood.response, maps[0], batch)
         return Prediction(
-            mask_logits=self.mask_decoder(understood.mask_feature),
-            exists_logit=None if self.exists is None else self.exists(understood),
+            mask_logits=mask_logits,
+            exists_logit=None if self.exists is None else self.exists(understood.response, understood.mask_feature),
             aux=aux,
         )
 
@@ -167,24 +190,6 @@ class VLT(nn.Module):
         return {"masked_feature": again.mask_feature, "masked_rows": rows}
 
 
-class SpatialDynamicFusion(nn.Module):
-    """SDF [4.2.1]: every pixel attends to the words and is fused with its own language feature."""
-
-    def __init__(self, *, dim: int) -> None:
-        super().__init__()
-        self.pixels = conv_bn_relu(dim, dim)
-        self.keys, self.values = word_conv(dim), word_conv(dim)
-        self.join = Join(dim)
-
-    def forward(self, vision: Tensor, language: Language, image_index: Tensor) -> Tensor:
-        F_t, (h, w) = language.features, vision.shape[-2:]
-        pixels = self.pixels(vision).flatten(2).transpose(1, 2)[image_index]  # (n, h*w, c)
-        scores = pixels @ self.keys(F_t).transpose(1, 2) / math.sqrt(pixels.shape[-1])
-        A_sd = scores.masked_fill(~language.keep[:, None], float("-inf")).softmax(-1)  # Eq. 4.1
-        F_sdl = A_sd @ self.values(F_t)  # Eq. 4.2: (n, h*w, c)
-        return self.join(vision, F_sdl.transpose(1, 2).unflatten(2, (h, w)), image_index)  # Eq. 4.3
-
-
 class TileFusion(nn.Module):
     """Tile-and-concatenate [Fig. 4.3]: the sentence feature copied to every position.
 
@@ -211,24 +216,6 @@ FUSIONS: dict[str, Callable[..., nn.Module]] = {
     "tile": TileFusion,
     "tile_conv4": tile_conv4,
 }
-
-
-class Join(nn.Module):
-    """Conv(language (c) vision) of Eq. 4.3, the convolution split in two so that vision's half runs once an image."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.vision = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
-        self.language = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(dim)
-
-    def forward(self, vision: Tensor, language: Tensor, image_index: Tensor) -> Tensor:
-        return torch.relu(self.norm(self.vision(vision)[image_index] + self.language(language)))
-
-
-def word_conv(dim: int) -> nn.Sequential:
-    """The thesis' Conv on a sequence of language features: 1x1, see header."""
-    return nn.Sequential(nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim), nn.ReLU())
 
 
 class TransformerBody(nn.Module):
@@ -349,31 +336,35 @@ class ConvBody(nn.Module):
         return Understanding(memory, None, None, memory.mean((2, 3)))
 
 
-class MaskDecoder(nn.Module):
-    """3x3 convolutions, each followed by an upsampling, then 1x1 [4.2.4]; no backbone features."""
+class Detail(nn.Module):
+    """Ours: what belongs together at the resolution of the mask, read from the picture once for all its phrases.
 
-    def __init__(self, inputs: int, *, dims: tuple[int, ...]) -> None:
+    Every pixel of the picture gets an embedding, every pixel of an expression's mask a filter; their product is added
+    to the mask's logits, nothing at first.
+
+    Args:
+        fine: channels of the backbone's finest map.  width: inside.  mask_dim: of the mask decoder's last features.
+    """
+
+    def __init__(self, fine: int, *, width: int, mask_dim: int, dim: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(conv_bn_relu(a, b) for a, b in zip((inputs, *dims), dims, strict=False))
-        self.out = nn.Conv2d(dims[-1], 1, 1)
+        self.edges = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.context = nn.Conv2d(fine, width, 1)
+        self.embedding = nn.Sequential(nn.ReLU(), conv_bn_relu(width, width), nn.Conv2d(width, mask_dim, 1))
+        self.filter = nn.Linear(dim, mask_dim)
+        for parameter in self.embedding[-1].parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(self, mask_feature: Tensor) -> Tensor:
-        x = mask_feature
-        for conv in self.convs:
-            x = F.interpolate(conv(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.out(x)
+    def forward(self, decoded: Tensor, response: Tensor, fine: Tensor, batch: Batch) -> Tensor:
+        """decoded (n, k, h, w), response (n, c), fine (i, channels, ., .) -> (n, 1, h, w)."""
+        size = decoded.shape[-2:]
+        picture = _resized(self.edges(batch.images), size) + _resized(self.context(fine), size)
+        filters = decoded + self.filter(response)[:, :, None, None]
+        return (filters * self.embedding(picture)[batch.image_index]).sum(1, keepdim=True)
 
 
-class NoTargetHead(nn.Module):
-    """Ours: is there a target? From the mean response and each mask channel's peak and mean."""
-
-    def __init__(self, mask_channels: int, *, dim: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(dim + 2 * mask_channels, dim), nn.ReLU(), nn.Linear(dim, 1))
-
-    def forward(self, understood: Understanding) -> Tensor:
-        maps = understood.mask_feature.flatten(2)
-        return self.mlp(torch.cat([understood.response, maps.amax(2), maps.mean(2)], 1))[:, 0]
+def _resized(x: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def pick_word(importance: Tensor, words: Tensor, *, how: str, threshold: float) -> Tensor:

@@ -129,13 +129,21 @@ def official_fill(name: str) -> dict[str, Tensor]:
     """
     listing = json.loads((GOLDENS / f"{name}.fill.json").read_text())
     entries = {key: entry for group in listing.values() if isinstance(group, dict) for key, entry in group.items()}
-    rule, weights = FILLS[re.split(r"[_.]", name)[0]], {}
+    rule = FILLS[name.split("_")[0]]
+    weights: dict[str, Tensor] = {}
     for key, entry in entries.items():
         source = entry.get("same_as", key)
         shared = weights.get(source)
         weights[key] = _filled(source, entry, rule, listing["salt"]) if shared is None else shared
         _check(key, entry, weights[key])
     return weights
+
+
+def official_layout(name: str) -> dict[str, Tensor]:
+    """The names and shapes of `official_fill` on the meta device, without the work of filling."""
+    listing = json.loads((GOLDENS / f"{name}.fill.json").read_text())
+    entries = {key: entry for group in listing.values() if isinstance(group, dict) for key, entry in group.items()}
+    return {key: torch.empty(entry["shape"], device="meta") for key, entry in entries.items()}
 
 
 def _filled(key: str, entry: Mapping[str, Any], rule: Fill, salt: str) -> Tensor:
@@ -190,25 +198,23 @@ def _check(key: str, entry: Mapping[str, Any], value: Tensor) -> None:
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 BERT_PHRASES = (
-    (101, 2048, 2111, 2006, 2187, 102),
-    (101, 1996, 2450, 1999, 1037, 17983, 14329, 3173, 1037, 2417, 12977, 2279, 2000, 1996, 2158, 2007, 17072, 1998)
-    + (1037, 2235),
+    "101 2048 2111 2006 2187 102",
+    "101 1996 2450 1999 1037 17983 14329 3173 1037 2417 12977 2279 2000 1996 2158 2007 17072 1998 1037 2235",
 )
 PHRASES = {
     "lavt": BERT_PHRASES,
     "rela": BERT_PHRASES,
     "cris": (
-        (49406, 1237, 1047, 525, 1823, 49407),
-        (49406, 518, 2308, 530, 320, 22192, 11455, 5050, 320, 736, 17143, 1131, 531, 518, 786, 593, 49407),
+        "49406 1237 1047 525 1823 49407",
+        "49406 518 2308 530 320 22192 11455 5050 320 736 17143 1131 531 518 786 593 49407",
     ),
     "cgformer": (
-        (101, 1996, 2450, 1999, 1996, 2417, 5435, 2006, 1996, 2187, 102),
-        (101, 1037, 2235, 29145, 3061, 2369, 1996, 8638, 1010, 2117, 2013, 1996, 2157, 1010, 2007, 2049, 2132, 2357)
-        + (2646, 1996),
+        "101 1996 2450 1999 1996 2417 5435 2006 1996 2187 102",
+        "101 1037 2235 29145 3061 2369 1996 8638 1010 2117 2013 1996 2157 1010 2007 2049 2132 2357 2646 1996",
     ),
     "asda": (
-        (49406, 518, 1929, 682, 533, 783, 7175, 1136, 49407),
-        (49406, 320, 2442, 22548, 2862, 2403, 518, 12679, 267, 2241, 633, 518, 1155, 267, 593, 902, 49407),
+        "49406 518 1929 682 533 783 7175 1136 49407",
+        "49406 320 2442 22548 2862 2403 518 12679 267 2241 633 518 1155 267 593 902 49407",
     ),
 }
 
@@ -219,9 +225,8 @@ def inputs(file: str) -> Batch:
     LAVT, ReLA, CRIS: two images with a phrase each; CGFormer, ASDA: one image with both phrases.
     """
     model, (height, width) = file.split("_")[0], (int(n) for n in file.split("_")[-1].split("x"))
-    tokens = torch.zeros(2, max(map(len, PHRASES[model])), dtype=torch.long)
-    for row, phrase in zip(tokens, PHRASES[model], strict=True):
-        row[: len(phrase)] = torch.tensor(phrase)
+    phrases = [[int(token) for token in phrase.split()] for phrase in PHRASES[model]]
+    tokens = torch.tensor([phrase + [0] * (len(phrases[1]) - len(phrase)) for phrase in phrases])
     one_image = model in ("cgformer", "asda")
     images, image_index = _images(1 if one_image else 2, height, width, plain=one_image), torch.arange(2)
     batch = Batch(images, tokens, tokens != 0, image_index * (not one_image))
@@ -258,11 +263,9 @@ def compare(file: str, name: str, tensor: Tensor, *, tolerance: float = TOLERANC
         golden = stored.get_tensor(name)
         stats = stored.get_tensor(f"{name}.stats").tolist() if f"{name}.stats" in stored.keys() else None  # noqa: SIM118
     tensor = tensor.detach().cpu()
-    if layout is not None:
-        assert list(tensor.shape) == layout["shape"], f"{file}: {name}: shape {list(tensor.shape)}, not {layout}"
-        part = tensor[tuple(slice(None, None, step) for step in layout["stride"])]
-    else:
-        part = tensor
+    shape = list(golden.shape) if layout is None else layout["shape"]
+    assert list(tensor.shape) == shape, f"{file}: {name}: shape {list(tensor.shape)}, not {shape}"
+    part = tensor if layout is None else tensor[tuple(slice(None, None, step) for step in layout["stride"])]
     if not golden.is_floating_point():
         wrong = int((part.long() != golden.long()).sum())
         assert wrong == 0, f"{file}: {name}: {wrong} of {golden.numel()} integers differ"

@@ -14,9 +14,20 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from variants import align, vlt
+from variants import align, asda, cgformer, cris, isfp, jmceln, lavt, m3att, rela, vlt
 
-MODULES = {"align": align, "vlt": vlt}
+MODULES = {
+    "align": align,
+    "asda": asda,
+    "cgformer": cgformer,
+    "cris": cris,
+    "isfp": isfp,
+    "jmceln": jmceln,
+    "lavt": lavt,
+    "m3att": m3att,
+    "rela": rela,
+    "vlt": vlt,
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{arch} {name}".strip(): (arch, {**module.TINY, **changes})
     for arch, module in MODULES.items()

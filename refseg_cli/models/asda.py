@@ -1,0 +1,536 @@
+"""ASDA: Adaptive Selection based Referring Image Segmentation (Adaptive Selection with Dual Alignment, ACM MM 2024);
+sections, equations and tables are those of the paper.
+
+The official code departs from the paper in many places. Its choices are the defaults, so that its checkpoints load;
+the paper's text stands beside them as values of the same settings. What differs from both, and why:
+- The official selection passes through argmax alone, so its three layers never learn. Ours takes the same layer but
+  hands the gradient to the softmax behind it (`gradient`, straight-through); evaluation is the same.
+- BatchNorm keeps torch's momentum: the official 0.999 makes the stored statistics those of the last batch.
+- The official data path also jitters saturation and moves pictures by small affine maps; ours flips and jitters.
+- Left out of the parameters: 12.29 M that the official files hold and nothing reads (see `OFFICIAL_KEYS`).
+- Parameters at full size: 180.80 M; official 193.09 M, less the 12.29 M that nothing reads, 180.80 M.
+
+Language-free: the image encoder and vision's side of the fusion, 37.0 % of the multiply-adds of one image with one
+phrase at 416 px. From the selection on everything depends on the phrase.
+
+Axes: i images, n expressions, l words, k layers to select from, c channels, h w of a map, p pixels, q masks (N_c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refseg_cli import losses
+from refseg_cli.layers.attention import Attention, feed_forward, sine_axes
+from refseg_cli.layers.clip import Phrase, PhraseReader, block_rules, vit_rules
+from refseg_cli.layers.encoders import EncoderConfig, build_layers, build_text
+from refseg_cli.layers.keymap import Rule, attention_rules
+from refseg_cli.layers.vision import conv_bn_relu
+from refseg_cli.records import Batch, MapKind, Prediction
+
+SLOPE = 0.1  # of Leaky ReLU [official code]
+THIN = 32  # channels of Eq. 5's lateral and upsampled maps
+
+Layers = Mapping[int, tuple[Tensor, Tensor]]  # from 1: a layer's class token (i, c) and map (i, c, h, w)
+
+
+@dataclass(frozen=True, slots=True)
+class ASDAConfig(EncoderConfig):
+    """Sources in brackets; "ours" where neither the official code nor the paper has it."""
+
+    backbone: str = "vit_base_patch16_clip_quickgelu_224.openai"  # [4.2]
+    text: Literal["gru", "transformer", "bert", "clip"] = "clip"  # [4.2]
+    text_name: str = "openai/clip-vit-base-patch16"
+    text_dim: int = 512  # [CLIP]
+    stride: int = 16  # of the grid, where the backbone is no vision transformer [ours]
+    low_layers: tuple[int, ...] = (4, 5, 6)  # [3.1]; one layer: manual assignment [table 2, b]
+    mid_layers: tuple[int, ...] = (7, 8, 9)  # [3.1]
+    high_layer: int = 12  # [3.1]
+    scorer: Literal["linear", "conv", "mlp"] = "linear"  # Phi_as [table 5]
+    scored_with: Literal["layers", "sentence"] = "layers"  # end states of the text layers [official code]; f_E [Eq. 3]
+    gradient: Literal["straight-through", "soft", "none"] = "straight-through"  # of the selection [ours]; see header
+    aggregator: Literal["pyramid", "eq5", "concat", "high"] = "pyramid"  # [official code; Eq. 5; table 2, b and a]
+    pyramid_dim: int = 0  # of its maps; 0: `dim` [official code]
+    aligner: Literal["dual", "single", "none"] = "dual"  # [table 2, f, e, d]
+    dim: int = 512  # C [official code]
+    heads: int = 8  # [official code]
+    attention_layers: int = 2  # n [table 3]
+    hidden: int = 512  # feed-forward width of the visual attention [official code]
+    word_hidden: int = 2048  # of the word attention [official code]
+    word_padding: bool = True  # only for `clip`: the word attention sees padding too [official code]
+    dropout: float = 0.1  # [official code]
+    masks: int = 32  # N_c [table 4]
+    mask_dim: int = 0  # of the segmentation decoder; 0: half of `dim` [official code]
+    upsamplings: int = 3  # in the segmentation decoder, by two each [Eq. 7]
+    mask_activation: Literal["relu", "sigmoid"] = "relu"  # [official code; Eq. 7]
+    background: float = 0.0  # where a learned constant in the logits starts [ours]; 0: there is none; see `DualBranch`
+    coefficients: Literal["linear", "mean"] = "linear"  # from the last map to N_c [official code; Eq. 9, ours]
+    focal_gamma: float = 0.0  # 0: cross-entropy [official code]; the paper's focal loss: 2 [Lin et al. 2017]
+    focal_alpha: float = -1.0  # weight of target pixels; negative: none [official code]; else 0.25 [Lin et al.]
+    dice_weight: float = 1.0  # [official code]
+
+
+class ASDA(nn.Module):
+    """See the header. Built by `models.build_model`."""
+
+    EXPLAIN: ClassVar[dict[str, MapKind]] = {
+        "low_weights": "weights",
+        "mid_weights": "weights",
+        "coarse_feature": "map",
+        "fine_feature": "map",
+        "response_masks": "map",
+        "coefficients": "weights",
+    }
+
+    def __init__(self, config: ASDAConfig, *, vocab_size: int, max_tokens: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.config = config
+        c, groups = config.dim, (config.low_layers, config.mid_layers) if config.aggregator != "high" else ()
+        layers = tuple(sorted({config.high_layer, *(n for group in groups for n in group)}))
+        self.vision = build_layers(config, size=size, layers=layers, dim=c, stride=config.stride)
+        self.reader = PhraseReader(
+            build_text(config, vocab_size=vocab_size, max_tokens=max_tokens, dim=c, heads=config.heads)
+        )
+        if config.scored_with == "layers" and config.text != "clip" and groups:
+            raise ValueError("scored_with = 'layers' needs the states of CLIP's text tower, text = 'clip'")
+        self.selection = LayerSelection(
+            self.vision.dim,
+            self.reader.dim if config.scored_with == "layers" else self.reader.sentence_dim,
+            groups=groups,
+            scorer=config.scorer,
+            scored_with=config.scored_with,
+            gradient=config.gradient,
+        )
+        self.fusion = GlobalFusion(self.vision.dim, self.reader.sentence_dim)
+        self.aggregate = AGGREGATORS[config.aggregator](self.vision.dim, config.pyramid_dim or c, dim=c)
+        self.aligner = ALIGNERS[config.aligner](config, words=self.reader.dim, grid=self.vision.grid)
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Mask logits (n, 1, h s, w s) with s = 2^upsamplings; language enters at the selection.
+
+        aux: `low_weights`, `mid_weights` (n, k) what the selection would give each layer, and `low_layer`, `mid_layer`
+        (n,) which it took, from 1, where there is a choice; `coarse_feature`, `fine_feature` (n, h, w), the strongest
+        channel before and after the words are seen; `response_masks` (n, q, h s, w s), `coefficients` (n, q).
+        """
+        layers = dict(zip(self.vision.layers, self.vision(batch.images), strict=True))
+        said = self.reader(batch.tokens, batch.attention_mask)
+        maps, aux = self.selection(layers, said, batch.image_index)
+        fused = self.fusion(layers[self.config.high_layer][1], said.sentence, batch.image_index)  # F_G
+        coarse = self.aggregate(fused, *maps)
+        hides_padding = self.config.text != "clip" or not self.config.word_padding
+        logits, seen = self.aligner(coarse, said.words, batch.attention_mask if hides_padding else None)
+        return Prediction(mask_logits=logits, aux={**aux, "coarse_feature": coarse.amax(1), **seen})
+
+    def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Focal and Dice loss [3.4] against the mask's nearest pixels [official code]."""
+        config, logits = self.config, prediction.mask_logits
+        assert batch.masks is not None
+        target = F.interpolate(batch.masks, logits.shape[-2:], mode="nearest")
+        return {
+            "focal": focal_loss(logits, target, gamma=config.focal_gamma, alpha=config.focal_alpha),
+            "dice": config.dice_weight * losses.dice(logits, target),
+        }
+
+    def pretrained_modules(self) -> list[nn.Module]:
+        """The encoders that a recipe may train at a lower rate."""
+        return [self.vision.backbone, self.reader.encoder]
+
+
+def focal_loss(logits: Tensor, target: Tensor, *, gamma: float, alpha: float) -> Tensor:
+    """Mean over pixels of cross-entropy times (1 - p_t)^gamma and, from alpha 0 up, its class's weight (Lin et al.)."""
+    loss = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    if gamma:
+        loss = loss * (1 - torch.exp(-loss)) ** gamma  # exp(-loss) is p_t, the probability of the truth
+    if alpha >= 0:
+        loss = loss * (alpha * target + (1 - alpha) * (1 - target))
+    return loss.mean()
+
+
+# --- Adaptive Feature Selection [3.3] ---------------------------------------------------------------------------------
+
+
+def linear_scorer(dim: int) -> nn.Module:
+    """A weighted sum over channels."""
+    return nn.Sequential(nn.Linear(dim, 1, bias=False), nn.Flatten(1))
+
+
+def mlp_scorer(dim: int) -> nn.Module:
+    """One hidden layer, as wide as the products [table 5; width ours]."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1, bias=False), nn.Flatten(1))
+
+
+def conv_scorer(dim: int) -> nn.Module:
+    """A layer's score from its own product and those of the layers beside it [table 5; kernel ours]."""
+    conv = nn.Conv2d(1, 1, (3, dim), padding=(1, 0), bias=False)
+    return nn.Sequential(nn.Unflatten(0, (-1, 1)), conv, nn.Flatten(1))
+
+
+# Phi_as [table 5]: products (n, k, c) -> scores (n, k). What a bias adds to every score, the softmax takes away again.
+SCORERS: dict[str, Callable[[int], nn.Module]] = {"linear": linear_scorer, "conv": conv_scorer, "mlp": mlp_scorer}
+
+
+class LayerSelection(nn.Module):
+    """AFS: of each group of layers the one that suits the phrase.
+
+    Args:
+        vision, text: channels of class tokens, and of what they are compared with.
+        groups: layers to select from, low and mid; a group of one leaves no choice, and costs nothing.
+    """
+
+    def __init__(
+        self,
+        vision: int,
+        text: int,
+        *,
+        groups: tuple[tuple[int, ...], ...],
+        scorer: str,
+        scored_with: str,
+        gradient: str,
+    ) -> None:
+        super().__init__()
+        self.groups, self.scored_with, self.gradient = groups, scored_with, gradient
+        choices = [len(group) > 1 for group in groups]
+        self.project = nn.Linear(vision, text, bias=False) if any(choices) else None  # Phi_T
+        self.scorers = nn.ModuleList(SCORERS[scorer](text) if choice else nn.Identity() for choice in choices)
+        if gradient == "none":
+            self.requires_grad_(False)
+
+    def forward(self, layers: Layers, said: Phrase, image_index: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """A map (n, c, h, w) of each group; and, where there is a choice, weights and layer by name."""
+        picked: list[Tensor] = []
+        aux: dict[str, Tensor] = {}
+        for name, group, scorer in zip(("low", "mid"), self.groups, self.scorers, strict=False):
+            maps = [layers[n][1] for n in group]
+            if len(group) == 1:
+                picked.append(maps[0][image_index])
+                continue
+            weights = scorer(self.products(layers, group, said, image_index)).softmax(1)  # Eq. 3: Phi_as
+            picked.append(self.pick(maps, weights, image_index))
+            aux[f"{name}_weights"] = weights
+            aux[f"{name}_layer"] = torch.tensor(group, device=weights.device)[weights.argmax(1)]
+        return picked, aux
+
+    def products(self, layers: Layers, group: tuple[int, ...], said: Phrase, image_index: Tensor) -> Tensor:
+        """(n, k, c): text times class token; Eq. 3's score is their sum over channels, a scorer's a weighted one."""
+        assert self.project is not None
+        tokens = self.project(torch.stack([layers[n][0] for n in group], 1))[image_index]
+        if self.scored_with == "sentence":
+            return said.sentence[:, None] * tokens
+        return torch.stack([said.ends[n - 1] for n in group], 1) * tokens
+
+    def pick(self, maps: list[Tensor], weights: Tensor, image_index: Tensor) -> Tensor:
+        """The map of largest weight, or their weighted mean (`soft`). maps: k times (i, c, h, w); weights: (n, k)."""
+        if self.gradient == "soft":
+            return mixture(maps, weights, image_index)
+        best = torch.stack(maps, 1)[image_index, weights.argmax(1)]
+        if self.training and self.gradient == "straight-through":
+            return best + mixture(maps, weights - weights.detach(), image_index)  # adds 0, and the softmax's gradient
+        return best
+
+
+def mixture(maps: list[Tensor], weights: Tensor, image_index: Tensor) -> Tensor:
+    """(n, c, h, w): each phrase's own weighted sum of its image's maps."""
+    parts = [w[:, None, None, None] * m[image_index] for m, w in zip(maps, weights.unbind(1), strict=True)]
+    return torch.stack(parts).sum(0)
+
+
+# --- Scale-Wise Feature Aggregator [3.3] ------------------------------------------------------------------------------
+
+
+def conv(inputs: int, outputs: int, *, kernel: int = 3) -> nn.Sequential:
+    """Convolution, batch normalisation, Leaky ReLU, at the same size."""
+    return nn.Sequential(*conv_bn_relu(inputs, outputs, kernel=kernel)[:2], nn.LeakyReLU(SLOPE))
+
+
+class GlobalFusion(nn.Module):
+    """F_G: the sentence times every place of the highest layer's map [Eq. 4]."""
+
+    def __init__(self, vision: int, sentence: int) -> None:
+        super().__init__()
+        self.vision = conv(vision, vision, kernel=1)
+        self.sentence = nn.Sequential(nn.Linear(sentence, vision), nn.BatchNorm1d(vision), nn.LeakyReLU(SLOPE))
+        self.norm = nn.Sequential(nn.BatchNorm2d(vision), nn.LeakyReLU(SLOPE))
+
+    def forward(self, high: Tensor, sentence: Tensor, image_index: Tensor) -> Tensor:
+        f_H, f_E = self.vision(high)[image_index], self.sentence(sentence)
+        return self.norm(f_H * f_E[:, :, None, None])  # Eq. 4
+
+
+class Pyramid(nn.Module):
+    """SFA of the official code: the selected maps are enlarged, by two and by four, added top-down at the finest size,
+    and max-pooled back to the grid. (Eq. 5 makes them smaller instead: `EquationFive`.)"""
+
+    def __init__(self, vision: int, width: int, *, dim: int) -> None:
+        super().__init__()
+        half, quarter = vision // 2, vision // 4
+        double = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
+        self.high = nn.Sequential(conv(vision, width, kernel=1), conv(width, width))
+        self.mid = nn.Sequential(double(vision, half), conv(half, width, kernel=1), conv(width, width))
+        enlarged = (double(vision, half), nn.BatchNorm2d(half), nn.GELU(), double(half, quarter))
+        self.low = nn.Sequential(*enlarged, conv(quarter, width, kernel=1), conv(width, width))
+        self.lateral = nn.ModuleList(conv(width, width, kernel=1) for _ in range(3))  # high, mid, low
+        self.out = conv(width, dim)
+
+    def forward(self, fused: Tensor, low: Tensor, mid: Tensor) -> Tensor:
+        high = self.lateral[0](self.high(fused))
+        middle = self.lateral[1](self.mid(mid)) + F.interpolate(high, scale_factor=2.0, mode="nearest")
+        fine = self.lateral[2](self.low(low)) + F.interpolate(middle, scale_factor=2.0, mode="nearest")
+        return F.max_pool2d(self.out(fine), 4)
+
+
+class EquationFive(nn.Module):
+    """SFA of the paper's text, in 32 channels. "Downsample" is an average [ours]; the width is fixed by the paper."""
+
+    def __init__(self, vision: int, width: int, *, dim: int) -> None:
+        super().__init__()
+        self.low, self.mid, self.high = (conv_bn_relu(vision, THIN, kernel=1) for _ in range(3))
+        self.aggregate = conv_bn_relu(THIN, dim)
+
+    def forward(self, fused: Tensor, low: Tensor, mid: Tensor) -> Tensor:
+        h, w = fused.shape[-2:]
+        halved, quartered = (-(-h // 2), -(-w // 2)), (-(-h // 4), -(-w // 4))
+        up = partial(F.interpolate, mode="bilinear", align_corners=False)
+        F_L = up(self.low(F.adaptive_avg_pool2d(low, quartered)), halved)  # Eq. 5: F'_L
+        F_M = self.mid(F.adaptive_avg_pool2d(mid, halved)) + F_L  # Eq. 5: F'_M
+        return self.aggregate(self.high(fused) + up(F_M, (h, w)))  # Eq. 5: F_coarse
+
+
+class Projection(nn.Module):
+    """The maps side by side, projected [table 2, b and c]; the highest layer's alone [table 2, a]."""
+
+    def __init__(self, vision: int, width: int, *, dim: int, maps: int) -> None:
+        super().__init__()
+        self.project = conv(maps * vision, dim, kernel=1)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        return self.project(torch.cat(maps, 1))
+
+
+# (vision's channels, channels inside, dim=) -> a module of F_G and the selected low and mid maps (n, vision, h, w) that
+# gives F_coarse (n, dim, h, w).
+AGGREGATORS: dict[str, Callable[..., nn.Module]] = {
+    "pyramid": Pyramid,
+    "eq5": EquationFive,
+    "concat": partial(Projection, maps=3),
+    "high": partial(Projection, maps=1),
+}
+
+
+# --- Word Guided Dual-Branch Aligner [3.4] ----------------------------------------------------------------------------
+
+
+class DualBranch(nn.Module):
+    """WGDA: CFS makes response masks from vision alone, WCG their coefficients with the words' help.
+
+    At high learning rates the many background pixels drive every coefficient to tanh's lower end, where it stays, and
+    no pixel gets past probability 0.5. `background` gives them a constant to move in the coefficients' place.
+    """
+
+    def __init__(self, config: ASDAConfig, *, words: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        c = config.dim
+        self.visual = VisualAttention(config)
+        self.decoder = SegmentationDecoder(config, outputs=config.masks)
+        self.activation: nn.Module = nn.ReLU() if config.mask_activation == "relu" else nn.Sigmoid()
+        self.words = WordAttention(config, words=words)
+        flat = config.coefficients == "linear"
+        convs = (conv(c, c), conv(c, c), nn.Conv2d(c, config.masks, 3 if flat else 1, padding=int(flat)))
+        self.coefficient_map = nn.Sequential(*convs)
+        self.background = nn.Parameter(torch.tensor(config.background)) if config.background else None
+        places = grid[0] * grid[1]
+        self.to_coefficients = nn.Linear(places * config.masks, config.masks, bias=False) if flat else None
+
+    def forward(self, coarse: Tensor, words: Tensor, keep: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (n, 1, h s, w s) and the maps of both branches. coarse: (n, c, h, w); words: (n, l, c)."""
+        F_A = self.visual(coarse)  # Eq. 6
+        masks = self.activation(self.decoder(F_A))  # Eq. 7: M'
+        F_fine = self.words(F_A, words, keep)  # Eq. 8
+        places = self.coefficient_map(F_fine).flatten(2).transpose(1, 2)  # (n, h*w, q)
+        if self.to_coefficients is None:
+            f_coef = torch.tanh(places.mean(1))  # Eq. 9
+        else:
+            f_coef = torch.tanh(self.to_coefficients(places.flatten(1)))
+        logits = torch.einsum("nq,nqhw->nhw", f_coef, masks)[:, None]  # Eq. 10
+        if self.background is not None:
+            logits = logits + self.background
+        return logits, {"fine_feature": F_fine.amax(1), "response_masks": masks, "coefficients": f_coef}
+
+
+class SingleBranch(nn.Module):
+    """Words go into the coarse feature, which is decoded then [figure 3; table 2, e]."""
+
+    def __init__(self, config: ASDAConfig, *, words: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.visual, self.words = VisualAttention(config), WordAttention(config, words=words)
+        self.decoder = SegmentationDecoder(config, outputs=1)
+
+    def forward(self, coarse: Tensor, words: Tensor, keep: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        fine = self.words(self.visual(coarse), words, keep)
+        return self.decoder(fine), {"fine_feature": fine.amax(1)}
+
+
+class NoAligner(nn.Module):
+    """The coarse feature decoded as it is [table 2, a to d]."""
+
+    def __init__(self, config: ASDAConfig, *, words: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.decoder = SegmentationDecoder(config, outputs=1)
+
+    def forward(self, coarse: Tensor, words: Tensor, keep: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.decoder(coarse), {}
+
+
+ALIGNERS: dict[str, Callable[..., nn.Module]] = {"dual": DualBranch, "single": SingleBranch, "none": NoAligner}
+
+
+class VisualAttention(nn.Module):
+    """Local Visual Attention [Eq. 6], with LayerNorm behind each part as in the official code."""
+
+    def __init__(self, config: ASDAConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(VisualLayer(config) for _ in range(config.attention_layers))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """(n, c, h, w) -> the same."""
+        places = torch.cat(sine_axes(coarse, first=1), 1)
+        x = torch.relu(coarse).flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x, places)
+        return self.norm(x).transpose(1, 2).unflatten(2, coarse.shape[-2:])
+
+
+class VisualLayer(nn.Module):
+    """Self-attention with positions in queries and keys, then feed-forward."""
+
+    def __init__(self, config: ASDAConfig) -> None:
+        super().__init__()
+        c = config.dim
+        self.attention = Attention(c, heads=config.heads, dropout=config.dropout)
+        self.mlp = feed_forward(c, hidden=config.hidden, dropout=config.dropout)
+        self.norm1, self.norm2, self.drop = nn.LayerNorm(c), nn.LayerNorm(c), nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+        x = self.norm1(x + self.drop(self.attention(x + places, x + places, x)))
+        return self.norm2(x + self.drop(self.mlp(x)))
+
+
+class WordAttention(nn.Module):
+    """Visual and Language Local Attention [Eq. 8]: every place looks at the words. ReLUs as in the official code."""
+
+    def __init__(self, config: ASDAConfig, *, words: int) -> None:
+        super().__init__()
+        c = config.dim
+        self.project = nn.Linear(words, c, bias=False)
+        self.query, self.key, self.value = nn.Linear(c, c), nn.Linear(c, c), nn.Linear(c, c)
+        self.attention = Attention(c, heads=config.heads, dropout=config.dropout)
+        self.mlp = feed_forward(c, hidden=config.word_hidden, dropout=config.dropout)
+        self.norm1, self.norm2, self.drop = nn.LayerNorm(c), nn.LayerNorm(c), nn.Dropout(config.dropout)
+
+    def forward(self, vision: Tensor, words: Tensor, keep: Tensor | None) -> Tensor:
+        """vision (n, c, h, w), words (n, l, words), keep (n, l) bool -> (n, c, h, w)."""
+        F_A, f_T = vision.flatten(2).transpose(1, 2), torch.relu(self.project(words))
+        q, k, v = (torch.relu(part(x)) for part, x in ((self.query, F_A), (self.key, f_T), (self.value, f_T)))
+        F_K = self.norm1(F_A + self.drop(self.attention(q, k, v, keep)))
+        F_fine = self.norm2(F_K + self.drop(self.mlp(F_K)))
+        return F_fine.transpose(1, 2).unflatten(2, vision.shape[-2:])
+
+
+class SegmentationDecoder(nn.Module):
+    """Two convolutions, one behind each upsampling by two, and one to `outputs` channels [Eq. 7; official code]."""
+
+    def __init__(self, config: ASDAConfig, *, outputs: int) -> None:
+        super().__init__()
+        width = config.mask_dim or config.dim // 2
+        widths = (config.dim, *[width] * (2 + config.upsamplings))
+        self.convs = nn.ModuleList(conv(a, b) for a, b in pairwise(widths))
+        self.out = nn.Conv2d(width, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convs[1](self.convs[0](x))
+        for block in self.convs[2:]:
+            x = block(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.out(x)
+
+
+# --- official checkpoints (trained by the official code; none was published) ------------------------------------------
+
+
+def conv_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The official convolution block: `conv` and `bn`; ours numbers them."""
+    return (
+        Rule(rf"{theirs}\.conv\.(?P<rest>.*)", rf"{ours}.0.\g<rest>"),
+        Rule(rf"{theirs}\.bn\.(?P<rest>.*)", rf"{ours}.1.\g<rest>"),
+    )
+
+
+def layer_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """A post-norm transformer layer of torch's naming."""
+    return (
+        *attention_rules(rf"{theirs}\.self_attn", f"{ours}.attention"),
+        Rule(rf"{theirs}\.linear1\.(?P<rest>.*)", rf"{ours}.mlp.0.\g<rest>"),
+        Rule(rf"{theirs}\.linear2\.(?P<rest>.*)", rf"{ours}.mlp.3.\g<rest>"),
+        Rule(rf"{theirs}\.(?P<norm>norm[12])\.(?P<rest>.*)", rf"{ours}.\g<norm>.\g<rest>"),
+    )
+
+
+_TEXT, _ABSENT = "reader.encoder", "the graph does not read it"
+_VLT = "up_proj_cat_proj_1|pool_proj_cat_proj_2|proj_cat|up_proj_cat_2|proj_0"
+
+OFFICIAL_KEYS: tuple[Rule, ...] = (
+    Rule(r"visu_resblocks\..*", None, why="the same tensors as visumodel.transformer.resblocks"),
+    Rule(r"visumodel\.(positional_embedding|proj|ln_post\..*)", None, why=f"{_ABSENT}: CLIP's at 224 px"),
+    Rule(rf"({_VLT}|norm[12])\..*", None, why=f"{_ABSENT}: left over from VLT's fusion"),
+    Rule(r"fusion\.lang_attn\..*|fpn\.output_convs\.[01]\..*", None, why=_ABSENT),
+    Rule(r"positional_embedding", "vision.net.pos_embed"),
+    *vit_rules("visumodel", "vision.net"),
+    Rule(r"textmodel_token_embedding\.weight", f"{_TEXT}.embedding.weight"),
+    Rule(r"textmodel_pos_embed", f"{_TEXT}.positions", convert=lambda t: t[0]),
+    Rule(r"textmodel_ln_final\.(.*)", rf"{_TEXT}.norm.\1"),
+    *block_rules(r"textmodel\.resblocks\.(\d+)", rf"{_TEXT}.blocks.\1"),
+    Rule(r"vis_select\.weight", "selection.project.weight"),
+    Rule(r"feature_selector_l\.weight", "selection.scorers.0.0.weight"),
+    Rule(r"feature_selector_m\.weight", "selection.scorers.1.0.weight"),
+    Rule(r"feature_selector_[lm]\.bias", None, why="the same for every layer, so that it selects none"),
+    *conv_rules(r"fusion\.mapping_visu", "fusion.vision"),
+    Rule(r"fusion\.lang_proj\.(.*)", r"fusion.sentence.\1"),
+    Rule(r"fusion\.fusion\.(.*)", r"fusion.norm.\1"),
+    *conv_rules(r"fpn\.stages\.0\.([01])", r"aggregate.high.\1"),
+    *conv_rules(r"fpn\.stages\.1\.([12])", r"aggregate.mid.\1"),
+    *conv_rules(r"fpn\.stages\.2\.([45])", r"aggregate.low.\1"),
+    Rule(r"fpn\.stages\.1\.0\.(.*)", r"aggregate.mid.0.\1"),
+    Rule(r"fpn\.stages\.2\.([013])\.(.*)", r"aggregate.low.\1.\2"),
+    *conv_rules(r"fpn\.lateral_convs\.([012])", r"aggregate.lateral.\1"),
+    *conv_rules(r"fpn\.output_convs\.2", "aggregate.out"),
+    *layer_rules(r"encoder\.layers\.(\d+)", r"aligner.visual.layers.\1"),
+    Rule(r"encoder\.norm\.(.*)", r"aligner.visual.norm.\1"),
+    *(rule for n in range(5) for rule in conv_rules(rf"mask_decoder\.proj{n + 1}", f"aligner.decoder.convs.{n}")),
+    Rule(r"mask_decoder\.proj\.(.*)", r"aligner.decoder.out.\1"),
+    Rule(r"fc_2\.weight", "aligner.words.project.weight"),
+    Rule(r"lang_tf_enc\.dense_q\.(.*)", r"aligner.words.query.\1"),
+    Rule(r"lang_tf_enc\.dense_k\.(.*)", r"aligner.words.key.\1"),
+    Rule(r"lang_tf_enc\.dense_v\.(.*)", r"aligner.words.value.\1"),
+    *layer_rules("lang_tf_enc", "aligner.words"),
+    *conv_rules("proj1", "aligner.coefficient_map.0"),
+    *conv_rules("proj2", "aligner.coefficient_map.1"),
+    Rule(r"proj3\.(.*)", r"aligner.coefficient_map.2.\1"),
+    Rule(r"projout\.weight", "aligner.to_coefficients.weight"),
+)
+
+
+def official_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The [model] table of an official file's weights: tokens a phrase, layers of attention, masks."""
+    layers = {key.split(".")[2] for key in weights if key.startswith("encoder.layers.")}
+    return {
+        "text_positions": weights["textmodel_pos_embed"].shape[1],
+        "attention_layers": len(layers),
+        "masks": len(weights["proj3.weight"]),
+    }
