@@ -106,6 +106,30 @@ def save(
         raise
 
 
+def store_thresholds(folder: Path, thresholds: Thresholds, *, info: Mapping[str, Any]) -> None:
+    """Give a checkpoint other thresholds, which `predict` and `eval` then use; its weights are not touched.
+
+    Args:
+        folder: as `resolve` gives it.
+        info: where they come from, kept as `calibrated` in config.json.
+
+    Raises:
+        RefsegError: the folder's config.json cannot be read or written; the old one is then untouched.
+    """
+    table = read_config(folder)[2]
+    path, new = folder / CONFIG, folder / f".{CONFIG}.new"
+    text = json.dumps({**table, "thresholds": asdict(thresholds), "calibrated": dict(info)}, indent=2) + "\n"
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise _cannot_write(folder, error) from error
+
+
 def _cannot_write(folder: Path, error: Exception) -> RefsegError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return RefsegError(f"{folder}: cannot write the checkpoint: {reason}", hint="the one before it is untouched")

@@ -77,8 +77,8 @@ class Console:
         """
         if self.quiet:
             return
-        cells = [[_cell(value) for value in row] for row in rows]
-        numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+        cells = [[cell(value) for value in row] for row in rows]
+        numeric = [all(is_number(row[i]) for row in rows) for i in range(len(columns))]
         if self.on_terminal():
             self._write_out(_drawn_table(title, columns, cells, numeric, self._rich(sys.stdout)))
         else:
@@ -294,15 +294,16 @@ def _drawn_table(
     return captured.get()
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """How a table shows a value: a float with two decimals, None as "-"."""
     if value is None:
         return "-"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _is_number(value: object) -> bool:
-    """Numbers, and strings that begin like one ("12.3 ms"), stand on the right; so does a missing one."""
-    return value is None or isinstance(value, int | float) or str(value)[:1].isdigit()
+def is_number(value: object) -> bool:
+    """Numbers, and strings that begin like one ("12.3 ms", "+0.5"), stand on the right; so does a missing one."""
+    return value is None or isinstance(value, int | float) or str(value).lstrip("+-")[:1].isdigit()
 
 
 def json_line(value: object) -> str:

@@ -13,8 +13,20 @@ import typer
 from refseg_cli.config import ARCHITECTURES, Recipe, load_recipe, recipe_names
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.metrics.protocols import PROTOCOLS
 
-DEFAULT_RECIPES = {"vlt": "vlt-darknet53-refcoco"}  # of an architecture, where --recipe is not given
+ALL = "all"  # --protocol
+DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
+    "asda": "asda-refcoco",
+    "cgformer": "cgformer-refcoco",
+    "cris": "cris-r50-refcoco",
+    "isfp": "isfp-darknet53-refcoco",
+    "jmceln": "jmceln-rn101-refcoco",
+    "lavt": "lavt-refcoco",
+    "m3att": "m3att-darknet53-refcoco",
+    "rela": "rela-swin-b-grefcoco",
+    "vlt": "vlt-darknet53-refcoco",
+}
 
 
 def recipe_choices() -> list[str]:
@@ -37,6 +49,11 @@ def split_choices() -> list[str]:
     return ["train", "val", "test", "testA", "testB"]
 
 
+def protocol_choices() -> list[str]:
+    """Names of the evaluation protocols, and `all` of them."""
+    return [*PROTOCOLS, ALL]
+
+
 def _silence(wanted: bool) -> bool:
     console.quiet = console.quiet or wanted
     return wanted
@@ -48,6 +65,17 @@ Quiet = Annotated[
     typer.Option("--quiet", "-q", help="Print errors and asked-for data only.", callback=_silence),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
+Latex = Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX (booktabs).")]
+Resamples = Annotated[
+    int,
+    typer.Option(
+        "--resamples",
+        metavar="N",
+        min=0,
+        help="Of the bootstrap over images, for the 95 % intervals; 0 for none.",
+    ),
+]
 Data = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder or URI that 'refseg prepare' wrote.")]
 Model = Annotated[
     str | None,
@@ -80,6 +108,35 @@ Device = Annotated[
 BatchImages = Annotated[
     int, typer.Option("--batch-images", metavar="N", min=1, help="Images at a time, each with all its phrases.")
 ]
+
+
+def choose_protocols(text: str) -> tuple[str, ...]:
+    """The protocols of ``lavt,rela`` or ``all``.
+
+    Raises:
+        RefsegError: there is no such protocol, or none is named.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if names == (ALL,):
+        return tuple(PROTOCOLS)
+    for name in names:
+        if name not in PROTOCOLS:
+            raise unknown_name("protocol", name, protocol_choices())
+    if not names:
+        raise RefsegError("--protocol names none", hint=f"one of: {', '.join(protocol_choices())}")
+    return names
+
+
+def choose_splits(text: str) -> tuple[str, ...]:
+    """The splits of ``val,testA``.
+
+    Raises:
+        RefsegError: it names none.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise RefsegError(f"--split {text}: names no split", hint="e.g. --split val,testA")
+    return names
 
 
 def choose_recipe(arch: str | None, recipe: str | None, overrides: list[str] | None) -> Recipe:

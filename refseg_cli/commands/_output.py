@@ -9,9 +9,9 @@ from typing import Literal
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError
 
-Format = Literal["png", "overlay", "rle", "json"]
+Format = Literal["png", "overlay", "explain", "rle", "json"]
 STDIO = "-"
-ENDINGS = {"png": ".mask", "overlay": ".overlay"}  # IMAGE.mask.png, IMAGE.overlay.png
+ENDINGS = {"png": ".mask", "overlay": ".overlay", "explain": ".explain"}  # IMAGE.mask.png and so on
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Sink:
 
 
 def sinks_for(image: str, count: int, format: Format, output: str | None) -> list[Sink]:
-    """One sink for all lines of text (rle, json), or one for each of `count` pictures (png, overlay).
+    """One sink for all lines of text (rle, json), or one for each of `count` pictures.
 
     Without `output`, lines go to standard output, and a picture goes down the pipe if there is one, else to
     IMAGE.mask.png in the current folder; with --quiet it goes nowhere, as the exit status is the answer. Several

@@ -226,6 +226,7 @@ def _sample(record: Record, index: int) -> Sample:
         text=expression.text,
         target=masks.union(rles, (record.height, record.width)),
         instance_count=len(rles),
+        categories=tuple(sorted({record.instances[t].category for t in expression.targets})),
     )
 
 

@@ -51,6 +51,21 @@ def area(rle: Rle) -> int:
     return int(coco.area(_plain(rle)))
 
 
+def intersection(first: Rle, second: Rle) -> Rle:
+    """The pixels that are in both masks, of one size."""
+    return _rle(coco.merge([_plain(first), _plain(second)], intersect=True))
+
+
+def shared_pixels(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:
+    """(len(first), len(second)) int64: how many pixels each two masks have in common; all of one size."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)), np.int64)
+    rows, columns = [_plain(rle) for rle in first], [_plain(rle) for rle in second]
+    # For a "crowd" pycocotools divides the common pixels by the first mask's: no decoding, and exact after rounding.
+    shares = coco.iou(rows, columns, [1] * len(columns))
+    return np.rint(shares * coco.area(rows).astype(np.float64)[:, None]).astype(np.int64)
+
+
 def box(rle: Rle) -> tuple[float, float, float, float]:
     """(x, y, width, height) in pixels of the tightest box around the mask; zeros for an empty mask."""
     x, y, w, h = (float(value) for value in coco.toBbox(_plain(rle)))

@@ -27,6 +27,8 @@ TYPES = {
     str: pa.string(),
     # COCO's compressed RLE, as pycocotools and others read it
     Rle: pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())]),
+    tuple[int, ...]: pa.list_(pa.int32()),
+    tuple[str, ...]: pa.list_(pa.string()),
 }
 
 
@@ -67,8 +69,12 @@ def writing_rows(uri: str, row: type[Row], *, metadata: Mapping[str, str]) -> It
             writer.is_open = False  # or, after a failure, its destructor writes to the closed file and complains
 
 
-def read_columns(uri: str, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_columns(
+    uri: str, names: Sequence[str], *, optional: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The columns of those names, (rows,) each, and the file's metadata.
+
+    optional: columns that older files lack; taken where they are there.
 
     Raises:
         RefsegError: no such file, not Parquet, damaged, or without such a column.
@@ -82,8 +88,9 @@ def read_columns(uri: str, names: Sequence[str]) -> tuple[dict[str, np.ndarray],
                     raise RefsegError(
                         f"{uri}: no column {name!r}", hint=f"it has {', '.join(parquet.schema_arrow.names)}"
                     )
-            table = parquet.read(columns=list(names))
-            return {name: table[name].to_numpy() for name in names}, metadata
+            found = [*names, *(name for name in optional if name in parquet.schema_arrow.names)]
+            table = parquet.read(columns=found)
+            return {name: table[name].to_numpy() for name in found}, metadata
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise RefsegError(f"{uri}: cannot read this as Parquet: {str(error).splitlines()[0]}") from error
 

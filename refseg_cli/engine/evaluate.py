@@ -1,37 +1,42 @@
-"""Evaluation: every image through the network once, masks at original size, integer counts, scores.
+"""Evaluation: every image through the network once, counts for every protocol from the same logits.
 
-What is kept of an expression is an `Answer`: its counts and its mask as RLE. Written to Parquet, the answers give the
-same scores again without a model (`scores_from_records`), and give others the masks to score by their own rules.
+What is kept of an expression is an `Answer` (engine/answers.py): its counts and, where asked for, its mask as RLE.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refseg_cli import metrics
-from refseg_cli.data import masks, shards, tables
+from refseg_cli.data import masks, shards
 from refseg_cli.engine import Progress, silent
+from refseg_cli.engine.answers import NO_MASK, About, Answer, Answers, collect, concatenate, plan_views, writing_records
 from refseg_cli.errors import RefsegError
-from refseg_cli.metrics import Counts, Pixels, Scores
-from refseg_cli.records import Rle, Sample
+from refseg_cli.metrics.counts import Counts, count_pixels
+from refseg_cli.metrics.curves import MASK_THRESHOLDS
+from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS, View
+from refseg_cli.metrics.scores import Scores, scores
+from refseg_cli.records import Sample
 
 if TYPE_CHECKING:
     import torch
 
-    from refseg_cli.checkpoint import Thresholds
-    from refseg_cli.config import Recipe
+    from refseg_cli.checkpoint import Checkpoint, Thresholds
+    from refseg_cli.config import Published, Recipe
     from refseg_cli.data.shards import Shards
     from refseg_cli.data.text import Tokenizer
+    from refseg_cli.engine.disturb import Disturbance
     from refseg_cli.engine.inference import Decision
+    from refseg_cli.records import Batch, Prediction
 
-RECORDS_FORMAT = "refseg.records/1"  # columns may be added within /1, never renamed or given another meaning
+Keep = Callable[[Sequence[Answer]], None]
+# Sees each batch after it is answered: the batch on the CPU, the prediction with its `aux` on the device, the answers.
+Watch = Callable[["Batch", "Prediction", Sequence[Answer]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,10 @@ class EvalRequest:
     batch_images: images per forward pass, each with all its expressions.
     limit:        images per split, from its beginning; 0 for all.
     workers:      processes that decode images; None for as many as the recipe has.
-    records:      Parquet file to write the answers to; None to keep only the scores.
+    records:      Parquet file to write the answers to; None to keep only the counts.
+    protocols:    names of `PROTOCOLS` to count for.
+    curve:        also count at other mask thresholds.
+    disturb:      what is done to phrases or pictures before they are asked.
     """
 
     data: str
@@ -55,49 +63,31 @@ class EvalRequest:
     limit: int = 0
     workers: int | None = None
     records: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One expression and how it was answered; pixels are counted at the image's original size.
-
-    instance_count: annotated targets.  has_target, says_target, intersection, union, predicted, target: as in `Counts`.
-    p_target: probability of a target, 1.0 from models without a no-target head.  mask: the predicted one, empty where
-    the model says no target.
-    """
-
-    image_id: int
-    ref_id: int
-    sent_id: int
-    split: str
-    text: str
-    instance_count: int
-    has_target: bool
-    says_target: bool
-    p_target: float
-    intersection: int
-    union: int
-    predicted: int
-    target: int
-    mask: Rle
+    protocols: tuple[str, ...] = ("refseg",)
+    curve: bool = False
+    disturb: Disturbance | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """One pass over a split.
 
-    image_encodings: images that went through the network; `images` if each went once.
-    seconds: wall time from the first batch's loading to the last count.
+    images: images that were asked about.  image_encodings: those that went through the network; the same if each went
+    once.  seconds: wall time from the first batch's loading to the last count.
     """
 
-    counts: Counts
+    answers: Answers
     images: int
     image_encodings: int
     seconds: float
 
     @property
+    def counts(self) -> Counts:
+        return self.answers.counts()
+
+    @property
     def scores(self) -> Scores:
-        return metrics.scores(self.counts)
+        return scores(self.counts)
 
     @property
     def images_per_second(self) -> float:
@@ -105,29 +95,38 @@ class Evaluation:
 
     @property
     def expressions_per_second(self) -> float:
-        return len(self.counts) / self.seconds
+        return len(self.answers) / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
     """The outcome of `evaluate`, by split, and what it depends on (N-acc moves with the thresholds).
 
-    model: the checkpoint's name.  records: the Parquet file with the answers, if one was asked for.
+    records: the Parquet file with the answers, if one was asked for.  published: what the recipe says of its paper.
     """
 
-    data: str
-    model: str
-    thresholds: Thresholds
+    about: About
     evaluations: dict[str, Evaluation]
-    records: str | None
+    published: Published
+    records: str | None = None
+
+    @property
+    def model(self) -> str:
+        return self.about.model
+
+    @property
+    def thresholds(self) -> Thresholds:
+        return self.about.thresholds
 
     @property
     def scores(self) -> dict[str, Scores]:
         return {name: evaluation.scores for name, evaluation in self.evaluations.items()}
 
 
-def evaluate(request: EvalRequest, *, progress: Progress = silent) -> EvalReport:
+def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Progress = silent) -> EvalReport:
     """Score a checkpoint on prepared shards.
+
+    watch: sees every batch with its prediction and answers, masks included.
 
     Raises:
         RefsegError: no such data, split, model or device, or records that cannot be written there. All of it but a full
@@ -143,7 +142,7 @@ def evaluate(request: EvalRequest, *, progress: Progress = silent) -> EvalReport
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     device = pick_device(request.device)
     loaded = checkpoint.load(request.model, device)
-    about = {"data": request.data, "model": loaded.name, "thresholds": asdict(loaded.thresholds)}
+    about = describe(request, loaded)
     with writing_records(request.records, about) if request.records else nullcontext() as keep:
         evaluations = {
             name: evaluate_model(
@@ -156,18 +155,33 @@ def evaluate(request: EvalRequest, *, progress: Progress = silent) -> EvalReport
                 batch_images=request.batch_images,
                 limit=request.limit,
                 workers=request.workers,
+                about=about,
+                disturb=request.disturb,
                 keep=keep,
+                watch=watch,
                 progress=progress,
                 stage=f"eval {name}",
             )
             for name, split in splits.items()
         }
-    return EvalReport(
+    return EvalReport(about, evaluations, loaded.recipe.published, request.records)
+
+
+def describe(request: EvalRequest, loaded: Checkpoint) -> About:
+    """What the answers of a request depend on."""
+    protocols = [PROTOCOLS[name] for name in request.protocols]
+    manifest = shards.read_manifest(request.data)
+    return About(
         data=request.data,
+        dataset=manifest.dataset,
+        split_by=manifest.split_by,
         model=loaded.name,
+        arch=loaded.recipe.arch,
+        trained_on=loaded.info.get("data"),
         thresholds=loaded.thresholds,
-        evaluations=evaluations,
-        records=request.records,
+        changed="" if request.disturb is None else str(request.disturb),
+        mask_thresholds=MASK_THRESHOLDS if request.curve else (),
+        views=plan_views(protocols, loaded.thresholds)[0],
     )
 
 
@@ -182,7 +196,10 @@ def evaluate_model(
     batch_images: int = 8,
     limit: int = 0,
     workers: int | None = None,
-    keep: Callable[[Sequence[Answer]], None] | None = None,
+    about: About | None = None,
+    disturb: Disturbance | None = None,
+    keep: Keep | None = None,
+    watch: Watch | None = None,
     progress: Progress = silent,
     stage: str = "eval",
 ) -> Evaluation:
@@ -193,7 +210,8 @@ def evaluate_model(
     Args:
         limit: images, from the beginning of the split; 0 for all.
         workers: processes that decode images; None for `recipe.data.workers`.
-        keep: takes the answers of each batch; None spares the encoding of the masks.
+        about: what to count besides the original size; None for nothing else.
+        keep: takes the answers of each batch; without it and `watch` no mask is encoded.
         stage: what progress calls this.
     """
     import torch
@@ -204,61 +222,108 @@ def evaluate_model(
     per_image = np.array(split.expression_counts)
     if limit:
         per_image[np.flatnonzero(per_image)[limit:]] = 0
-    steps = sequential_steps(per_image, batch_images=batch_images)
+    dataset = StepDataset(split, tokenizer, recipe.data)
     batches = iterate(
-        StepDataset(split, tokenizer, recipe.data),
-        steps,
+        dataset,
+        sequential_steps(per_image, batch_images=batch_images),
         workers=recipe.data.workers if workers is None else workers,
     )
+    about = replace(about or About(), thresholds=thresholds)
+    views = _views(about)
+    change = None if disturb is None else disturb.prepare(model, dataset, np.flatnonzero(per_image), device)
     total, done, encodings, parts = int(per_image.sum()), 0, 0, []
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
         for batch in batches:
-            decisions = postprocess(model(batch.to(device)), batch, thresholds)
-            parts.append(count(decisions, batch.samples))
+            asked = batch if change is None else change(batch)
+            prediction = model(asked.to(device))
+            decisions = postprocess(prediction, asked, thresholds)
+            answers = _answers(prediction, asked, decisions, about, views, encode=bool(keep or watch))
+            parts.append(collect(about, answers))
             if keep:
-                keep(_answers(parts[-1], decisions, batch.samples))
+                keep(answers)
+            if watch:
+                watch(asked, prediction, answers)
             done, encodings = done + len(batch), encodings + len(batch.images)
             progress(stage, done, total, **{"expr/s": done / (time.perf_counter() - start)})
     return Evaluation(
-        counts=metrics.concatenate(parts),
+        answers=concatenate(about, parts),
         images=int(np.count_nonzero(per_image)),
         image_encodings=encodings,
         seconds=time.perf_counter() - start,
     )
 
 
-def count(decisions: Sequence[Decision], samples: Sequence[Sample]) -> Counts:
-    """The counts of N decisions against the N samples they answer, at the images' original sizes."""
-    pairs = zip(decisions, samples, strict=True)
-    pixels = [metrics.count_pixels(d.mask, masks.decode(s.target).astype(bool)) for d, s in pairs]
-    intersection, union, predicted, target = np.array(pixels, dtype=np.int64).reshape(-1, len(Pixels._fields)).T
-    return Counts(
-        intersection=intersection,
-        union=union,
-        predicted=predicted,
-        target=target,
-        has_target=np.array([s.instance_count > 0 for s in samples]),
-        says_target=np.array([d.exists for d in decisions]),
-    )
+def _views(about: About) -> list[View]:
+    """The protocols' views at their places, then one for each mask threshold of the curve."""
+    places = {place: PROTOCOLS[name].view(about.thresholds.mask) for name, place in about.views.items()}
+    return [places[i] for i in range(len(places))] + [View(ORIGINAL, t) for t in about.mask_thresholds]
 
 
-def _answers(counts: Counts, decisions: Sequence[Decision], samples: Sequence[Sample]) -> list[Answer]:
-    columns = {f.name: getattr(counts, f.name).tolist() for f in fields(Counts)}
+def _answers(
+    prediction: Prediction,
+    batch: Batch,
+    decisions: Sequence[Decision],
+    about: About,
+    views: Sequence[View],
+    *,
+    encode: bool,
+) -> list[Answer]:
+    """N decisions against the N samples they answer; `encode` keeps their masks."""
+    from refseg_cli.engine.grids import count_views, true_masks
+
+    truths = true_masks(batch.samples)
+    seen = count_views(prediction, batch, views, truths) if views else np.zeros((len(batch), 0, 3), dtype=np.int64)
+    of_protocols = len(views) - len(about.mask_thresholds)
+    has_head = prediction.exists_logit is not None
     return [
-        Answer(
-            image_id=sample.image_id,
-            ref_id=sample.ref_id,
-            sent_id=sample.sent_id,
-            split=sample.split,
-            text=sample.text,
-            instance_count=sample.instance_count,
-            p_target=decision.p_target,
-            mask=masks.encode(decision.mask),
-            **{name: column[n] for name, column in columns.items()},
+        _answer(
+            sample,
+            decision,
+            truth,
+            has_head=has_head,
+            views=tuple(counted[:of_protocols].ravel().tolist()),
+            curve=tuple(counted[of_protocols:, :2].ravel().tolist()),
+            encode=encode,
         )
-        for n, (decision, sample) in enumerate(zip(decisions, samples, strict=True))
+        for sample, decision, truth, counted in zip(batch.samples, decisions, truths, seen, strict=True)
     ]
+
+
+def _answer(
+    sample: Sample,
+    decision: Decision,
+    truth: np.ndarray,
+    *,
+    has_head: bool,
+    views: tuple[int, ...],
+    curve: tuple[int, ...],
+    encode: bool,
+) -> Answer:
+    raw = count_pixels(decision.raw, truth)
+    intersection, predicted = (raw.intersection, raw.predicted) if decision.exists else (0, 0)
+    return Answer(
+        image_id=sample.image_id,
+        ref_id=sample.ref_id,
+        sent_id=sample.sent_id,
+        split=sample.split,
+        text=sample.text,
+        instance_count=sample.instance_count,
+        has_target=sample.instance_count > 0,
+        says_target=decision.exists,
+        p_target=decision.p_target,
+        intersection=intersection,
+        union=predicted + raw.target - intersection,
+        predicted=predicted,
+        target=raw.target,
+        mask=masks.encode(decision.mask) if encode else NO_MASK,
+        has_head=has_head,
+        categories=sample.categories,
+        raw_intersection=raw.intersection,
+        raw_predicted=raw.predicted,
+        curve=curve,
+        views=views,
+    )
 
 
 @contextmanager
@@ -271,45 +336,3 @@ def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-@contextmanager
-def writing_records(uri: str, about: Mapping[str, object]) -> Iterator[Callable[[Sequence[Answer]], None]]:
-    """Gives a function that appends answers to a Parquet file, which appears when the block ends, whole or not at all.
-
-    A column for each field of `Answer`; `mask` is COCO's {size: [height, width], counts: string}.
-
-    Args:
-        about: what the answers depend on (model, thresholds, data), kept as JSON in the file's metadata.
-
-    Raises:
-        RefsegError: the file cannot be written.
-    """
-    metadata = {"format": RECORDS_FORMAT, "about": json.dumps(about)}
-    with tables.writing_rows(uri, Answer, metadata=metadata) as append:
-        yield append
-
-
-def counts_from_records(uri: str) -> dict[str, Counts]:
-    """The counts of written answers, by split in the order of the file.
-
-    Raises:
-        RefsegError: no such file, not a file of records, or counts that no masks have.
-    """
-    names = [f.name for f in fields(Counts)]
-    columns, metadata = tables.read_columns(uri, ["split", *names])
-    if metadata.get("format") != RECORDS_FORMAT:
-        raise RefsegError(f"{uri}: not a file of records", hint="`refseg eval --records FILE` writes one")
-    split = columns["split"]
-    try:
-        return {
-            str(name): Counts(**{column: columns[column][split == name] for column in names})
-            for name in dict.fromkeys(split)
-        }
-    except (TypeError, ValueError) as error:
-        raise RefsegError(f"{uri}: damaged records: {error}") from error
-
-
-def scores_from_records(uri: str) -> dict[str, Scores]:
-    """The scores of written answers, by split: those that the evaluation had, to the last bit, without its model."""
-    return {name: metrics.scores(counts) for name, counts in counts_from_records(uri).items()}

@@ -1,53 +1,72 @@
-"""`refseg eval`: the request that reaches the engine, the table and the JSON."""
+"""`refseg eval`: the request that reaches the engine, the tables, the JSON, and what is said beside them."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
 
+from refseg_cli import checkpoint
 from refseg_cli.app import main
 from refseg_cli.checkpoint import Thresholds
+from refseg_cli.config import Published
 from refseg_cli.engine import Progress
 from refseg_cli.engine import evaluate as engine
+from refseg_cli.engine.answers import NO_MASK, About, Answer, collect, plan_views, read_answers
 from refseg_cli.engine.evaluate import EvalReport, EvalRequest, Evaluation
 from refseg_cli.errors import ERROR, FOUND
-from refseg_cli.metrics import Counts
+from refseg_cli.metrics.protocols import PROTOCOLS
 
 Capture = pytest.CaptureFixture[str]
+PAPER = Published(paper="Some Paper", table="3", protocol="vlt", figures={"set/val": {"IoU": 61.5, "Pr@0.5": 70.0}})
+SHORT = ["--resamples", "20"]
+
+
+def answer(image: int, intersection: int, predicted: int, target: int, views: int) -> Answer:
+    return Answer(
+        image, image, image, "val", "left dog", 1, True, True, 0.9, intersection, predicted + target - intersection,
+        predicted, target, NO_MASK, True, ("dog",), intersection, predicted, (),
+        (intersection, predicted, target) * views,
+    )  # fmt: skip
 
 
 @pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[EvalRequest]:
+def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EvalRequest]:
     """What reaches the engine; its report has two expressions, IoU 3/4 and 0, none without a target."""
     seen: list[EvalRequest] = []
-    counts = Counts(
-        intersection=np.array([3, 0]),
-        union=np.array([4, 4]),
-        predicted=np.array([3, 2]),
-        target=np.array([4, 2]),
-        has_target=np.array([True, True]),
-        says_target=np.array([True, True]),
-    )
+    monkeypatch.chdir(tmp_path)
 
-    def evaluate(request: EvalRequest, *, progress: Progress) -> EvalReport:
+    def evaluate(request: EvalRequest, *, watch: object = None, progress: Progress) -> EvalReport:
         seen.append(request)
-        evaluation = Evaluation(counts=counts, images=1, image_encodings=1, seconds=0.5)
-        return EvalReport(
+        named = [PROTOCOLS[name] for name in request.protocols]
+        about = About(
             data=request.data,
+            dataset="set",
             model="bundled",
-            thresholds=Thresholds(),
-            evaluations=dict.fromkeys(request.splits, evaluation),
+            views=plan_views(named, Thresholds())[0],
+            changed=str(request.disturb or ""),
+        )
+        views = len(set(about.views.values()))
+        answers = collect(about, [answer(1, 3, 3, 4, views), answer(2, 0, 2, 2, views)])
+        return EvalReport(
+            about=about,
+            evaluations=dict.fromkeys(request.splits, Evaluation(answers, images=2, image_encodings=2, seconds=0.5)),
+            published=PAPER,
             records=request.records,
         )
 
     monkeypatch.setattr(engine, "evaluate", evaluate)
+    monkeypatch.setattr("refseg_cli.engine.provenance.cautions", lambda about, splits, trained_on: [])
     return seen
 
 
 def test_every_option_reaches_the_engine(requests: list[EvalRequest]) -> None:
     options = ["--model", "run", "--device", "cpu", "--batch-images", "3", "--limit", "5", "--records", "r.parquet"]
+    options += ["--protocol", "rela, vlt,rela", "--curves", *SHORT]
     assert main(["eval", "--data", "shards", "--split", "val, testA,testB", *options]) == FOUND
     assert requests == [
         EvalRequest(
@@ -58,42 +77,225 @@ def test_every_option_reaches_the_engine(requests: list[EvalRequest]) -> None:
             batch_images=3,
             limit=5,
             records="r.parquet",
+            protocols=("rela", "vlt"),
+            curve=True,
         )
     ]
 
 
 def test_defaults(requests: list[EvalRequest]) -> None:
-    assert main(["eval", "--data", "shards"]) == FOUND
+    assert main(["eval", "--data", "shards", *SHORT]) == FOUND
     assert requests == [EvalRequest(data="shards", splits=("val",))]
 
 
 def test_table_in_a_pipe(requests: list[EvalRequest], capsys: Capture) -> None:
-    main(["eval", "--data", "shards", "--split", "val,testA"])
+    main(["eval", "--data", "shards", "--split", "val,testA", *SHORT])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "bundled on shards"
-    assert lines[1].split()[:4] + lines[1].split()[-2:] == ["split", "cIoU", "mIoU", "gIoU", "N-acc", "T-acc"]
-    assert [line.split() for line in lines[2:]] == [
-        ["val", "37.50", "37.50", "37.50", "50.00", "50.00", "50.00", "0.00", "0.00", "-", "100.00"],
-        ["testA", "37.50", "37.50", "37.50", "50.00", "50.00", "50.00", "0.00", "0.00", "-", "100.00"],
+    assert lines[0] == ("bundled on set: refseg (original size, mask > 0.5, target ≥ 0.5, at least 1 pixels)")
+    assert lines[1].split() == ["metric", "val", "95", "%", "testA", "95", "%"]
+    interval = "0.00–75.00"
+    assert [line.split() for line in lines[2:5]] == [
+        ["cIoU", "37.50", interval, "37.50", interval],
+        ["mIoU", "37.50", interval, "37.50", interval],
+        ["gIoU", "37.50", interval, "37.50", interval],
     ]
+    assert lines[-2].split() == ["N-acc", "-", "-", "-", "-"]
+    assert lines[-1].split() == ["T-acc", "100.00", "100.00–100.00", "100.00", "100.00–100.00"]
 
 
-def test_json_has_percentages_by_split(requests: list[EvalRequest], capsys: Capture) -> None:
-    main(["eval", "--data", "shards", "--split", "val,testA", "--json"])
-    scores = json.loads(capsys.readouterr().out)
-    assert list(scores) == ["val", "testA"]
-    assert (scores["val"]["cIoU"], scores["val"]["Pr@0.7"], scores["val"]["N-acc"]) == (37.5, 50.0, None)
+def test_no_resamples_no_intervals(requests: list[EvalRequest], capsys: Capture) -> None:
+    main(["eval", "--data", "shards", "--resamples", "0"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["gIoU", "37.50", "-"] in rows
 
 
-@pytest.mark.parametrize("arguments", [["--split", ","], ["--batch-images", "0"], ["--limit", "-1"]])
-def test_errors(requests: list[EvalRequest], capsys: Capture, arguments: list[str]) -> None:
-    assert main(["eval", "--data", "shards", *arguments]) == ERROR
-    assert capsys.readouterr().err.startswith("refseg: ")
-    assert requests == []
+def test_several_protocols_stand_side_by_side(requests: list[EvalRequest], capsys: Capture) -> None:
+    main(["eval", "--data", "shards", "--protocol", "all", *SHORT])
+    assert requests[0].protocols == tuple(PROTOCOLS)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "bundled on set, val: 2 expressions"
+    rows = {line.split()[0]: line for line in lines[2:]}
+    assert list(rows) == list(PROTOCOLS)
+    assert "37.50 oIoU" in rows["lavt"]
+    assert "37.50 mIoU" in rows["lavt"]
+    assert rows["lavt"].endswith("the network's input size, mask > 0.5")
+    assert re.search(r"cris +- +37\.50 IoU", rows["cris"])
+    assert "mask > 0.35" in rows["cris"]
+    assert "at least 50 pixels without a head" in rows["thesis"]
+
+
+def test_json_has_percentages_with_intervals(requests: list[EvalRequest], capsys: Capture) -> None:
+    main(["eval", "--data", "shards", "--protocol", "refseg,vlt", "--slices", "--curves", "--json", *SHORT])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema"], found["model"], found["dataset"]) == ("refseg.eval/1", "bundled", "set")
+    assert found["thresholds"] == {"mask": 0.5, "exists": 0.5, "min_pixels": 1}
+    split = found["splits"]["val"]
+    assert (split["expressions"], split["images"], split["no_target"]) == (2, 2, 0)
+    assert split["protocols"]["refseg"]["cIoU"] == {"value": 37.5, "low": 0, "high": 75, "expressions": 2}
+    assert split["protocols"]["refseg"]["N-acc"] == {"value": None, "low": None, "high": None, "expressions": 0}
+    assert split["protocols"]["vlt"]["Pr@0.7"]["value"] == 50
+    assert split["published"]["vlt"] == {
+        "source": "Some Paper, table 3",
+        "figures": {"IoU": 61.5, "Pr@0.5": 70.0},
+        "caution": None,
+    }
+    assert split["published"]["refseg"]["figures"] == {}
+    assert {(part["group"], part["slice"]) for part in split["slices"]} >= {("category", "dog"), ("says", "spatial")}
+    assert split["curves"]["reliability"]["expressions"][-1] == 2
+
+
+def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_theirs(
+    requests: list[EvalRequest], capsys: Capture
+) -> None:
+    main(["eval", "--data", "shards", "--protocol", "vlt", *SHORT])
+    streams = capsys.readouterr()
+    lines = [line.split() for line in streams.out.splitlines()]
+    assert lines[1][-4:] == ["val", "in", "the", "paper"]
+    assert (lines[2][0], lines[2][-1]) == ("IoU", "61.50")
+    assert lines[4][-1] == "-"  # Pr@0.55, which it does not print
+    assert "not beside ours" not in streams.err
+
+
+def test_figures_of_another_protocol_are_flagged_not_shown(requests: list[EvalRequest], capsys: Capture) -> None:
+    main(["eval", "--data", "shards", *SHORT])
+    streams = capsys.readouterr()
+    assert "61.50" not in streams.out
+    assert "val: Some Paper, table 3: not beside ours: its figures are by the protocol vlt" in streams.err
 
 
 def test_thresholds_stand_beside_the_scores(requests: list[EvalRequest], capsys: Capture) -> None:
-    assert main(["eval", "--data", "shards", "--split", "val"]) == FOUND
+    assert main(["eval", "--data", "shards", "--split", "val", *SHORT]) == FOUND
     err = capsys.readouterr().err
     assert "threshold 0.5, no-target threshold 0.5, at least 1 pixels" in err
-    assert "val: 2 expressions, 1 images, 4 expr/s" in err
+    assert "val: 2 expressions, 2 images, 4 expr/s" in err
+
+
+def test_slices_and_curves_follow_the_scores(requests: list[EvalRequest], capsys: Capture) -> None:
+    main(["eval", "--data", "shards", "--slices", "--curves", *SHORT])
+    out = capsys.readouterr().out
+    assert "bundled on set, val: slices, refseg" in out
+    assert re.search(r"category +dog +2 +2 +37\.50 +37\.50", out)
+    assert "probability of a target, ECE 10.00 %, Brier 0.0100" in out
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_tables_for_a_paper(requests: list[EvalRequest], capsys: Capture, form: str) -> None:
+    main(["eval", "--data", "shards", f"--{form}", *SHORT])
+    lines = capsys.readouterr().out.splitlines()
+    if form == "markdown":
+        assert lines[0].startswith("**bundled on set: refseg")
+        assert lines[2:5] == ["| metric | val | 95 % |", "|---|---:|---:|", "| cIoU | 37.50 | 0.00–75.00 |"]
+    else:
+        assert r"\begin{tabular}{lrr}" in lines
+        assert r"metric & val & 95 \% \\" in lines
+        assert r"cIoU & 37.50 & 0.00--75.00 \\" in lines
+
+
+@pytest.mark.parametrize(
+    "options", [["--sanity", "shuffled-phrases"], ["--mask-words", "attended", "--mask-count", "2"]]
+)
+def test_disturbed_questions_are_asked_besides_the_plain_ones(
+    requests: list[EvalRequest], capsys: Capture, options: list[str]
+) -> None:
+    assert main(["eval", "--data", "shards", "--records", "r.parquet", *options, *SHORT]) == FOUND
+    plain, disturbed = requests
+    assert plain.disturb is None
+    assert disturbed == replace(plain, disturb=disturbed.disturb, records=None)
+    name = str(disturbed.disturb)
+    assert name in ("shuffled-phrases", "2 attended words erased")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "bundled on set, val: refseg"
+    assert lines[1].split() == ["metric", "as", "it", "is", *name.split(), "difference", "95", "%", "p"]
+    assert lines[2].split() == ["cIoU", "37.50", "37.50", "+0.00", "+0.00", "to", "+0.00", "1.0000"]
+    main(["eval", "--data", "shards", "--json", *options, *SHORT])
+    found = json.loads(capsys.readouterr().out)
+    assert found["differences"]["val/refseg"]["cIoU"]["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", ","], "names no split"),
+        (["--batch-images", "0"], "--batch-images"),
+        (["--limit", "-1"], "--limit"),
+        (["--protocol", "lavtt"], "unknown protocol 'lavtt' (did you mean 'lavt'?)"),
+        (["--protocol", " , "], "--protocol names none"),
+        (["--json", "--latex"], "--json and --latex exclude each other"),
+        (["--mask-words", "random", "--sanity", "wrong-image"], "exclude each other"),
+        (["--from", "p.jsonl", "--model", "run"], "--model needs a model"),
+        (["--from", "p.jsonl", "--sanity", "wrong-image"], "--sanity needs a model"),
+        (["--from", "p.jsonl", "--calibrate", "val"], "--calibrate needs a model"),
+        (["--mask-words", "all"], "--mask-words"),
+    ],
+)
+def test_errors(requests: list[EvalRequest], capsys: Capture, arguments: list[str], message: str) -> None:
+    assert main(["eval", "--data", "shards", *arguments]) == ERROR
+    err = capsys.readouterr().err
+    assert err.startswith("refseg: ")
+    assert message in err
+    assert requests == []
+
+
+# With a real model, data and files
+
+
+@pytest.fixture(scope="module")
+def recorded(run: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Records of both test splits, counted for two protocols."""
+    path = str(tmp_path_factory.mktemp("records") / "r.parquet")
+    options = ["--model", str(run), "--device", "cpu", "--split", "testA,testB", "--protocol", "refseg,lavt"]
+    assert main(["-q", "eval", "--data", str(scenes), "--records", path, *options, *SHORT]) == FOUND
+    return path
+
+
+def test_records_give_the_same_table_again(run: Path, scenes: Path, recorded: str, capsys: Capture) -> None:
+    options = ["--data", str(scenes), "--split", "testA,testB", "--protocol", "lavt,refseg", "--json", *SHORT]
+    assert main(["eval", "--model", str(run), "--device", "cpu", *options]) == FOUND
+    model = json.loads(capsys.readouterr().out)
+    assert main(["eval", "--from", recorded, *options]) == FOUND
+    assert json.loads(capsys.readouterr().out) == model
+
+
+def test_somebodys_predictions_are_scored_and_faults_are_errors(
+    scenes: Path, recorded: str, tmp_path: Path, capsys: Capture
+) -> None:
+    answers = read_answers(recorded).of_split("testA")
+    lines = [json.dumps({"sent_id": int(n), "mask": None, "no_target": True}) for n in answers.sent_id]
+    source = tmp_path / "p.jsonl"
+    source.write_text("\n".join(lines))
+    asked = ["eval", "--data", str(scenes), "--split", "testA", "--from", str(source), *SHORT]
+    assert main([*asked, "--protocol", "rela"]) == FOUND
+    streams = capsys.readouterr()
+    assert streams.out.splitlines()[0] == f"{source} on scenes: rela (480 x 480, masks as given)"
+    assert re.search(r"N-acc +100\.00", streams.out)
+    source.write_text("\n".join([*lines[1:], lines[1]]))
+    assert main(asked) == ERROR
+    assert "1 duplicate, 1 missing" in capsys.readouterr().err
+    assert main([*asked, "--on-error", "skip"]) == FOUND
+    assert f"{source}: left out: 1 duplicate, 1 missing" in capsys.readouterr().err
+
+
+def test_calibration_stores_thresholds_and_says_so(run: Path, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
+    model = tmp_path / "copy"
+    shutil.copytree(run, model)
+    old = checkpoint.read_config(model / "best")[1]
+    asked = ["eval", "--data", str(scenes), "--model", str(model), "--device", "cpu", "--calibrate", "val", *SHORT]
+    assert main([*asked, "--split", "testA"]) == FOUND
+    new = checkpoint.read_config(model / "best")[1]
+    err = capsys.readouterr().err
+    assert new != old
+    assert f"now threshold {new.mask:g}, no-target threshold {new.exists:g}" in err
+    assert "gIoU on val" in err
+    assert "chosen on it" not in err
+    assert main(asked) == FOUND
+    err = capsys.readouterr().err
+    assert "stay, none gives more on val" in err
+    assert "val: the thresholds were chosen on it" in err
+
+
+def test_the_training_set_is_named(run: Path, scenes: Path, capsys: Capture) -> None:
+    asked = ["eval", "--data", str(scenes), "--model", str(run), "--device", "cpu", "--limit", "2", *SHORT]
+    assert main([*asked, "--split", "train"]) == FOUND
+    assert "train: what the model was trained on" in capsys.readouterr().err
+    assert main([*asked, "--split", "val", "--trained-on", str(scenes)]) == FOUND
+    assert "images are in the train split" not in capsys.readouterr().err

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from refseg_cli.console import console
 from refseg_cli.engine import predict as engine
 from refseg_cli.engine.predict import Found, Shown
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET
+from refseg_cli.records import Explanation
 
 Capture = pytest.CaptureFixture[bytes]
 HEIGHT, WIDTH = 6, 9
@@ -31,6 +33,8 @@ class FakePredictor:
     """Finds `MASK` for every phrase that does not say "no"; remembers how it was called."""
 
     calls: list[dict[str, Any]]
+    shows = True
+    checkpoint = SimpleNamespace(name="fake")
 
     def __init__(self, folder: str | None = None, **options: Any) -> None:
         self.calls.append({"folder": folder, **options})
@@ -40,6 +44,10 @@ class FakePredictor:
         found = ["no" not in phrase for phrase in phrases]
         scores = [(MASK & yes, yes, 0.9 if yes else 0.1, int(MASK.sum()) * yes) for yes in found]
         return [Found(phrase, *score) for phrase, score in zip(phrases, scores, strict=True)]
+
+    def explain(self, image: torch.Tensor, phrases: Sequence[str]) -> list[Found]:
+        maps = (Explanation("gaze", "map", np.zeros((1, 2, 3), np.float32), (0,), 1),) if self.shows else ()
+        return [replace(found, maps=maps) for found in self.predict(image, phrases)]
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         return [f"{name}: unsure"]
@@ -120,6 +128,8 @@ def test_no_target_is_a_black_mask(calls: object, capfdbinary: Capture) -> None:
         (["dog", "-o", "new/folder/"], ["new/folder/photo.mask.png"]),
         (["dog", "no cat", "-o", "there"], ["there/photo.mask-1.png", "there/photo.mask-2.png"]),
         (["dog", "-f", "overlay", "-o", "there"], ["there/photo.overlay.png"]),
+        (["dog", "--explain", "-o", "there"], ["there/photo.explain.png"]),
+        (["dog", "cat", "-f", "explain", "-o", "m.png"], ["m-1.png", "m-2.png"]),
         (["dog", "cat", "--json", "-o", "x.jsonl"], ["x.jsonl"]),
     ],
 )
@@ -138,6 +148,19 @@ def test_several_masks_get_names_on_a_terminal(calls: object, capfdbinary: Captu
 def test_overlay_is_a_picture_in_colour(calls: object, capfdbinary: Capture) -> None:
     assert main(["predict", "photo.png", "dog", "-f", "overlay"]) == FOUND
     assert read_mask(capfdbinary.readouterr().out).shape[2] == 3
+
+
+def test_explain_draws_the_maps_below_the_answer(
+    calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["predict", "photo.png", "dog", "--explain"]) == FOUND
+    with_maps, err = capfdbinary.readouterr()
+    assert b"no maps" not in err
+    monkeypatch.setattr(FakePredictor, "shows", False)
+    assert main(["predict", "photo.png", "no dog", "--explain"]) == NO_TARGET
+    without, err = capfdbinary.readouterr()
+    assert b"refseg: warning: fake has no maps to show: this is its answer alone" in err
+    assert read_mask(with_maps).shape[0] > read_mask(without).shape[0] > 0
 
 
 def test_lines_of_json_and_rle(calls: object, capfdbinary: Capture) -> None:
@@ -178,7 +201,9 @@ def test_quiet_is_status_only(calls: object, capfdbinary: Capture, terminal: Non
         (["gone.png", "dog"], "gone.png"),
         (["photo.png", "dog", "cat"], "2 masks do not fit into one PNG"),
         (["photo.png", "dog", "-o", "m.jpg"], "m.jpg: masks are written as PNG"),
-        (["photo.png", "dog", "--json", "-f", "rle"], "exclude each other"),
+        (["photo.png", "dog", "--json", "-f", "rle"], "--json and --format rle exclude each other"),
+        (["photo.png", "dog", "--json", "--explain"], "--json and --explain exclude each other"),
+        (["photo.png", "dog", "--explain", "-f", "png"], "--explain and --format png exclude each other"),
         (["photo.png", "dog", "--threshold", "2"], "Invalid value for '--threshold'"),
         (["photo.png", "dog", "-o", "photo.png/m.png"], "photo.png/m.png: cannot write"),
     ],

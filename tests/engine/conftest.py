@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from pictures import RECIPE, records, write_split
+from torch import nn
 
 from refseg_cli import checkpoint
+from refseg_cli.checkpoint import Thresholds
 from refseg_cli.config import DataConfig, Recipe, TextConfig
-from refseg_cli.data.text import build_tokenizer
+from refseg_cli.data.shards import Shards, open_shards
+from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.engine.evaluate import evaluate_model
 from refseg_cli.models import build_model
 
 MODEL = {
@@ -39,4 +44,49 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.mask_decoder.out.weight.mul_(20)  # so that masks have an inside and an outside
     thresholds = checkpoint.Thresholds(exists=0.4)
     checkpoint.save(folder, model, recipe, tokenizer, thresholds=thresholds, info={"data": "scenes", "name": "tiny"})
+    return folder
+
+
+# Three pictures, and a model that has never seen any: see pictures.py
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("val", "testA"):
+        write_split(folder, split, records(split))
+    return folder
+
+
+@pytest.fixture
+def val(data: Path) -> Shards:
+    return open_shards(data, "val")
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return build_tokenizer(RECIPE.text, [e.text for r in records("val") for e in r.expressions])
+
+
+@pytest.fixture
+def vlt(val, tokenizer) -> nn.Module:
+    """Untrained, but moved and stretched so that about half of all pixels are in its masks, at no narrow margin."""
+    torch.manual_seed(3)
+    model = build_model(RECIPE, vocab_size=tokenizer.vocab_size).eval()
+    logits = []
+    watch = model.register_forward_hook(lambda m, inputs, prediction: logits.append(prediction.mask_logits))
+    evaluate_model(model, tokenizer, RECIPE, Thresholds(), val, device="cpu")
+    watch.remove()
+    with torch.no_grad():
+        model.mask_decoder.out.bias -= logits[0].median()
+        for parameter in model.mask_decoder.out.parameters():
+            parameter *= 5 / logits[0].std()
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path: Path, vlt, tokenizer) -> Path:
+    folder = tmp_path / "run"
+    checkpoint.save(folder, vlt, RECIPE, tokenizer, thresholds=Thresholds(mask=0.4, exists=0.2))
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,153 +9,37 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
-from PIL import Image
+from pictures import RECIPE, Fake, everything, left_half, left_half_but_says_none, picture, records, truth, write_split
 from pycocotools import mask as coco
-from torch import nn
 
-from refseg_cli import checkpoint
 from refseg_cli.checkpoint import Thresholds
-from refseg_cli.config import DataConfig, Recipe, TextConfig
-from refseg_cli.data import masks, storage
-from refseg_cli.data.shards import Manifest, Shards, open_shards, write_shard
-from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.data.shards import Shards, open_shards
+from refseg_cli.data.text import Tokenizer
 from refseg_cli.engine import evaluate as module
-from refseg_cli.engine.evaluate import EvalRequest, evaluate, evaluate_model, scores_from_records
+from refseg_cli.engine.answers import About, read_answers
+from refseg_cli.engine.evaluate import EvalRequest, evaluate, evaluate_model
 from refseg_cli.errors import RefsegError
-from refseg_cli.metrics import scores
-from refseg_cli.models import build_model
-from refseg_cli.records import Batch, Expression, Instance, Prediction, Record
-
-INPUT = (32, 32)
-SETTINGS = {"backbone": "convnet", "backbone_channels": [4, 4, 4, 4, 4], "pretrained": False, "text": "transformer"}
-SIZES = {"embedding_dim": 8, "dim": 8, "heads": 2, "hidden": 8, "query_count": 2, "mask_dims": [4], "contrast": "none"}
-RECIPE = Recipe(
-    arch="vlt",
-    model={**SETTINGS, **SIZES, "no_target_head": True},
-    data=DataConfig(size=INPUT, resize="squash", workers=0),
-    text=TextConfig(max_tokens=6),
-)
-
-
-def instance(number: int, size: tuple[int, int], top: int, left: int, height: int, width: int) -> Instance:
-    mask = np.zeros(size, dtype=bool)
-    mask[top : top + height, left : left + width] = True
-    return Instance(number, 1, "thing", (left, top, width, height), masks.encode(mask))
-
-
-def picture(number: int, split: str, size: tuple[int, int], instances: tuple, phrases: list) -> Record:
-    """phrases: (text, targets) of each expression."""
-    file = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file, "PNG")
-    expressions = tuple(
-        Expression(text, 10 * number + i, 100 * number + i, targets) for i, (text, targets) in enumerate(phrases)
-    )
-    return Record(number, f"{number}.png", split, *size, file.getvalue(), instances, expressions)
-
-
-def records(split: str) -> list[Record]:
-    """32 x 32 (the network's own size), 20 x 40 and 10 x 10 pixels; four phrases with targets and two without.
-
-    testA has the second and third picture only.
-    """
-    one, two, three = (32, 32), (20, 40), (10, 10)
-    pictures = [
-        picture(
-            1,
-            split,
-            one,
-            (instance(1, one, 0, 0, 8, 8), instance(2, one, 16, 16, 16, 16)),
-            [("small", (0,)), ("large", (1,)), ("both", (0, 1)), ("neither", ())],
-        ),
-        picture(2, split, two, (instance(3, two, 5, 10, 10, 20),), [("middle", (0,))]),
-        picture(3, split, three, (), [("nothing here", ())]),
-    ]
-    return pictures[1:] if split == "testA" else pictures
-
-
-def write_split(folder: Path, split: str, content: list[Record]) -> None:
-    """Add a split to the prepared data in `folder`."""
-    place = storage.locate(folder)
-    known = json.loads((folder / "manifest.json").read_text())["splits"] if (folder / "manifest.json").exists() else {}
-    info = write_shard(place / f"{split}-00000-of-00001.parquet", content, plan="test", problems=[])
-    manifest = Manifest("test", "", "test", {}, "test", {split: info})
-    table = json.loads(manifest.to_json())
-    table["splits"] = {**known, **table["splits"]}
-    (folder / "manifest.json").write_text(json.dumps(table))
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for split in ("val", "testA"):
-        write_split(folder, split, records(split))
-    return folder
-
-
-@pytest.fixture
-def val(data: Path) -> Shards:
-    return open_shards(data, "val")
-
-
-@pytest.fixture
-def tokenizer() -> Tokenizer:
-    return build_tokenizer(RECIPE.text, [e.text for r in records("val") for e in r.expressions])
-
-
-class Fake(nn.Module):
-    """Answers as `answer` says, after a look at each picture with `eye`, which counts what it has seen."""
-
-    def __init__(self, answer) -> None:
-        super().__init__()
-        self.answer = answer
-        self.eye = nn.Conv2d(3, 1, 1)
-        self.seen = 0
-        self.eye.register_forward_hook(self.count)
-
-    def count(self, eye, inputs, output) -> None:
-        self.seen += len(inputs[0])
-
-    def forward(self, batch: Batch) -> Prediction:
-        self.eye(batch.images)
-        assert not self.training
-        assert not torch.is_grad_enabled()
-        return self.answer(batch)
-
-
-def truth(batch: Batch) -> Prediction:
-    return Prediction(20 * batch.masks - 10, torch.where(batch.has_target, 5.0, -5.0))
-
-
-def everything(batch: Batch) -> Prediction:
-    return Prediction(torch.full((len(batch), 1, *INPUT), 9.0))
-
-
-def left_half_but_says_none(batch: Batch) -> Prediction:
-    return Prediction(left_half(batch).mask_logits, torch.full((len(batch),), -5.0))
-
-
-def left_half(batch: Batch) -> Prediction:
-    logits = torch.full((len(batch), 1, *INPUT), -9.0)
-    logits[..., : INPUT[1] // 2] = 9.0
-    return Prediction(logits)
+from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.scores import scores
+from refseg_cli.records import Batch, Prediction
 
 
 def run(answer, split: Shards, tokenizer: Tokenizer, **options):
     return evaluate_model(Fake(answer), tokenizer, RECIPE, Thresholds(), split, device="cpu", **options)
 
 
-def columns(counts) -> dict[str, list[int]]:
-    return {name: getattr(counts, name).tolist() for name in ("intersection", "union", "predicted", "target")}
+def columns(answers) -> dict[str, list[int]]:
+    """As the model's own rule leaves them."""
+    found = {name: getattr(answers, name).tolist() for name in ("intersection", "predicted", "target")}
+    triples = zip(*found.values(), strict=True)
+    return {**found, "union": [p + g - i for i, p, g in triples]}
 
 
 def test_everything_is_counted_at_original_size(val, tokenizer):
     evaluation = run(everything, val, tokenizer)
     target = [64, 256, 320, 0, 200, 0]
     whole = [32 * 32] * 4 + [20 * 40, 10 * 10]
-    assert columns(evaluation.counts) == {
+    assert columns(evaluation.answers) == {
         "intersection": target,
         "union": whole,
         "predicted": whole,
@@ -171,14 +54,15 @@ def test_everything_is_counted_at_original_size(val, tokenizer):
 
 
 def test_half_of_the_input_is_half_of_each_picture(val, tokenizer):
-    counts = run(left_half, val, tokenizer).counts
+    counts = run(left_half, val, tokenizer).answers
     assert counts.predicted.tolist() == [512, 512, 512, 512, 20 * 20, 10 * 5]
     assert counts.intersection.tolist() == [64, 0, 64, 0, 10 * 10, 0]
 
 
 def test_what_the_head_denies_is_an_empty_mask(val, tokenizer):
     evaluation = run(left_half_but_says_none, val, tokenizer)
-    assert evaluation.counts.predicted.tolist() == [0] * 6
+    assert evaluation.answers.predicted.tolist() == [0] * 6
+    assert evaluation.answers.raw_predicted.tolist() == [512, 512, 512, 512, 20 * 20, 10 * 5]
     assert not evaluation.counts.says_target.any()
     table = evaluation.scores.table()
     assert (table["N-acc"], table["T-acc"], table["cIoU"]) == (100, 0, 0)
@@ -261,29 +145,6 @@ def test_progress_counts_expressions_and_gives_their_rate(val, tokenizer):
 # With a real model, through the engine's verb
 
 
-@pytest.fixture
-def vlt(val, tokenizer) -> nn.Module:
-    """Untrained, but moved and stretched so that about half of all pixels are in its masks, at no narrow margin."""
-    torch.manual_seed(3)
-    model = build_model(RECIPE, vocab_size=tokenizer.vocab_size).eval()
-    logits = []
-    watch = model.register_forward_hook(lambda m, inputs, prediction: logits.append(prediction.mask_logits))
-    evaluate_model(model, tokenizer, RECIPE, Thresholds(), val, device="cpu")
-    watch.remove()
-    with torch.no_grad():
-        model.mask_decoder.out.bias -= logits[0].median()
-        for parameter in model.mask_decoder.out.parameters():
-            parameter *= 5 / logits[0].std()
-    return model
-
-
-@pytest.fixture
-def saved(tmp_path: Path, vlt, tokenizer) -> Path:
-    folder = tmp_path / "run"
-    checkpoint.save(folder, vlt, RECIPE, tokenizer, thresholds=Thresholds(mask=0.4, exists=0.2))
-    return folder
-
-
 def request(data: Path, saved: Path, **options) -> EvalRequest:
     return EvalRequest(str(data), ("val", "testA"), str(saved), "cpu", **options)
 
@@ -298,26 +159,26 @@ def test_vlt_looks_once_at_each_image_and_answers_as_if_asked_one_by_one(tmp_pat
     assert sum(seen) == together.image_encodings == 3
     single = evaluate_model(vlt, tokenizer, RECIPE, always, open_shards(tmp_path, "val"), device="cpu", batch_images=1)
     assert sum(seen) - 3 == single.image_encodings == 6
-    assert len(set(together.counts.predicted[:4].tolist())) > 1, "the phrases must matter for this to say anything"
+    assert len(set(together.answers.predicted[:4].tolist())) > 1, "the phrases must matter for this to say anything"
     # the same logits up to rounding, so at most a pixel on the very edge changes sides
-    np.testing.assert_allclose(together.counts.predicted, single.counts.predicted, atol=2)
-    np.testing.assert_allclose(together.counts.intersection, single.counts.intersection, atol=2)
+    np.testing.assert_allclose(together.answers.predicted, single.answers.predicted, atol=2)
+    np.testing.assert_allclose(together.answers.intersection, single.answers.intersection, atol=2)
 
 
 def test_records_give_the_same_scores_without_a_model(data, saved, tmp_path):
     path = tmp_path / "answers" / "records.parquet"
     report = evaluate(request(data, saved, records=str(path)))
     assert list(report.scores) == ["val", "testA"]
-    again = scores_from_records(str(path))
-    assert {name: s.table() for name, s in again.items()} == {name: s.table() for name, s in report.scores.items()}
+    again = read_answers(str(path))
+    assert again.splits == ["val", "testA"]
+    for name, expected in report.scores.items():
+        assert scores(again.of_split(name).counts()).table() == expected.table()
     assert report.records == str(path)
     assert report.thresholds == Thresholds(mask=0.4, exists=0.2)
+    assert again.about == report.about
     about = json.loads(pq.read_schema(path).metadata[b"about"])
-    assert about == {
-        "data": str(data),
-        "model": report.model,
-        "thresholds": {"mask": 0.4, "exists": 0.2, "min_pixels": 1},
-    }
+    assert (about["data"], about["model"]) == (str(data), report.model)
+    assert about["thresholds"] == {"mask": 0.4, "exists": 0.2, "min_pixels": 1}
 
 
 def test_others_can_count_the_recorded_masks(data, saved, tmp_path):
@@ -396,29 +257,6 @@ def test_wrong_requests_are_named_before_the_first_image(data, saved, change, me
     assert calls == []
 
 
-def test_other_files_are_no_records(data, tmp_path):
-    with pytest.raises(RefsegError, match="no such file"):
-        scores_from_records(str(tmp_path / "missing.parquet"))
-    with pytest.raises(RefsegError, match="Parquet"):
-        scores_from_records(str(data / "manifest.json"))
-    with pytest.raises(RefsegError, match="no column 'intersection'"):
-        scores_from_records(str(data / "val-00000-of-00001.parquet"))
-
-
-def test_damaged_records_are_no_scores(data, saved, tmp_path):
-    path = tmp_path / "records.parquet"
-    evaluate(request(data, saved, records=str(path)))
-    table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata(None), tmp_path / "plain.parquet")
-    with pytest.raises(RefsegError, match="not a file of records"):
-        scores_from_records(str(tmp_path / "plain.parquet"))
-    position = table.schema.get_field_index("union")
-    broken = table.set_column(position, "union", [[1] * len(table)])
-    pq.write_table(broken, tmp_path / "broken.parquet")
-    with pytest.raises(RefsegError, match="damaged records: expression"):
-        scores_from_records(str(tmp_path / "broken.parquet"))
-
-
 def test_the_report_is_that_of_the_splits_at_the_checkpoints_thresholds(data, saved, vlt, tokenizer):
     stages = []
     report = evaluate(request(data, saved), progress=lambda stage, *a, **figures: stages.append(stage))
@@ -427,7 +265,64 @@ def test_the_report_is_that_of_the_splits_at_the_checkpoints_thresholds(data, sa
     for name, evaluation in report.evaluations.items():
         split = open_shards(data, name)
         expected = evaluate_model(vlt, tokenizer, RECIPE, Thresholds(mask=0.4, exists=0.2), split, device="cpu")
-        assert columns(evaluation.counts) == columns(expected.counts)
+        assert columns(evaluation.answers) == columns(expected.answers)
         assert report.scores[name].table() == scores(evaluation.counts).table()
     other = evaluate_model(vlt, tokenizer, RECIPE, Thresholds(), open_shards(data, "val"), device="cpu")
-    assert columns(report.evaluations["val"].counts) != columns(other.counts)
+    assert columns(report.evaluations["val"].answers) != columns(other.answers)
+
+
+# For several protocols in one pass
+
+
+def test_one_pass_counts_for_every_protocol_what_a_pass_of_its_own_would(data, saved):
+    together = evaluate(request(data, saved, protocols=tuple(PROTOCOLS), curve=True)).evaluations["val"]
+    assert together.image_encodings == 3
+    assert set(together.answers.about.views) == set(PROTOCOLS) - {"refseg"}
+    for name, protocol in PROTOCOLS.items():
+        alone = evaluate(request(data, saved, protocols=(name,))).evaluations["val"].answers
+        assert (
+            scores(alone.counts(protocol), protocol).table()
+            == scores(together.answers.counts(protocol), protocol).table()
+        )
+
+
+def test_protocols_that_look_alike_share_their_counts(data, saved):
+    views = evaluate(request(data, saved, protocols=tuple(PROTOCOLS))).about.views
+    assert views["vlt"] == views["asda"]
+    assert views["thesis"] == views["thesis-50pix"]
+    assert len(set(views.values())) == 6  # the thesis' mask threshold is 0.5, this checkpoint's is 0.4
+
+
+def test_the_curve_is_what_other_thresholds_give(data, saved, vlt, tokenizer):
+    found = evaluate(request(data, saved, curve=True)).evaluations["val"].answers
+    for place, threshold in enumerate(found.about.mask_thresholds):
+        if threshold in (0.25, 0.5, 0.7):
+            own = Thresholds(mask=threshold, exists=0.2)
+            expected = evaluate_model(vlt, tokenizer, RECIPE, own, open_shards(data, "val"), device="cpu")
+            assert scores(found.counts_at(place)).table() == expected.scores.table()
+
+
+def test_a_watcher_sees_every_batch_with_its_maps_and_masks(data, saved):
+    seen = []
+
+    def watch(batch: Batch, prediction: Prediction, answers) -> None:
+        assert len(batch) == len(prediction.mask_logits) == len(answers)
+        assert "query_attention" in prediction.aux
+        seen.extend((sample.sent_id, answer.mask.size) for sample, answer in zip(batch.samples, answers, strict=True))
+
+    evaluate(request(data, saved, batch_images=2), watch=watch)
+    assert seen == [
+        (r.expressions[i].sent_id, (r.height, r.width))
+        for split in ("val", "testA")
+        for r in records(split)
+        for i in range(len(r.expressions))
+    ]
+
+
+def test_training_pays_for_no_mask_and_no_further_view(val, tokenizer, monkeypatch):
+    monkeypatch.setattr(module.masks, "encode", lambda mask: pytest.fail("nobody asked for masks"))
+    evaluation = run(everything, val, tokenizer)
+    assert evaluation.answers.views.shape == (6, 0, 3)
+    assert evaluation.answers.curve.shape == (6, 0, 2)
+    assert evaluation.answers.categories[2] == ("thing",)
+    assert evaluation.answers.about == About(thresholds=Thresholds())

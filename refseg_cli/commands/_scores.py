@@ -1,0 +1,284 @@
+"""How `refseg eval` and `refseg compare` show what the engine found: tables for people, JSON for programs. Percent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refseg_cli.commands._tables import Table
+from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
+
+if TYPE_CHECKING:
+    from refseg_cli.checkpoint import Thresholds
+    from refseg_cli.engine.analysis import Analysis
+    from refseg_cli.engine.answers import About
+    from refseg_cli.engine.provenance import PublishedRow
+    from refseg_cli.metrics.bootstrap import Difference, Estimate
+
+SCHEMA, COMPARE_SCHEMA = "refseg.eval/1", "refseg.compare/1"
+SIDE_BY_SIDE = ("Pr@0.5", "Pr@0.7", "Pr@0.9", "N-acc", "T-acc")
+T_ACC_ROWS = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the no-target curve's table
+CATEGORIES = 20  # of a slice table; --json has them all
+Rows = Mapping[str, Mapping[str, "PublishedRow | None"]]  # split -> protocol -> the paper's
+
+
+def percent(value: float) -> float | None:
+    return None if math.isnan(value) else 100 * value
+
+
+def interval(low: float, high: float) -> str | None:
+    return None if math.isnan(low) else f"{100 * low:.2f}–{100 * high:.2f}"
+
+
+def rule(protocol: Protocol, about: About) -> str:
+    """Where a protocol compares and what decides, e.g. "original size, mask > 0.35"."""
+    own = about.thresholds
+    size = "original size" if protocol.grid.size == "original" else "the network's input size"
+    if about.finished:
+        if protocol.size:
+            size = f"{protocol.size[0]} x {protocol.size[1]}"
+        return f"{size}, masks as given"
+    mask = own.mask if protocol.threshold is None else protocol.threshold
+    said = [size, f"mask > {mask:g}"]
+    absence = protocol.absence
+    if absence.rule != "unknown":
+        exists = own.exists if absence.exists is None else absence.exists
+        pixels = own.min_pixels if absence.exists is None else absence.pixels
+        said += [f"target ≥ {exists:g}"] if absence.head else []
+        said += [f"at least {pixels} pixels" + (" without a head" if absence.head and absence.exists else "")]
+    return ", ".join(said)
+
+
+def score_tables(about: About, splits: Mapping[str, Analysis], published: Rows) -> list[Table]:
+    """One table a protocol, metrics down and splits across; all of them side by side where there are several."""
+    names = list(next(iter(splits.values())).scores)
+    if len(names) > 1:
+        return [_side_by_side(about, split, analysis) for split, analysis in splits.items()]
+    return [_one_protocol(about, PROTOCOLS[names[0]], splits, published)]
+
+
+def _one_protocol(about: About, protocol: Protocol, splits: Mapping[str, Analysis], published: Rows) -> Table:
+    columns = ["metric"]
+    cells: list[list[object]] = [[metric.name] for metric in protocol.metrics]
+    for split, analysis in splits.items():
+        row = published.get(split, {}).get(protocol.name)
+        columns += [split, "95 %"] + ([f"{split} in the paper"] if row and row.figures else [])
+        for line, metric in zip(cells, protocol.metrics, strict=True):
+            found = analysis.scores[protocol.name][metric.name]
+            line += [percent(found.value), interval(found.low, found.high)]
+            if row and row.figures:
+                line.append(row.figures.get(metric.name))
+    title = f"{heading(about)}: {protocol.name} ({rule(protocol, about)})"
+    return Table(title, tuple(columns), tuple(map(tuple, cells)))
+
+
+def _side_by_side(about: About, split: str, analysis: Analysis) -> Table:
+    rows = []
+    for name, scores in analysis.scores.items():
+        protocol = PROTOCOLS[name]
+        main = [next((m.name for m in _by_interest(protocol) if m.kind == kind), None) for kind in ("overall", "mean")]
+        rows.append(
+            (
+                name,
+                *(_named(metric, scores) for metric in main),
+                *(percent(scores[m].value) if m in scores else None for m in SIDE_BY_SIDE),
+                rule(protocol, about),
+            )
+        )
+    columns = ("protocol", "overall IoU", "mean IoU", *SIDE_BY_SIDE, "how")
+    return Table(f"{heading(about)}, {split}: {analysis.expressions} expressions", columns, tuple(rows))
+
+
+def _by_interest(protocol: Protocol) -> list[Any]:
+    """Its metrics, the ones of its papers first."""
+    return sorted(protocol.metrics, key=lambda metric: metric.name not in protocol.headline)
+
+
+def _named(metric: str | None, scores: Mapping[str, Estimate]) -> str | None:
+    if metric is None or math.isnan(scores[metric].value):
+        return None
+    found = scores[metric]
+    spread = interval(found.low, found.high)
+    return f"{100 * found.value:.2f} {metric}" + (f" [{spread}]" if spread else "")
+
+
+def heading(about: About) -> str:
+    """Which model on which data, and what was done to the questions."""
+    return f"{about.model} on {about.dataset or about.data}" + (f", {about.changed}" if about.changed else "")
+
+
+def slice_table(about: About, split: str, analysis: Analysis) -> Table:
+    columns = ("group", "slice", "expr", "images", "cIoU", "gIoU", "95 %", "N-acc", "T-acc")
+    categories = [part.name for part in analysis.slices if part.group == "category"]
+    left_out = frozenset(categories[CATEGORIES:])
+    rows = [
+        (
+            part.group,
+            part.name,
+            part.expressions,
+            part.images,
+            percent(part.scores["cIoU"].value),
+            percent(part.scores["gIoU"].value),
+            interval(part.scores["gIoU"].low, part.scores["gIoU"].high),
+            percent(part.scores["N-acc"].value),
+            percent(part.scores["T-acc"].value),
+        )
+        for part in analysis.slices
+        if part.group != "category" or part.name not in left_out
+    ]
+    title = f"{heading(about)}, {split}: slices, refseg"
+    return Table(title + (f"; {len(left_out)} more categories in --json" if left_out else ""), columns, tuple(rows))
+
+
+def curve_tables(about: About, split: str, analysis: Analysis) -> list[Table]:
+    """The no-target curve, the mask thresholds and the head's calibration, as far as the model has them."""
+    tables = []
+    where = f"{heading(about)}, {split}"
+    if (curve := analysis.no_target_curve) is not None:
+        # The highest threshold that still keeps so much T-acc.
+        keeping = [np.flatnonzero(curve.t_acc >= kept) for kept in T_ACC_ROWS]
+        places = dict.fromkeys(int(found[-1]) for found in keeping if len(found))
+        rows = [
+            (f"{curve.thresholds[i]:.4g}", 100 * float(curve.n_acc[i]), 100 * float(curve.t_acc[i])) for i in places
+        ]
+        rows.append((f"{curve.chosen:.4g} (in force)", 100 * curve.chosen_n_acc, 100 * curve.chosen_t_acc))
+        title = f"{where}: no-target threshold on the {curve.score}, area {curve.area:.4f}"
+        tables.append(Table(title, ("threshold", "N-acc", "T-acc"), tuple(rows)))
+    if (masks := analysis.mask_curve) is not None:
+        found = zip(masks.thresholds, masks.g_iou, masks.c_iou, strict=True)
+        cells = tuple((f"{t:g}", percent(float(g)), percent(float(c))) for t, g, c in found)
+        title = f"{where}: mask threshold, {masks.chosen:g} in force"
+        tables.append(Table(title, ("threshold", "gIoU", "cIoU"), cells))
+    if (told := analysis.reliability) is not None:
+        edges = zip(told.edges[:-1], told.edges[1:], strict=True)
+        lines = zip(edges, told.counts, told.predicted, told.observed, strict=True)
+        bins = tuple((f"{a:g}–{b:g}", int(n), percent(float(p)), percent(float(o))) for (a, b), n, p, o in lines)
+        title = f"{where}: probability of a target, ECE {100 * told.ece:.2f} %, Brier {told.brier:.4f}"
+        tables.append(Table(title, ("probability", "expr", "mean", "has one"), bins))
+    return tables
+
+
+def difference_table(title: str, names: tuple[str, str], found: Mapping[str, Difference]) -> Table:
+    columns = ("metric", *names, "difference", "95 %", "p")
+    rows = [
+        (
+            metric,
+            percent(d.a),
+            percent(d.b),
+            None if math.isnan(d.value) else f"{100 * d.value:+.2f}",
+            None if math.isnan(d.low) else f"{100 * d.low:+.2f} to {100 * d.high:+.2f}",
+            None if math.isnan(d.p) else f"{d.p:.4f}",
+        )
+        for metric, d in found.items()
+    ]
+    return Table(title, columns, tuple(rows))
+
+
+# For programs
+
+
+def report_json(
+    about: About, splits: Mapping[str, Analysis], published: Rows, cautions: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "model": about.model,
+        "data": about.data,
+        "dataset": about.dataset,
+        "trained_on": about.trained_on,
+        "changed": about.changed or None,
+        "thresholds": None if about.finished else _thresholds(about.thresholds),
+        "cautions": list(cautions),
+        "splits": {name: _split_json(analysis, published.get(name, {})) for name, analysis in splits.items()},
+    }
+
+
+def _split_json(analysis: Analysis, published: Mapping[str, PublishedRow | None]) -> dict[str, Any]:
+    return {
+        "expressions": analysis.expressions,
+        "images": analysis.images,
+        "no_target": analysis.no_target,
+        "protocols": {name: _estimates(scores) for name, scores in analysis.scores.items()},
+        "published": {
+            name: {"source": row.source, "figures": row.figures, "caution": row.caution or None}
+            for name, row in published.items()
+            if row
+        },
+        "slices": [
+            {
+                "group": part.group,
+                "slice": part.name,
+                "expressions": part.expressions,
+                "images": part.images,
+                "scores": _estimates(part.scores),
+            }
+            for part in analysis.slices
+        ],
+        "curves": _curves(analysis),
+    }
+
+
+def _curves(analysis: Analysis) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if (curve := analysis.no_target_curve) is not None:
+        found["no_target"] = {
+            "score": curve.score,
+            "threshold": curve.thresholds.tolist(),
+            "N-acc": _percents(curve.n_acc),
+            "T-acc": _percents(curve.t_acc),
+            "area": curve.area,
+            "chosen": {
+                "threshold": curve.chosen,
+                "N-acc": percent(curve.chosen_n_acc),
+                "T-acc": percent(curve.chosen_t_acc),
+            },
+        }
+    if (masks := analysis.mask_curve) is not None:
+        found["mask"] = {
+            "threshold": masks.thresholds.tolist(),
+            "gIoU": _percents(masks.g_iou),
+            "cIoU": _percents(masks.c_iou),
+            "chosen": masks.chosen,
+        }
+    if (told := analysis.reliability) is not None:
+        found["reliability"] = {
+            "edges": told.edges.tolist(),
+            "expressions": told.counts.tolist(),
+            "predicted": _percents(told.predicted),
+            "observed": _percents(told.observed),
+            "ece": percent(told.ece),
+            "brier": told.brier,
+        }
+    return found
+
+
+def _percents(values: Any) -> list[float | None]:
+    return [percent(float(value)) for value in values]
+
+
+def _thresholds(own: Thresholds) -> dict[str, float]:
+    return {"mask": own.mask, "exists": own.exists, "min_pixels": own.min_pixels}
+
+
+def _estimates(scores: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {
+        name: {"value": percent(e.value), "low": percent(e.low), "high": percent(e.high), "expressions": e.count}
+        for name, e in scores.items()
+    }
+
+
+def difference_json(found: Mapping[str, Difference]) -> dict[str, Any]:
+    return {
+        name: {
+            "a": percent(d.a),
+            "b": percent(d.b),
+            "difference": percent(d.value),
+            "low": percent(d.low),
+            "high": percent(d.high),
+            "p": None if math.isnan(d.p) else d.p,
+        }
+        for name, d in found.items()
+    }

@@ -1,0 +1,136 @@
+"""A model's logits brought to where each protocol compares masks, and the pixels counted there.
+
+Axes: N expressions, h' w' network output, H W network input, h w original picture, V views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from refseg_cli.data import masks
+from refseg_cli.data.transforms import Placement, to_original
+from refseg_cli.metrics.counts import count_pixels
+from refseg_cli.metrics.protocols import Grid, Interpolation, View
+from refseg_cli.records import Batch, Prediction, Rle, Sample
+
+MODES = {
+    "bilinear": ("bilinear", False),
+    "bilinear-corners": ("bilinear", True),
+    "bicubic-corners": ("bicubic", True),
+}
+
+
+def count_views(
+    prediction: Prediction, batch: Batch, views: Sequence[View], truths: Sequence[np.ndarray]
+) -> np.ndarray:
+    """(N, V, 3) int64: pixels of P ∩ G, P and G for each expression and view, before any no-target rule.
+
+    Views of one grid share its resampled values: a further threshold costs a comparison.
+
+    Args:
+        truths: N true masks (h, w) bool at original size, see `true_masks`.
+    """
+    counts = np.zeros((len(batch), len(views), 3), dtype=np.int64)
+    for grid in dict.fromkeys(view.grid for view in views):
+        wanted = [(v, _cut(view)) for v, view in enumerate(views) if view.grid == grid]
+        for rows, values in values_at(prediction, batch, grid):
+            array = values.cpu().numpy()
+            for n, value in zip(rows.tolist(), array, strict=True):
+                truth = truths[n] if grid.size == "original" else _input_truth(batch, n)
+                for v, cut in wanted:
+                    counts[n, v] = count_pixels(value > cut, truth)
+    return counts
+
+
+def true_masks(samples: Sequence[Sample]) -> list[np.ndarray]:
+    """N masks (h, w) bool at original size; phrases that mean the same have one array."""
+    decoded: dict[Rle, np.ndarray] = {}
+    for sample in samples:
+        if sample.target not in decoded:
+            decoded[sample.target] = masks.decode(sample.target).astype(bool)
+    return [decoded[sample.target] for sample in samples]
+
+
+def values_at(prediction: Prediction, batch: Batch, grid: Grid) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pieces of a batch: their rows (k,), and logits (`never` a sigmoid) or probabilities (k, height, width) float32.
+
+    At input size the batch is one piece, at original size each picture is one.
+    """
+    assert batch.sizes is not None
+    assert batch.content is not None
+    input_size = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
+    output = prediction.mask_logits[:, 0]
+    if grid.size == "input":
+        yield torch.arange(len(batch)), _enlarged(output, grid, input_size)
+        return
+    sizes, content = batch.sizes.tolist(), batch.content.tolist()
+    index = batch.image_index.cpu()
+    for image, (size, place) in enumerate(zip(sizes, content, strict=True)):
+        rows = torch.nonzero(index == image)[:, 0]
+        placement, target = Placement(*place), (size[0], size[1])
+        logits = output[rows.to(output.device)]
+        if grid.enlarge is None:
+            yield rows, to_original(logits, placement, input_size, target)
+        else:
+            yield rows, _restored(_enlarged(logits, grid, input_size), grid, placement, target)
+
+
+def _enlarged(output: Tensor, grid: Grid, input_size: tuple[int, int]) -> Tensor:
+    """(k, h', w') logits -> (k, H, W)."""
+    values = output.float()
+    if grid.sigmoid == "enlarge":
+        values = values.sigmoid()
+    if tuple(values.shape[-2:]) != input_size:
+        assert grid.enlarge is not None
+        values = _resize(values, input_size, grid.enlarge)
+    return values
+
+
+def _restored(values: Tensor, grid: Grid, placement: Placement, size: tuple[int, int]) -> Tensor:
+    """(k, H, W) -> (k, h, w): the picture's content in the input, at its original size."""
+    assert grid.restore is not None
+    if grid.sigmoid == "restore":
+        values = values.sigmoid()
+    if grid.restore == "bicubic-warp":
+        return _warp(values, placement, size)
+    rows = slice(placement.top, placement.top + placement.height)
+    return _resize(values[:, rows, placement.left : placement.left + placement.width], size, grid.restore)
+
+
+def _resize(values: Tensor, size: tuple[int, int], how: Interpolation) -> Tensor:
+    mode, corners = MODES[how]
+    return F.interpolate(values[:, None], size, mode=mode, align_corners=corners)[:, 0]
+
+
+def _warp(values: Tensor, placement: Placement, size: tuple[int, int]) -> Tensor:
+    """Bicubic at the places of the picture's pixels in the input; beside its content padding is read, then zeros."""
+    H, W = values.shape[-2:]
+    y = _coordinates(size[0], placement.top, placement.height, H, values)
+    x = _coordinates(size[1], placement.left, placement.width, W, values)
+    places = torch.stack([x.expand(size[0], -1), y[:, None].expand(-1, size[1])], dim=-1)
+    places = places.expand(len(values), -1, -1, -1)
+    return F.grid_sample(values[:, None], places, mode="bicubic", padding_mode="zeros", align_corners=False)[:, 0]
+
+
+def _coordinates(count: int, start: int, length: int, whole: int, like: Tensor) -> Tensor:
+    """(count,) centres of `count` pixels spread over `length` of `whole` pixels; -1 and 1 are the outer edges."""
+    centres = (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count
+    return (start + length * centres) / whole * 2 - 1
+
+
+def _cut(view: View) -> float:
+    """What a value must exceed. A probability above t is a logit above log(t / (1 - t)): no sigmoid at full size."""
+    if view.grid.sigmoid != "never":
+        return view.threshold
+    return float(torch.logit(torch.tensor(view.threshold, dtype=torch.float64)))
+
+
+def _input_truth(batch: Batch, n: int) -> np.ndarray:
+    """(H, W) bool: the true mask at the network's input, nearest neighbour (see `transforms.masks_to_input`)."""
+    assert batch.masks is not None
+    return (batch.masks[n, 0] > 0.5).numpy()

@@ -1,0 +1,97 @@
+"""What a figure has to stand next to: the paper's own row, the set that was trained on, pictures that were seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from refseg_cli.config import Published
+from refseg_cli.data import shards
+from refseg_cli.engine.answers import About
+from refseg_cli.engine.check import TRAIN
+from refseg_cli.metrics.protocols import PROTOCOLS
+
+SAME_AS = {"cIoU": "oIoU", "oIoU": "cIoU"}  # two words for the overall IoU
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """What a paper reports for a split.
+
+    source:   paper, table and row.
+    figures:  the protocol's metric -> percent; empty where no figure can be compared.
+    caution:  why they cannot; empty if they can.
+    """
+
+    source: str
+    figures: dict[str, float]
+    caution: str = ""
+
+
+def published_row(published: Published, about: About, split: str, protocol: str) -> PublishedRow | None:
+    """The paper's figures for this data and split by this protocol; None if the recipe has none for them.
+
+    Figures by another protocol, or by one that the recipe does not name, are not comparable, and are not given.
+    """
+    keys = (f"{about.dataset}-{about.split_by}/{split}", f"{about.dataset}/{split}")
+    found = next((published.figures[key] for key in keys if key in published.figures), None)
+    if not found:
+        return None
+    source = ", ".join(
+        part for part in (published.paper, published.table and f"table {published.table}", published.row) if part
+    )
+    if not published.protocol:
+        return PublishedRow(source, {}, "the recipe does not say by which protocol its figures were counted")
+    if published.protocol != protocol:
+        return PublishedRow(source, {}, f"its figures are by the protocol {published.protocol}")
+    figures: dict[str, float] = {}
+    for name, value in found.items():
+        metric = PROTOCOLS[protocol].metric(name) or PROTOCOLS[protocol].metric(SAME_AS.get(name, name))
+        if metric:
+            figures[metric.name] = value
+    unknown = sorted(set(found) - {SAME_AS.get(name, name) for name in figures} - set(figures))
+    caution = f"{', '.join(unknown)}: no metric of the protocol {protocol}" if unknown else ""
+    return PublishedRow(source, figures, caution)
+
+
+def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = None) -> list[str]:
+    """What a reader of the figures must know, a sentence each: another training set, pictures that were trained on.
+
+    Args:
+        trained_on: prepared data whose train split the model saw. Without it the evaluated data's own train split is
+            looked at, if the model says that it was trained on a set of that name.
+
+    Raises:
+        RefsegError: `trained_on` is no prepared data.
+    """
+    said = []
+    if about.trained_on and about.trained_on != about.dataset:
+        said.append(f"trained on {about.trained_on}, evaluated on {about.dataset}: a cross-dataset figure")
+    if TRAIN in splits and about.trained_on == about.dataset:
+        said.append(f"{TRAIN}: what the model was trained on")
+    source = trained_on or (about.data if about.trained_on == about.dataset else None)
+    if source is None:
+        return said
+    return said + [
+        f"{split}: {count} of its {total} images are in the train split of {source}"
+        for split, (count, total) in shared_images(about.data, splits, source).items()
+        if count and not (split == TRAIN and source == about.data)
+    ]
+
+
+def shared_images(data: str, splits: Sequence[str], source: str) -> Mapping[str, tuple[int, int]]:
+    """For each split of `data`: how many of its images are in the train split of `source`, and how many it has.
+
+    Nothing is shared where the ids come from different sources of images, or `source` has no train split.
+    """
+    theirs, ours = shards.read_manifest(source), shards.read_manifest(data)
+    if TRAIN not in theirs.splits or theirs.image_source != ours.image_source:
+        return {}
+    seen = np.unique(shards.open_shards(source, TRAIN).image_ids())
+    found = {}
+    for split in splits:
+        ids = np.unique(shards.open_shards(data, split).image_ids())
+        found[split] = (len(np.intersect1d(ids, seen, assume_unique=True)), len(ids))
+    return found

@@ -1,0 +1,12 @@
+"""How answers are scored. Count first, divide last: masks become integer counts, and every ratio is formed once, here.
+
+    protocols.py   what each published evaluator does, as declared records (imports nothing: `--help` reads it)
+    counts.py      pixels of predicted and true masks, as columns of expressions
+    scores.py      the one scorer: counts and a protocol in, metrics out
+    bootstrap.py   intervals and paired comparisons, by resampling images
+    slices.py      which expressions are about colours, positions, several targets ...
+    curves.py      what other thresholds would have given, and how far probabilities can be believed
+
+Axes: n expressions (the papers' samples, or sentences), m metrics, c clusters (images). Fractions in [0, 1], NaN where
+nothing defines one; only what is shown to people is in percent.
+"""

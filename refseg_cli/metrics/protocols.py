@@ -1,0 +1,232 @@
+"""The evaluators of the field, each as a declared record: `PROTOCOLS`.
+
+No two published evaluators agree on what an IoU is. They differ in where masks are compared and how they come there
+(`Grid`), in the threshold, in what an empty union counts, in how "no target" is told (`Absence`), in > or >=, and in
+which expressions a figure is formed over (`Metric`). Facts from the official repositories, read, not copied:
+henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS.pytorch and SooLab/CGFormer
+`engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator.
+
+Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
+round letterboxes differently, by up to a pixel), true masks are those of the prepared data (ReLA's evaluator
+rasterises polygons at 480 x 480; here the full-size mask is resized), and a metric without any expression is undefined
+(ReLA's evaluator prints 0, or divides by zero).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+from typing import Literal
+
+# How pixels are interpolated. `corners` aligns the corner pixels' centres (torch's align_corners=True); `warp` also
+# reads pixels beside the picture's content from the padding, and zeros outside (cv2.warpAffine).
+Interpolation = Literal["bilinear", "bilinear-corners", "bicubic-corners", "bicubic-warp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where a predicted and a true mask meet, and how the prediction comes there.
+
+    size:    `original`: at the picture's own size, where the truth is as annotated; `input`: at the network's input,
+             where the truth is resized to by nearest neighbour.
+    enlarge: from the network's output to its input's size; None only where the picture has to be cut out of padding.
+    sigmoid: before which step logits become probabilities; `never`: logits are resized.
+    restore: from the picture's content in the input to its original size.
+    """
+
+    size: Literal["original", "input"]
+    enlarge: Interpolation | None
+    sigmoid: Literal["enlarge", "restore", "never"]
+    restore: Interpolation | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A grid and the probability above which a pixel belongs to the mask: all that pixel counts depend on."""
+
+    grid: Grid
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """How a protocol knows "no target", and what it does then.
+
+    rule:   `unknown`: no-target expressions are scored as any other;
+            `emptied`: an answer of "no target" empties the mask before it is counted, and an empty mask is that answer;
+            `declared`: the answer alone decides, masks are counted as the network gave them.
+    exists: probability of a target from which on a no-target head says there is one; None for the checkpoint's own
+            decision.
+    pixels: without a head, masks of fewer pixels are an answer of "no target".
+    head:   whether the head is listened to at all.
+    """
+
+    rule: Literal["unknown", "emptied", "declared"]
+    exists: float | None = None
+    pixels: int = 1
+    head: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure. name: the evaluator's own word for it.
+
+    kind: `overall` sum of intersections over sum of unions; `mean` of the expressions' IoU; `precision` the share whose
+          IoU passes `threshold`; `no-target`, `target` the share of expressions without, with a target that are
+          answered so.
+    of:   whether no-target expressions take part in `mean` and `precision`.
+    """
+
+    name: str
+    kind: Literal["overall", "mean", "precision", "no-target", "target"]
+    of: Literal["all", "targets"] = "all"
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """One way to score.
+
+    follows:   whose, in a few words.
+    threshold: probability above which a pixel belongs to the mask; None for the checkpoint's own. An argmax of two
+               logits is 0.5, ties going to the background in both.
+    smoothing: added to an expression's intersection and union before they are divided.
+    empty:     IoU of an expression where that union is still zero.
+    strict:    Pr@X asks for more than X; otherwise for X or more.
+    headline:  the metrics that its papers print.
+    size:      (height, width) of the official network input, for masks that come without a network.
+    """
+
+    name: str
+    follows: str
+    grid: Grid
+    threshold: float | None
+    absence: Absence
+    metrics: tuple[Metric, ...]
+    headline: tuple[str, ...]
+    smoothing: tuple[float, float] = (0.0, 0.0)
+    empty: float = 0.0
+    strict: bool = True
+    size: tuple[int, int] | None = None
+
+    def view(self, threshold: float) -> View:
+        """What its pixels are counted on. threshold: the checkpoint's, used where the protocol has none."""
+        return View(self.grid, threshold if self.threshold is None else self.threshold)
+
+    def metric(self, name: str) -> Metric | None:
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+
+def _precision(*thresholds: float, of: Literal["all", "targets"] = "all") -> tuple[Metric, ...]:
+    return tuple(Metric(f"Pr@{threshold:.3g}", "precision", of, threshold) for threshold in thresholds)
+
+
+def _float32(value: float) -> float:
+    """The nearest single-precision number."""
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+FIFTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
+# torch.arange(0.5, 1.0, 0.1) is single precision, IoUs are double: 7/10 passes 0.69999999, 6/10 fails 0.60000002.
+FIFTHS_SINGLE = tuple(_float32(threshold) for threshold in FIFTHS)
+# np.arange(0.5, 1, 0.05) adds up its rounding: the third is 0.6000000000000001, which a smoothed 6/10 passes.
+TWENTIETHS = tuple(0.5 + i * ((0.5 + 0.05) - 0.5) for i in range(10))
+
+OVERALL = Metric("cIoU", "overall")
+TARGETS_IOU = Metric("mIoU", "mean", "targets")
+ALL_IOU = Metric("gIoU", "mean", "all")
+ACCURACIES = (Metric("N-acc", "no-target"), Metric("T-acc", "target"))
+
+ORIGINAL = Grid("original", enlarge=None, sigmoid="never", restore="bilinear")
+
+REFSEG = Protocol(
+    name="refseg",
+    follows="thesis 6.4.1 at original size, the checkpoint's thresholds",
+    grid=ORIGINAL,
+    threshold=None,
+    absence=Absence("emptied"),
+    metrics=(OVERALL, TARGETS_IOU, ALL_IOU, *_precision(*FIFTHS, of="targets"), *ACCURACIES),
+    headline=("cIoU", "gIoU", "N-acc", "T-acc"),
+)
+THESIS = Protocol(
+    name="thesis",
+    follows="Liu 2024, 6.4.1 and 6.4.3: 50-pixel rule for models without a no-target head",
+    grid=ORIGINAL,
+    threshold=0.5,
+    absence=Absence("emptied", exists=0.5, pixels=50),
+    metrics=(OVERALL, ALL_IOU, *_precision(0.7, 0.8, 0.9, of="targets"), *ACCURACIES),
+    headline=("cIoU", "gIoU", "N-acc", "T-acc"),
+)
+LAVT = Protocol(
+    name="lavt",
+    follows="LAVT-RIS test.py",
+    grid=Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None),
+    threshold=0.5,
+    absence=Absence("unknown"),
+    metrics=(Metric("mIoU", "mean"), Metric("oIoU", "overall"), *_precision(*FIFTHS)),
+    headline=("oIoU", "mIoU"),
+    strict=False,
+    size=(480, 480),
+)
+CRIS = Protocol(
+    name="cris",
+    follows="CRIS.pytorch engine.inference",
+    grid=Grid("original", enlarge="bicubic-corners", sigmoid="enlarge", restore="bicubic-warp"),
+    threshold=0.35,
+    absence=Absence("unknown"),
+    metrics=(Metric("IoU", "mean"), *_precision(*FIFTHS_SINGLE)),
+    headline=("IoU",),
+    smoothing=(0.0, 1e-6),
+)
+CGFORMER = Protocol(
+    name="cgformer",
+    follows="CGFormer engine.inference",
+    grid=Grid("original", enlarge="bilinear-corners", sigmoid="restore", restore="bicubic-corners"),
+    threshold=0.5,
+    absence=Absence("unknown"),
+    metrics=(Metric("mIoU", "mean"), Metric("oIoU", "overall"), *_precision(*FIFTHS_SINGLE)),
+    headline=("oIoU", "mIoU"),
+    smoothing=(0.0, 1e-6),
+)
+VLT = Protocol(
+    name="vlt",
+    follows="Vision-Language-Transformer callbacks/eval.py",
+    grid=Grid("original", enlarge="bilinear", sigmoid="enlarge", restore="bilinear"),
+    threshold=0.35,
+    absence=Absence("unknown"),
+    metrics=(Metric("IoU", "mean"), *_precision(*TWENTIETHS)),
+    headline=("IoU",),
+    smoothing=(1e-10, 1e-10),
+)
+ASDA = replace(VLT, name="asda", follows="ASDA engine.validate_epoch, VLT's evaluator")
+RELA = Protocol(
+    name="rela",
+    follows="ReLA's gRefCOCO evaluator",
+    grid=Grid("input", enlarge="bilinear", sigmoid="never", restore=None),
+    threshold=0.5,
+    absence=Absence("declared", exists=0.5, pixels=50),
+    metrics=(ALL_IOU, OVERALL, *reversed(ACCURACIES), *_precision(0.7, 0.8, 0.9, of="targets")),
+    headline=("cIoU", "gIoU", "N-acc", "T-acc"),
+    strict=False,
+    size=(480, 480),
+)
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        REFSEG,
+        THESIS,
+        replace(
+            THESIS,
+            name="thesis-50pix",
+            follows="the same with the head switched off, table 6.6's ReLA-50pix",
+            absence=replace(THESIS.absence, head=False),
+        ),
+        LAVT,
+        CRIS,
+        CGFORMER,
+        VLT,
+        ASDA,
+        RELA,
+    )
+}

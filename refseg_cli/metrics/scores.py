@@ -1,0 +1,164 @@
+"""The one scorer: counts and a protocol in, metrics out (Liu, thesis 2024, section 6.4.1, and those who differ).
+
+Every metric is a sum over expressions divided by another sum over expressions (`Ratios`), so that slices are rows of a
+table and resampling is a matrix product. Integer sums are exact, and means of IoU correctly rounded, so that no score
+depends on the order of the expressions, not even in its last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from refseg_cli.metrics.counts import Counts
+from refseg_cli.metrics.protocols import REFSEG, Absence, Metric, Protocol
+
+
+class Outcome(NamedTuple):
+    """How a protocol sees each of n expressions.
+
+    iou: (n,) float64, never NaN.  intersection, union: (n,) int64, what enters the overall IoU.  absent: (n,) bool, the
+    answer counts as "no target"; all False where the protocol knows no such answer.
+    """
+
+    iou: np.ndarray
+    intersection: np.ndarray
+    union: np.ndarray
+    absent: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ratios:
+    """metrics[j] of any set of rows is numerators[rows, j].sum() / denominators[rows, j].sum(); both (n, m) float64.
+
+    An expression that a metric leaves out is 0 in both.
+    """
+
+    metrics: tuple[Metric, ...]
+    numerators: np.ndarray
+    denominators: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(metric.name for metric in self.metrics)
+
+    def sums(self, rows: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) numerators and (m,) denominators added up over those rows."""
+        numerators = self.numerators[rows]
+        parts = numerators.sum(0)
+        for j, metric in enumerate(self.metrics):
+            if metric.kind == "mean":  # the other sums are of whole numbers, and exact in any order
+                parts[j] = math.fsum(numerators[:, j].tolist())
+        return parts, self.denominators[rows].sum(0)
+
+    def values(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(m,) fractions over those rows, NaN where nothing defines one."""
+        parts, wholes = self.sums(rows)
+        return np.divide(parts, wholes, out=np.full(len(parts), np.nan), where=wholes > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The metrics of one set of expressions.
+
+    sums: the protocol's name of each metric -> what is divided by what.
+    expressions, no_target: how many there are, and how many of them have no target.
+    """
+
+    protocol: Protocol
+    sums: dict[str, tuple[float, float]]
+    expressions: int
+    no_target: int
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Fractions, NaN where the set defines none."""
+        return {name: part / whole if whole else math.nan for name, (part, whole) in self.sums.items()}
+
+    def table(self) -> dict[str, float | None]:
+        """Percent, None where undefined (JSON has no NaN)."""
+        return {name: 100 * part / whole if whole else None for name, (part, whole) in self.sums.items()}
+
+
+def scores(counts: Counts, protocol: Protocol = REFSEG) -> Scores:
+    """Every metric of a protocol.
+
+    counts: as seen on the protocol's grid and at its threshold.
+    """
+    table = ratios(counts, protocol)
+    parts, wholes = table.sums()
+    return Scores(
+        protocol=protocol,
+        sums={name: (float(p), float(w)) for name, p, w in zip(table.names, parts, wholes, strict=True)},
+        expressions=len(counts),
+        no_target=int(np.count_nonzero(~counts.has_target)),
+    )
+
+
+def ratios(counts: Counts, protocol: Protocol = REFSEG) -> Ratios:
+    """Each expression's share in each metric."""
+    seen = outcome(counts, protocol)
+    columns = [_column(metric, seen, counts.has_target, strict=protocol.strict) for metric in protocol.metrics]
+    n, m = len(counts), len(columns)
+    numerators, denominators = (np.array(part, dtype=np.float64).reshape(m, n).T for part in zip(*columns, strict=True))
+    return Ratios(protocol.metrics, numerators, denominators)
+
+
+def sample_iou(counts: Counts, protocol: Protocol = REFSEG) -> np.ndarray:
+    """(n,) float64: the IoU of each expression as the protocol's means read it, never NaN."""
+    return outcome(counts, protocol).iou
+
+
+def outcome(counts: Counts, protocol: Protocol = REFSEG) -> Outcome:
+    """Apply the protocol's rule for no-target, and divide where it says so.
+
+    Where the truth is empty: `unknown` divides as ever, so that the empty union decides; the other rules count a right
+    "no target" as 1 and anything else as 0. A target that was annotated without a pixel is a target.
+    """
+    rule, has = protocol.absence.rule, counts.has_target
+    if rule == "unknown":
+        never = np.zeros(len(counts), dtype=bool)
+        iou = _divide(counts.intersection, counts.union, protocol)
+        return Outcome(iou, counts.intersection, counts.union, never)
+    says = decide(counts, protocol.absence)
+    if rule == "emptied":
+        predicted, intersection = np.where(says, counts.predicted, 0), np.where(says, counts.intersection, 0)
+        union = predicted + counts.target - intersection
+        absent = predicted == 0
+        iou = np.where(has, _divide(intersection, union, protocol), absent)
+        return Outcome(iou, intersection, union, absent)
+    # declared: a missed target keeps the union of its mask as predicted, a right "no target" has none
+    iou = np.where(has, np.where(says, _divide(counts.intersection, counts.union, protocol), 0.0), ~says)
+    return Outcome(iou, np.where(has & says, counts.intersection, 0), np.where(has | says, counts.union, 0), ~says)
+
+
+def decide(counts: Counts, absence: Absence) -> np.ndarray:
+    """(n,) bool: whether an answer says that there is a target."""
+    if absence.exists is None:
+        return counts.says_target
+    enough = counts.predicted >= absence.pixels
+    return np.where(counts.has_head, counts.p_target >= absence.exists, enough) if absence.head else enough
+
+
+def _divide(intersection: np.ndarray, union: np.ndarray, protocol: Protocol) -> np.ndarray:
+    part, whole = intersection + protocol.smoothing[0], union + protocol.smoothing[1]
+    return np.divide(part, whole, out=np.full(len(union), protocol.empty), where=whole > 0)
+
+
+def _column(metric: Metric, seen: Outcome, has: np.ndarray, *, strict: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A metric's numerators and denominators, (n,) each."""
+    if metric.kind == "overall":
+        return seen.intersection, seen.union
+    if metric.kind == "no-target":
+        return ~has & seen.absent, ~has
+    if metric.kind == "target":
+        return has & ~seen.absent, has
+    taken = has if metric.of == "targets" else np.ones_like(has)
+    if metric.kind == "mean":
+        return np.where(taken, seen.iou, 0.0), taken
+    # Division of doubles is correctly rounded, so the IoU of 7/10 pixels is the very number that `0.7` denotes.
+    hit = seen.iou > metric.threshold if strict else seen.iou >= metric.threshold
+    return taken & hit, taken

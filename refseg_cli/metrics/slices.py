@@ -1,0 +1,116 @@
+"""Which expressions are of which kind: by their targets, their size, their words.
+
+Words are compared in lower case, whole, without punctuation; the lists are short on purpose, and here to be read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# COCO's bounds of object areas in pixels at original size: small < 32^2 <= medium < 96^2 <= large.
+SMALL, MEDIUM = 32**2, 96**2
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SPATIAL = _words(
+    "left right leftmost rightmost top bottom upper lower up down above below under over middle center centre front "
+    "back behind beside near nearest next closest closer far farthest farther corner side between edge foreground "
+    "background inside outside"
+)
+COLOURS = _words(
+    "red orange yellow green blue purple violet pink brown black white grey gray beige tan gold golden silver blond "
+    "blonde maroon teal turquoise navy cream dark light colored coloured"
+)
+COUNTING = _words(
+    "two three four five six seven eight nine ten both all every each pair couple several many first second third "
+    "fourth fifth last"
+)
+LENGTHS = ((1, 2), (3, 4), (5, 7), (8, None))  # words, from and to
+TARGETS = ((1, 1), (2, 2), (3, 3), (4, None))
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Slice:
+    """Some of n expressions. group: what they are told apart by.  rows: (n,) bool."""
+
+    group: str
+    name: str
+    rows: np.ndarray
+
+
+def find_slices(
+    texts: Sequence[str],
+    instance_counts: np.ndarray,
+    areas: np.ndarray,
+    categories: Sequence[Sequence[str]],
+) -> list[Slice]:
+    """Every slice that has an expression, groups in order of interest, categories by how often they are meant.
+
+    Args:
+        texts: n phrases.
+        instance_counts: (n,) targets of each.
+        areas: (n,) pixels of all its targets together, at original size.
+        categories: n lists of its targets' category names, each once.
+    """
+    k, area = np.asarray(instance_counts), np.asarray(areas)
+    words = [_WORD.findall(text.lower()) for text in texts]
+    length = np.array([len(found) for found in words], dtype=np.int64)
+    slices = [
+        Slice("targets", "no target", k == 0),
+        Slice("targets", "single", k == 1),
+        Slice("targets", "multi", k > 1),
+        *(Slice("number", _range(low, high), _within(k, low, high)) for low, high in TARGETS),
+        Slice("size", "small", (k > 0) & (area < SMALL)),
+        Slice("size", "medium", (k > 0) & (area >= SMALL) & (area < MEDIUM)),
+        Slice("size", "large", (k > 0) & (area >= MEDIUM)),
+        *(Slice("words", _range(low, high), _within(length, low, high)) for low, high in LENGTHS),
+        *_by_vocabulary(words),
+        *_by_category(categories),
+    ]
+    return [part for part in slices if part.rows.any()]
+
+
+def _by_vocabulary(words: Sequence[Sequence[str]]) -> list[Slice]:
+    sets = [frozenset(found) for found in words]
+    lists = {
+        "spatial": SPATIAL,
+        "colour": COLOURS,
+        "counting": COUNTING,
+        '"and"': {"and"},
+        '"except"': {"except", "excluding"},
+        '"with"': {"with", "without"},
+    }
+    found = {name: np.array([not known.isdisjoint(s) for s in sets], dtype=bool) for name, known in lists.items()}
+    if not sets:
+        return []
+    plain = ~np.any(list(found.values()), axis=0)
+    return [Slice("says", name, rows) for name, rows in {**found, "none of these": plain}.items()]
+
+
+def _by_category(categories: Sequence[Sequence[str]]) -> list[Slice]:
+    members: dict[str, list[int]] = {}
+    for n, names in enumerate(categories):
+        for name in names:
+            members.setdefault(name, []).append(n)
+    slices = []
+    for name in sorted(members, key=lambda c: (-len(members[c]), c)):
+        rows = np.zeros(len(categories), dtype=bool)
+        rows[members[name]] = True
+        slices.append(Slice("category", name, rows))
+    return slices
+
+
+def _within(values: np.ndarray, low: int, high: int | None) -> np.ndarray:
+    return (values >= low) if high is None else (values >= low) & (values <= high)
+
+
+def _range(low: int, high: int | None) -> str:
+    return f"{low}+" if high is None else str(low) if low == high else f"{low}-{high}"

@@ -1,0 +1,64 @@
+"""`refseg compare`: two files of records in, differences out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from refseg_cli.app import main
+from refseg_cli.engine.answers import About, Answer, writing_records
+from refseg_cli.errors import ERROR, FOUND
+from refseg_cli.records import Rle
+
+Capture = pytest.CaptureFixture[str]
+
+
+def records(path: Path, model: str, ious: list[int], *, split: str = "val") -> str:
+    """Masks of ten pixels of which `ious` are right, a picture each."""
+    rows = [
+        Answer(i, i, i, split, "x", 1, True, True, 1.0, n, 20 - n, 10, 10, Rle((1, 1), b"01"), False, (), n, 10)
+        for i, n in enumerate(ious)
+    ]
+    with writing_records(str(path), About(dataset="set", model=model)) as append:
+        append(rows)
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    a = records(tmp_path / "a.parquet", "first", [5] * 10)
+    return [a, records(tmp_path / "b.parquet", "second", [5] * 5 + [10] * 5)]
+
+
+def test_the_table(files: list[str], capsys: Capture) -> None:
+    assert main(["compare", *files, "--resamples", "400"]) == FOUND
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "B against A on set, val: refseg"
+    assert lines[1].split() == ["metric", "A", "first", "B", "second", "difference", "95", "%", "p"]
+    found = {line.split()[0]: line.split()[1:] for line in lines[2:]}
+    assert found["gIoU"][:3] == ["33.33", "66.67", "+33.33"]
+    assert 0 < float(found["gIoU"][-1]) < 0.05
+    assert found["N-acc"] == ["-"] * 5
+    assert found["T-acc"] == ["100.00", "100.00", "+0.00", "+0.00", "to", "+0.00", "1.0000"]
+
+
+def test_json(files: list[str], capsys: Capture) -> None:
+    main(["compare", *files, "--resamples", "50", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema"], found["a"], found["b"]) == ("refseg.compare/1", *files)
+    table = found["differences"]["val/refseg"]
+    assert table["gIoU"]["difference"] == pytest.approx(100 / 3)
+    assert table["N-acc"] == {"a": None, "b": None, "difference": None, "low": None, "high": None, "p": None}
+
+
+def test_errors(files: list[str], tmp_path: Path, capsys: Capture) -> None:
+    shorter = records(tmp_path / "c.parquet", "third", [5] * 9)
+    elsewhere = records(tmp_path / "d.parquet", "fourth", [5] * 10, split="testA")
+    for other, message in ((shorter, "1 only in the first"), (elsewhere, "other splits")):
+        assert main(["compare", files[0], other]) == ERROR
+        assert message in capsys.readouterr().err
+    assert main(["compare", *files, "--protocol", "lavt"]) == ERROR
+    assert "`refseg eval --protocol lavt --records FILE`" in capsys.readouterr().err
+    assert main(["compare", files[0]]) == ERROR

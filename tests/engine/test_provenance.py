@@ -1,0 +1,100 @@
+"""The paper's row beside ours only where it belongs there; pictures that were trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from pictures import records, write_split
+
+from refseg_cli.config import Published, load_recipe, recipe_names
+from refseg_cli.engine.answers import About
+from refseg_cli.engine.provenance import cautions, published_row, shared_images
+from refseg_cli.metrics.protocols import PROTOCOLS
+
+ABOUT = About(dataset="refcocog", split_by="umd")
+PAPER = Published(
+    paper="Liu 2024",
+    table="4.7",
+    row="VLT",
+    protocol="vlt",
+    figures={"refcocog-umd/val": {"IoU": 54.96, "Pr@0.5": 62.05}, "refcoco/val": {"IoU": 67.52}},
+)
+
+
+def test_the_row_of_this_data_split_and_protocol():
+    row = published_row(PAPER, ABOUT, "val", "vlt")
+    assert (row.source, row.figures, row.caution) == ("Liu 2024, table 4.7, VLT", {"IoU": 54.96, "Pr@0.5": 62.05}, "")
+    assert published_row(PAPER, ABOUT, "test", "vlt") is None
+    assert published_row(PAPER, replace(ABOUT, split_by="google"), "val", "vlt") is None
+    assert published_row(PAPER, About(dataset="refcoco", split_by="unc"), "val", "vlt").figures == {"IoU": 67.52}
+    assert published_row(Published(), ABOUT, "val", "vlt") is None
+
+
+def test_figures_by_another_protocol_are_named_but_not_given():
+    other = published_row(PAPER, ABOUT, "val", "refseg")
+    assert (other.figures, other.caution) == ({}, "its figures are by the protocol vlt")
+    unknown = published_row(replace(PAPER, protocol=""), ABOUT, "val", "vlt")
+    assert unknown.figures == {}
+    assert "does not say" in unknown.caution
+
+
+def test_two_words_for_the_overall_iou_and_figures_that_the_protocol_does_not_have():
+    paper = Published(protocol="lavt", figures={"refcocog/val": {"cIoU": 61.24, "mIoU": 63.34, "AP": 1.0}})
+    row = published_row(paper, ABOUT, "val", "lavt")
+    assert row.figures == {"oIoU": 61.24, "mIoU": 63.34}
+    assert row.caution == "AP: no metric of the protocol lavt"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_name_a_protocol_that_there_is_and_its_metrics(name):
+    published = load_recipe(name).published
+    if published.protocol:
+        assert published.protocol in PROTOCOLS
+        for key in published.figures:
+            dataset, split = key.rsplit("/", 1)
+            row = published_row(published, About(dataset=dataset), split, published.protocol)
+            assert row.figures
+            assert row.caution == ""
+
+
+@pytest.fixture
+def with_train(data):
+    """The first two pictures were trained on; val has all three, testA the last two."""
+    write_split(data, "train", records("train")[:2])
+    return data
+
+
+def test_shared_pictures_are_counted_by_their_ids(with_train):
+    data = str(with_train)
+    assert shared_images(data, ["val", "testA"], data) == {"val": (2, 3), "testA": (1, 2)}
+    about = About(data=data, dataset="test", trained_on="test")
+    assert cautions(about, ["val", "testA"]) == [
+        f"val: 2 of its 3 images are in the train split of {data}",
+        f"testA: 1 of its 2 images are in the train split of {data}",
+    ]
+    assert cautions(about, ["train"]) == ["train: what the model was trained on"]
+
+
+def test_another_training_set_is_said_and_looked_into_where_it_is_given(with_train):
+    data = str(with_train)
+    about = About(data=data, dataset="test", trained_on="scenes")
+    crossed = "trained on scenes, evaluated on test: a cross-dataset figure"
+    assert cautions(about, ["val"]) == [crossed]
+    shared = f"val: 2 of its 3 images are in the train split of {data}"
+    assert cautions(about, ["val"], trained_on=data) == [crossed, shared]
+    assert cautions(replace(about, trained_on=None), ["val"]) == []
+
+
+def test_ids_of_other_sources_and_data_without_a_train_split_tell_nothing(data, with_train, tmp_path):
+    assert shared_images(str(data), ["val"], str(data)) == {"val": (2, 3)}
+    other = tmp_path / "other"
+    other.mkdir()
+    write_split(other, "train", records("train"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "image_source": "elsewhere"}))
+    assert shared_images(str(data), ["val"], str(other)) == {}
+    (tmp_path / "third").mkdir()
+    write_split(tmp_path / "third", "val", records("val"))
+    assert shared_images(str(data), ["val"], str(tmp_path / "third")) == {}

@@ -1,0 +1,135 @@
+"""The published evaluators once more, each on its own, sample by sample: what `PROTOCOLS` must equal.
+
+Written from the fact sheets with sets of pixels and plain loops; nothing of refseg is used. A sample is a predicted
+mask, a true mask (sets of pixels), whether the annotation has a target, and the no-target head's probability of a
+target (None without a head). Fractions, None where a metric is undefined.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+
+class Sample(NamedTuple):
+    predicted: frozenset
+    true: frozenset
+    has_target: bool
+    p_target: float | None = None
+
+
+def mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def pixels(sample: Sample) -> tuple[int, int]:
+    return len(sample.predicted & sample.true), len(sample.predicted | sample.true)
+
+
+def overall(pairs: list[tuple[int, int]]) -> float | None:
+    whole = sum(u for _, u in pairs)
+    return sum(i for i, _ in pairs) / whole if whole else None
+
+
+def lavt(samples: list[Sample]) -> dict[str, float | None]:
+    counted = [pixels(s) for s in samples]
+    ious = [0.0 if u == 0 else i / u for i, u in counted]
+    table = {"mIoU": mean(ious), "oIoU": overall(counted)}
+    for threshold in (0.5, 0.6, 0.7, 0.8, 0.9):
+        table[f"Pr@{threshold}"] = mean([float(iou >= threshold) for iou in ious])
+    return table
+
+
+def cris(samples: list[Sample]) -> dict[str, float | None]:
+    ious = torch.tensor([i / (u + 1e-6) for i, u in map(pixels, samples)], dtype=torch.float64)
+    table = {"IoU": mean(ious.tolist())}
+    for threshold in torch.arange(0.5, 1.0, 0.1):
+        passed = (ious > threshold).double()
+        table[f"Pr@{threshold.item():.1f}"] = passed.mean().item() if len(ious) else None
+    return table
+
+
+def cgformer(samples: list[Sample]) -> dict[str, float | None]:
+    table = cris(samples)
+    return {"mIoU": table.pop("IoU"), "oIoU": overall([pixels(s) for s in samples]), **table}
+
+
+def vlt(samples: list[Sample]) -> dict[str, float | None]:
+    ious = [(i + 1e-10) / (u + 1e-10) for i, u in map(pixels, samples)]
+    table = {"IoU": mean(ious)}
+    for threshold in np.arange(0.5, 1, 0.05):
+        name = f"{threshold:.2f}".rstrip("0")
+        table[f"Pr@{name}"] = mean([float(iou > threshold) for iou in ious])
+    return table
+
+
+def rela(samples: list[Sample]) -> dict[str, float | None]:
+    ious, counted, hits = [], [], {0.7: [], 0.8: [], 0.9: []}
+    true_positive = false_negative = true_negative = false_positive = 0
+    for sample in samples:
+        i, u = pixels(sample)
+        absent = len(sample.predicted) < 50 if sample.p_target is None else sample.p_target < 0.5
+        if not sample.has_target:
+            ious.append(1.0 if absent else 0.0)
+            counted.append((0, 0) if absent else (0, len(sample.predicted)))
+            true_positive += absent
+            false_negative += not absent
+            continue
+        iou = 0.0 if absent or u == 0 else i / u
+        ious.append(iou)
+        counted.append((0, u) if absent else (i, u))
+        false_positive += absent
+        true_negative += not absent
+        for threshold, passed in hits.items():
+            passed.append(float(iou >= threshold))
+    none, some = true_positive + false_negative, true_negative + false_positive
+    return {
+        "gIoU": mean(ious),
+        "cIoU": overall(counted),
+        "T-acc": true_negative / some if some else None,
+        "N-acc": true_positive / none if none else None,
+        **{f"Pr@{threshold}": mean(passed) for threshold, passed in hits.items()},
+    }
+
+
+def thesis(samples: list[Sample], *, head: bool = True) -> dict[str, float | None]:
+    """6.4.1 in words: an answer of "no target" leaves no pixel, and that is how it is known."""
+    ious, counted, hits, said = [], [], {0.7: [], 0.8: [], 0.9: []}, {True: [], False: []}
+    for sample in samples:
+        if head and sample.p_target is not None:
+            cleared = sample.p_target < 0.5
+        else:
+            cleared = len(sample.predicted) < 50
+        left = frozenset() if cleared else sample.predicted
+        i, u = len(left & sample.true), len(left | sample.true)
+        counted.append((i, u))
+        said[sample.has_target].append(float(not left))
+        if sample.has_target:
+            iou = i / u if u else 0.0
+            for threshold, passed in hits.items():
+                passed.append(float(iou > threshold))
+        else:
+            iou = float(not left)
+        ious.append(iou)
+    found = mean(said[True])
+    return {
+        "cIoU": overall(counted),
+        "gIoU": mean(ious),
+        **{f"Pr@{threshold}": mean(passed) for threshold, passed in hits.items()},
+        "N-acc": mean(said[False]),
+        "T-acc": None if found is None else 1 - found,
+    }
+
+
+EVALUATORS = {
+    "lavt": lavt,
+    "cris": cris,
+    "cgformer": cgformer,
+    "vlt": vlt,
+    "asda": vlt,
+    "rela": rela,
+    "thesis": thesis,
+    "thesis-50pix": lambda samples: thesis(samples, head=False),
+}

@@ -1,0 +1,360 @@
+"""Every protocol's rules by hand, the empty cases first; then against the evaluators written out (naive.py)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive import EVALUATORS, Sample
+
+from refseg_cli.metrics.counts import Counts, concatenate
+from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG
+from refseg_cli.metrics.scores import ratios, sample_iou, scores
+
+NAN = math.nan
+
+
+def row(
+    intersection: int,
+    predicted: int,
+    target: int,
+    has_target: bool | None = None,
+    says_target: bool | None = None,
+    p_target: float = NAN,
+):
+    """One expression; the flags follow from the pixels unless they are given."""
+    return (
+        intersection,
+        predicted,
+        target,
+        target > 0 if has_target is None else has_target,
+        predicted > 0 if says_target is None else says_target,
+        p_target,
+    )
+
+
+def counts_of(*rows: tuple) -> Counts:
+    return Counts(*map(list, zip(*rows, strict=True))) if rows else Counts([], [], [], [], [])
+
+
+HIT = row(intersection=6, predicted=8, target=8)  # 6 / 10
+MISSED = row(intersection=0, predicted=0, target=5)
+ELSEWHERE = row(intersection=0, predicted=3, target=4)
+RIGHT_NONE = row(intersection=0, predicted=0, target=0)
+FALSE_ALARM = row(intersection=0, predicted=7, target=0)
+EMPTY_TARGET_EMPTY = row(intersection=0, predicted=0, target=0, has_target=True)  # annotated, but without a pixel
+EMPTY_TARGET_PREDICTED = row(intersection=0, predicted=2, target=0, has_target=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cIoU", "mIoU", "gIoU", "pr50", "n_acc", "t_acc"),
+    [
+        pytest.param([], NAN, NAN, NAN, NAN, NAN, NAN, id="nothing at all"),
+        pytest.param([HIT], 6 / 10, 6 / 10, 6 / 10, 1, NAN, 1, id="one hit"),
+        pytest.param([MISSED], 0, 0, 0, 0, NAN, 0, id="a missed target is a zero, and its pixels are in the union"),
+        pytest.param([HIT, MISSED], 6 / 15, 3 / 10, 3 / 10, 1 / 2, NAN, 1 / 2, id="hit, missed"),
+        pytest.param([ELSEWHERE], 0, 0, 0, 0, NAN, 1, id="T-acc does not ask where"),
+        pytest.param([RIGHT_NONE], NAN, NAN, 1, NAN, 1, NAN, id="no target, none said: no pixel anywhere"),
+        pytest.param([FALSE_ALARM], 0, NAN, 0, NAN, 0, NAN, id="no target, one said"),
+        pytest.param([RIGHT_NONE, FALSE_ALARM], 0, NAN, 1 / 2, NAN, 1 / 2, NAN, id="one of two none's"),
+        pytest.param([HIT, RIGHT_NONE], 6 / 10, 6 / 10, 8 / 10, 1, 1, 1, id="a right none leaves cIoU and mIoU alone"),
+        pytest.param([HIT, FALSE_ALARM], 6 / 17, 6 / 10, 3 / 10, 1, 0, 1, id="a false alarm enters cIoU's union only"),
+        pytest.param([EMPTY_TARGET_EMPTY], NAN, 0, 0, 0, NAN, 0, id="0/0 of a target without pixels is 0"),
+        pytest.param([EMPTY_TARGET_PREDICTED], 0, 0, 0, 0, NAN, 1, id="a target without pixels, predicted somewhere"),
+        pytest.param(
+            [HIT, MISSED, ELSEWHERE, RIGHT_NONE, FALSE_ALARM, EMPTY_TARGET_EMPTY, EMPTY_TARGET_PREDICTED],
+            6 / (10 + 5 + 7 + 7 + 2),
+            0.6 / 5,
+            1.6 / 7,
+            1 / 5,
+            1 / 2,
+            3 / 5,
+            id="all together",
+        ),
+    ],
+)
+def test_refseg_by_hand(rows, cIoU, mIoU, gIoU, pr50, n_acc, t_acc):
+    found = scores(counts_of(*rows))
+    expected = {"cIoU": cIoU, "mIoU": mIoU, "gIoU": gIoU, "Pr@0.5": pr50, "N-acc": n_acc, "T-acc": t_acc}
+    table = found.table()
+    for name, value in expected.items():
+        assert table[name] == (None if math.isnan(value) else pytest.approx(100 * value, abs=1e-12)), name
+    assert found.expressions == len(rows)
+    assert found.no_target == sum(not r[3] for r in rows)
+
+
+HEAD_SAYS_YES, HEAD_SAYS_NO = 0.5, 0.4999  # the argmax of two: a tie is a target
+SMALL, LARGE = 49, 50  # pixels
+
+
+@pytest.mark.parametrize(
+    ("protocol", "sample", "iou"),
+    [
+        # nothing predicted where nothing is: each repository's own answer
+        ("lavt", RIGHT_NONE, 0),
+        ("cris", RIGHT_NONE, 0),
+        ("cgformer", RIGHT_NONE, 0),
+        ("vlt", RIGHT_NONE, 1),
+        ("asda", RIGHT_NONE, 1),
+        ("rela", RIGHT_NONE, 1),
+        ("thesis", RIGHT_NONE, 1),
+        ("thesis-50pix", RIGHT_NONE, 1),
+        # a mask where nothing is
+        ("lavt", FALSE_ALARM, 0),
+        ("cris", FALSE_ALARM, 0),
+        ("vlt", FALSE_ALARM, 1e-10 / (7 + 1e-10)),
+        ("rela", row(0, LARGE, 0), 0),
+        ("rela", row(0, SMALL, 0), 1),
+        ("thesis", row(0, LARGE, 0), 0),
+        ("thesis", row(0, SMALL, 0), 1),
+        # a no-target head: ReLA's evaluator hears nothing else, the thesis looks at what is left of the mask
+        ("rela", row(0, 0, 0, p_target=HEAD_SAYS_YES), 0),
+        ("rela", row(0, 900, 0, p_target=HEAD_SAYS_NO), 1),
+        ("thesis", row(0, 0, 0, p_target=HEAD_SAYS_YES), 1),
+        ("thesis", row(0, 900, 0, p_target=HEAD_SAYS_NO), 1),
+        ("thesis", row(0, SMALL, 0, p_target=HEAD_SAYS_YES), 0),
+        ("thesis-50pix", row(0, 900, 0, p_target=HEAD_SAYS_NO), 0),
+        ("thesis-50pix", row(0, SMALL, 0, p_target=HEAD_SAYS_YES), 1),
+        # a target
+        ("lavt", HIT, 0.6),
+        ("cris", HIT, 6 / (10 + 1e-6)),
+        ("cgformer", HIT, 6 / (10 + 1e-6)),
+        ("vlt", HIT, (6 + 1e-10) / (10 + 1e-10)),
+        ("rela", HIT, 0),  # eight pixels are fewer than fifty, and there is no head
+        ("rela", row(6, 8, 8, p_target=HEAD_SAYS_YES), 0.6),
+        ("rela", row(6, 8, 8, p_target=HEAD_SAYS_NO), 0),
+        ("rela", row(60, 80, 80), 0.6),
+        ("thesis", row(60, 80, 80), 0.6),
+        ("thesis", HIT, 0),
+        # a target annotated without a pixel
+        ("lavt", EMPTY_TARGET_EMPTY, 0),
+        ("vlt", EMPTY_TARGET_EMPTY, 1),
+        ("thesis", EMPTY_TARGET_EMPTY, 0),
+        ("rela", row(0, 0, 0, has_target=True, p_target=HEAD_SAYS_YES), 0),
+    ],
+)
+def test_one_sample_by_hand(protocol, sample, iou):
+    assert sample_iou(counts_of(sample), PROTOCOLS[protocol]).tolist() == [iou]
+
+
+def test_the_union_of_a_denied_target_is_where_protocols_part():
+    """Four pixels predicted, eight true, none shared, and the head denies it: 12 in ReLA's union, 8 in the thesis'."""
+    found = counts_of(row(0, 4, 8, p_target=HEAD_SAYS_NO), row(5, 5, 5, p_target=HEAD_SAYS_YES))
+    assert scores(found, PROTOCOLS["rela"]).values["cIoU"] == 5 / (12 + 5)
+    assert scores(found, PROTOCOLS["thesis"]).values["cIoU"] == 5 / (8 + 5)
+    assert scores(found, PROTOCOLS["cgformer"]).values["oIoU"] == 5 / (12 + 5)
+
+
+def test_relas_evaluator_to_the_last_digit():
+    """The published evaluator's output on ten samples (goldens/README-lavt-rela-cris.md, section 5)."""
+    yes, no = 0.9, 0.1
+    samples = [
+        row(8, 8, 8, p_target=yes),
+        row(4, 4, 8, p_target=yes),
+        row(6, 6, 8, p_target=yes),
+        row(7, 7, 10, p_target=yes),
+        row(0, 0, 8, p_target=yes),
+        row(4, 4, 8, p_target=no),
+        row(0, 4, 4, p_target=no),
+        row(0, 4, 0, p_target=no),
+        row(0, 0, 0, p_target=yes),
+        row(0, 4, 0, p_target=yes),
+    ]
+    found = scores(counts_of(*samples), PROTOCOLS["rela"])
+    table = found.table()
+    assert table["gIoU"] == 39.5
+    assert table["cIoU"] == 40.32258064516129
+    assert found.values["T-acc"] == 0.7142857142857143
+    assert found.values["N-acc"] == 0.3333333333333333
+    assert table["Pr@0.7"] == 42.857142857142854
+    assert table["Pr@0.8"] == table["Pr@0.9"] == 14.285714285714286
+    # Where it divides by zero, or reports 0 without any sample to divide by, the metric is undefined here.
+    alone = scores(counts_of(*samples[7:]), PROTOCOLS["rela"]).table()
+    assert (alone["T-acc"], alone["Pr@0.7"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tenths", "passes"),
+    [
+        # strict, and tenths are the doubles that 5/10 .. 9/10 divide to
+        *(("refseg", tenths, False) for tenths in (5, 6, 7, 8, 9)),
+        *(("thesis", tenths, False) for tenths in (7, 8, 9)),
+        *(("lavt", tenths, True) for tenths in (5, 6, 7, 8, 9)),
+        *(("rela", tenths, True) for tenths in (7, 8, 9)),
+        # single precision: 0.7 and 0.9 are rounded down, 0.6 and 0.8 up, 0.5 not at all
+        *((name, tenths, tenths in (7, 9)) for name in ("cris", "cgformer") for tenths in (5, 6, 7, 8, 9)),
+        # the smoothing lifts every tenth by more than the rounding of the thresholds
+        *(("vlt", tenths, True) for tenths in (5, 6, 7, 8, 9)),
+    ],
+)
+def test_an_iou_of_exactly_x(protocol, tenths, passes):
+    at = counts_of(row(100 * tenths, 1000, 100 * tenths, says_target=True))
+    found = scores(at, PROTOCOLS[protocol]).values[f"Pr@0.{tenths}"]
+    assert found == float(passes)
+
+
+@pytest.mark.parametrize("scale", [1, 3, 7, 123_457, 10_000_000_019])
+@pytest.mark.parametrize("tenths", [5, 6, 7, 8, 9])
+def test_precision_is_exact_at_any_number_of_pixels(tenths, scale):
+    at = row(tenths * scale, 10 * scale, tenths * scale)
+    above = row(tenths * scale + 1, 10 * scale, tenths * scale + 1)
+    below = row(tenths * scale - 1, 10 * scale, tenths * scale - 1)
+    name = f"Pr@0.{tenths}"
+    assert scores(counts_of(at, below)).values[name] == 0
+    assert scores(counts_of(above)).values[name] == 1
+    inclusive = replace(REFSEG, strict=False)
+    assert scores(counts_of(at, above), inclusive).values[name] == 1
+    assert scores(counts_of(below), inclusive).values[name] == 0
+
+
+def test_an_empty_mask_is_no_target_even_where_the_model_says_otherwise():
+    """6.4.1 looks for foreground pixels; a head that says "target" over an empty mask found nothing."""
+    says = counts_of(row(0, 0, 0, says_target=True), row(0, 0, 4, says_target=True))
+    found = scores(says).values
+    assert (found["N-acc"], found["T-acc"]) == (1, 0)
+
+
+def test_refseg_follows_the_models_own_decision():
+    denied = counts_of(row(6, 8, 8, says_target=False), row(0, 9, 0, says_target=False))
+    found = scores(denied).values
+    assert (found["cIoU"], found["gIoU"], found["N-acc"], found["T-acc"]) == (0, 0.5, 1, 0)
+
+
+def test_the_names_are_those_of_the_papers_in_their_order():
+    fifths = ["Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9"]
+    expected = ["cIoU", "mIoU", "gIoU", *fifths, "N-acc", "T-acc"]
+    assert list(scores(counts_of(HIT)).table()) == expected
+    assert list(scores(counts_of(HIT), PROTOCOLS["cris"]).table()) == ["IoU", *fifths]
+    for protocol in PROTOCOLS.values():
+        names = [metric.name for metric in protocol.metrics]
+        assert len(set(names)) == len(names)
+        assert set(protocol.headline) <= set(names)
+
+
+# Against the evaluators written out
+
+GRID = 8  # 64 pixels, so that fifty can be passed
+bits = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 2**49 - 1, 2**50 - 1, 2**64 - 1]))
+pixel_sets = bits.map(lambda number: frozenset(place for place in range(GRID * GRID) if number >> place & 1))
+heads = st.one_of(st.none(), st.sampled_from([0.0, 0.4999, 0.5, 0.75, 1.0]))
+
+
+@st.composite
+def drawn_samples(draw):
+    has_target = draw(st.booleans())
+    true = draw(pixel_sets) if has_target else frozenset()
+    return Sample(draw(st.one_of(pixel_sets, st.just(true))), true, has_target, draw(heads))
+
+
+def counts_from(samples: list[Sample]) -> Counts:
+    return counts_of(
+        *(
+            row(
+                len(s.predicted & s.true),
+                len(s.predicted),
+                len(s.true),
+                s.has_target,
+                bool(s.predicted),
+                NAN if s.p_target is None else s.p_target,
+            )
+            for s in samples
+        )
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name != "refseg"])
+def test_equal_to_the_evaluator_written_out(name):
+    assert set(EVALUATORS) == set(PROTOCOLS) - {"refseg"}
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.lists(drawn_samples(), max_size=12))
+    def check(samples):
+        table = scores(counts_from(samples), PROTOCOLS[name]).table()
+        expected = EVALUATORS[name](samples)
+        assert list(table) == list(expected)
+        for metric, value in expected.items():
+            assert table[metric] == (None if value is None else pytest.approx(100 * value, abs=1e-9)), metric
+
+    check()
+
+
+@settings(deadline=None)
+@given(st.lists(drawn_samples(), max_size=12))
+def test_refseg_with_its_defaults_is_the_thesis_without_the_fifty_pixels(samples):
+    """An answer of one pixel is an answer; the head, where there is one, is heard at 0.5."""
+    counts = counts_from(samples)
+    says = np.where(counts.has_head, counts.p_target >= 0.5, True) & (counts.predicted >= 1)
+    ours = scores(replace(counts, says_target=says)).values
+    thesis = PROTOCOLS["thesis"]
+    theirs = scores(counts, replace(thesis, absence=replace(thesis.absence, pixels=1))).values
+    for name, value in theirs.items():
+        assert ours[name] == value or (math.isnan(ours[name]) and math.isnan(value)), name
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_order_of_many_expressions_changes_no_bit(name):
+    """Added up in plain double precision, a thousand IoUs give another sum in another order."""
+    rows = [row(i % 97, 97 + i % 13, 97 + i % 7, p_target=(i % 11) / 10) for i in range(1000)]
+    by_iou = sorted(rows, key=lambda r: r[0] / (r[1] + r[2] - r[0]))
+    assert scores(counts_of(*rows), PROTOCOLS[name]).table() == scores(counts_of(*by_iou), PROTOCOLS[name]).table()
+
+
+@settings(deadline=None)
+@given(st.lists(drawn_samples(), max_size=8), st.integers(1, 5), st.sampled_from(list(PROTOCOLS)))
+def test_repeating_every_expression_changes_no_score(samples, times, name):
+    once, often = counts_from(samples), concatenate([counts_from(samples)] * times)
+    assert len(often) == times * len(once)
+    expected = scores(once, PROTOCOLS[name]).table()
+    known = {metric: None if v is None else pytest.approx(v) for metric, v in expected.items()}
+    assert scores(often, PROTOCOLS[name]).table() == known
+
+
+@settings(deadline=None)
+@given(st.lists(drawn_samples(), min_size=1, max_size=12))
+def test_identities(samples):
+    counts = counts_from(samples)
+    found = scores(counts)
+    values, n, none = found.values, found.expressions, found.no_target
+    with_target = 0 if n == none else values["mIoU"] * (n - none)
+    rejected = 0 if none == 0 else values["N-acc"] * none
+    assert values["gIoU"] * n == pytest.approx(with_target + rejected)
+    if none == 0:
+        assert values["gIoU"] == values["mIoU"]
+        assert math.isnan(values["N-acc"])
+    if none == n:
+        assert values["gIoU"] == values["N-acc"]
+        assert math.isnan(values["mIoU"])
+    falling = [value for name, value in values.items() if name.startswith("Pr@")]
+    assert falling == sorted(falling, reverse=True) or none == n
+    assert all(math.isnan(value) or 0 <= value <= 1 for value in values.values())
+
+
+@settings(deadline=None)
+@given(st.lists(drawn_samples(), min_size=1, max_size=12))
+def test_the_truth_itself_scores_one_wherever_a_score_is_defined(samples):
+    perfect = [Sample(s.true, s.true, s.has_target) for s in samples if s.true or not s.has_target]
+    assert set(scores(counts_from(perfect)).table().values()) <= {100.0, None}
+
+
+@settings(deadline=None)
+@given(st.lists(drawn_samples(), min_size=1, max_size=12))
+def test_saying_nothing_pays_on_no_expression_with_a_target(samples):
+    """It did, where 0/0 counted as 1."""
+    silent = [Sample(frozenset(), s.true, s.has_target) for s in samples if s.has_target]
+    assert all(value in (0.0, None) for value in scores(counts_from(silent)).table().values())
+
+
+@settings(deadline=None)
+@given(st.lists(drawn_samples(), max_size=12), st.data())
+def test_rows_of_the_table_are_scores_of_the_rows(samples, data):
+    """Slices read the same table as the whole."""
+    keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(samples), max_size=len(samples))), dtype=bool)
+    counts = counts_from(samples)
+    name = data.draw(st.sampled_from(list(PROTOCOLS)))
+    table = ratios(counts, PROTOCOLS[name])
+    expected = scores(counts.rows(keep), PROTOCOLS[name]).values
+    np.testing.assert_array_equal(table.values(keep), list(expected.values()))

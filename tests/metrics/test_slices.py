@@ -1,0 +1,69 @@
+"""Which expressions fall into which slice."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refseg_cli.metrics.slices import find_slices
+
+EXPRESSIONS = [  # text, targets, pixels of them, categories
+    ("the left dog", 1, 32**2 - 1, ("dog",)),
+    ("Two RED cars, please", 2, 32**2, ("car",)),
+    ("a man and his dog on the right", 2, 96**2 - 1, ("dog", "person")),
+    ("everyone except the boy", 3, 96**2, ("person",)),
+    ("unicorn", 0, 0, ()),
+    ("person with a blue-green hat, second from left, next to the tree", 1, 500_000, ("person",)),
+    ("redder than the androids", 7, 40_000, ("robot",)),
+]
+
+
+def found() -> dict[tuple[str, str], list[int]]:
+    texts, counts, areas, categories = zip(*EXPRESSIONS, strict=True)
+    slices = find_slices(texts, np.array(counts), np.array(areas), categories)
+    assert all(part.rows.dtype == np.bool_ and part.rows.shape == (len(EXPRESSIONS),) for part in slices)
+    return {(part.group, part.name): np.flatnonzero(part.rows).tolist() for part in slices}
+
+
+def test_by_hand():
+    expected = {
+        ("targets", "no target"): [4],
+        ("targets", "single"): [0, 5],
+        ("targets", "multi"): [1, 2, 3, 6],
+        ("number", "1"): [0, 5],
+        ("number", "2"): [1, 2],
+        ("number", "3"): [3],
+        ("number", "4+"): [6],
+        ("size", "small"): [0],
+        ("size", "medium"): [1, 2],
+        ("size", "large"): [3, 5, 6],
+        ("words", "1-2"): [4],
+        ("words", "3-4"): [0, 1, 3, 6],
+        ("words", "8+"): [2, 5],
+        ("says", "spatial"): [0, 2, 5],
+        ("says", "colour"): [1, 5],
+        ("says", "counting"): [1, 5],
+        ("says", '"and"'): [2],
+        ("says", '"except"'): [3],
+        ("says", '"with"'): [5],
+        ("says", "none of these"): [4, 6],
+        ("category", "person"): [2, 3, 5],
+        ("category", "dog"): [0, 2],
+        ("category", "car"): [1],
+        ("category", "robot"): [6],
+    }
+    assert found() == expected
+
+
+def test_categories_come_by_how_often_they_are_meant_then_by_name():
+    assert [name for group, name in found() if group == "category"] == ["person", "dog", "car", "robot"]
+
+
+def test_numbers_of_targets_and_words_tell_every_expression_apart():
+    slices = found()
+    for group, everyone in (("words", range(7)), ("number", [0, 1, 2, 3, 5, 6]), ("targets", range(7))):
+        members = sorted(n for (g, _), rows in slices.items() if g == group for n in rows)
+        assert members == list(everyone)
+
+
+def test_nothing_has_no_slices():
+    assert find_slices([], np.zeros(0, int), np.zeros(0, int), []) == []
