@@ -15,6 +15,7 @@ from refseg_cli.console import console, json_line
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from refseg_cli.engine.predict import Found
@@ -32,9 +33,13 @@ def predict(
         str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
     ] = None,
     format: Annotated[
-        Format | None, typer.Option("--format", "-f", help="Mask, mask drawn over the image, COCO RLE, or JSON lines.")
+        Format | None,
+        typer.Option("--format", "-f", help="Mask, mask over the image, model's maps, COCO RLE, or JSON lines."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
+    ] = False,
     model: Model = None,
     threshold: Annotated[
         float | None,
@@ -62,6 +67,7 @@ def predict(
       refseg predict --demo
       refseg predict photo.jpg "two people on left" -o mask.png
       refseg predict --json photo.jpg "the red car" "the dog" | jq .no_target
+      refseg predict --explain photo.jpg "the red car" -o why.png
       cat photo.jpg | refseg predict -q - "a dog" && echo "there is a dog"
 
     \b
@@ -70,7 +76,7 @@ def predict(
       1  None does.
       2  An error; one line on standard error says which.
     """
-    chosen = _format(format, json=json)
+    chosen = _format(format, json=json, explain=explain)
     if demo:
         return _demo(Path(output or "refseg-demo"), model, device)
     if image is None or not phrases:
@@ -85,19 +91,27 @@ def predict(
     predictor = Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
     for caution in predictor.cautions(name, phrases):
         console.warn(caution)
-    answers = predictor.predict(pixels, phrases)
-    if chosen in ("png", "overlay"):
-        _write_pictures(sinks, answers, pixels if chosen == "overlay" else None)
-    else:
+    answers = predictor.explain(pixels, phrases) if chosen == "explain" else predictor.predict(pixels, phrases)
+    if chosen == "explain" and not answers[0].maps:
+        console.warn(f"{predictor.checkpoint.name} has no maps to show: this is its answer alone")
+    if chosen in ("rle", "json"):
         records = [predictor.record(name, found) for found in answers]
         _write_lines(sinks, [record if chosen == "json" else record["mask"] for record in records])
+    else:
+        _write_pictures(sinks, answers, chosen, pixels)
     return FOUND if no_target_ok or any(found.exists for found in answers) else NO_TARGET
 
 
-def _format(given: Format | None, *, json: bool) -> Format:
-    if json and given not in (None, "json"):
-        raise RefsegError(f"--json and --format {given} exclude each other", hint="give one of them")
-    return "json" if json else given or "png"
+def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
+    wanted: dict[str, Format | None] = {
+        "--json": "json" if json else None,
+        "--explain": "explain" if explain else None,
+        f"--format {given}": given,
+    }
+    named = {option: format for option, format in wanted.items() if format}
+    if len(set(named.values())) > 1:
+        raise RefsegError(f"{' and '.join(named)} exclude each other", hint="give one of them")
+    return next(iter(named.values()), "png")
 
 
 def _stdin() -> bytes:
@@ -109,18 +123,26 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _write_pictures(sinks: Sequence[Sink], answers: Sequence[Found], pixels: Tensor | None) -> None:
-    """One PNG for each answer, drawn over the picture if `pixels` (3, h, w) are given; no sinks, no pictures."""
-    from refseg_cli.engine.draw import mask_png, overlay_png
-
+def _write_pictures(sinks: Sequence[Sink], answers: Sequence[Found], format: Format, pixels: Tensor) -> None:
+    """One PNG for each answer; pixels: (3, h, w). No sinks, no pictures."""
+    picture = pixels.permute(1, 2, 0).numpy()
     for sink, found in zip(sinks, answers, strict=False):
-        if pixels is None:
-            sink.write(mask_png(found.mask))
-        else:
-            picture = pixels.permute(1, 2, 0).numpy()
-            sink.write(overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target))
+        sink.write(_drawn(found, format, picture))
         where = "" if sink.path is None else f" -> {sink.path}"
         console.info(f"{found.phrase}: {_verdict(found)}{where}")
+
+
+def _drawn(found: Found, format: Format, picture: np.ndarray) -> bytes:
+    """The answer as a PNG; picture: (h, w, 3)."""
+    from refseg_cli.engine.draw import mask_png, overlay_png
+    from refseg_cli.engine.draw_maps import explanation_png
+
+    mask, phrase, exists, p_target = found.mask, found.phrase, found.exists, found.p_target
+    if format == "explain":
+        return explanation_png(picture, mask, phrase, found.maps, exists=exists, p_target=p_target)
+    if format == "overlay":
+        return overlay_png(picture, mask, phrase, exists=exists, p_target=p_target)
+    return mask_png(mask)
 
 
 def _write_lines(sinks: Sequence[Sink], records: Sequence[object]) -> None:

@@ -20,7 +20,7 @@ MOST_LINES = 4
 
 def mask_png(mask: np.ndarray) -> bytes:
     """An 8-bit grey PNG of the image's size, 255 inside `mask` (h, w) bool and 0 outside."""
-    return _png(Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))))
+    return png(Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))))
 
 
 def overlay_png(image: np.ndarray, mask: np.ndarray, phrase: str, *, exists: bool, p_target: float) -> bytes:
@@ -31,17 +31,17 @@ def overlay_png(image: np.ndarray, mask: np.ndarray, phrase: str, *, exists: boo
         mask: (h, w) bool.
         p_target: probability that there is a target; shown where there is one.
     """
-    verdict = f"found {100 * p_target:.0f} %" if exists else "no target"
     height, width = mask.shape
     canvas_width = max(width, NARROWEST)
-    strip = _strip(phrase, verdict, GOOD if exists else BAD, width=canvas_width, text_size=_text_size(height, width))
+    text_size = _text_size(height, width)
+    strip = caption(phrase, exists=exists, p_target=p_target, width=canvas_width, text_size=text_size)
     canvas = Image.new("RGB", (canvas_width, height + strip.height), STRIP)
-    canvas.paste(Image.fromarray(_lay_over(image, mask)), ((canvas_width - width) // 2, 0))
+    canvas.paste(Image.fromarray(lay_over(image, mask)), ((canvas_width - width) // 2, 0))
     canvas.paste(strip, (0, height))
-    return _png(canvas)
+    return png(canvas)
 
 
-def _lay_over(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def lay_over(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8: translucent colour inside, and a rim of colour and white around it."""
     thickness = max(1, round(max(mask.shape) / 400))
     grown = _grow(mask, thickness)
@@ -70,11 +70,16 @@ def _text_size(height: int, width: int) -> int:
     return int(np.clip(round(max(height, width) / 28), 13, 64))
 
 
-def _strip(phrase: str, verdict: str, color: tuple[int, int, int], *, width: int, text_size: int) -> Image.Image:
-    """The phrase in as many lines as it needs, the verdict below it."""
+def caption(phrase: str, *, exists: bool, p_target: float, width: int, text_size: int) -> Image.Image:
+    """A strip with the phrase in as many lines as it needs, and below it what was found.
+
+    Args:
+        width, text_size: pixels.
+    """
+    verdict, color = (f"found {100 * p_target:.0f} %", GOOD) if exists else ("no target", BAD)
     font = ImageFont.load_default(text_size)
     margin, line_height = text_size // 2, round(text_size * 1.35)
-    lines = _wrap(_printable(phrase, font), font, width - 2 * margin)
+    lines = _wrap(printable(phrase, font), font, width - 2 * margin)
     strip = Image.new("RGB", (width, 2 * margin + line_height * (len(lines) + 1)), STRIP)
     pen = ImageDraw.Draw(strip)
     for row, (text, ink) in enumerate([*((line, TEXT) for line in lines), (verdict, color)]):
@@ -82,7 +87,7 @@ def _strip(phrase: str, verdict: str, color: tuple[int, int, int], *, width: int
     return strip
 
 
-def _printable(phrase: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def printable(phrase: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """One line of characters that `font` can draw, or has a box for; it knows no accents, so letters lose theirs."""
     letters = (c for c in unicodedata.normalize("NFKD", phrase) if not unicodedata.combining(c))
     text = "".join(c if c.isprintable() else " " for c in letters)
@@ -125,7 +130,8 @@ def _fitting(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return low
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """The picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

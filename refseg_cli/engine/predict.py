@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,18 @@ from refseg_cli.data import masks
 from refseg_cli.data.loader import batch_for
 from refseg_cli.data.transforms import decode_image
 from refseg_cli.engine.draw import overlay_png
+from refseg_cli.engine.explain import explain, kinds_of
 from refseg_cli.engine.files import whole
 from refseg_cli.engine.inference import Decision, pick_device, postprocess
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Batch, Prediction
+from refseg_cli.records import Batch, Explanation, MapKind, Prediction
 
 SCHEMA = "refseg.predict/1"
 # Phrases in one pass through the network. More of them encode the picture again, once for each such chunk.
 CHUNK = 64
 # Mask pixels brought to the picture's size at a time: 128 MB of float32 logits.
 PIXELS_AT_A_TIME = 32_000_000
+MAP_CELLS = 170  # longer side of a map that is drawn
 SCENE_PREFIX = "scene_"  # how `refseg prepare scenes` names its pictures
 
 
@@ -40,7 +43,7 @@ class Found:
     """The answer to one phrase.
 
     mask: (h, w) bool, all False where nothing is found.  exists: whether there is a target.  p_target: its probability.
-    pixels: how many the mask has.
+    pixels: how many the mask has.  maps: what the model shows of how it got there, if it was asked to.
     """
 
     phrase: str
@@ -48,6 +51,7 @@ class Found:
     exists: bool
     p_target: float
     pixels: int
+    maps: tuple[Explanation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +118,11 @@ class Predictor:
         Raises:
             RefsegError: the image cannot be read, or a phrase is empty.
         """
-        for phrase in phrases:
-            if not phrase.strip():
-                raise RefsegError("a phrase is empty", hint="say what to look for")
-        pixels = image if isinstance(image, Tensor) else load_image(image)
-        decisions = [d for i in range(0, len(phrases), CHUNK) for d in self._decide(pixels, phrases[i : i + CHUNK])]
-        return [
-            Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()))
-            for phrase, d in zip(phrases, decisions, strict=True)
-        ]
+        return self._answer(image, phrases, {})
+
+    def explain(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> list[Found]:
+        """As `predict`, with the maps of the model's table `EXPLAIN`; without any for a model that has none."""
+        return self._answer(image, phrases, kinds_of(self.checkpoint.model))
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         """What a user should know before relying on the answers; a sentence each.
@@ -163,15 +163,34 @@ class Predictor:
             "error": None,
         }
 
-    def _decide(self, pixels: Tensor, phrases: Sequence[str]) -> Iterator[Decision]:
+    def _answer(
+        self, image: Path | bytes | Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
+    ) -> list[Found]:
+        for phrase in phrases:
+            if not phrase.strip():
+                raise RefsegError("a phrase is empty", hint="say what to look for")
+        pixels = image if isinstance(image, Tensor) else load_image(image)
+        chunks = (phrases[i : i + CHUNK] for i in range(0, len(phrases), CHUNK))
+        answers = [answer for chunk in chunks for answer in self._decide(pixels, chunk, kinds)]
+        return [
+            Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()), maps)
+            for phrase, (d, maps) in zip(phrases, answers, strict=True)
+        ]
+
+    def _decide(
+        self, pixels: Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
+    ) -> Iterator[tuple[Decision, tuple[Explanation, ...]]]:
+        """The decision on each phrase, and its maps of those `kinds`."""
         found = self.checkpoint
         batch = batch_for(pixels, phrases, found.tokenizer, found.recipe.data)
         with torch.inference_mode():
             prediction = found.model(batch.to(self.device))
+            maps = explain(prediction, batch, kinds, found.tokenizer, longest=MAP_CELLS)
             rows = max(1, PIXELS_AT_A_TIME // (pixels.shape[1] * pixels.shape[2]))
             for start in range(0, len(phrases), rows):
                 part = slice(start, start + rows)
-                yield from postprocess(*_rows(prediction, batch, part), self.thresholds)
+                decisions = postprocess(*_rows(prediction, batch, part), self.thresholds)
+                yield from zip(decisions, islice(maps, len(decisions)), strict=True)
 
 
 def _rows(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction, Batch]:

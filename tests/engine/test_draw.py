@@ -94,4 +94,4 @@ def test_no_phrase_and_no_size_breaks_it(phrase: str, size: tuple[int, int]) -> 
 
 
 def test_accents_are_dropped_where_the_font_has_none() -> None:
-    assert draw._printable("Mädchen über\u00a0dem\nFluß", ImageFont.load_default(13)).startswith("Madchen uber dem Flu")
+    assert draw.printable("Mädchen über\u00a0dem\nFluß", ImageFont.load_default(13)).startswith("Madchen uber dem Flu")

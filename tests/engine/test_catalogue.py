@@ -1,0 +1,86 @@
+"""The catalogue of recipes: what is found, in which order, and TOML that says the same as its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from refseg_cli.config import load_recipe, recipe_names
+from refseg_cli.engine import catalogue as module
+from refseg_cli.engine.catalogue import Entry, catalogue, whole_text
+from refseg_cli.errors import RefsegError
+
+
+def entry(figures: dict[str, dict[str, float]]) -> Entry:
+    return Entry("n", "vlt", "", "", "", "", figures, "")
+
+
+def test_every_recipe_is_in_the_catalogue_once() -> None:
+    assert sorted(e.name for e in catalogue()) == recipe_names()
+
+
+def test_an_entry_says_what_the_recipe_reproduces() -> None:
+    [found] = [e for e in catalogue(arch="vlt", paper="THESIS", table="4.7") if e.name == "vlt-swin-b-refcocog-umd"]
+    assert (found.paper, found.table) == ("Liu 2024 (thesis); Ding et al., TPAMI 2022", "4.7")
+    assert found.row == "VLT (ours), Swin-B"
+    assert found.main_figures == "refcocog-umd IoU 63.49 val, 66.22 test"
+    assert found.command.startswith("refseg train --recipe vlt-swin-b-refcocog-umd --data refcocog-umd --out ")
+
+
+def test_a_command_asks_for_the_vocabulary_that_the_recipe_lacks() -> None:
+    [clip] = [e for e in catalogue(arch="jmceln", table="1") if e.name.endswith("refcoco+")]
+    assert clip.command.endswith("--data refcoco+ --set text.vocab=MERGES --out runs/jmceln-rn101-refcoco+")
+    assert "MERGES" not in "".join(e.command for e in catalogue(arch="vlt"))
+
+
+def test_main_figures_are_the_first_metric_of_each_data_set() -> None:
+    figures = {
+        "a/val": {"IoU": 1.5, "Pr@0.5": 2.0},
+        "a/test": {"IoU": 3.25},
+        "b": {"gIoU": 4.0},
+        "c/val": {},
+    }
+    assert entry(figures).main_figures == "a IoU 1.50 val, 3.25 test; b gIoU 4.00"
+    assert entry({}).main_figures == ""
+
+
+def test_filters_cut_and_say_when_nothing_is_left() -> None:
+    assert {e.arch for e in catalogue(arch="align")} == {"align"}
+    assert {e.table for e in catalogue(table="4.7")} == {"4.7"}
+    assert not [e for e in catalogue(paper="thesis") if not e.paper]
+    with pytest.raises(RefsegError, match="did you mean 'vlt'"):
+        catalogue(arch="vlr")
+    with pytest.raises(RefsegError, match=r"no such recipe \(tables: .*4\.7"):
+        catalogue(arch="vlt", table="9.9")
+
+
+def test_tables_stand_in_the_order_of_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {"a": "4.10", "b": "4.9", "c": "", "d": "4.9a", "e": "II"}
+    monkeypatch.setattr(module, "recipe_names", lambda: list(tables))
+    monkeypatch.setattr(module, "_entry", lambda name: Entry(name, "vlt", "p", tables[name], "", "", {}, ""))
+    assert [e.name for e in catalogue()] == ["c", "b", "d", "a", "e"]
+    assert [e.name for e in catalogue(table="4.9")] == ["b"]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_what_is_shown_is_the_recipe(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "shown.toml"
+    path.write_text(whole_text(name), encoding="utf-8")
+    assert load_recipe(str(path)) == load_recipe(name)
+
+
+def test_a_recipe_with_a_base_is_shown_whole_under_its_own_header(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '# Mine.\n# On "refcoco".\nbase = "vlt-darknet53-refcoco"\n[model]\nquery_count = 8 # fewer\n'
+        '[train]\nlr = 1e-5\n[published]\nrow = "a \\"b\\" é"\n[published.figures]\n"a/val" = {IoU = 1.0}\n',
+        encoding="utf-8",
+    )
+    text = whole_text(str(path))
+    assert text.startswith('# Mine.\n# On "refcoco".\narch = "vlt"\n\n[model]\n')
+    assert "base" not in text.replace("database", "")
+    again = tmp_path / "again.toml"
+    again.write_text(text, encoding="utf-8")
+    assert load_recipe(str(again)) == load_recipe(str(path))
+    assert load_recipe(str(again)).model["query_count"] == 8
