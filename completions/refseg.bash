@@ -16,7 +16,7 @@ _refseg() {
             break
         fi
         case "$command ${COMP_WORDS[i]}" in
-            "refseg train" | "refseg eval" | "refseg predict" | "refseg export" | "refseg bench" | "refseg prepare" | "refseg prepare refcoco" | "refseg prepare refcoco+" | "refseg prepare refcocog" | "refseg prepare refclef" | "refseg prepare grefcoco" | "refseg prepare scenes" | "refseg prepare check") command+=" ${COMP_WORDS[i]}" ;;
+            "refseg train" | "refseg eval" | "refseg compare" | "refseg predict" | "refseg export" | "refseg bench" | "refseg import" | "refseg prepare" | "refseg prepare refcoco" | "refseg prepare refcoco+" | "refseg prepare refcocog" | "refseg prepare refclef" | "refseg prepare grefcoco" | "refseg prepare scenes" | "refseg prepare check" | "refseg recipes" | "refseg recipes list" | "refseg recipes show") command+=" ${COMP_WORDS[i]}" ;;
         esac
     done
     if [[ -z $dashes ]]; then
@@ -24,8 +24,8 @@ _refseg() {
             "refseg --color") _refseg_words auto always never; return ;;
             "refseg --progress") _refseg_words auto lines never; return ;;
             "refseg train --data") compopt -o dirnames; return ;;
-            "refseg train --arch") _refseg_words align vlt; return ;;
-            "refseg train --recipe") compopt -o default; _refseg_words align-tiny vlt-darknet53-refcoco vlt-darknet53-refcoco+ vlt-darknet53-refcocog-google vlt-darknet53-refcocog-umd vlt-swin-b-refcoco vlt-swin-b-refcoco+ vlt-swin-b-refcocog-google vlt-swin-b-refcocog-umd vlt-tiny; return ;;
+            "refseg train --arch") _refseg_words align asda cgformer cris isfp jmceln lavt m3att rela vlt; return ;;
+            "refseg train --recipe") compopt -o default; _refseg_words align-tiny asda-10-epochs asda-afs asda-afs-sfa asda-attention-1 asda-attention-3 asda-attention-4 asda-baseline asda-manual asda-masks-16 asda-masks-48 asda-masks-64 asda-refcoco asda-refcoco+ asda-refcocog-google asda-refcocog-umd asda-scorer-conv asda-scorer-mlp asda-single-branch asda-tiny cgformer-baseline cgformer-fixed-tau cgformer-full cgformer-grouping cgformer-hard cgformer-multi-scale cgformer-n-tokens cgformer-no-cosine cgformer-one-token cgformer-refclef cgformer-refcoco cgformer-refcoco+ cgformer-refcocog-google cgformer-refcocog-umd cgformer-row-8-vlt cgformer-tiny cris-r101-refcoco cris-r101-refcoco+ cris-r101-refcocog-umd cris-r50-refcoco cris-r50-refcoco+ cris-r50-refcocog-umd cris-tiny isfp-baseline isfp-darknet53-refcoco isfp-darknet53-refcoco+ isfp-darknet53-refcocog-google isfp-darknet53-refcocog-umd isfp-iem isfp-iem-fpm isfp-iem-rm isfp-masks-without-language isfp-oracle-location isfp-oracle-mask isfp-tiny jmceln-baseline jmceln-cascade jmceln-lsran jmceln-no-pan jmceln-rn101-refcoco jmceln-rn101-refcoco+ jmceln-rn101-refcocog-umd jmceln-static jmceln-tiny lavt-one-refcoco lavt-one-refcoco+ lavt-one-refcocog-google lavt-one-refcocog-umd lavt-refcoco lavt-refcoco+ lavt-refcocog-google lavt-refcocog-umd lavt-tiny m3att-baseline m3att-baseline-generic m3att-darknet53-refclef m3att-darknet53-refcoco m3att-darknet53-refcoco+ m3att-darknet53-refcocog-google m3att-darknet53-refcocog-umd m3att-generic-1 m3att-generic-2 m3att-generic-3 m3att-generic-4 m3att-imi m3att-imi-star m3att-independent-1 m3att-independent-2 m3att-independent-3 m3att-independent-4 m3att-mask-concat m3att-mask-vlt m3att-shared-1 m3att-shared-2 m3att-shared-4 m3att-swin-b-refclef m3att-swin-b-refcoco m3att-swin-b-refcoco+ m3att-swin-b-refcocog-google m3att-swin-b-refcocog-umd m3att-tiny rela-lavt-grefcoco rela-r50-grefcoco rela-regions-12 rela-regions-4 rela-regions-8 rela-ria-no-minimap rela-ria-split-decoder rela-ria-split-input rela-rla-baseline rela-rla-language rela-rla-region rela-swin-b-grefcoco rela-swin-b-refcoco rela-swin-b-refcoco+ rela-swin-b-refcocog-google rela-swin-b-refcocog-umd rela-swin-t-grefcoco rela-thesis-grefcoco rela-tiny rela-vlt-grefcoco vlt-darknet53-refcoco vlt-darknet53-refcoco+ vlt-darknet53-refcocog-google vlt-darknet53-refcocog-umd vlt-swin-b-refcoco vlt-swin-b-refcoco+ vlt-swin-b-refcocog-google vlt-swin-b-refcocog-umd vlt-tiny; return ;;
             "refseg train --set") return ;;
             "refseg train --out" | "refseg train -o") compopt -o dirnames; return ;;
             "refseg train --init") compopt -o dirnames; return ;;
@@ -34,12 +34,24 @@ _refseg() {
             "refseg eval --data") compopt -o dirnames; return ;;
             "refseg eval --model") compopt -o dirnames; return ;;
             "refseg eval --split") _refseg_words train val test testA testB; return ;;
+            "refseg eval --protocol") _refseg_words refseg thesis thesis-50pix lavt cris cgformer vlt asda rela all; return ;;
+            "refseg eval --from") compopt -o default; return ;;
+            "refseg eval --on-error") _refseg_words fail skip; return ;;
+            "refseg eval --calibrate") _refseg_words train val test testA testB; return ;;
+            "refseg eval --mask-words") _refseg_words random attended; return ;;
+            "refseg eval --mask-count") return ;;
+            "refseg eval --sanity") _refseg_words shuffled-phrases wrong-image; return ;;
+            "refseg eval --trained-on") compopt -o dirnames; return ;;
             "refseg eval --records") compopt -o default; return ;;
+            "refseg eval --report") compopt -o default; return ;;
+            "refseg eval --resamples") return ;;
             "refseg eval --batch-images") return ;;
             "refseg eval --limit") return ;;
             "refseg eval --device") _refseg_words auto cpu cuda mps; return ;;
+            "refseg compare --protocol") _refseg_words refseg thesis thesis-50pix lavt cris cgformer vlt asda rela all; return ;;
+            "refseg compare --resamples") return ;;
             "refseg predict --output" | "refseg predict -o") compopt -o default; return ;;
-            "refseg predict --format" | "refseg predict -f") _refseg_words png overlay rle json; return ;;
+            "refseg predict --format" | "refseg predict -f") _refseg_words png overlay explain rle json; return ;;
             "refseg predict --model") compopt -o dirnames; return ;;
             "refseg predict --threshold") return ;;
             "refseg predict --no-target-threshold") return ;;
@@ -48,8 +60,8 @@ _refseg() {
             "refseg export --model") compopt -o dirnames; return ;;
             "refseg export --format" | "refseg export -f") _refseg_words onnx pt2; return ;;
             "refseg bench --model") compopt -o dirnames; return ;;
-            "refseg bench --arch") _refseg_words align vlt; return ;;
-            "refseg bench --recipe") compopt -o default; _refseg_words align-tiny vlt-darknet53-refcoco vlt-darknet53-refcoco+ vlt-darknet53-refcocog-google vlt-darknet53-refcocog-umd vlt-swin-b-refcoco vlt-swin-b-refcoco+ vlt-swin-b-refcocog-google vlt-swin-b-refcocog-umd vlt-tiny; return ;;
+            "refseg bench --arch") _refseg_words align asda cgformer cris isfp jmceln lavt m3att rela vlt; return ;;
+            "refseg bench --recipe") compopt -o default; _refseg_words align-tiny asda-10-epochs asda-afs asda-afs-sfa asda-attention-1 asda-attention-3 asda-attention-4 asda-baseline asda-manual asda-masks-16 asda-masks-48 asda-masks-64 asda-refcoco asda-refcoco+ asda-refcocog-google asda-refcocog-umd asda-scorer-conv asda-scorer-mlp asda-single-branch asda-tiny cgformer-baseline cgformer-fixed-tau cgformer-full cgformer-grouping cgformer-hard cgformer-multi-scale cgformer-n-tokens cgformer-no-cosine cgformer-one-token cgformer-refclef cgformer-refcoco cgformer-refcoco+ cgformer-refcocog-google cgformer-refcocog-umd cgformer-row-8-vlt cgformer-tiny cris-r101-refcoco cris-r101-refcoco+ cris-r101-refcocog-umd cris-r50-refcoco cris-r50-refcoco+ cris-r50-refcocog-umd cris-tiny isfp-baseline isfp-darknet53-refcoco isfp-darknet53-refcoco+ isfp-darknet53-refcocog-google isfp-darknet53-refcocog-umd isfp-iem isfp-iem-fpm isfp-iem-rm isfp-masks-without-language isfp-oracle-location isfp-oracle-mask isfp-tiny jmceln-baseline jmceln-cascade jmceln-lsran jmceln-no-pan jmceln-rn101-refcoco jmceln-rn101-refcoco+ jmceln-rn101-refcocog-umd jmceln-static jmceln-tiny lavt-one-refcoco lavt-one-refcoco+ lavt-one-refcocog-google lavt-one-refcocog-umd lavt-refcoco lavt-refcoco+ lavt-refcocog-google lavt-refcocog-umd lavt-tiny m3att-baseline m3att-baseline-generic m3att-darknet53-refclef m3att-darknet53-refcoco m3att-darknet53-refcoco+ m3att-darknet53-refcocog-google m3att-darknet53-refcocog-umd m3att-generic-1 m3att-generic-2 m3att-generic-3 m3att-generic-4 m3att-imi m3att-imi-star m3att-independent-1 m3att-independent-2 m3att-independent-3 m3att-independent-4 m3att-mask-concat m3att-mask-vlt m3att-shared-1 m3att-shared-2 m3att-shared-4 m3att-swin-b-refclef m3att-swin-b-refcoco m3att-swin-b-refcoco+ m3att-swin-b-refcocog-google m3att-swin-b-refcocog-umd m3att-tiny rela-lavt-grefcoco rela-r50-grefcoco rela-regions-12 rela-regions-4 rela-regions-8 rela-ria-no-minimap rela-ria-split-decoder rela-ria-split-input rela-rla-baseline rela-rla-language rela-rla-region rela-swin-b-grefcoco rela-swin-b-refcoco rela-swin-b-refcoco+ rela-swin-b-refcocog-google rela-swin-b-refcocog-umd rela-swin-t-grefcoco rela-thesis-grefcoco rela-tiny rela-vlt-grefcoco vlt-darknet53-refcoco vlt-darknet53-refcoco+ vlt-darknet53-refcocog-google vlt-darknet53-refcocog-umd vlt-swin-b-refcoco vlt-swin-b-refcoco+ vlt-swin-b-refcocog-google vlt-swin-b-refcocog-umd vlt-tiny; return ;;
             "refseg bench --set") return ;;
             "refseg bench --batch-sizes") return ;;
             "refseg bench --phrases") return ;;
@@ -57,6 +69,12 @@ _refseg() {
             "refseg bench --warmup") return ;;
             "refseg bench --precision") _refseg_words fp32 bf16 fp16; return ;;
             "refseg bench --device") _refseg_words auto cpu cuda mps; return ;;
+            "refseg import --arch") _refseg_words align asda cgformer cris isfp jmceln lavt m3att rela vlt; return ;;
+            "refseg import --output" | "refseg import -o") compopt -o dirnames; return ;;
+            "refseg import --recipe") compopt -o default; _refseg_words align-tiny asda-10-epochs asda-afs asda-afs-sfa asda-attention-1 asda-attention-3 asda-attention-4 asda-baseline asda-manual asda-masks-16 asda-masks-48 asda-masks-64 asda-refcoco asda-refcoco+ asda-refcocog-google asda-refcocog-umd asda-scorer-conv asda-scorer-mlp asda-single-branch asda-tiny cgformer-baseline cgformer-fixed-tau cgformer-full cgformer-grouping cgformer-hard cgformer-multi-scale cgformer-n-tokens cgformer-no-cosine cgformer-one-token cgformer-refclef cgformer-refcoco cgformer-refcoco+ cgformer-refcocog-google cgformer-refcocog-umd cgformer-row-8-vlt cgformer-tiny cris-r101-refcoco cris-r101-refcoco+ cris-r101-refcocog-umd cris-r50-refcoco cris-r50-refcoco+ cris-r50-refcocog-umd cris-tiny isfp-baseline isfp-darknet53-refcoco isfp-darknet53-refcoco+ isfp-darknet53-refcocog-google isfp-darknet53-refcocog-umd isfp-iem isfp-iem-fpm isfp-iem-rm isfp-masks-without-language isfp-oracle-location isfp-oracle-mask isfp-tiny jmceln-baseline jmceln-cascade jmceln-lsran jmceln-no-pan jmceln-rn101-refcoco jmceln-rn101-refcoco+ jmceln-rn101-refcocog-umd jmceln-static jmceln-tiny lavt-one-refcoco lavt-one-refcoco+ lavt-one-refcocog-google lavt-one-refcocog-umd lavt-refcoco lavt-refcoco+ lavt-refcocog-google lavt-refcocog-umd lavt-tiny m3att-baseline m3att-baseline-generic m3att-darknet53-refclef m3att-darknet53-refcoco m3att-darknet53-refcoco+ m3att-darknet53-refcocog-google m3att-darknet53-refcocog-umd m3att-generic-1 m3att-generic-2 m3att-generic-3 m3att-generic-4 m3att-imi m3att-imi-star m3att-independent-1 m3att-independent-2 m3att-independent-3 m3att-independent-4 m3att-mask-concat m3att-mask-vlt m3att-shared-1 m3att-shared-2 m3att-shared-4 m3att-swin-b-refclef m3att-swin-b-refcoco m3att-swin-b-refcoco+ m3att-swin-b-refcocog-google m3att-swin-b-refcocog-umd m3att-tiny rela-lavt-grefcoco rela-r50-grefcoco rela-regions-12 rela-regions-4 rela-regions-8 rela-ria-no-minimap rela-ria-split-decoder rela-ria-split-input rela-rla-baseline rela-rla-language rela-rla-region rela-swin-b-grefcoco rela-swin-b-refcoco rela-swin-b-refcoco+ rela-swin-b-refcocog-google rela-swin-b-refcocog-umd rela-swin-t-grefcoco rela-thesis-grefcoco rela-tiny rela-vlt-grefcoco vlt-darknet53-refcoco vlt-darknet53-refcoco+ vlt-darknet53-refcocog-google vlt-darknet53-refcocog-umd vlt-swin-b-refcoco vlt-swin-b-refcoco+ vlt-swin-b-refcocog-google vlt-swin-b-refcocog-umd vlt-tiny; return ;;
+            "refseg import --set") return ;;
+            "refseg import --vocab") compopt -o default; return ;;
+            "refseg import --lang-weight") _refseg_words zero stored; return ;;
             "refseg prepare refcoco --root") compopt -o dirnames; return ;;
             "refseg prepare refcoco --out" | "refseg prepare refcoco -o") compopt -o dirnames; return ;;
             "refseg prepare refcoco --images") compopt -o dirnames; return ;;
@@ -97,15 +115,20 @@ _refseg() {
             "refseg prepare scenes --seed") return ;;
             "refseg prepare scenes --raw") compopt -o dirnames; return ;;
             "refseg prepare scenes --workers") return ;;
+            "refseg recipes list --arch") _refseg_words align asda cgformer cris isfp jmceln lavt m3att rela vlt; return ;;
+            "refseg recipes list --paper") return ;;
+            "refseg recipes list --table") return ;;
         esac
         if [[ $current == -* ]]; then
             case $command in
                 "refseg") _refseg_words --version --quiet -q --verbose -v --color --progress --help -h ;;
                 "refseg train") _refseg_words --data --arch --recipe --set --out -o --init --resume --tracker --shuffle-phrases --device --json --quiet -q --help -h ;;
-                "refseg eval") _refseg_words --data --model --split --records --batch-images --limit --device --json --quiet -q --help -h ;;
-                "refseg predict") _refseg_words --output -o --format -f --json --model --threshold --no-target-threshold --no-target-ok --demo --device --quiet -q --help -h ;;
+                "refseg eval") _refseg_words --data --model --split --protocol --from --on-error --slices --curves --calibrate --mask-words --mask-count --sanity --trained-on --records --report --resamples --batch-images --limit --device --json --markdown --latex --quiet -q --help -h ;;
+                "refseg compare") _refseg_words --protocol --resamples --json --markdown --latex --quiet -q --help -h ;;
+                "refseg predict") _refseg_words --output -o --format -f --json --explain --model --threshold --no-target-threshold --no-target-ok --demo --device --quiet -q --help -h ;;
                 "refseg export") _refseg_words --output -o --model --format -f --json --quiet -q --help -h ;;
                 "refseg bench") _refseg_words --model --arch --recipe --set --batch-sizes --phrases --repeat --warmup --precision --device --json --quiet -q --help -h ;;
+                "refseg import") _refseg_words --arch --output -o --recipe --set --vocab --lang-weight --json --quiet -q --help -h ;;
                 "refseg prepare") _refseg_words --help -h ;;
                 "refseg prepare refcoco") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --overwrite --json --quiet -q --help -h ;;
                 "refseg prepare refcoco+") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --overwrite --json --quiet -q --help -h ;;
@@ -114,17 +137,22 @@ _refseg() {
                 "refseg prepare grefcoco") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --overwrite --json --quiet -q --help -h ;;
                 "refseg prepare scenes") _refseg_words --out -o --images --seed --raw --workers --overwrite --json --quiet -q --help -h ;;
                 "refseg prepare check") _refseg_words --json --quiet -q --help -h ;;
+                "refseg recipes") _refseg_words --help -h ;;
+                "refseg recipes list") _refseg_words --arch --paper --table --json --quiet -q --help -h ;;
+                "refseg recipes show") _refseg_words --json --quiet -q --help -h ;;
             esac
             return
         fi
     fi
     case $command in
-        "refseg") _refseg_words train eval predict export bench prepare ;;
+        "refseg") _refseg_words train eval compare predict export bench import prepare recipes ;;
         "refseg train") ;;
         "refseg eval") ;;
+        "refseg compare") compopt -o default; ;;
         "refseg predict") compopt -o default; ;;
         "refseg export") ;;
         "refseg bench") ;;
+        "refseg import") compopt -o default; ;;
         "refseg prepare") _refseg_words refcoco refcoco+ refcocog refclef grefcoco scenes check ;;
         "refseg prepare refcoco") ;;
         "refseg prepare refcoco+") ;;
@@ -133,6 +161,9 @@ _refseg() {
         "refseg prepare grefcoco") ;;
         "refseg prepare scenes") ;;
         "refseg prepare check") compopt -o dirnames; ;;
+        "refseg recipes") _refseg_words list show ;;
+        "refseg recipes list") ;;
+        "refseg recipes show") compopt -o default; _refseg_words align-tiny asda-10-epochs asda-afs asda-afs-sfa asda-attention-1 asda-attention-3 asda-attention-4 asda-baseline asda-manual asda-masks-16 asda-masks-48 asda-masks-64 asda-refcoco asda-refcoco+ asda-refcocog-google asda-refcocog-umd asda-scorer-conv asda-scorer-mlp asda-single-branch asda-tiny cgformer-baseline cgformer-fixed-tau cgformer-full cgformer-grouping cgformer-hard cgformer-multi-scale cgformer-n-tokens cgformer-no-cosine cgformer-one-token cgformer-refclef cgformer-refcoco cgformer-refcoco+ cgformer-refcocog-google cgformer-refcocog-umd cgformer-row-8-vlt cgformer-tiny cris-r101-refcoco cris-r101-refcoco+ cris-r101-refcocog-umd cris-r50-refcoco cris-r50-refcoco+ cris-r50-refcocog-umd cris-tiny isfp-baseline isfp-darknet53-refcoco isfp-darknet53-refcoco+ isfp-darknet53-refcocog-google isfp-darknet53-refcocog-umd isfp-iem isfp-iem-fpm isfp-iem-rm isfp-masks-without-language isfp-oracle-location isfp-oracle-mask isfp-tiny jmceln-baseline jmceln-cascade jmceln-lsran jmceln-no-pan jmceln-rn101-refcoco jmceln-rn101-refcoco+ jmceln-rn101-refcocog-umd jmceln-static jmceln-tiny lavt-one-refcoco lavt-one-refcoco+ lavt-one-refcocog-google lavt-one-refcocog-umd lavt-refcoco lavt-refcoco+ lavt-refcocog-google lavt-refcocog-umd lavt-tiny m3att-baseline m3att-baseline-generic m3att-darknet53-refclef m3att-darknet53-refcoco m3att-darknet53-refcoco+ m3att-darknet53-refcocog-google m3att-darknet53-refcocog-umd m3att-generic-1 m3att-generic-2 m3att-generic-3 m3att-generic-4 m3att-imi m3att-imi-star m3att-independent-1 m3att-independent-2 m3att-independent-3 m3att-independent-4 m3att-mask-concat m3att-mask-vlt m3att-shared-1 m3att-shared-2 m3att-shared-4 m3att-swin-b-refclef m3att-swin-b-refcoco m3att-swin-b-refcoco+ m3att-swin-b-refcocog-google m3att-swin-b-refcocog-umd m3att-tiny rela-lavt-grefcoco rela-r50-grefcoco rela-regions-12 rela-regions-4 rela-regions-8 rela-ria-no-minimap rela-ria-split-decoder rela-ria-split-input rela-rla-baseline rela-rla-language rela-rla-region rela-swin-b-grefcoco rela-swin-b-refcoco rela-swin-b-refcoco+ rela-swin-b-refcocog-google rela-swin-b-refcocog-umd rela-swin-t-grefcoco rela-thesis-grefcoco rela-tiny rela-vlt-grefcoco vlt-darknet53-refcoco vlt-darknet53-refcoco+ vlt-darknet53-refcocog-google vlt-darknet53-refcocog-umd vlt-swin-b-refcoco vlt-swin-b-refcoco+ vlt-swin-b-refcocog-google vlt-swin-b-refcocog-umd vlt-tiny; ;;
     esac
 }
 

@@ -1,4 +1,4 @@
-"""The `refseg` command: its six verbs, and how anything that goes wrong becomes one line and an exit status.
+"""The `refseg` command: its verbs, and how anything that goes wrong becomes one line and an exit status.
 
 Nothing here or in `commands/` imports torch, numpy or the like before a verb runs, so that `refseg --help` is
 immediate.
@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from refseg_cli import __version__
-from refseg_cli.commands import bench, eval, export, predict, prepare, train
+from refseg_cli.commands import bench, compare, eval, export, import_, predict, prepare, recipes, train
 from refseg_cli.commands._options import Quiet
 from refseg_cli.console import Color, ProgressStyle, console
 from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, RefsegError
@@ -34,9 +34,12 @@ app = typer.Typer(
 app.add_typer(prepare.app, name="prepare")
 app.command("train")(train.train)
 app.command("eval")(eval.eval_)
+app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
+app.command("import")(import_.import_)
+app.add_typer(recipes.app, name="recipes")
 
 
 def _print_version(wanted: bool) -> None:

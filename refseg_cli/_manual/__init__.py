@@ -1,4 +1,5 @@
-"""Man pages and static shell completions, made from the app: `python -m refseg_cli._manual [--check]`.
+"""Man pages, static shell completions and the list of recipes, made from the app and the recipes themselves:
+`python -m refseg_cli._manual [--check]`.
 
 They are written once, committed, and installed with the wheel, so that TAB starts no Python and `man refseg` needs no
 build step. Only what Typer documents is read (registered commands, signatures, Option and Argument markers): its own

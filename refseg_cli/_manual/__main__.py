@@ -1,4 +1,4 @@
-"""`python -m refseg_cli._manual [--check] [FOLDER]`: write man/ and completions/, or name their stale files."""
+"""`python -m refseg_cli._manual [--check] [FOLDER]`: write man/, completions/, docs/recipes.md; or name stale ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refseg_cli import __date__, __version__
-from refseg_cli._manual import bash, fish, man, zsh
+from refseg_cli._manual import bash, fish, man, recipes, zsh
 from refseg_cli._manual.spec import Command, read_app
 from refseg_cli.app import app
 from refseg_cli.console import console
+from refseg_cli.engine.catalogue import catalogue
 
 
 def render(root: Command) -> dict[str, str]:
@@ -35,8 +36,12 @@ def render(root: Command) -> dict[str, str]:
 def stale(folder: Path, files: dict[str, str]) -> list[str]:
     """Paths that are missing, differ, or are there although nothing generates them any more."""
     there = {str(p.relative_to(folder)) for kind in ("man", "completions") for p in (folder / kind).glob("*")}
-    differing = {name for name, text in files.items() if name not in there or (folder / name).read_text() != text}
+    differing = {name for name, text in files.items() if _read(folder / name) != text}
     return sorted(differing | (there - set(files)))
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text("utf-8") if path.is_file() else None
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -45,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="the repository's root")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 naming the stale files")
     options = parser.parse_args(args)
-    files = render(read_app(app, "refseg"))
+    files = {**render(read_app(app, "refseg")), "docs/recipes.md": recipes.page(catalogue())}
     outdated = stale(options.folder, files)
     if options.check:
         for name in outdated:

@@ -1,0 +1,64 @@
+"""`refseg recipes`: what comes with the package, and what each one says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from refseg_cli.commands._options import Arch, Json, Quiet, recipe_choices
+from refseg_cli.console import console
+
+app = typer.Typer(help="Find the recipe of a published figure.", rich_markup_mode=None, no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    arch: Arch = None,
+    paper: Annotated[str, typer.Option("--paper", metavar="WORDS", help="Only papers with these words.")] = "",
+    table: Annotated[str, typer.Option("--table", metavar="NUMBER", help="Only this table, e.g. 4.7.")] = "",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the recipes with what they reproduce.
+
+    A recipe stands for one row of one table of a paper; of its published figures the first metric is shown, and all of
+    them in JSON.
+
+    \b
+    Example:
+      refseg recipes list --arch vlt --table 4.7
+    """
+    from refseg_cli.engine.catalogue import catalogue
+
+    entries = catalogue(arch=arch, paper=paper, table=table)
+    if json:
+        console.json(entries)
+        return
+    rows = [[e.name, e.arch, e.paper or None, e.table or None, e.row, e.main_figures or None] for e in entries]
+    console.table("", ["recipe", "arch", "paper", "table", "row", "published"], rows)
+
+
+@app.command("show")
+def show(
+    recipe: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="Recipe.", autocompletion=recipe_choices, show_default=False)
+    ],
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print a recipe whole, with the values that it takes from its bases.
+
+    What is printed is a recipe itself, to be kept and changed.
+
+    \b
+    Example:
+      refseg recipes show vlt-darknet53-refcoco > mine.toml
+    """
+    from refseg_cli.config import recipe_table
+    from refseg_cli.engine.catalogue import whole_text
+
+    if json:
+        console.json(recipe_table(recipe))
+    else:
+        console.result(whole_text(recipe).rstrip("\n"))

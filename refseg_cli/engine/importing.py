@@ -1,0 +1,376 @@
+"""Official checkpoints to checkpoint folders of ours: read the file, rename its tensors, check every one, write.
+
+Weights come from strangers: a file is read with `weights_only=True` or as safetensors, never otherwise, and a tensor
+that the model lacks, or that no rule knows, stops the import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from refseg_cli import checkpoint
+from refseg_cli.checkpoint import Thresholds
+from refseg_cli.config import Published, Recipe
+from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.layers.keymap import Renamed, Rule, rename
+from refseg_cli.metrics import protocols
+from refseg_cli.metrics.protocols import Protocol
+from refseg_cli.models import asda, build_model, cgformer, cris, lavt, rela
+
+LangWeight = Literal["zero", "stored"]
+
+# Where trainers put the state dict: LAVT, ReLA and detectron2; CRIS and ASDA; CGFormer.
+NESTS = ("model", "state_dict", "model_state_dict")
+TEXT_NEST = "bert_model"  # LAVT's two-module layout has its text encoder beside `model`
+NAMED_AT_MOST = 10
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Official:
+    """What is known of the checkpoints that an architecture's authors' code writes.
+
+    rules, config: `OFFICIAL_KEYS` and `official_config` of the model's file.
+    protocol: the authors' evaluation, whose thresholds the imported folder gets.
+    """
+
+    rules: Sequence[Rule]
+    config: Callable[[Mapping[str, Tensor]], dict[str, Any]]
+    protocol: Protocol
+
+
+OFFICIAL: dict[str, Official] = {
+    "asda": Official(asda.OFFICIAL_KEYS, asda.official_config, protocols.ASDA),
+    "cgformer": Official(cgformer.OFFICIAL_KEYS, cgformer.official_config, protocols.CGFORMER),
+    "cris": Official(cris.OFFICIAL_KEYS, cris.official_config, protocols.CRIS),
+    "lavt": Official(lavt.OFFICIAL_KEYS, lavt.official_config, protocols.LAVT),
+    "rela": Official(rela.OFFICIAL_KEYS, rela.official_config, protocols.RELA),
+}
+
+# Why there is no import, for the architectures whose users have reason to ask.
+IMPOSSIBLE = {
+    "vlt": "the official weights are of a Keras model with another graph (see the header of models/vlt.py): "
+    "ReLU after every attention projection, causal queries, no spatial-dynamic fusion",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What to import.
+
+    source:      the official checkpoint, by torch.save or as safetensors.
+    recipe:      its architecture; [data] and [text] go with the weights, [model] yields to what the weights say.
+    out:         the checkpoint folder to write; must not be there yet.
+    name:        the recipe's name, for the record.
+    lang_weight: ReLA alone: `zero` as in the official evaluation, which never loads it, or as `stored` in the file.
+    """
+
+    source: Path
+    recipe: Recipe
+    out: Path
+    name: str = ""
+    lang_weight: LangWeight | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the model (the first word of its tensors' names), with its tensors and their weights counted."""
+
+    name: str
+    tensors: int
+    weights: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What became of every tensor of the file.
+
+    dropped: official name -> why it is not needed.  model: the [model] values that were read off the weights.
+    notes: what was decided on the way.
+    """
+
+    source: Path
+    out: Path
+    arch: str
+    parts: tuple[Part, ...]
+    dropped: dict[str, str]
+    model: dict[str, Any]
+    thresholds: Thresholds
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def weights(self) -> int:
+        return sum(part.weights for part in self.parts)
+
+
+def import_checkpoint(request: ImportRequest) -> ImportReport:
+    """Write an official checkpoint as a checkpoint folder.
+
+    Raises:
+        RefsegError: the folder exists, the file is none that can be read safely, or one of its tensors is missing,
+            unexpected or of another shape than the model's.
+    """
+    arch = request.recipe.arch
+    official = _official(arch)
+    if request.out.exists():
+        raise RefsegError(f"{request.out}: exists already", hint="name a new folder, or remove it first")
+    weights = read_weights(request.source)
+    renamed = _renamed(request.source, weights, official.rules)
+    found = _sizes(request.source, arch, weights, renamed)
+    recipe = _fitted(request.recipe, found)
+    notes = settle_lang_weight(arch, renamed, request.lang_weight)
+    tokenizer = _tokenizer(recipe)
+    with torch.device("meta"):  # shapes alone: every weight comes from the file
+        model = build_model(checkpoint.without_downloads(recipe), vocab_size=tokenizer.vocab_size)
+    expected = model.state_dict()
+    notes += _add_counters(renamed, expected)
+    _check(request.source, arch, weights, renamed, expected)
+    model.load_state_dict({name: _fresh(t, expected[name]) for name, t in renamed.weights.items()}, assign=True)
+    thresholds = _thresholds(official.protocol)
+    info = {"name": f"{arch}:{request.source.name}", "imported": {"file": request.source.name, "recipe": request.name}}
+    checkpoint.save(request.out, model, recipe, tokenizer, thresholds=thresholds, info=info)
+    parts = _parts(renamed.weights)
+    return ImportReport(request.source, request.out, arch, parts, renamed.dropped, found, thresholds, tuple(notes))
+
+
+def _official(arch: str) -> Official:
+    if arch in IMPOSSIBLE:
+        raise RefsegError(
+            f"{arch} cannot be imported: {IMPOSSIBLE[arch]}", hint=f"train one: refseg train --arch {arch}"
+        )
+    if arch not in OFFICIAL:
+        error = unknown_name("official checkpoint of", arch, OFFICIAL)
+        raise RefsegError(f"there is no official checkpoint of {arch} to import", hint=error.hint)
+    return OFFICIAL[arch]
+
+
+def _fitted(recipe: Recipe, found: Mapping[str, Any]) -> Recipe:
+    """The recipe with the [model] values that the weights have; its published figures stay where nothing changed."""
+    same = all(key in recipe.model and recipe.model[key] == value for key, value in found.items())
+    published = recipe.published if same else Published()
+    return replace(recipe, model={**recipe.model, **found}, published=published)
+
+
+def _thresholds(protocol: Protocol) -> Thresholds:
+    usual = Thresholds()
+    mask, exists = protocol.threshold, protocol.absence.exists
+    return Thresholds(mask=usual.mask if mask is None else mask, exists=usual.exists if exists is None else exists)
+
+
+def _tokenizer(recipe: Recipe) -> Tokenizer:
+    if recipe.text.tokenizer == "words":
+        raise RefsegError(
+            "a recipe with words of its own cannot go with official weights", hint="take a full-size --recipe"
+        )
+    if not recipe.text.vocab:
+        raise RefsegError(f"tokenizer {recipe.text.tokenizer!r} needs a vocabulary", hint="give its file by --vocab")
+    return build_tokenizer(recipe.text, ())
+
+
+# Reading
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, under its official names without `module.`.
+
+    Raises:
+        RefsegError: no such file, one that would have to be trusted, or one without a state dict.
+    """
+    if not path.is_file():
+        raise RefsegError(f"{path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(len(HDF5))
+    if start == HDF5:
+        raise RefsegError(f"{path}: a Keras file (HDF5), which no model here has weights for: {IMPOSSIBLE['vlt']}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return state_dict(content, path)
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise RefsegError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(harmless_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked is None:
+            raise RefsegError(f"{path}: not a PyTorch checkpoint, or a damaged one") from error
+        raise RefsegError(
+            f"{path}: refused, as it asks for {asked[1]}, which might run code",
+            hint="where you trust its source, write the state dict alone as .safetensors and import that",
+        ) from error
+
+
+def harmless_globals() -> list[Any]:
+    """What official files hold besides tensors: LAVT its arguments, ASDA its best IoU as a numpy scalar.
+
+    None of them runs anything: a bag of attributes, a number and its type. numpy 1 has other names for the second.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "bool")]
+    return [
+        argparse.Namespace,
+        scalar,
+        (scalar, "numpy.core.multiarray.scalar"),
+        np.dtype,
+        *kinds,
+    ]
+
+
+def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors by their official names in whatever a trainer wrote around them.
+
+    Raises:
+        RefsegError: none, several of one name, or something that is no tensor among them.
+    """
+    if not isinstance(content, Mapping):
+        raise RefsegError(f"{path}: no state dict in it, but a {type(content).__name__}")
+    nested = next((content[key] for key in NESTS if isinstance(content.get(key), Mapping)), content)
+    text = content.get(TEXT_NEST, {})
+    weights: dict[str, Tensor] = {}
+    for key, value in [*nested.items(), *(text.items() if isinstance(text, Mapping) else ())]:
+        name = str(key).removeprefix("module.")
+        if not isinstance(value, Tensor):
+            raise RefsegError(
+                f"{path}: {key!r} is no tensor but a {type(value).__name__}",
+                hint=f"expected a state dict, at the top or under one of: {', '.join(NESTS)}",
+            )
+        if name in weights:
+            raise RefsegError(f"{path}: two tensors are called {name!r}")
+        weights[name] = value
+    if not weights:
+        raise RefsegError(f"{path}: no tensors in it")
+    return weights
+
+
+# Checking
+
+
+def _renamed(path: Path, weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> Renamed:
+    try:
+        return rename(weights, rules)
+    except ValueError as error:  # two of the file's tensors are one of ours
+        raise RefsegError(f"{path}: {error}", hint="is it a checkpoint of two models?") from error
+
+
+def _sizes(path: Path, arch: str, weights: Mapping[str, Tensor], renamed: Renamed) -> dict[str, Any]:
+    """The [model] values that the weights have."""
+    if renamed.unknown and _knowing(weights):
+        raise _misfit(path, arch, weights, [], renamed.unknown, [])
+    try:
+        return OFFICIAL[arch].config(weights)
+    except RefsegError as error:
+        raise RefsegError(f"{path}: {error.message}", hint=error.hint) from error
+    except (LookupError, ValueError) as error:  # sizes are read off tensors that are not there
+        raise _misfit(path, arch, weights, [str(error).strip("'")], renamed.unknown, []) from error
+
+
+def _knowing(weights: Mapping[str, Tensor]) -> str | None:
+    """The architecture that has a rule for each of these names."""
+    for name, known in OFFICIAL.items():
+        with suppress(ValueError):
+            if not rename(weights, known.rules).unknown:
+                return name
+    return None
+
+
+def settle_lang_weight(arch: str, renamed: Renamed, wanted: LangWeight | None) -> list[str]:
+    """ReLA's `lang_weight`, which its official evaluation leaves at the initial 0 because its code never loads it."""
+    ours = next((name for name, key in renamed.sources.items() if key.endswith(".lang_weight")), None)
+    if arch != "rela" or ours is None:
+        if wanted is not None:
+            raise RefsegError(f"--lang-weight is a choice for rela, and {arch} has no such weight")
+        return []
+    stored = renamed.weights[ours]
+    if wanted == "stored":
+        return [f"lang_weight is {stored.item():.4g} as in the file; official figures come from 0"]
+    renamed.weights[ours] = torch.zeros_like(stored)
+    return [f"lang_weight is 0 as in the official evaluation, which never loads it; the file says {stored.item():.4g}"]
+
+
+def _add_counters(renamed: Renamed, expected: Mapping[str, Tensor]) -> list[str]:
+    """Batch normalisation's counters of steps, which frozen layers do not store and which change no output."""
+    absent = [name for name in expected if name.endswith(".num_batches_tracked") and name not in renamed.weights]
+    renamed.weights.update((name, torch.zeros((), dtype=torch.int64)) for name in absent)
+    return [f"{len(absent)} counters of frozen batch normalisation start at 0"] if absent else []
+
+
+def _check(
+    path: Path, arch: str, weights: Mapping[str, Tensor], renamed: Renamed, expected: Mapping[str, Tensor]
+) -> None:
+    """Every tensor of the model is there, in its shape, and nothing else is."""
+    ours = renamed.weights
+    missing = [name for name in expected if name not in ours]
+    unexpected = renamed.unknown + [renamed.sources[name] for name in ours if name not in expected]
+    shapes = [
+        f"{renamed.sources.get(name, name)} {_shape(ours[name])} for {_shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in ours and ours[name].shape != tensor.shape
+    ]
+    if missing or unexpected or shapes:
+        raise _misfit(path, arch, weights, missing, unexpected, shapes)
+
+
+def _misfit(
+    path: Path,
+    arch: str,
+    weights: Mapping[str, Tensor],
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    shapes: Sequence[str],
+) -> RefsegError:
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    said = "; ".join(f"{len(names)} {what}: {_listed(names)}" for what, names in faults.items() if names)
+    other = _knowing(weights)
+    hint = "see whether another --recipe, --vocab or --set model.KEY=VALUE has its sizes"
+    if other not in (None, arch):
+        hint = f"its names are those of --arch {other}"
+    elif unexpected:
+        hint = f"written by another version of the official code, or not a checkpoint of {arch}"
+    return RefsegError(f"{path}: does not fit {arch}: {said}", hint=hint)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED_AT_MOST]) + (", ..." if len(names) > NAMED_AT_MOST else "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _fresh(tensor: Tensor, like: Tensor) -> Tensor:
+    """In the model's number format, and alone in its storage: views of one tensor must not be saved as one."""
+    tensor = tensor.detach().to(like.dtype).contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def _parts(weights: Mapping[str, Tensor]) -> tuple[Part, ...]:
+    tensors: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
+    for name, tensor in weights.items():
+        part = name.partition(".")[0]
+        tensors[part] += 1
+        numbers[part] += tensor.numel()
+    return tuple(Part(name, tensors[name], numbers[name]) for name in tensors)
