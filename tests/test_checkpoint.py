@@ -89,3 +89,26 @@ def test_missing_checkpoint_says_what_to_give(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "nothing")
     with pytest.raises(RefsegError, match="no checkpoint in this folder"):
         checkpoint.load(tmp_path)
+
+
+def test_stored_thresholds_are_the_only_change(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    thresholds = checkpoint.Thresholds(mask=0.35, exists=0.7, min_pixels=50)
+    checkpoint.store_thresholds(folder, thresholds, info={"split": "val"})
+    table, old = json.loads((folder / "config.json").read_text()), json.loads(before["config.json"])
+    assert table == {**old, "thresholds": {"mask": 0.35, "exists": 0.7, "min_pixels": 50}, "calibrated": {"split": "val"}}
+    assert checkpoint.load(folder).thresholds == thresholds
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {**after, "config.json": before["config.json"]} == before
+
+
+def test_thresholds_that_cannot_be_stored_leave_the_old_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(RefsegError, match="No space left"):
+        checkpoint.store_thresholds(folder, checkpoint.Thresholds(mask=0.1), info={})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
