@@ -77,15 +77,7 @@ class CGFormer(nn.Module):
     """
 
     EXPLAIN: ClassVar[dict[str, MapKind]] = {
-        "similarity1": "map",
-        "groups1": "map",
-        "hits1": "map",
-        "similarity2": "map",
-        "groups2": "map",
-        "hits2": "map",
-        "similarity3": "map",
-        "groups3": "map",
-        "hits3": "map",
+        f"{name}{level}": "map" for level in (1, 2, 3) for name in ("similarity", "groups", "hits")
     }
 
     def __init__(self, config: CGFormerConfig, *, vocab_size: int, max_tokens: int, size: tuple[int, int]) -> None:

@@ -192,7 +192,7 @@ def test_the_three_losses_are_of_one_order_at_the_start() -> None:
 def test_a_wrong_channel_teaches_the_refinement_nothing() -> None:
     model = tiny(theta=1.0).train()
     batch = batch_of()
-    assert float(model.losses(model(batch), batch)["refine"]) == 0
+    assert float(model.losses(model(batch), batch)["refine"].detach()) == 0
     model.zero_grad()
     sum(model.losses(model(batch), batch).values()).backward()
     assert not any(bool(p.grad.any()) for p in model.refinement.parameters() if p.grad is not None)

@@ -160,7 +160,7 @@ def test_interaction_is_eq_5_3(transform: bool, scaled: bool) -> None:
         torch.testing.assert_close(language[n, :length], F_ln)
         for k in range(length):
             asks = torch.relu(linear(block.w_a, F_dec[n, k]))
-            weights = softmax([float(asks @ x) / (2 if scaled else 1) for x in F_ln])
+            weights = softmax([float((asks @ x).detach()) / (2 if scaled else 1) for x in F_ln])
             F_i = sum(w * torch.relu(linear(block.w_m, x)) for w, x in zip(weights, F_ln, strict=True))
             torch.testing.assert_close(query[n, k], (F_dec[n, k] + 0.7 * F_i) * shrink)
 
