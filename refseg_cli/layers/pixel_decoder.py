@@ -62,9 +62,7 @@ class DensePixelDecoder(nn.Module):
             places = layer(places)
         memory = unflatten_levels(places, x)
         joined = self.fine(fine) + resized(memory[-1], fine)
-        # A filter's product with them starts near 0, not at a random verdict.
-        mask_features = self.mask_features(joined + sine_positions(joined)) / math.sqrt(joined.shape[1])
-        return Pixels(mask_features, memory, x[1])
+        return Pixels(self.mask_features(joined + sine_positions(joined)), memory, x[1])
 
 
 class DeformablePixelDecoder(nn.Module):

@@ -133,7 +133,8 @@ class MaskedRegionDecoder(nn.Module):
         side: P.
         masked: a region sees only what its present mask covers, or everything if that is empty.
         language: `first`: `GatedLanguage` in the first layer; `every`: `FullLanguage` in each.
-        pooled: queries are what the finest memory holds in the region's cell, plus what is learned.
+        pooled: queries start as what the finest memory holds in the region's cell, and know where that is, so that
+            regions need not first learn to be places.
         exists: see `RegionHeads`.
     """
 
@@ -164,6 +165,15 @@ class MaskedRegionDecoder(nn.Module):
         )
         self.layers = nn.ModuleList(RegionLayer(dim=dim, heads=heads, hidden=hidden, language=a) for a in attention)
         self.heads = RegionHeads(dim, pool=exists)
+        if pooled:
+            self._start_as_places()
+
+    def _start_as_places(self) -> None:
+        with torch.no_grad():
+            grid = self.query_embed.new_zeros(1, self.query_embed.shape[1], self.side, self.side)
+            self.query_embed.copy_(as_places(sine_positions(grid)[None])[0])
+            for learned in (self.query_feat, self.level_embed):
+                learned.mul_(0.02)  # as good as nothing yet
 
     def forward(self, pixels: Pixels, rows: Tensor | None, words: Tensor, keep: Tensor) -> Regions:
         F_t, F_m = self.lang_proj(words), pixels.mask_features

@@ -105,6 +105,19 @@ function card(position) {
   return element;
 }
 
+// Masks are painted a few at a time, the newest cards first, so that fast scrolling stays smooth.
+const jobs = [];
+
+function soon(job) {
+  if (jobs.push(job) === 1) requestAnimationFrame(work);
+}
+
+function work() {
+  const end = performance.now() + 8;
+  while (jobs.length && performance.now() < end) jobs.pop()();
+  if (jobs.length) requestAnimationFrame(work);
+}
+
 function thumbnail(sample) {
   const picture = pictureOf(sample);
   const room = { width: layout.width - 2, height: layout.thumb };
@@ -119,9 +132,9 @@ function thumbnail(sample) {
     element.style.width = `${width}px`;
     element.style.height = `${height}px`;
   }
-  masksOf(sample).then((masks) => {
+  masksOf(sample).then((masks) => soon(() => {
     if (canvas.isConnected) paint(canvas, classes(masks, picture.width, picture.height), picture.width, picture.height);
-  }, complain);
+  }), complain);
   const thumb = el("div", { class: "thumb" }, image, canvas);
   thumb.style.height = `${layout.thumb}px`;
   return thumb;
