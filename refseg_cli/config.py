@@ -112,8 +112,8 @@ class TrainConfig:
 class Published:
     """What the paper reports for this setting: figures by `dataset/split`, e.g. {"refcoco/val": {"IoU": 67.52}}.
 
-    protocol: the key of `metrics.protocols.PROTOCOLS` by which they were counted, and whose names they have; empty where
-              it is not known.
+    protocol: the key of `metrics.protocols.PROTOCOLS` by which they were counted, and whose names they have; empty
+              where it is not known.
     """
 
     paper: str = ""

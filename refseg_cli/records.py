@@ -144,8 +144,8 @@ class Prediction:
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
-# How a tensor of `Prediction.aux` is drawn; q queries, regions, stages or grid cells, which may be missing. n is I where
-# the phrase has no part in it:
+# How a tensor of `Prediction.aux` is drawn; q queries, regions, stages or grid cells, which may be missing. n is I
+# where the phrase has no part in it:
 #   map      (n, [q,] h, w) over the picture in network coordinates, any range: from its lowest to its highest value
 #   logits   (n, [q,] h, w) the same, drawn as probabilities
 #   words    (n, [q,] t) weights over the tokens; t is their number L, or L + 1 with the whole sentence as the last

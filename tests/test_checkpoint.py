@@ -96,7 +96,8 @@ def test_stored_thresholds_are_the_only_change(folder: Path) -> None:
     thresholds = checkpoint.Thresholds(mask=0.35, exists=0.7, min_pixels=50)
     checkpoint.store_thresholds(folder, thresholds, info={"split": "val"})
     table, old = json.loads((folder / "config.json").read_text()), json.loads(before["config.json"])
-    assert table == {**old, "thresholds": {"mask": 0.35, "exists": 0.7, "min_pixels": 50}, "calibrated": {"split": "val"}}
+    chosen = {"mask": 0.35, "exists": 0.7, "min_pixels": 50}
+    assert table == {**old, "thresholds": chosen, "calibrated": {"split": "val"}}
     assert checkpoint.load(folder).thresholds == thresholds
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {**after, "config.json": before["config.json"]} == before

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+WIDE = 256  # input channels from which the detour of `upsampled_conv` is faster, measured on a CPU
+
 
 def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_corners: bool) -> Tensor:
     """The 3x3 convolution, padded with zeros, of a map upsampled bilinearly; a quarter of its work if that doubles it.
 
     Upsampling and the convolution's nine 1x1 taps are linear and act on different axes, so they commute: each tap runs
     on the small map, is upsampled, shifted into its place and added; along the width first, then along the height.
+    Where there are few channels to multiply, moving nine maps costs more than it saves: there in the usual order.
 
     Args:
         x: (n, c, h, w).  weight: (o, c, 3, 3).  size: (H, W) that x is upsampled to.
@@ -22,6 +25,9 @@ def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_co
     Returns:
         (n, o, H, W)
     """
+
+    if x.shape[1] < WIDE:
+        return F.conv2d(F.interpolate(x, size, mode="bilinear", align_corners=align_corners), weight, padding=1)
 
     def place(taps: list[Tensor], size: tuple[int, ...], dim: int) -> Tensor:
         """Upsample the three; the first reads one pixel before along `dim`, the last one behind; sum."""

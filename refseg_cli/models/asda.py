@@ -29,16 +29,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import Attention, feed_forward, sine_axes
+from refseg_cli.layers.attention import Attention, EncoderLayer, feed_forward, sine_axes
 from refseg_cli.layers.clip import Phrase, PhraseReader, block_rules, vit_rules
 from refseg_cli.layers.encoders import EncoderConfig, build_layers, build_text
-from refseg_cli.layers.keymap import Rule, attention_rules
+from refseg_cli.layers.keymap import Rule, layer_rules
 from refseg_cli.layers.vision import conv_bn_relu
 from refseg_cli.records import Batch, MapKind, Prediction
 
 SLOPE = 0.1  # of Leaky ReLU [official code]
 THIN = 32  # channels of Eq. 5's lateral and upsampled maps
 
+Groups = tuple[tuple[int, ...], ...]
 Layers = Mapping[int, tuple[Tensor, Tensor]]  # from 1: a layer's class token (i, c) and map (i, c, h, w)
 
 
@@ -111,7 +112,7 @@ class ASDA(nn.Module):
         )
         self.fusion = GlobalFusion(self.vision.dim, self.reader.sentence_dim)
         self.aggregate = AGGREGATORS[config.aggregator](self.vision.dim, config.pyramid_dim or c, dim=c)
-        self.aligner = ALIGNERS[config.aligner](config, words=self.reader.dim, grid=self.vision.grid)
+        self.aligner = build_aligner(config, words=self.reader.dim, grid=self.vision.grid)
 
     def forward(self, batch: Batch) -> Prediction:
         """Mask logits (n, 1, h s, w s) with s = 2^upsamplings; language enters at the selection.
@@ -185,16 +186,7 @@ class LayerSelection(nn.Module):
         groups: layers to select from, low and mid; a group of one leaves no choice, and costs nothing.
     """
 
-    def __init__(
-        self,
-        vision: int,
-        text: int,
-        *,
-        groups: tuple[tuple[int, ...], ...],
-        scorer: str,
-        scored_with: str,
-        gradient: str,
-    ) -> None:
+    def __init__(self, vision: int, text: int, *, groups: Groups, scorer: str, scored_with: str, gradient: str) -> None:
         super().__init__()
         self.groups, self.scored_with, self.gradient = groups, scored_with, gradient
         choices = [len(group) > 1 for group in groups]
@@ -327,6 +319,24 @@ AGGREGATORS: dict[str, Callable[..., nn.Module]] = {
 # --- Word Guided Dual-Branch Aligner [3.4] ----------------------------------------------------------------------------
 
 
+def build_aligner(config: ASDAConfig, *, words: int, grid: tuple[int, int]) -> nn.Module:
+    """A module of F_coarse (n, c, h, w), words (n, l, words) and which of them to keep, (n, l) bool or None for all;
+    it gives logits (n, 1, h s, w s) and its maps by name [table 2: dual f, single e, none a to d]."""
+    c, width = config.dim, config.mask_dim or config.dim // 2
+    decoder = partial(SegmentationDecoder, c, width=width, upsamplings=config.upsamplings)
+    if config.aligner == "none":
+        return SingleBranch(None, None, decoder(outputs=1))
+    layers, heads, dropout = config.attention_layers, config.heads, config.dropout
+    visual = VisualAttention(c, layers=layers, heads=heads, hidden=config.hidden, dropout=dropout)
+    reading = WordAttention(c, words=words, heads=heads, hidden=config.word_hidden, dropout=dropout)
+    if config.aligner == "single":
+        return SingleBranch(visual, reading, decoder(outputs=1))
+    activation = nn.ReLU() if config.mask_activation == "relu" else nn.Sigmoid()
+    masks = nn.Sequential(decoder(outputs=config.masks), activation)
+    coefficients = Coefficients(c, masks=config.masks, grid=grid if config.coefficients == "linear" else None)
+    return DualBranch(visual, reading, masks, coefficients, background=config.background)
+
+
 class DualBranch(nn.Module):
     """WGDA: CFS makes response masks from vision alone, WCG their coefficients with the words' help.
 
@@ -334,30 +344,18 @@ class DualBranch(nn.Module):
     no pixel gets past probability 0.5. `background` gives them a constant to move in the coefficients' place.
     """
 
-    def __init__(self, config: ASDAConfig, *, words: int, grid: tuple[int, int]) -> None:
+    def __init__(
+        self, visual: nn.Module, words: nn.Module, masks: nn.Module, coefficients: nn.Module, *, background: float
+    ) -> None:
         super().__init__()
-        c = config.dim
-        self.visual = VisualAttention(config)
-        self.decoder = SegmentationDecoder(config, outputs=config.masks)
-        self.activation: nn.Module = nn.ReLU() if config.mask_activation == "relu" else nn.Sigmoid()
-        self.words = WordAttention(config, words=words)
-        flat = config.coefficients == "linear"
-        convs = (conv(c, c), conv(c, c), nn.Conv2d(c, config.masks, 3 if flat else 1, padding=int(flat)))
-        self.coefficient_map = nn.Sequential(*convs)
-        self.background = nn.Parameter(torch.tensor(config.background)) if config.background else None
-        places = grid[0] * grid[1]
-        self.to_coefficients = nn.Linear(places * config.masks, config.masks, bias=False) if flat else None
+        self.visual, self.words, self.masks, self.coefficients = visual, words, masks, coefficients
+        self.background = nn.Parameter(torch.tensor(background)) if background else None
 
     def forward(self, coarse: Tensor, words: Tensor, keep: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (n, 1, h s, w s) and the maps of both branches. coarse: (n, c, h, w); words: (n, l, c)."""
         F_A = self.visual(coarse)  # Eq. 6
-        masks = self.activation(self.decoder(F_A))  # Eq. 7: M'
+        masks = self.masks(F_A)  # Eq. 7: M'
         F_fine = self.words(F_A, words, keep)  # Eq. 8
-        places = self.coefficient_map(F_fine).flatten(2).transpose(1, 2)  # (n, h*w, q)
-        if self.to_coefficients is None:
-            f_coef = torch.tanh(places.mean(1))  # Eq. 9
-        else:
-            f_coef = torch.tanh(self.to_coefficients(places.flatten(1)))
+        f_coef = self.coefficients(F_fine)  # Eq. 9
         logits = torch.einsum("nq,nqhw->nhw", f_coef, masks)[:, None]  # Eq. 10
         if self.background is not None:
             logits = logits + self.background
@@ -365,80 +363,53 @@ class DualBranch(nn.Module):
 
 
 class SingleBranch(nn.Module):
-    """Words go into the coarse feature, which is decoded then [figure 3; table 2, e]."""
+    """Words go into the coarse feature, which is decoded then [figure 3]; without the two, decoded as it is."""
 
-    def __init__(self, config: ASDAConfig, *, words: int, grid: tuple[int, int]) -> None:
+    def __init__(self, visual: nn.Module | None, words: nn.Module | None, decoder: nn.Module) -> None:
         super().__init__()
-        self.visual, self.words = VisualAttention(config), WordAttention(config, words=words)
-        self.decoder = SegmentationDecoder(config, outputs=1)
+        self.visual, self.words, self.decoder = visual, words, decoder
 
     def forward(self, coarse: Tensor, words: Tensor, keep: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.visual is None or self.words is None:
+            return self.decoder(coarse), {}
         fine = self.words(self.visual(coarse), words, keep)
         return self.decoder(fine), {"fine_feature": fine.amax(1)}
-
-
-class NoAligner(nn.Module):
-    """The coarse feature decoded as it is [table 2, a to d]."""
-
-    def __init__(self, config: ASDAConfig, *, words: int, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.decoder = SegmentationDecoder(config, outputs=1)
-
-    def forward(self, coarse: Tensor, words: Tensor, keep: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.decoder(coarse), {}
-
-
-ALIGNERS: dict[str, Callable[..., nn.Module]] = {"dual": DualBranch, "single": SingleBranch, "none": NoAligner}
 
 
 class VisualAttention(nn.Module):
     """Local Visual Attention [Eq. 6], with LayerNorm behind each part as in the official code."""
 
-    def __init__(self, config: ASDAConfig) -> None:
+    def __init__(self, dim: int, *, layers: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(VisualLayer(config) for _ in range(config.attention_layers))
-        self.norm = nn.LayerNorm(config.dim)
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, heads=heads, hidden=hidden, dropout=dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
 
     def forward(self, coarse: Tensor) -> Tensor:
         """(n, c, h, w) -> the same."""
         places = torch.cat(sine_axes(coarse, first=1), 1)
         x = torch.relu(coarse).flatten(2).transpose(1, 2)
         for layer in self.layers:
-            x = layer(x, places)
+            x = layer(x, positions=places)
         return self.norm(x).transpose(1, 2).unflatten(2, coarse.shape[-2:])
-
-
-class VisualLayer(nn.Module):
-    """Self-attention with positions in queries and keys, then feed-forward."""
-
-    def __init__(self, config: ASDAConfig) -> None:
-        super().__init__()
-        c = config.dim
-        self.attention = Attention(c, heads=config.heads, dropout=config.dropout)
-        self.mlp = feed_forward(c, hidden=config.hidden, dropout=config.dropout)
-        self.norm1, self.norm2, self.drop = nn.LayerNorm(c), nn.LayerNorm(c), nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, places: Tensor) -> Tensor:
-        x = self.norm1(x + self.drop(self.attention(x + places, x + places, x)))
-        return self.norm2(x + self.drop(self.mlp(x)))
 
 
 class WordAttention(nn.Module):
     """Visual and Language Local Attention [Eq. 8]: every place looks at the words. ReLUs as in the official code."""
 
-    def __init__(self, config: ASDAConfig, *, words: int) -> None:
+    def __init__(self, dim: int, *, words: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        c = config.dim
-        self.project = nn.Linear(words, c, bias=False)
-        self.query, self.key, self.value = nn.Linear(c, c), nn.Linear(c, c), nn.Linear(c, c)
-        self.attention = Attention(c, heads=config.heads, dropout=config.dropout)
-        self.mlp = feed_forward(c, hidden=config.word_hidden, dropout=config.dropout)
-        self.norm1, self.norm2, self.drop = nn.LayerNorm(c), nn.LayerNorm(c), nn.Dropout(config.dropout)
+        self.project = nn.Linear(words, dim, bias=False)
+        self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.attention = Attention(dim, heads=heads, dropout=dropout)
+        self.mlp = feed_forward(dim, hidden=hidden, dropout=dropout)
+        self.norm1, self.norm2, self.drop = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.Dropout(dropout)
 
     def forward(self, vision: Tensor, words: Tensor, keep: Tensor | None) -> Tensor:
         """vision (n, c, h, w), words (n, l, words), keep (n, l) bool -> (n, c, h, w)."""
         F_A, f_T = vision.flatten(2).transpose(1, 2), torch.relu(self.project(words))
-        q, k, v = (torch.relu(part(x)) for part, x in ((self.query, F_A), (self.key, f_T), (self.value, f_T)))
+        q, k, v = (torch.relu(part(x)) for part, x in ((self.q, F_A), (self.k, f_T), (self.v, f_T)))
         F_K = self.norm1(F_A + self.drop(self.attention(q, k, v, keep)))
         F_fine = self.norm2(F_K + self.drop(self.mlp(F_K)))
         return F_fine.transpose(1, 2).unflatten(2, vision.shape[-2:])
@@ -447,10 +418,9 @@ class WordAttention(nn.Module):
 class SegmentationDecoder(nn.Module):
     """Two convolutions, one behind each upsampling by two, and one to `outputs` channels [Eq. 7; official code]."""
 
-    def __init__(self, config: ASDAConfig, *, outputs: int) -> None:
+    def __init__(self, dim: int, *, width: int, upsamplings: int, outputs: int) -> None:
         super().__init__()
-        width = config.mask_dim or config.dim // 2
-        widths = (config.dim, *[width] * (2 + config.upsamplings))
+        widths = (dim, *[width] * (2 + upsamplings))
         self.convs = nn.ModuleList(conv(a, b) for a, b in pairwise(widths))
         self.out = nn.Conv2d(width, outputs, 3, padding=1)
 
@@ -461,6 +431,25 @@ class SegmentationDecoder(nn.Module):
         return self.out(x)
 
 
+class Coefficients(nn.Module):
+    """Gated Coefficient Generation [Eq. 9]: one number in (-1, 1) a mask.
+
+    Args:
+        grid: places of F_fine, each read by weights of its own [official code]; None: their mean [Eq. 9, ours].
+    """
+
+    def __init__(self, dim: int, *, masks: int, grid: tuple[int, int] | None) -> None:
+        super().__init__()
+        last = nn.Conv2d(dim, masks, 1) if grid is None else nn.Conv2d(dim, masks, 3, padding=1)
+        self.map = nn.Sequential(conv(dim, dim), conv(dim, dim), last)
+        self.gather = None if grid is None else nn.Linear(grid[0] * grid[1] * masks, masks, bias=False)
+
+    def forward(self, fine: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, q)."""
+        places = self.map(fine).flatten(2).transpose(1, 2)  # (n, h*w, q)
+        return torch.tanh(places.mean(1) if self.gather is None else self.gather(places.flatten(1)))
+
+
 # --- official checkpoints (trained by the official code; none was published) ------------------------------------------
 
 
@@ -469,16 +458,6 @@ def conv_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (
         Rule(rf"{theirs}\.conv\.(?P<rest>.*)", rf"{ours}.0.\g<rest>"),
         Rule(rf"{theirs}\.bn\.(?P<rest>.*)", rf"{ours}.1.\g<rest>"),
-    )
-
-
-def layer_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """A post-norm transformer layer of torch's naming."""
-    return (
-        *attention_rules(rf"{theirs}\.self_attn", f"{ours}.attention"),
-        Rule(rf"{theirs}\.linear1\.(?P<rest>.*)", rf"{ours}.mlp.0.\g<rest>"),
-        Rule(rf"{theirs}\.linear2\.(?P<rest>.*)", rf"{ours}.mlp.3.\g<rest>"),
-        Rule(rf"{theirs}\.(?P<norm>norm[12])\.(?P<rest>.*)", rf"{ours}.\g<norm>.\g<rest>"),
     )
 
 
@@ -512,17 +491,15 @@ OFFICIAL_KEYS: tuple[Rule, ...] = (
     *conv_rules(r"fpn\.output_convs\.2", "aggregate.out"),
     *layer_rules(r"encoder\.layers\.(\d+)", r"aligner.visual.layers.\1"),
     Rule(r"encoder\.norm\.(.*)", r"aligner.visual.norm.\1"),
-    *(rule for n in range(5) for rule in conv_rules(rf"mask_decoder\.proj{n + 1}", f"aligner.decoder.convs.{n}")),
-    Rule(r"mask_decoder\.proj\.(.*)", r"aligner.decoder.out.\1"),
+    *(rule for n in range(5) for rule in conv_rules(rf"mask_decoder\.proj{n + 1}", f"aligner.masks.0.convs.{n}")),
+    Rule(r"mask_decoder\.proj\.(.*)", r"aligner.masks.0.out.\1"),
     Rule(r"fc_2\.weight", "aligner.words.project.weight"),
-    Rule(r"lang_tf_enc\.dense_q\.(.*)", r"aligner.words.query.\1"),
-    Rule(r"lang_tf_enc\.dense_k\.(.*)", r"aligner.words.key.\1"),
-    Rule(r"lang_tf_enc\.dense_v\.(.*)", r"aligner.words.value.\1"),
+    Rule(r"lang_tf_enc\.dense_([qkv])\.(.*)", r"aligner.words.\1.\2"),
     *layer_rules("lang_tf_enc", "aligner.words"),
-    *conv_rules("proj1", "aligner.coefficient_map.0"),
-    *conv_rules("proj2", "aligner.coefficient_map.1"),
-    Rule(r"proj3\.(.*)", r"aligner.coefficient_map.2.\1"),
-    Rule(r"projout\.weight", "aligner.to_coefficients.weight"),
+    *conv_rules("proj1", "aligner.coefficients.map.0"),
+    *conv_rules("proj2", "aligner.coefficients.map.1"),
+    Rule(r"proj3\.(.*)", r"aligner.coefficients.map.2.\1"),
+    Rule(r"projout\.weight", "aligner.coefficients.gather.weight"),
 )
 
 

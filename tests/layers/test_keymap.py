@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from refseg_cli.layers.attention import Attention
-from refseg_cli.layers.keymap import Rule, attention_rules, rename
+from refseg_cli.layers.attention import Attention, EncoderLayer
+from refseg_cli.layers.keymap import Rule, attention_rules, layer_rules, rename
 
 
 def test_the_first_rule_that_matches_the_whole_name_decides() -> None:
@@ -53,3 +53,16 @@ def test_torchs_attention_becomes_ours() -> None:
     ours.load_state_dict({name.removeprefix("blocks.4."): tensor for name, tensor in renamed.weights.items()})
     x, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     torch.testing.assert_close(ours(x, memory, memory), theirs(x, memory, memory)[0], atol=1e-6, rtol=0)
+
+
+def test_torchs_layer_becomes_ours() -> None:
+    torch.manual_seed(0)
+    theirs = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+    ours = EncoderLayer(8, heads=2, hidden=12)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    renamed = rename({f"a.{name}": t for name, t in theirs.state_dict().items()}, layer_rules("a", "b"))
+    assert renamed.unknown == []
+    ours.load_state_dict({name.removeprefix("b."): tensor for name, tensor in renamed.weights.items()})
+    x = torch.randn(2, 3, 8)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=0)

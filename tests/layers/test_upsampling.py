@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from refseg_cli.layers import upsampling
 from refseg_cli.layers.upsampling import TopDown, upsampled_conv
+
+
+@pytest.fixture(autouse=True, params=[0, upsampling.WIDE], ids=["wide", "narrow"])
+def _either_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsampling, "WIDE", request.param)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -41,3 +48,10 @@ def test_top_down_joins_each_map_with_the_next_finer() -> None:
         expected.append(y)
     for ours, theirs in zip(model(maps), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+def test_it_saves_three_quarters_where_it_doubles() -> None:
+    x, weight = torch.zeros(1, 300, 4, 4, device="meta"), torch.zeros(2, 300, 3, 3, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        upsampled_conv(x, weight, (8, 8), align_corners=False)
+    assert counter.get_total_flops() == 2 * 9 * 300 * 2 * 4 * 4

@@ -17,13 +17,13 @@ from refseg_cli.layers.clip import Phrase
 from refseg_cli.models import build_model
 from refseg_cli.models.asda import (
     AGGREGATORS,
-    ALIGNERS,
     ASDA,
     SCORERS,
     ASDAConfig,
     EquationFive,
     LayerSelection,
     Pyramid,
+    build_aligner,
     focal_loss,
 )
 
@@ -187,16 +187,16 @@ def test_the_mask_is_a_sum_of_masks(coefficients: str, activation: str, backgrou
     """Eq. 7, 9 and 10, pixel by pixel; coefficients read the last map row by row, a place's channels together."""
     torch.manual_seed(0)
     config = replace(SMALL, coefficients=coefficients, mask_activation=activation, background=background)
-    dual = ALIGNERS["dual"](config, words=6, grid=(2, 3)).eval()
+    dual = build_aligner(config, words=6, grid=(2, 3)).eval()
     coarse, words = torch.randn(2, 8, 2, 3), torch.randn(2, 5, 6)
     logits, aux = dual(coarse, words, None)
     F_A = dual.visual(coarse)
-    masks = getattr(torch, activation)(dual.decoder(F_A))
-    last = dual.coefficient_map(dual.words(F_A, words, None))
+    masks = getattr(torch, activation)(dual.masks[0](F_A))
+    last = dual.coefficients.map(dual.words(F_A, words, None))
     for n in range(2):
         places = [last[n, :, y, x] for y in range(2) for x in range(3)]
         if coefficients == "linear":
-            raw = dual.to_coefficients.weight @ torch.cat(places)
+            raw = dual.coefficients.gather.weight @ torch.cat(places)
         else:
             raw = sum(places) / 6
         f = torch.tanh(raw)
@@ -207,7 +207,7 @@ def test_the_mask_is_a_sum_of_masks(coefficients: str, activation: str, backgrou
 
 def test_visual_attention_is_a_post_norm_layer_with_positions() -> None:
     torch.manual_seed(0)
-    visual = ALIGNERS["dual"](SMALL, words=6, grid=(2, 3)).visual.eval()
+    visual = build_aligner(SMALL, words=6, grid=(2, 3)).visual.eval()
     layer, coarse = visual.layers[0], torch.randn(1, 8, 2, 3)
     waves = [[wave(p / rate) for rate in (1, 100) for wave in (math.sin, math.cos)] for p in (1, 2, 3)]
     places = torch.tensor([[*waves[y], *waves[x]] for y in range(2) for x in range(3)])
@@ -221,11 +221,11 @@ def test_visual_attention_is_a_post_norm_layer_with_positions() -> None:
 
 def test_words_are_seen_by_query_key_and_value_behind_a_relu() -> None:
     torch.manual_seed(0)
-    attend = ALIGNERS["single"](SMALL, words=6, grid=(2, 3)).words.eval()
+    attend = build_aligner(SMALL, words=6, grid=(2, 3)).words.eval()
     vision, words = torch.randn(2, 8, 2, 3), torch.randn(2, 4, 6)
     keep = torch.arange(4) < torch.tensor([[4], [2]])
     x, f_T = vision.flatten(2).transpose(1, 2), (words @ attend.project.weight.T).clamp(min=0)
-    q, k, v = attend.query(x).clamp(min=0), attend.key(f_T).clamp(min=0), attend.value(f_T).clamp(min=0)
+    q, k, v = attend.q(x).clamp(min=0), attend.k(f_T).clamp(min=0), attend.v(f_T).clamp(min=0)
     F_K = attend.norm1(x + attend.attention(q, k, v, keep))
     expected = attend.norm2(F_K + attend.mlp(F_K)).transpose(1, 2).view_as(vision)
     torch.testing.assert_close(attend(vision, words, keep), expected, atol=1e-6, rtol=0)

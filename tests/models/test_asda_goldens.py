@@ -62,11 +62,13 @@ def watch(model: ASDA) -> dict[str, Any]:
     out(model.aggregate.lateral[1], "lateral_mid")
     out(model.aggregate.lateral[0], "lateral_high")
     out(model.aligner.visual, "encoded")
-    model.aligner.visual.layers[0].register_forward_hook(lambda _, args, __: seen.update(positions=args[1]))
+    model.aligner.visual.layers[0].register_forward_pre_hook(
+        lambda _, __, kwargs: seen.update(kwargs), with_kwargs=True
+    )
     out(model.aligner.words.project, "word_inputs")
     out(model.aligner.words, "attended")
-    out(model.aligner.coefficient_map, "coef_map")
-    out(model.aligner.to_coefficients, "coef_linear")
+    out(model.aligner.coefficients.map, "coef_map")
+    out(model.aligner.coefficients.gather, "coef_linear")
     return seen
 
 

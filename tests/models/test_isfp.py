@@ -230,7 +230,7 @@ def test_word_attention_is_one_weight_for_each_real_word() -> None:
     torch.manual_seed(0)
     attention, words = isfp.WordAttention(4), torch.randn(2, 3, 4)
     pooled = attention(words, torch.tensor([[True, True, True], [True, True, False]]))
-    scores = [float(attention.score(words[1, k])) for k in range(2)]
+    scores = [float(attention.score(words[1, k]).detach()) for k in range(2)]
     weights = [math.exp(s) / sum(math.exp(t) for t in scores) for s in scores]
     torch.testing.assert_close(pooled[1], weights[0] * words[1, 0] + weights[1] * words[1, 1])
 

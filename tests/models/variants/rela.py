@@ -25,6 +25,7 @@ VARIANTS = {
     "tiny": {
         "encoder": "plain",
         "pixel_decoder": "dense",
+        "reach": "near",
         "start": "pooled",
         "masked": False,
         "language": "every",
