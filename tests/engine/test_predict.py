@@ -153,7 +153,7 @@ def test_the_picture_is_encoded_once_for_a_chunk_of_phrases(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded_images: list[int] = []
-    backbone = predictor.checkpoint.model.vision
+    backbone = predictor.checkpoint.model.vision.backbone
     hook = backbone.register_forward_hook(lambda module, inputs, output: encoded_images.append(len(inputs[0])))
     image = load_image(encoded(a_picture()))
     whole_answer = predictor.predict(image, PHRASES)
