@@ -20,9 +20,10 @@ refseg train --recipe NAME --data DIR --out runs/NAME
 refseg eval --model runs/NAME --data DIR --split val,testA,testB
 ```
 
-trains and scores it; DIR is what `refseg prepare` wrote for the data set that the last column names, MERGES the file
-`bpe_simple_vocab_16e6.txt.gz` of CLIP's release. Of several published metrics the first is shown, as the paper reports
-it; what each paper's metric means stands in [metrics.md](metrics.md). The figures are the papers', not ours.
+trains and scores it; DIR is what `refseg prepare` wrote for the data set that the last column names. Recipes that read
+with CLIP look for the merges file of its release, `bpe_simple_vocab_16e6.txt.gz`, in the current folder;
+`--set text.vocab=FILE` names another place. Of several published metrics the first is shown, as the paper reports it;
+what each paper's metric means stands in [metrics.md](metrics.md). The figures are the papers', not ours.
 """
 
 

@@ -175,6 +175,7 @@ def _flops(subject: _Subject) -> tuple[int, int]:
     Counted on the CPU, where a GRU is the matrix products that it is; the counter does not know cuDNN's.
     """
     counts = []
+    subject.model.requires_grad_(False)  # the counter's hooks fail on views of parameters that want gradients
     for phrases in (1, 2):
         batch = subject.batch(1, phrases)
         with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -18,7 +18,7 @@ class Entry:
     """A recipe in the catalogue.
 
     paper, table, row, metric, figures: its [published] table; "" and {} where nothing was published.
-    command: trains it; MERGES stands for the merges file of CLIP's release.
+    command: trains it on what `refseg prepare` wrote into a folder of the data set's name.
     """
 
     name: str
@@ -73,7 +73,6 @@ def _entry(name: str) -> Entry:
     recipe = load_recipe(name)
     published = recipe.published
     data = next(iter(published.figures), "scenes/").partition("/")[0]
-    lacking = " --set text.vocab=MERGES" if recipe.text.tokenizer == "clip" and not recipe.text.vocab else ""
     return Entry(
         name=name,
         arch=recipe.arch,
@@ -82,7 +81,7 @@ def _entry(name: str) -> Entry:
         row=published.row,
         metric=published.metric,
         figures=published.figures,
-        command=f"refseg train --recipe {name} --data {data}{lacking} --out runs/{name}",
+        command=f"refseg train --recipe {name} --data {data} --out runs/{name}",
     )
 
 

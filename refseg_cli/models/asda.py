@@ -7,8 +7,7 @@ the paper's text stands beside them as values of the same settings. What differs
   hands the gradient to the softmax behind it (`gradient`, straight-through); evaluation is the same.
 - BatchNorm keeps torch's momentum: the official 0.999 makes the stored statistics those of the last batch.
 - The official data path also jitters saturation and moves pictures by small affine maps; ours flips and jitters.
-- Left out of the parameters: 12.29 M that the official files hold and nothing reads (see `OFFICIAL_KEYS`).
-- Parameters at full size: 180.80 M; official 193.09 M, less the 12.29 M that nothing reads, 180.80 M.
+- Parameters at full size: 180.80 M, the official 193.09 M without 12.29 M that nothing reads (see `OFFICIAL_KEYS`).
 
 Language-free: the image encoder and vision's side of the fusion, 37.0 % of the multiply-adds of one image with one
 phrase at 416 px. From the selection on everything depends on the phrase.
@@ -97,18 +96,14 @@ class ASDA(nn.Module):
         c, groups = config.dim, (config.low_layers, config.mid_layers) if config.aggregator != "high" else ()
         layers = tuple(sorted({config.high_layer, *(n for group in groups for n in group)}))
         self.vision = build_layers(config, size=size, layers=layers, dim=c, stride=config.stride)
-        self.reader = PhraseReader(
-            build_text(config, vocab_size=vocab_size, max_tokens=max_tokens, dim=c, heads=config.heads)
-        )
-        if config.scored_with == "layers" and config.text != "clip" and groups:
+        encoder = build_text(config, vocab_size=vocab_size, max_tokens=max_tokens, dim=c, heads=config.heads)
+        self.reader = PhraseReader(encoder)
+        by_layer = config.scored_with == "layers"
+        if by_layer and config.text != "clip" and groups:
             raise ValueError("scored_with = 'layers' needs the states of CLIP's text tower, text = 'clip'")
+        text = self.reader.dim if by_layer else self.reader.sentence_dim
         self.selection = LayerSelection(
-            self.vision.dim,
-            self.reader.dim if config.scored_with == "layers" else self.reader.sentence_dim,
-            groups=groups,
-            scorer=config.scorer,
-            scored_with=config.scored_with,
-            gradient=config.gradient,
+            self.vision.dim, text, groups=groups, scorer=config.scorer, by_layer=by_layer, gradient=config.gradient
         )
         self.fusion = GlobalFusion(self.vision.dim, self.reader.sentence_dim)
         self.aggregate = AGGREGATORS[config.aggregator](self.vision.dim, config.pyramid_dim or c, dim=c)
@@ -158,24 +153,13 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float, alpha: float) ->
 # --- Adaptive Feature Selection [3.3] ---------------------------------------------------------------------------------
 
 
-def linear_scorer(dim: int) -> nn.Module:
-    """A weighted sum over channels."""
-    return nn.Sequential(nn.Linear(dim, 1, bias=False), nn.Flatten(1))
-
-
-def mlp_scorer(dim: int) -> nn.Module:
-    """One hidden layer, as wide as the products [table 5; width ours]."""
-    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1, bias=False), nn.Flatten(1))
-
-
-def conv_scorer(dim: int) -> nn.Module:
-    """A layer's score from its own product and those of the layers beside it [table 5; kernel ours]."""
-    conv = nn.Conv2d(1, 1, (3, dim), padding=(1, 0), bias=False)
-    return nn.Sequential(nn.Unflatten(0, (-1, 1)), conv, nn.Flatten(1))
-
-
-# Phi_as [table 5]: products (n, k, c) -> scores (n, k). What a bias adds to every score, the softmax takes away again.
-SCORERS: dict[str, Callable[[int], nn.Module]] = {"linear": linear_scorer, "conv": conv_scorer, "mlp": mlp_scorer}
+def build_scorer(kind: str, dim: int) -> nn.Module:
+    """Phi_as [table 5]: products (n, k, c) -> scores (n, k); none with a bias, which would be the same for all k."""
+    if kind == "conv":  # sees the layers beside each; kernel of 3 [ours]
+        convolution = nn.Conv2d(1, 1, (3, dim), padding=(1, 0), bias=False)
+        return nn.Sequential(nn.Unflatten(0, (-1, 1)), convolution, nn.Flatten(1))
+    hidden = [nn.Linear(dim, dim), nn.ReLU()] if kind == "mlp" else []  # width ours
+    return nn.Sequential(*hidden, nn.Linear(dim, 1, bias=False), nn.Flatten(1))
 
 
 class LayerSelection(nn.Module):
@@ -184,14 +168,15 @@ class LayerSelection(nn.Module):
     Args:
         vision, text: channels of class tokens, and of what they are compared with.
         groups: layers to select from, low and mid; a group of one leaves no choice, and costs nothing.
+        by_layer: image and text are compared layer by layer, else every layer with the whole sentence.
     """
 
-    def __init__(self, vision: int, text: int, *, groups: Groups, scorer: str, scored_with: str, gradient: str) -> None:
+    def __init__(self, vision: int, text: int, *, groups: Groups, scorer: str, by_layer: bool, gradient: str) -> None:
         super().__init__()
-        self.groups, self.scored_with, self.gradient = groups, scored_with, gradient
+        self.groups, self.by_layer, self.gradient = groups, by_layer, gradient
         choices = [len(group) > 1 for group in groups]
         self.project = nn.Linear(vision, text, bias=False) if any(choices) else None  # Phi_T
-        self.scorers = nn.ModuleList(SCORERS[scorer](text) if choice else nn.Identity() for choice in choices)
+        self.scorers = nn.ModuleList(build_scorer(scorer, text) if choice else nn.Identity() for choice in choices)
         if gradient == "none":
             self.requires_grad_(False)
 
@@ -214,9 +199,9 @@ class LayerSelection(nn.Module):
         """(n, k, c): text times class token; Eq. 3's score is their sum over channels, a scorer's a weighted one."""
         assert self.project is not None
         tokens = self.project(torch.stack([layers[n][0] for n in group], 1))[image_index]
-        if self.scored_with == "sentence":
-            return said.sentence[:, None] * tokens
-        return torch.stack([said.ends[n - 1] for n in group], 1) * tokens
+        if self.by_layer:
+            return torch.stack([said.ends[n - 1] for n in group], 1) * tokens
+        return said.sentence[:, None] * tokens
 
     def pick(self, maps: list[Tensor], weights: Tensor, image_index: Tensor) -> Tensor:
         """The map of largest weight, or their weighted mean (`soft`). maps: k times (i, c, h, w); weights: (n, k)."""

@@ -19,11 +19,13 @@ What differs from both:
   and a resized mask is a filter on resized mask features.
 - A pixel is blocked where the logit is negative; the official float32 sigmoid rounds those above -1e-7 to 0.5, visible.
 - Padding has token 0 whatever it was, as in the official data: layer 0 sees what BERT makes of it.
-- Gates start at random, as two zero matrices behind a ReLU get no gradient. The R50's batch normalisation learns where
-  the official one is frozen; weight decay spares biases.
+- Gates start at random: no gradient reaches them if both their matrices start at zero, as in the official code. The
+  R50's batch normalisation learns where the official one is frozen; weight decay spares biases.
+- E empties no mask in here; the `engine` decides by it.
 - Biases without influence are left out, see layers/pwam.py: 5,760 numbers less than the official 225,521,469.
 - Where the thesis is silent: F_i is the map at stride 16 behind the pixel decoder's 1x1 convolution, the pixel decoder
   is the official one, padding is masked in Eq. 6.3, the MLPs are C wide, VLT's encoder ends in layers/pyramids.py.
+- Ours, for small models that read a picture once for all its phrases: the settings marked so in `ReLAConfig`.
 
 Axes: i images, n expressions, m maps (one an image, or one an expression where language has entered), l words,
 q = P*P regions, c channels, h w of a map, k pixels of a memory.
@@ -110,8 +112,8 @@ class ReLA(nn.Module):
         """Mask logits (n, 1, h, w) at `mask_stride`.
 
         aux: minimap (n, P, P) logits; region_filters (n, q, c) and mask_features (m, c, h, w), whose products are the
-        region masks at full size; in evaluation region_masks (n, q, h', w') at stride 8; of the official decoder
-        minimap_channels (n, q, 2), background and target, and absent_channels (n, 2), target and none.
+        region masks M_r at full size; in evaluation region_masks (n, q, h', w'), the same at stride 8; of the official
+        decoder minimap_channels (n, q, 2), background and target, and absent_channels (n, 2), target and none.
         """
         keep = batch.attention_mask
         words = self.text(batch.tokens.masked_fill(~keep, 0), keep)

@@ -41,6 +41,24 @@ def test_operations_are_counted_by_image_and_by_phrase() -> None:
     assert per_phrase == 2 * (7 * 5) * 4  # and for each weight and word
 
 
+class Expanded(Countable):
+    """Hands a view of a parameter to one of its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.read = nn.Parameter(torch.ones(3, 5)), nn.Linear(5, 2)
+
+    def forward(self, batch: Batch) -> Prediction:
+        self.read(self.queries.expand(len(batch), -1, -1))
+        return super().forward(batch)
+
+
+def test_operations_on_views_of_parameters_are_counted() -> None:
+    per_image, per_phrase = module._flops(subject(Expanded()))
+    assert per_image == 2 * (3 * 5) * (8 * 6)
+    assert per_phrase == 2 * (7 * 5) * 4 + 2 * (5 * 2) * 3
+
+
 def test_the_report_agrees_with_itself(untrained: Path) -> None:
     seen: list[tuple[int, int]] = []
     request = BenchRequest(untrained, batch_sizes=(1, 3), phrases=2, repeat=4, warmup=1, device="cpu")

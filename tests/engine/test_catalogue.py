@@ -28,12 +28,6 @@ def test_an_entry_says_what_the_recipe_reproduces() -> None:
     assert found.command.startswith("refseg train --recipe vlt-swin-b-refcocog-umd --data refcocog-umd --out ")
 
 
-def test_a_command_asks_for_the_vocabulary_that_the_recipe_lacks() -> None:
-    [clip] = [e for e in catalogue(arch="jmceln", table="1") if e.name.endswith("refcoco+")]
-    assert clip.command.endswith("--data refcoco+ --set text.vocab=MERGES --out runs/jmceln-rn101-refcoco+")
-    assert "MERGES" not in "".join(e.command for e in catalogue(arch="vlt"))
-
-
 def test_main_figures_are_the_first_metric_of_each_data_set() -> None:
     figures = {
         "a/val": {"IoU": 1.5, "Pr@0.5": 2.0},

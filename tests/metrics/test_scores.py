@@ -297,10 +297,12 @@ def test_refseg_with_its_defaults_is_the_thesis_without_the_fifty_pixels(samples
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_order_of_many_expressions_changes_no_bit(name):
-    """Added up in plain double precision, a thousand IoUs give another sum in another order."""
+    """Added up in plain double precision, a thousand IoUs give another sum in nearly every other order."""
     rows = [row(i % 97, 97 + i % 13, 97 + i % 7, p_target=(i % 11) / 10) for i in range(1000)]
-    by_iou = sorted(rows, key=lambda r: r[0] / (r[1] + r[2] - r[0]))
-    assert scores(counts_of(*rows), PROTOCOLS[name]).table() == scores(counts_of(*by_iou), PROTOCOLS[name]).table()
+    counts, rng = counts_of(*rows), np.random.default_rng(0)
+    expected = scores(counts, PROTOCOLS[name]).table()
+    for _ in range(20):
+        assert scores(counts.rows(rng.permutation(1000)), PROTOCOLS[name]).table() == expected
 
 
 @settings(deadline=None)

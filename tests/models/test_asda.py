@@ -18,12 +18,12 @@ from refseg_cli.models import build_model
 from refseg_cli.models.asda import (
     AGGREGATORS,
     ASDA,
-    SCORERS,
     ASDAConfig,
     EquationFive,
     LayerSelection,
     Pyramid,
     build_aligner,
+    build_scorer,
     focal_loss,
 )
 
@@ -51,30 +51,30 @@ def layers_and_phrase() -> tuple[dict[int, tuple[Tensor, Tensor]], Phrase]:
 
 
 def selection(**settings: Any) -> LayerSelection:
-    defaults = {"scorer": "linear", "scored_with": "layers", "gradient": "straight-through"}
+    defaults = {"scorer": "linear", "by_layer": True, "gradient": "straight-through"}
     return LayerSelection(6, 4, groups=((1, 2, 3), (4, 5)), **{**defaults, **settings})
 
 
-def scores_by_hand(choice: LayerSelection, group: int, scored_with: str, n: int) -> list[float]:
+def scores_by_hand(choice: LayerSelection, group: int, n: int) -> list[float]:
     """Eq. 3 for one phrase, layer by layer."""
     layers, said = layers_and_phrase()
     weight, scores = choice.scorers[group][0].weight[0], []
     for layer in choice.groups[group]:
-        text = said.ends[layer - 1][n] if scored_with == "layers" else said.sentence[n]
+        text = said.ends[layer - 1][n] if choice.by_layer else said.sentence[n]
         image = choice.project.weight @ layers[layer][0][IMAGE_INDEX[n]]
         scores.append(float((weight * text * image).sum().detach()))
     return scores
 
 
-@pytest.mark.parametrize("scored_with", ["layers", "sentence"])
-def test_each_phrase_takes_the_layer_of_its_highest_score(scored_with: str) -> None:
+@pytest.mark.parametrize("by_layer", [True, False])
+def test_each_phrase_takes_the_layer_of_its_highest_score(by_layer: bool) -> None:
     layers, said = layers_and_phrase()
-    choice = selection(scored_with=scored_with).eval()
+    choice = selection(by_layer=by_layer).eval()
     picked, aux = choice(layers, said, IMAGE_INDEX)
     taken = set()
     for group, name in enumerate(("low", "mid")):
         for n, image in enumerate(IMAGE_INDEX.tolist()):
-            scores = scores_by_hand(choice, group, scored_with, n)
+            scores = scores_by_hand(choice, group, n)
             best = choice.groups[group][scores.index(max(scores))]
             taken.add(best)
             assert int(aux[f"{name}_layer"][n]) == best
@@ -83,7 +83,7 @@ def test_each_phrase_takes_the_layer_of_its_highest_score(scored_with: str) -> N
     assert len(taken) > 2  # phrases differ
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", ["linear", "conv", "mlp"])
 def test_the_choice_learns_as_if_it_were_soft(scorer: str) -> None:
     """Straight-through: the picked map goes on, and the selection's gradients are those of the weighted mean."""
     layers, said = layers_and_phrase()
@@ -108,7 +108,7 @@ def test_the_official_selection_stays_as_it_starts() -> None:
 
 def test_a_group_of_one_layer_is_manual_assignment() -> None:
     layers, said = layers_and_phrase()
-    choice = LayerSelection(6, 4, groups=((2,), (5,)), scorer="linear", scored_with="layers", gradient="soft")
+    choice = LayerSelection(6, 4, groups=((2,), (5,)), scorer="linear", by_layer=True, gradient="soft")
     picked, aux = choice(layers, said, IMAGE_INDEX)
     assert not list(choice.parameters())
     assert aux == {}
@@ -116,10 +116,10 @@ def test_a_group_of_one_layer_is_manual_assignment() -> None:
     assert torch.equal(picked[1], layers[5][1][IMAGE_INDEX])
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", ["linear", "conv", "mlp"])
 def test_a_score_sees_its_neighbours_only_by_convolution(scorer: str) -> None:
     torch.manual_seed(0)
-    score, products = SCORERS[scorer](4), torch.randn(1, 3, 4)
+    score, products = build_scorer(scorer, 4), torch.randn(1, 3, 4)
     changed = products.clone()
     changed[0, 2] += 1
     moved = (score(changed) - score(products)).detach().abs()[0] > 1e-6

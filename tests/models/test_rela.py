@@ -15,7 +15,7 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.layers.keymap import rename
 from refseg_cli.layers.pixel_decoder import DeformableAttention, Pixels, cell_centres, flatten_levels, sine_positions
 from refseg_cli.layers.pyramids import TiledPyramid, tile_size
-from refseg_cli.layers.region_decoder import POOLS, MaskedRegionDecoder, region_masks
+from refseg_cli.layers.region_decoder import POOLS, MaskedRegionDecoder, Regions, region_masks
 from refseg_cli.layers.vision import ConvNet
 from refseg_cli.models.rela import (
     OFFICIAL_KEYS,
@@ -26,6 +26,7 @@ from refseg_cli.models.rela import (
     WordAttention,
     centre_minimap,
     cover_minimap,
+    masks_of_near_reach,
     official_config,
     weighted_bce,
 )
@@ -84,6 +85,32 @@ def test_the_mask_is_eq_6_1_without_a_region_mask_at_full_size() -> None:
         torch.testing.assert_close(prediction.mask_logits[n, 0], M, atol=1e-4, rtol=1e-4)
 
 
+def test_near_regions_speak_for_the_pixels_around_their_cell() -> None:
+    torch.manual_seed(9)
+    side, h, w, c = 3, 6, 9, 4
+    filters, minimap, F_m = torch.randn(1, side * side, c), torch.randn(1, side * side), torch.randn(1, c, h, w)
+    found = masks_of_near_reach(Regions(filters, minimap, minimap, torch.zeros(1), {}), F_m, side)
+    for y in range(h):
+        for x in range(w):
+            cell_y = min(max((y + 0.5) / h * side - 0.5, 0), side - 1)
+            cell_x = min(max((x + 0.5) / w * side - 0.5, 0), side - 1)
+            total = torch.zeros(())
+            for r in range(side * side):
+                w_r = max(0.0, 1 - abs(cell_y - r // side)) * max(0.0, 1 - abs(cell_x - r % side))
+                total += w_r * (minimap[0, r] + filters[0, r] @ F_m[0, :, y, x])
+            torch.testing.assert_close(found[0, y, x], total)
+
+
+def test_pooled_queries_start_as_what_their_cells_hold() -> None:
+    decoder = decoder_of(masked=False, pooled=True)
+    memory = [torch.zeros(2, 8, 1, 1), torch.zeros(2, 8, 2, 2), torch.randn(2, 8, 4, 6)]
+    start = decoder._start(Pixels(torch.zeros(2, 8, 4, 6), memory, memory[1]), torch.tensor([1, 0, 1]), 3)
+    cell = memory[-1][1, :, 2:, :3].mean((1, 2))  # the second picture's at the bottom left
+    torch.testing.assert_close(start[0, 2], cell + decoder.query_feat[2])
+    torch.testing.assert_close(start[2], start[0])
+    assert decoder.query_embed[1].tolist() == sine_positions(torch.zeros(1, 8, 2, 2))[:, 0, 1].tolist()
+
+
 def test_region_masks_are_filters_on_resized_features() -> None:
     """Resizing the masks, as the official code does, is the same as resizing the features."""
     filters, features = torch.randn(2, 3, 4), torch.randn(2, 4, 12, 16)
@@ -133,20 +160,10 @@ def test_rla_sums_what_the_row_of_table_6_3_has(regions: bool, words: bool) -> N
 # --- the official decoder ---------------------------------------------------------------------------------------------
 
 
-def decoder_of(*, masked: bool) -> MaskedRegionDecoder:
+def decoder_of(*, masked: bool, pooled: bool = False) -> MaskedRegionDecoder:
     torch.manual_seed(5)
-    return MaskedRegionDecoder(
-        dim=8,
-        word_dim=6,
-        heads=2,
-        hidden=8,
-        layers=4,
-        side=2,
-        masked=masked,
-        language="first",
-        pooled=False,
-        exists="mean",
-    )
+    settings = {"dim": 8, "word_dim": 6, "heads": 2, "hidden": 8, "layers": 4, "side": 2}
+    return MaskedRegionDecoder(**settings, masked=masked, language="first", pooled=pooled, exists="mean")
 
 
 def test_a_region_sees_its_own_mask_and_everything_if_that_is_empty() -> None:

@@ -102,6 +102,12 @@ class Browser:
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
 
+    def end(self) -> None:
+        """Close the browser, and wait until it has written what it writes."""
+        self._session = ""
+        self._call("Browser.close")
+        self._process.wait(PATIENCE)
+
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
@@ -160,13 +166,16 @@ def browsing(profile: Path) -> Iterator[Browser]:
         [path, *OPTIONS, f"--user-data-dir={profile}"],
         preexec_fn=hand_over,  # the only way to give a child descriptors 3 and 4
         close_fds=False,
+        env={**os.environ, "TMPDIR": str(profile)},  # or it leaves folders in the machine's own
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     os.close(commands)
     os.close(answers)
     try:
-        yield Browser(process, to, back)
+        browser = Browser(process, to, back)
+        yield browser
+        browser.end()
     finally:
         process.terminate()
         process.wait(PATIENCE)
