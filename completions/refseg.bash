@@ -33,6 +33,7 @@ _refseg() {
             "refseg train --device") _refseg_words auto cpu cuda mps; return ;;
             "refseg eval --data") compopt -o dirnames; return ;;
             "refseg eval --model") compopt -o dirnames; return ;;
+            "refseg eval --set") return ;;
             "refseg eval --split") _refseg_words train val test testA testB; return ;;
             "refseg eval --protocol") _refseg_words refseg thesis thesis-50pix lavt cris cgformer vlt asda rela all; return ;;
             "refseg eval --from") compopt -o default; return ;;
@@ -123,7 +124,7 @@ _refseg() {
             case $command in
                 "refseg") _refseg_words --version --quiet -q --verbose -v --color --progress --help -h ;;
                 "refseg train") _refseg_words --data --arch --recipe --set --out -o --init --resume --tracker --shuffle-phrases --device --json --quiet -q --help -h ;;
-                "refseg eval") _refseg_words --data --model --split --protocol --from --on-error --slices --curves --calibrate --mask-words --mask-count --sanity --trained-on --records --report --resamples --batch-images --limit --device --json --markdown --latex --quiet -q --help -h ;;
+                "refseg eval") _refseg_words --data --model --set --split --protocol --from --on-error --slices --curves --calibrate --mask-words --mask-count --sanity --trained-on --records --report --resamples --batch-images --limit --device --json --markdown --latex --quiet -q --help -h ;;
                 "refseg compare") _refseg_words --protocol --resamples --json --markdown --latex --quiet -q --help -h ;;
                 "refseg predict") _refseg_words --output -o --format -f --json --explain --model --threshold --no-target-threshold --no-target-ok --demo --device --quiet -q --help -h ;;
                 "refseg export") _refseg_words --output -o --model --format -f --json --quiet -q --help -h ;;

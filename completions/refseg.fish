@@ -42,6 +42,7 @@ complete -c refseg -n '__refseg_at \'refseg train\'' -l quiet -s q -d 'Print err
 complete -c refseg -n '__refseg_at \'refseg train\'' -l help -s h -d 'Show help and stop.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l data -r -f -a '(__fish_complete_directories)' -d 'Folder or URI that \'refseg prepare\' wrote.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l model -r -f -a '(__fish_complete_directories)' -d 'Folder of a trained model; the bundled one if not given.'
+complete -c refseg -n '__refseg_at \'refseg eval\'' -l set -r -f -d 'Change one value of the model\'s recipe, e.g. model.oracle=mask; repeatable.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l split -r -f -a 'train val test testA testB' -d 'Splits, with commas between them.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l protocol -r -f -a 'refseg thesis thesis-50pix lavt cris cgformer vlt asda rela all' -d 'Whose rules to count by, with commas between them, or all.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l from -r -F -d 'Score these predictions instead: JSON lines, COCO or records.'

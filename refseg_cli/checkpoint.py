@@ -10,14 +10,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refseg_cli import __version__
-from refseg_cli.config import Recipe, build, to_table
+from refseg_cli.config import Recipe, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model, config_class
@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+PRETRAINED = ("pretrained", "text_pretrained")  # the settings of a model that fetch weights
+
+# Which settings of a trained model `--set` cannot change, a table or one key of it, and why.
+FIXED = {
+    "arch": "the weights are of this architecture",
+    "text": "the tokenizer is stored beside the weights",
+    "train": "only training reads it",
+    "published": "it is what the paper says",
+    **{f"data.{key}": "only training reads it" for key in ("flip", "jitter", "phrases_per_image", "category_map")},
+    **{f"model.{key}": "all weights are in the checkpoint" for key in PRETRAINED},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +57,13 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded folder. model: in eval mode, on the device asked for.  info: what else config.json says."""
+    """A loaded folder.
+
+    model:   in eval mode, on the device asked for.
+    recipe:  the one that it was trained by, with the changes asked for.
+    changed: these, as key=value.
+    info:    what else config.json says.
+    """
 
     model: nn.Module
     recipe: Recipe
@@ -54,6 +71,7 @@ class Checkpoint:
     thresholds: Thresholds
     folder: Path
     info: dict[str, Any] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -198,31 +216,78 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
     return recipe, thresholds, table
 
 
-def load(folder: str | Path | None = None, device: Any = "cpu") -> Checkpoint:
+def load(folder: str | Path | None = None, device: Any = "cpu", *, overrides: Sequence[str] = ()) -> Checkpoint:
     """Read a checkpoint folder, or the bundled one, and build its model on `device`.
 
+    overrides: changes of its recipe, see `adjusted`; the same weights must fit.
+
     Raises:
-        RefsegError: missing, damaged or unknown, with what to do.
+        RefsegError: missing, damaged or unknown, or changes that the model cannot take, with what to do.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     path = bundled() if folder is None else resolve(folder)
-    recipe, thresholds, table = read_config(path)
+    trained, thresholds, table = read_config(path)
+    recipe, changed = adjusted(trained, overrides)
     tokenizer = Tokenizer.load(path)
     model = build_model(without_downloads(recipe), vocab_size=tokenizer.vocab_size)
     try:
         load_model(model, path / WEIGHTS, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
+        if changed and isinstance(error, RuntimeError):  # torch's complaint about names and shapes
+            raise RefsegError(
+                f"{path / WEIGHTS}: the weights do not fit a model with {', '.join(changed)}",
+                hint="--set can change what they do not depend on; for anything else train another model",
+            ) from error
         reason = str(error).splitlines()[0]
         raise RefsegError(
             f"{path / WEIGHTS}: cannot load the weights: {reason}", hint="copy the folder again"
         ) from error
-    return Checkpoint(model.to(device).eval(), recipe, tokenizer, thresholds, path, table)
+    return Checkpoint(model.to(device).eval(), recipe, tokenizer, thresholds, path, table, changed)
+
+
+def adjusted(recipe: Recipe, overrides: Sequence[str]) -> tuple[Recipe, tuple[str, ...]]:
+    """A trained model's recipe with `table.key=value` overrides, and those that make a difference, as key=value.
+
+    A key that training alone reads is refused where that is known (`FIXED`): it would change nothing, and say it did.
+
+    Raises:
+        RefsegError: a key of `FIXED`, or a key or value that the recipe does not take.
+    """
+    table = to_table(recipe)
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        why = FIXED.get(key) or FIXED.get(key.partition(".")[0])
+        if why:
+            raise RefsegError(
+                f"--set {override}: cannot be changed in a trained model: {why}",
+                hint="what can: model settings, and data.size, resize, mean, std, fill and workers",
+            )
+        apply_override(table, override)
+    wanted = build(Recipe, table, "--set")
+    before, after = settings(recipe), settings(wanted)
+    return wanted, tuple(f"{key}={_text(after[key])}" for key in after if after[key] != before[key])
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """What the answers of a trained model depend on besides its weights and tokenizer, by key, defaults included.
+
+    Raises:
+        RefsegError: a `[model]` key that the architecture does not read.
+    """
+    config: Any = build(config_class(recipe.arch), recipe.model, f"{recipe.arch}: [model]")
+    tables = {"model": asdict(config), "data": asdict(recipe.data)}
+    keys = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
+    return {key: value for key, value in keys.items() if key not in FIXED and key != "data.workers"}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def without_downloads(recipe: Recipe) -> Recipe:
     """The same recipe without pretrained weights: the checkpoint holds them all."""
     known = {field.name for field in fields(config_class(recipe.arch))}
-    off: dict[str, Any] = {key: False for key in ("pretrained", "text_pretrained") if key in known}
+    off: dict[str, Any] = {key: False for key in PRETRAINED if key in known}
     return replace(recipe, model={**recipe.model, **off})

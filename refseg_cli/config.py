@@ -222,7 +222,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     table = recipe_table(name_or_path)
     for override in overrides:
-        _apply(table, override)
+        apply_override(table, override)
     return build(Recipe, table, _file_name(name_or_path))
 
 
@@ -289,8 +289,12 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
-    """Set one `table.key=value`; the value is TOML, or a bare string where it is not."""
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Set one `table.key=value` in a recipe's tables; the value is TOML, or a bare string where it is not.
+
+    Raises:
+        RefsegError: no key, no value, or a key within something that is no table.
+    """
     dotted, separator, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not separator or not all(keys):

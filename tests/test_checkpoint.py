@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,40 @@ def test_weights_of_another_size_are_refused(folder: Path) -> None:
     path.write_text(json.dumps(table), encoding="utf-8")
     with pytest.raises(RefsegError, match="cannot load the weights"):
         checkpoint.load(folder)
+
+
+def test_a_changed_recipe_is_the_loaded_ones_and_what_differs_is_said(folder: Path) -> None:
+    plain = checkpoint.load(folder)
+    assert plain.changed == ()
+    asked = ["model.query_count=4", "model.heads=4", "data.mean=[0.5, 0, 0]", "data.workers=3"]
+    found = checkpoint.load(folder, overrides=[*asked, "data.fill=0", "data.fill=0.25"])
+    # Not the four queries, which it had; nor the workers, whose number answers do not depend on.
+    assert found.changed == ("model.heads=4", "data.mean=[0.5, 0.0, 0.0]", "data.fill=0.25")
+    assert checkpoint.adjusted(plain.recipe, found.changed)[0].data == replace(found.recipe.data, workers=0)
+    assert (plain.model.config.heads, found.model.config.heads) == (2, 4)
+    assert (found.recipe.data.mean, found.recipe.data.workers) == ((0.5, 0, 0), 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.lr=1", "only training reads it"),
+        ("data.flip=0.5", "only training reads it"),
+        ("text.max_tokens=20", "the tokenizer is stored beside the weights"),
+        ("arch=lavt", "the weights are of this architecture"),
+        ("published.figures.a=1", "it is what the paper says"),
+        ("model.pretrained=true", "all weights are in the checkpoint"),
+        ("model.dim=32", r"the weights do not fit a model with model\.dim=32"),
+        ("model.dims=32", "unknown key 'dims'"),
+        ("data.sizes=32", "--set: data: unknown key 'sizes'"),
+        ("oracle=mask", "--set: unknown key 'oracle'"),
+        ("model.dim", "expected key=value"),
+    ],
+)
+def test_changes_that_a_trained_model_cannot_take_are_refused(folder: Path, override: str, says: str) -> None:
+    with pytest.raises(RefsegError, match=says) as caught:
+        checkpoint.load(folder, overrides=[override])
+    assert caught.value.hint
 
 
 def test_missing_checkpoint_says_what_to_give(tmp_path: Path) -> None:

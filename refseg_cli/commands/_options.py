@@ -76,6 +76,15 @@ Resamples = Annotated[
         help="Of the bootstrap over images, for the 95 % intervals; 0 for none.",
     ),
 ]
+Protocols = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        metavar="NAMES",
+        help="Whose rules to count by, with commas between them, or all.",
+        autocompletion=protocol_choices,
+    ),
+]
 Data = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder or URI that 'refseg prepare' wrote.")]
 Model = Annotated[
     str | None,

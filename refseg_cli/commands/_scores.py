@@ -106,8 +106,17 @@ def _named(metric: str | None, scores: Mapping[str, Estimate]) -> str | None:
 
 
 def heading(about: About) -> str:
-    """Which model on which data, and what was done to the questions."""
-    return f"{about.model} on {about.dataset or about.data}" + (f", {about.changed}" if about.changed else "")
+    """Which model on which data, and what was changed in it or done to the questions."""
+    return f"{about.model} on {about.dataset or about.data}" + _changed(about)
+
+
+def subject(about: About) -> str:
+    """Which model, and what was changed; for where the data stand elsewhere."""
+    return about.model + _changed(about)
+
+
+def _changed(about: About) -> str:
+    return f", {about.changed}" if about.changed else ""
 
 
 def slice_table(about: About, split: str, analysis: Analysis) -> Table:

@@ -10,10 +10,10 @@ from refseg_cli.commands._options import (
     Json,
     Latex,
     Markdown,
+    Protocols,
     Quiet,
     Resamples,
     choose_protocols,
-    protocol_choices,
 )
 from refseg_cli.commands._tables import chosen_form, show
 from refseg_cli.console import console
@@ -22,15 +22,7 @@ from refseg_cli.console import console
 def compare(
     a: Annotated[str, typer.Argument(metavar="FILE", help="Records of one model: 'refseg eval --records FILE'.")],
     b: Annotated[str, typer.Argument(metavar="FILE", help="Records of another, on the same data and splits.")],
-    protocol: Annotated[
-        str,
-        typer.Option(
-            "--protocol",
-            metavar="NAMES",
-            help="Whose rules to count by, with commas between them, or all.",
-            autocompletion=protocol_choices,
-        ),
-    ] = "refseg",
+    protocol: Protocols = "refseg",
     resamples: Resamples = 10_000,
     json: Json = False,
     markdown: Markdown = False,
@@ -49,7 +41,7 @@ def compare(
       refseg eval --data scenes --records bundled.parquet
       refseg compare bundled.parquet first.parquet
     """
-    from refseg_cli.commands._scores import COMPARE_SCHEMA, difference_json, difference_table
+    from refseg_cli.commands._scores import COMPARE_SCHEMA, difference_json, difference_table, subject
     from refseg_cli.engine.analysis import compare_by_split
     from refseg_cli.engine.answers import read_answers
 
@@ -60,6 +52,6 @@ def compare(
         table = {f"{split}/{name}": difference_json(differences) for (split, name), differences in found.items()}
         console.json({"schema": COMPARE_SCHEMA, "a": a, "b": b, "differences": table})
         return
-    names = (f"A {one.about.model}", f"B {other.about.model}")
+    names = (f"A {subject(one.about)}", f"B {subject(other.about)}")
     where = one.about.dataset or one.about.data
     show([difference_table(f"B against A on {where}, {s}: {n}", names, d) for (s, n), d in found.items()], form)

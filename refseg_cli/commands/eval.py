@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,11 +17,11 @@ from refseg_cli.commands._options import (
     Latex,
     Markdown,
     Model,
+    Protocols,
     Quiet,
     Resamples,
     choose_protocols,
     choose_splits,
-    protocol_choices,
     split_choices,
 )
 from refseg_cli.commands._tables import Form, chosen_form, show
@@ -29,85 +30,101 @@ from refseg_cli.errors import RefsegError
 
 if TYPE_CHECKING:
     from refseg_cli.checkpoint import Thresholds
+    from refseg_cli.commands._scores import Rows
     from refseg_cli.engine.analysis import Analysis
     from refseg_cli.engine.answers import Answers
     from refseg_cli.engine.disturb import Disturbance
     from refseg_cli.engine.evaluate import EvalReport, EvalRequest
-    from refseg_cli.engine.outside import Outside, OutsideRequest
-    from refseg_cli.engine.provenance import PublishedRow
+    from refseg_cli.engine.outside import OutsideRequest
     from refseg_cli.engine.report import Watch
     from refseg_cli.records import Rle
     from refseg_cli.report.content import PackedMap
 
+# What answers
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one value of the model's recipe, e.g. model.oracle=mask; repeatable."
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Option("--from", metavar="FILE", help="Score these predictions instead: JSON lines, COCO or records."),
+]
+OnError = Annotated[
+    Literal["fail", "skip"],
+    typer.Option("--on-error", help="With --from: refuse a file with gaps or faults, or score the rest."),
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        "--calibrate",
+        metavar="SPLIT",
+        help="First choose the thresholds of the highest gIoU there, and store them in the model's folder.",
+        autocompletion=split_choices,
+    ),
+]
+
+# What is asked
+
+Splits = Annotated[
+    str,
+    typer.Option("--split", metavar="NAMES", help="Splits, with commas between them.", autocompletion=split_choices),
+]
 Words = Literal["random", "attended"]
+MaskWords = Annotated[
+    Words | None, typer.Option("--mask-words", help="Ask again with words taken out of every phrase.")
+]
+MaskCount = Annotated[int, typer.Option("--mask-count", metavar="N", min=1, help="How many words; one always stays.")]
 Sanity = Literal["shuffled-phrases", "wrong-image"]
+AskSanity = Annotated[
+    Sanity | None, typer.Option("--sanity", help="Ask again with another image's phrases, or of another image.")
+]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Images of each split; 0 for all.")]
+
+# What is shown and written
+
+Slices = Annotated[bool, typer.Option("--slices", help="Also by kind of target, by words and by category.")]
+Curves = Annotated[
+    bool, typer.Option("--curves", help="Also at other thresholds, and the no-target head's calibration.")
+]
+TrainedOn = Annotated[
+    str | None,
+    typer.Option("--trained-on", metavar="DIR", help="Prepared training data, to look for shared images in."),
+]
+Records = Annotated[
+    str | None,
+    typer.Option("--records", metavar="FILE", help="Also write every answer there (Parquet), to score it again."),
+]
+Page = Annotated[
+    str | None,
+    typer.Option(
+        "--report", metavar="FILE", help="Also write a page to browse: tables, curves, slices and every sample."
+    ),
+]
 
 
 def eval_(
     data: Data,
     model: Model = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            "--split", metavar="NAMES", help="Splits, with commas between them.", autocompletion=split_choices
-        ),
-    ] = "val",
-    protocol: Annotated[
-        str,
-        typer.Option(
-            "--protocol",
-            metavar="NAMES",
-            help="Whose rules to count by, with commas between them, or all.",
-            autocompletion=protocol_choices,
-        ),
-    ] = "refseg",
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="FILE", help="Score these predictions instead: JSON lines, COCO or records."),
-    ] = None,
-    on_error: Annotated[
-        Literal["fail", "skip"],
-        typer.Option("--on-error", help="With --from: refuse a file with gaps or faults, or score the rest."),
-    ] = "fail",
-    slices: Annotated[bool, typer.Option("--slices", help="Also by kind of target, by words and by category.")] = False,
-    curves: Annotated[
-        bool, typer.Option("--curves", help="Also at other thresholds, and the no-target head's calibration.")
-    ] = False,
-    calibrate: Annotated[
-        str | None,
-        typer.Option(
-            "--calibrate",
-            metavar="SPLIT",
-            help="First choose the thresholds of the highest gIoU there, and store them in the model's folder.",
-            autocompletion=split_choices,
-        ),
-    ] = None,
-    mask_words: Annotated[
-        Words | None, typer.Option("--mask-words", help="Ask again with words taken out of every phrase.")
-    ] = None,
-    mask_count: Annotated[
-        int, typer.Option("--mask-count", metavar="N", min=1, help="How many words; one always stays.")
-    ] = 1,
-    sanity: Annotated[
-        Sanity | None, typer.Option("--sanity", help="Ask again with another image's phrases, or of another image.")
-    ] = None,
-    trained_on: Annotated[
-        str | None,
-        typer.Option("--trained-on", metavar="DIR", help="Prepared training data, to look for shared images in."),
-    ] = None,
-    records: Annotated[
-        str | None,
-        typer.Option("--records", metavar="FILE", help="Also write every answer there (Parquet), to score it again."),
-    ] = None,
-    page: Annotated[
-        str | None,
-        typer.Option(
-            "--report", metavar="FILE", help="Also write a page to browse: tables, curves, slices and every sample."
-        ),
-    ] = None,
+    overrides: Settings = None,
+    split: Splits = "val",
+    protocol: Protocols = "refseg",
+    source: Source = None,
+    on_error: OnError = "fail",
+    slices: Slices = False,
+    curves: Curves = False,
+    calibrate: Calibrate = None,
+    mask_words: MaskWords = None,
+    mask_count: MaskCount = 1,
+    sanity: AskSanity = None,
+    trained_on: TrainedOn = None,
+    records: Records = None,
+    page: Page = None,
     resamples: Resamples = 10_000,
     batch_images: BatchImages = 8,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Images of each split; 0 for all.")] = 0,
+    limit: Limit = 0,
     device: Device = "auto",
     json: Json = False,
     markdown: Markdown = False,
@@ -129,23 +146,21 @@ def eval_(
       refseg eval --data scenes --from answers.parquet --slices
       refseg eval --data scenes --report report.html
       refseg eval --data scenes --sanity shuffled-phrases
+      refseg eval --data refcoco --model runs/isfp --set model.oracle=location
     """
     from refseg_cli.engine.evaluate import EvalRequest
     from refseg_cli.engine.outside import OutsideRequest
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
-    protocols, splits = choose_protocols(protocol), choose_splits(split)
+    wanted = _Wanted(choose_protocols(protocol), slices, curves, resamples, trained_on, form)
+    splits = choose_splits(split)
     disturb = _disturbance(mask_words, mask_count, sanity)
     path = _page(page, disturb)
-    masks: list[Rle] = []
-    maps: Mapping[int, tuple[PackedMap, ...]] = {}
     if source is not None:
-        asked = {"--model": model, "--calibrate": calibrate, "--records": records, "--mask-words": mask_words}
-        given = [name for name, value in {**asked, "--sanity": sanity}.items() if value is not None]
-        if given:
-            raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="leave one away")
-        found = _score_file(OutsideRequest(source, data, splits, protocols, on_error == "skip", path is not None))
-        answers, published, masks = found.answers, {}, found.masks
+        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--records": records}
+        _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
+        skip, masks = on_error == "skip", path is not None
+        found = _score_file(OutsideRequest(source, data, splits, wanted.protocols, skip, masks))
     else:
         request = EvalRequest(
             data,
@@ -155,23 +170,50 @@ def eval_(
             batch_images=batch_images,
             limit=limit,
             records=records,
-            protocols=protocols,
+            protocols=wanted.protocols,
             curve=curves or path is not None,
+            overrides=tuple(overrides or ()),
         )
         if calibrate:
             _calibrate(request, calibrate)
-        watch = _watch(model) if path else None
-        report = _evaluate(request, watch)
-        answers = {name: evaluation.answers for name, evaluation in report.evaluations.items()}
-        published = _published(report, protocols)
-        if watch:
-            masks, maps = watch.masks, watch.maps
         if disturb is not None:
-            _show_disturbed(request, disturb, answers, resamples, form)
+            _show_disturbed(request, disturb, wanted)
             return
-    said = _show(answers, protocols, published, slices, curves, resamples, trained_on, form)
+        found = _score_model(request, keep=path is not None)
+    said = _show(found, wanted)
     if path:
-        _write_page(path, data, answers, masks, maps, protocols, published, said, resamples)
+        _write_page(path, data, found, wanted, said)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What of the answers is shown, and how."""
+
+    protocols: tuple[str, ...]
+    slices: bool
+    curves: bool
+    resamples: int
+    trained_on: str | None
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The answers of each split, with the papers' figures beside them.
+
+    masks, maps: of all answers, split after split, for the page; empty where there is none.
+    """
+
+    answers: Mapping[str, Answers]
+    published: Rows = field(default_factory=dict)
+    masks: Sequence[Rle] = ()
+    maps: Mapping[int, tuple[PackedMap, ...]] = field(default_factory=dict)
+
+
+def _refuse_beside_from(options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="leave one away")
 
 
 def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Disturbance | None:
@@ -197,13 +239,7 @@ def _page(file: str | None, disturb: Disturbance | None) -> Path | None:
     return Path(file)
 
 
-def _watch(model: str | None) -> Watch:
-    from refseg_cli.engine.report import Watch
-
-    return Watch(model)
-
-
-def _score_file(request: OutsideRequest) -> Outside:
+def _score_file(request: OutsideRequest) -> _Found:
     from refseg_cli.engine.outside import score_file
 
     with console.progress() as progress:
@@ -212,10 +248,29 @@ def _score_file(request: OutsideRequest) -> Outside:
         console.warn(f"{request.source}: left out: {found.problems}")
         for problem in found.problems.found[:3]:
             console.warn(str(problem))
-    return found
+    return _Found(found.answers, masks=found.masks)
+
+
+def _score_model(request: EvalRequest, *, keep: bool) -> _Found:
+    """keep: masks and maps too."""
+    from refseg_cli.engine.provenance import published_rows
+    from refseg_cli.engine.report import Watch
+
+    watch = Watch(request.model) if keep else None
+    report = _evaluate(request, watch)
+    published = published_rows(report, request.protocols)
+    if watch is None:
+        return _Found(_answers(report), published)
+    return _Found(_answers(report), published, watch.masks, watch.maps)
+
+
+def _answers(report: EvalReport) -> dict[str, Answers]:
+    return {name: evaluation.answers for name, evaluation in report.evaluations.items()}
 
 
 def _calibrate(request: EvalRequest, split: str) -> None:
+    if request.overrides:
+        raise RefsegError("--calibrate stores thresholds of the model without --set", hint="leave one away")
     from refseg_cli.engine.calibrate import calibrate
 
     with console.progress() as progress:
@@ -249,100 +304,77 @@ def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:
     return report
 
 
-def _published(report: EvalReport, protocols: Sequence[str]) -> dict[str, dict[str, PublishedRow | None]]:
-    """split -> protocol -> the paper's row."""
-    from refseg_cli.engine.provenance import published_row
-
-    return {
-        split: {name: published_row(report.published, report.about, split, name) for name in protocols}
-        for split in report.evaluations
-    }
-
-
-def _show_disturbed(
-    request: EvalRequest, disturb: Disturbance, answers: Mapping[str, Answers], resamples: int, form: Form
-) -> None:
+def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted) -> None:
     """The figures as they are and with disturbed questions, and how sure their difference is."""
-    from dataclasses import replace
-
     from refseg_cli.commands._scores import COMPARE_SCHEMA, difference_json, difference_table, heading
     from refseg_cli.engine.analysis import compare
     from refseg_cli.metrics.protocols import PROTOCOLS
 
-    report = _evaluate(replace(request, disturb=disturb, records=None))
+    plain = _evaluate(request)
+    after = _answers(_evaluate(replace(request, disturb=disturb, records=None)))
     found = {
-        (split, name): compare(before, report.evaluations[split].answers, PROTOCOLS[name], resamples=resamples)
-        for split, before in answers.items()
-        for name in request.protocols
+        (split, name): compare(before, after[split], PROTOCOLS[name], resamples=wanted.resamples)
+        for split, before in _answers(plain).items()
+        for name in wanted.protocols
     }
-    if form == "json":
+    names = (plain.about.changed or "as it is", str(disturb))
+    if wanted.form == "json":
         table = {f"{split}/{name}": difference_json(differences) for (split, name), differences in found.items()}
-        console.json({"schema": COMPARE_SCHEMA, "a": "as it is", "b": str(disturb), "differences": table})
+        console.json({"schema": COMPARE_SCHEMA, "a": names[0], "b": names[1], "differences": table})
         return
-    names = ("as it is", str(disturb))
-    where = next(iter(answers.values())).about
-    show([difference_table(f"{heading(where)}, {s}: {n}", names, d) for (s, n), d in found.items()], form)
+    where = heading(plain.about)
+    show([difference_table(f"{where}, {s}: {n}", names, d) for (s, n), d in found.items()], wanted.form)
 
 
-def _show(
-    answers: Mapping[str, Answers],
-    protocols: tuple[str, ...],
-    published: Mapping[str, Mapping[str, PublishedRow | None]],
-    slices: bool,
-    curves: bool,
-    resamples: int,
-    trained_on: str | None,
-    form: Form,
-) -> list[str]:
+def _show(found: _Found, wanted: _Wanted) -> list[str]:
     """Print everything; what was warned of."""
     from refseg_cli.commands._scores import curve_tables, report_json, score_tables, slice_table
     from refseg_cli.engine.analysis import analyse
     from refseg_cli.engine.provenance import cautions
 
-    about = next(iter(answers.values())).about
+    about = next(iter(found.answers.values())).about
     splits = {
-        name: analyse(found, protocols, slices=slices, curves=curves, resamples=resamples)
-        for name, found in answers.items()
+        name: analyse(answers, wanted.protocols, slices=wanted.slices, curves=wanted.curves, resamples=wanted.resamples)
+        for name, answers in found.answers.items()
     }
-    said = [*cautions(about, list(splits), trained_on=trained_on), *_warnings(splits, published)]
+    said = [*cautions(about, list(splits), trained_on=wanted.trained_on), *_warnings(splits, found.published)]
     for sentence in said:
         console.warn(sentence)
-    if form == "json":
-        console.json(report_json(about, splits, published, said))
+    if wanted.form == "json":
+        console.json(report_json(about, splits, found.published, said))
         return said
-    tables = score_tables(about, splits, published)
+    tables = score_tables(about, splits, found.published)
     for name, analysis in splits.items():
-        tables += [slice_table(about, name, analysis)] if slices else []
-        tables += curve_tables(about, name, analysis) if curves else []
-    show(tables, form)
+        tables += [slice_table(about, name, analysis)] if wanted.slices else []
+        tables += curve_tables(about, name, analysis) if wanted.curves else []
+    show(tables, wanted.form)
     return said
 
 
-def _write_page(
-    path: Path,
-    data: str,
-    answers: Mapping[str, Answers],
-    masks: Sequence[Rle],
-    maps: Mapping[int, tuple[PackedMap, ...]],
-    protocols: tuple[str, ...],
-    published: Mapping[str, Mapping[str, PublishedRow | None]],
-    said: Sequence[str],
-    resamples: int,
-) -> None:
+def _write_page(path: Path, data: str, found: _Found, wanted: _Wanted, said: Sequence[str]) -> None:
     """The report; said: what the figures' reader was warned of."""
     from refseg_cli.engine.analysis import analyse
     from refseg_cli.engine.report import build_report, write_report
 
-    analyses = {name: analyse(found, protocols, resamples=resamples) for name, found in answers.items()}
+    analyses = {
+        name: analyse(answers, wanted.protocols, resamples=wanted.resamples) for name, answers in found.answers.items()
+    }
     with console.progress() as progress:
         report = build_report(
-            data, answers, analyses, masks, maps, published=published, cautions=said, progress=progress
+            data,
+            found.answers,
+            analyses,
+            found.masks,
+            found.maps,
+            published=found.published,
+            cautions=said,
+            progress=progress,
         )
         write_report(report, path)
     console.info(f"{len(report.samples)} samples -> {path}")
 
 
-def _warnings(splits: Mapping[str, Analysis], published: Mapping[str, Mapping[str, PublishedRow | None]]) -> list[str]:
+def _warnings(splits: Mapping[str, Analysis], published: Rows) -> list[str]:
     """What the figures themselves do not tell: protocols that know no no-target, published ones that do not compare."""
     from refseg_cli.metrics.protocols import PROTOCOLS
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from refseg_cli.engine.predict import Found
+    from refseg_cli.engine.predict import Found, Predictor
 
 
 def predict(
@@ -82,18 +82,12 @@ def predict(
     if image is None or not phrases:
         raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
     sinks = sinks_for(image, len(phrases), chosen, output)
-    source = _stdin() if image == STDIO else Path(image)
+    name, pixels = _read(image)
 
-    from refseg_cli.engine.predict import Predictor, load_image
+    from refseg_cli.engine.predict import Predictor
 
-    name = "stdin" if image == STDIO else image
-    pixels = load_image(source, name)
     predictor = Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
-    for caution in predictor.cautions(name, phrases):
-        console.warn(caution)
-    answers = predictor.explain(pixels, phrases) if chosen == "explain" else predictor.predict(pixels, phrases)
-    if chosen == "explain" and not answers[0].maps:
-        console.warn(f"{predictor.checkpoint.name} has no maps to show: this is its answer alone")
+    answers = _ask(predictor, name, pixels, phrases, explain=chosen == "explain")
     if chosen in ("rle", "json"):
         records = [predictor.record(name, found) for found in answers]
         _write_lines(sinks, [record if chosen == "json" else record["mask"] for record in records])
@@ -114,6 +108,14 @@ def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
     return next(iter(named.values()), "png")
 
 
+def _read(image: str) -> tuple[str, Tensor]:
+    """What to call the image, and its pixels (3, h, w)."""
+    from refseg_cli.engine.predict import load_image
+
+    source, name = (_stdin(), "stdin") if image == STDIO else (Path(image), image)
+    return name, load_image(source, name)
+
+
 def _stdin() -> bytes:
     """The image that comes down the pipe; nobody types one."""
     if sys.stdin.isatty():
@@ -121,6 +123,16 @@ def _stdin() -> bytes:
             "- reads an image from standard input, which is a terminal", hint="refseg predict - ... < IMAGE"
         )
     return sys.stdin.buffer.read()
+
+
+def _ask(predictor: Predictor, name: str, pixels: Tensor, phrases: Sequence[str], *, explain: bool) -> Sequence[Found]:
+    """The answers, after what a user should know before relying on them."""
+    for caution in predictor.cautions(name, phrases):
+        console.warn(caution)
+    answers = predictor.explain(pixels, phrases) if explain else predictor.predict(pixels, phrases)
+    if explain and not answers[0].maps:
+        console.warn(f"{predictor.checkpoint.name} has no maps to show: this is its answer alone")
+    return answers
 
 
 def _write_pictures(sinks: Sequence[Sink], answers: Sequence[Found], format: Format, pixels: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,11 +152,11 @@ def compare_by_split(
 
 
 def _order(answers: Answers) -> np.ndarray:
-    places = sorted(range(len(answers)), key=lambda i: (answers.split[i], answers.sent_id[i], i))
-    return np.array(places, dtype=np.int64)
+    keys = _keys(answers, range(len(answers)))
+    return np.array(sorted(range(len(answers)), key=lambda i: (keys[i], i)), dtype=np.int64)
 
 
-def _keys(answers: Answers, rows: np.ndarray) -> list[tuple[str, int, int]]:
+def _keys(answers: Answers, rows: Iterable[int]) -> list[tuple[str, int, int]]:
     return [(answers.split[i], int(answers.image_id[i]), int(answers.sent_id[i])) for i in rows]
 
 

@@ -69,7 +69,8 @@ class About:
 
     data, dataset, split_by: where the expressions come from, the name of that set, and whose splits.
     trained_on: the set that the model was trained on, as far as it says.
-    changed: what was done to phrases or pictures before they were asked; empty for nothing.
+    changed: settings of the model's recipe that were others, and what was done to phrases or pictures before they were
+    asked; empty for nothing.
     mask_thresholds: those of `Answer.curve`.
     views: protocol -> its place in `Answer.views`; those that count at original size by `thresholds.mask` need none.
     finished: masks were all there was, no logits: what is counted at original size serves every protocol that compares

@@ -98,7 +98,7 @@ class BenchReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
     """What is measured. vocabulary: token ids there are."""
 
     model: nn.Module
@@ -126,7 +126,7 @@ def bench(request: BenchRequest, *, progress: Progress = silent) -> BenchReport:
     _check(request)
     device = pick_device(request.device)
     subject = _subject(request)
-    per_image, per_phrase = _flops(subject)
+    per_image, per_phrase = count_flops(subject)
     subject.model.to(device)
     rows = []
     for done, images in enumerate(request.batch_sizes):
@@ -159,17 +159,22 @@ def _check(request: BenchRequest) -> None:
         raise RefsegError("a trained model and a recipe were asked for", hint="give one of them")
 
 
-def _subject(request: BenchRequest) -> _Subject:
-    if request.recipe is None:
-        loaded = checkpoint.load(request.model)
-        return _Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size)
-    recipe = checkpoint.without_downloads(request.recipe)
+def _subject(request: BenchRequest) -> Subject:
+    if request.recipe is not None:
+        return untrained(request.recipe)
+    loaded = checkpoint.load(request.model)
+    return Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size)
+
+
+def untrained(recipe: Recipe) -> Subject:
+    """The recipe's model with random weights, which change neither its time nor its arithmetic."""
+    recipe = checkpoint.without_downloads(recipe)
     vocabulary = VOCABULARY[recipe.text.tokenizer]
     model = build_model(recipe, vocab_size=vocabulary).eval()
-    return _Subject(model, recipe, f"{recipe.arch}, random weights", vocabulary)
+    return Subject(model, recipe, f"{recipe.arch}, random weights", vocabulary)
 
 
-def _flops(subject: _Subject) -> tuple[int, int]:
+def count_flops(subject: Subject) -> tuple[int, int]:
     """(operations of an image without language, operations of each phrase), by counting one and two phrases.
 
     Counted on the CPU, where a GRU is the matrix products that it is; the counter does not know cuDNN's.
@@ -185,7 +190,7 @@ def _flops(subject: _Subject) -> tuple[int, int]:
     return 2 * one - two, two - one
 
 
-def _row(subject: _Subject, request: BenchRequest, device: torch.device, images: int, flops: int) -> Row:
+def _row(subject: Subject, request: BenchRequest, device: torch.device, images: int, flops: int) -> Row:
     batch = subject.batch(images, request.phrases).to(device)
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[request.precision]
 

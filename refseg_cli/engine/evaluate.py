@@ -53,6 +53,7 @@ class EvalRequest:
     protocols:    names of `PROTOCOLS` to count for.
     curve:        also count at other mask thresholds.
     disturb:      what is done to phrases or pictures before they are asked.
+    overrides:    changes of the model's recipe for this evaluation, as `key=value`; see `checkpoint.adjusted`.
     """
 
     data: str
@@ -66,6 +67,7 @@ class EvalRequest:
     protocols: tuple[str, ...] = ("refseg",)
     curve: bool = False
     disturb: Disturbance | None = None
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,15 @@ class Evaluation:
 class EvalReport:
     """The outcome of `evaluate`, by split, and what it depends on (N-acc moves with the thresholds).
 
-    records: the Parquet file with the answers, if one was asked for.  published: what the recipe says of its paper.
+    records: the Parquet file with the answers, if one was asked for.  published: what the recipe that the model was
+    trained by says of its paper.  changed: settings of that recipe that were others here, as `key=value`.
     """
 
     about: About
     evaluations: dict[str, Evaluation]
     published: Published
     records: str | None = None
+    changed: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -129,8 +133,8 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     watch: sees every batch with its prediction and answers, masks included.
 
     Raises:
-        RefsegError: no such data, split, model or device, or records that cannot be written there. All of it but a full
-            disk is found before the first image.
+        RefsegError: no such data, split, model or device, overrides that the model cannot take, or records that cannot
+            be written there. All of it but a full disk is found before the first image.
     """
     from refseg_cli import checkpoint
     from refseg_cli.engine.inference import pick_device
@@ -141,7 +145,7 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
         raise RefsegError("no split to evaluate", hint="name at least one, for example val")
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     device = pick_device(request.device)
-    loaded = checkpoint.load(request.model, device)
+    loaded = checkpoint.load(request.model, device, overrides=request.overrides)
     about = describe(request, loaded)
     with writing_records(request.records, about) if request.records else nullcontext() as keep:
         evaluations = {
@@ -164,13 +168,14 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
             )
             for name, split in splits.items()
         }
-    return EvalReport(about, evaluations, loaded.recipe.published, request.records)
+    return EvalReport(about, evaluations, loaded.recipe.published, request.records, loaded.changed)
 
 
 def describe(request: EvalRequest, loaded: Checkpoint) -> About:
     """What the answers of a request depend on."""
     protocols = [PROTOCOLS[name] for name in request.protocols]
     manifest = shards.read_manifest(request.data)
+    disturbed = () if request.disturb is None else (str(request.disturb),)
     return About(
         data=request.data,
         dataset=manifest.dataset,
@@ -179,7 +184,7 @@ def describe(request: EvalRequest, loaded: Checkpoint) -> About:
         arch=loaded.recipe.arch,
         trained_on=loaded.info.get("data"),
         thresholds=loaded.thresholds,
-        changed="" if request.disturb is None else str(request.disturb),
+        changed=", ".join(loaded.changed + disturbed),
         mask_thresholds=MASK_THRESHOLDS if request.curve else (),
         views=plan_views(protocols, loaded.thresholds)[0],
     )

@@ -61,16 +61,31 @@ class Outside:
 def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outside:
     """Match a file of predictions with prepared data, and count.
 
-    A file of refseg's records that holds the counts of every protocol asked for is scored from these, to the last bit.
+    A file of refseg's records that holds the counts of every protocol asked for is scored from these, to the last bit;
+    like any other it has to answer every expression of the splits, and each once.
 
     Raises:
         RefsegError: no such data or file; or, unless `skip`, entries that are unreadable, unknown, doubled or of other
             sizes than their pictures, or expressions without one.
     """
     splits = [shards.open_shards(request.data, name) for name in request.splits]
-    if (counted := _counted(request)) is not None:
-        return Outside(counted, Problems(), _masks(request) if request.masks else [])
     problems = Problems()
+    found = _recorded(request, splits, problems) or _matched(request, splits, problems, progress)
+    if problems.found and not request.skip:
+        listed = "; ".join(str(problem) for problem in problems.examples(NAMED))
+        more = f"; and {len(problems.found) - NAMED} more" if len(problems.found) > NAMED else ""
+        raise RefsegError(
+            f"{request.source} against {','.join(request.splits)} of {request.data}: {problems} ({listed}{more})",
+            hint="--on-error skip scores the others only",
+        )
+    for name, answers in found.answers.items():
+        if not len(answers):
+            raise RefsegError(f"{request.source}: nothing in it can be scored on {name} of {request.data}: {problems}")
+    return found
+
+
+def _matched(request: OutsideRequest, splits: Sequence[Shards], problems: Problems, progress: Progress) -> Outside:
+    """What can be scored of a file of masks."""
     given = read_predictions(request.source, problems, splits=request.splits)
     answered = match(given, [wanted for split in splits for wanted in _wanted(split)], problems)
     answers: dict[str, Answers] = {}
@@ -82,21 +97,11 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
         answers[split.split] = collect(_about(request, split), rows)
         kept += [row.mask for row in rows] if request.masks else []
         first += int(split.expression_counts.sum())
-    if problems.found and not request.skip:
-        listed = "; ".join(str(problem) for problem in problems.found[:NAMED])
-        more = f"; and {len(problems.found) - NAMED} more" if len(problems.found) > NAMED else ""
-        raise RefsegError(
-            f"{request.source} against {','.join(request.splits)} of {request.data}: {problems} ({listed}{more})",
-            hint="--on-error skip scores the others only",
-        )
-    for name, found in answers.items():
-        if not len(found):
-            raise RefsegError(f"{request.source}: nothing in it can be scored on {name} of {request.data}: {problems}")
     return Outside(answers, problems, kept)
 
 
-def _counted(request: OutsideRequest) -> dict[str, Answers] | None:
-    """The answers of records that need no masks; None for any other file."""
+def _recorded(request: OutsideRequest, splits: Sequence[Shards], problems: Problems) -> Outside | None:
+    """The answers of records that need no masks to be scored; None for any other file."""
     if not request.source.endswith(".parquet"):
         return None
     answers = read_answers(request.source)
@@ -105,13 +110,40 @@ def _counted(request: OutsideRequest) -> dict[str, Answers] | None:
     missing = [name for name in request.splits if name not in answers.splits]
     if missing:
         raise RefsegError(f"{request.source}: no answers of {missing[0]}", hint=f"it has {', '.join(answers.splits)}")
-    return {name: answers.of_split(name) for name in request.splits}
+    rows = {split.split: _asked(request.source, answers, split, problems) for split in splits}
+    kept = read_masks(request.source, np.concatenate(list(rows.values())).tolist()) if request.masks else []
+    return Outside({name: answers.rows(which) for name, which in rows.items()}, problems, kept)
 
 
-def _masks(request: OutsideRequest) -> list[Rle]:
-    """The masks of records, in the order of `_counted`."""
-    splits = read_answers(request.source).split
-    return read_masks(request.source, [n for name in request.splits for n, of in enumerate(splits) if of == name])
+def _asked(source: str, answers: Answers, split: Shards, problems: Problems) -> np.ndarray:
+    """(k,) the rows of the records that answer an expression of the split, each once; the others are problems.
+
+    Where every image has as many answers as expressions, as after an evaluation of the whole split, nothing else is
+    read: pictures lie beside their expressions, and there may be gigabytes of them.
+    """
+    rows = np.flatnonzero(np.array(answers.split, dtype=object) == split.split)
+    expected = np.repeat(split.image_ids(), split.expression_counts)
+    if np.array_equal(np.sort(answers.image_id[rows]), np.sort(expected)):
+        return rows
+    wanted = {(one.image_id, one.sent_id): one for one in _wanted(split)}
+    found: dict[tuple[int, int], int] = {}
+    for row in rows.tolist():
+        key = (int(answers.image_id[row]), int(answers.sent_id[row]))
+        where, what = f"{source}: row {row}", f"sent_id {key[1]}"
+        if key not in wanted:
+            problems.add("unknown", where, f"{what} of image {key[0]}")
+        elif key in found:
+            problems.add("duplicate", where, f"{what} is answered by row {found[key]}")
+        else:
+            found[key] = row
+    for key, one in wanted.items():
+        if key not in found:
+            _miss(problems, one)
+    return np.array(list(found.values()), dtype=np.int64)
+
+
+def _miss(problems: Problems, expression: Wanted) -> None:
+    problems.add("missing", f"sent_id {expression.sent_id}", f"{expression.file_name} {expression.phrase!r}")
 
 
 def _wanted(split: Shards) -> Iterator[Wanted]:
@@ -132,7 +164,7 @@ def _score_split(
             entry = answered.get(n)
             n += 1
             if entry is None:
-                problems.add("missing", f"sent_id {expression.sent_id}", f"{record.file_name} {expression.text!r}")
+                _miss(problems, Wanted(expression.sent_id, record.image_id, record.file_name, expression.text))
                 continue
             try:
                 mask = as_rle(entry, (record.height, record.width))

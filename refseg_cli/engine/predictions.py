@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from typing import Any, Literal
 
 from refseg_cli.data import storage
@@ -68,6 +69,12 @@ class Problems:
         """How many of each reason, those that occur."""
         counted = {reason: sum(p.reason == reason for p in self.found) for reason in REASONS}
         return {reason: n for reason, n in counted.items() if n}
+
+    def examples(self, count: int) -> list[Problem]:
+        """At most `count` of them, reason by reason in turn, so that many of one kind hide no other."""
+        kinds = ([p for p in self.found if p.reason == reason] for reason in REASONS)
+        turns = chain.from_iterable(zip_longest(*kinds))
+        return [problem for problem in turns if problem is not None][:count]
 
     def __str__(self) -> str:
         return ", ".join(f"{n} {reason}" for reason, n in self.counts().items())

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refseg_cli.config import Published
+from refseg_cli import checkpoint
+from refseg_cli.config import Published, Recipe, load_recipe, recipe_names
 from refseg_cli.data import shards
 from refseg_cli.engine.answers import About
 from refseg_cli.engine.check import TRAIN
 from refseg_cli.metrics.protocols import PROTOCOLS
 
+if TYPE_CHECKING:
+    from refseg_cli.engine.evaluate import EvalReport
+
 SAME_AS = {"cIoU": "oIoU", "oIoU": "cIoU"}  # two words for the overall IoU
+# Settings that act in evaluation alone, by architecture: a model with another value of them is, weights and all, what
+# the recipe with that value trains.
+EVALUATION_ONLY = {"isfp": frozenset({"model.oracle"})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,42 @@ class PublishedRow:
     source: str
     figures: dict[str, float]
     caution: str = ""
+
+
+def published_rows(report: EvalReport, protocols: Sequence[str]) -> dict[str, dict[str, PublishedRow | None]]:
+    """split -> protocol -> the paper's row for what was evaluated; without figures where settings were changed and no
+    recipe is of them.
+    """
+    changed = report.changed
+    known = _published_with(report.published, report.about.arch, changed) if changed else report.published
+    rows = {
+        split: {name: published_row(known or report.published, report.about, split, name) for name in protocols}
+        for split in report.evaluations
+    }
+    if known is not None:
+        return rows
+    caution = f"its figures are without {', '.join(changed)}"
+    return {
+        split: {name: row and replace(row, figures={}, caution=caution) for name, row in found.items()}
+        for split, found in rows.items()
+    }
+
+
+def _published_with(published: Published, arch: str, changed: Sequence[str]) -> Published | None:
+    """What a recipe of refseg says that differs from the one with `published` by just these changes; None for none.
+
+    Only changes that training does not read count: a row of an ablation is of a model that was trained so.
+    """
+    if not {change.partition("=")[0] for change in changed} <= EVALUATION_ONLY.get(arch, frozenset()):
+        return None
+    recipes = [recipe for recipe in map(load_recipe, recipe_names()) if recipe.arch == arch]
+    wanted = [_whole(checkpoint.adjusted(recipe, changed)[0]) for recipe in recipes if recipe.published == published]
+    return next((recipe.published for recipe in recipes if _whole(recipe) in wanted), None)
+
+
+def _whole(recipe: Recipe) -> tuple[object, ...]:
+    """All of a recipe but what is published of it, defaults included."""
+    return checkpoint.settings(recipe), recipe.text, recipe.train
 
 
 def published_row(published: Published, about: About, split: str, protocol: str) -> PublishedRow | None:

@@ -237,7 +237,7 @@ def _sample(
         union=predicted + target - intersection,
         predicted=predicted,
         target=target,
-        p_target=None if answers.about.finished else float(answers.p_target[row]),
+        p_target=None if answers.about.finished or not answers.has_head[row] else float(answers.p_target[row]),
         failure=failure,
         slices=slices,
         truth=match.truth,

@@ -32,7 +32,7 @@ def facts(data: str, about: About, answers: Sequence[Answers]) -> dict[str, str]
         "model": about.model,
         "data": data,
         "trained on": about.trained_on or "",
-        "asked": about.changed,
+        "changed": about.changed,
         "thresholds": "" if about.finished else thresholds,
         "expressions": f"{sum(map(len, answers)):,}",
         "images": f"{sum(len(np.unique(a.image_id)) for a in answers):,}",

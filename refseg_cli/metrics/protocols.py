@@ -4,7 +4,8 @@ No two published evaluators agree on what an IoU is. They differ in where masks 
 (`Grid`), in the threshold, in what an empty union counts, in how "no target" is told (`Absence`), in > or >=, and in
 which expressions a figure is formed over (`Metric`). Facts from the official repositories, read, not copied:
 henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS.pytorch and SooLab/CGFormer
-`engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator.
+`engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator,
+open-mmlab/mmdetection `RefSegMetric`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
 round letterboxes differently, by up to a pixel), true masks are those of the prepared data (ReLA's evaluator
@@ -210,6 +211,15 @@ RELA = Protocol(
     strict=False,
     size=(480, 480),
 )
+MMDET = Protocol(
+    name="mmdet",
+    follows="mmdetection RefSegMetric",
+    grid=ORIGINAL,
+    threshold=0.5,
+    absence=Absence("unknown"),
+    metrics=(OVERALL, Metric("mIoU", "mean")),
+    headline=("cIoU", "mIoU"),
+)
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -228,5 +238,6 @@ PROTOCOLS: dict[str, Protocol] = {
         VLT,
         ASDA,
         RELA,
+        MMDET,
     )
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,9 +21,9 @@ def _words(text: str) -> frozenset[str]:
 
 
 SPATIAL = _words(
-    "left right leftmost rightmost top bottom upper lower up down above below under over middle center centre front "
-    "back behind beside near nearest next closest closer far farthest farther corner side between edge foreground "
-    "background inside outside"
+    "left right leftmost rightmost top bottom topmost uppermost bottommost highest lowest upper lower up down above "
+    "below under over middle center centre front back behind beside near nearest next closest closer far farthest "
+    "farther corner side between edge foreground background inside outside"
 )
 COLOURS = _words(
     "red orange yellow green blue purple violet pink brown black white grey gray beige tan gold golden silver blond "
@@ -32,6 +33,8 @@ COUNTING = _words(
     "two three four five six seven eight nine ten both all every each pair couple several many first second third "
     "fourth fifth last"
 )
+EXCEPT = _words("except excepting excluding but")
+EXCEPT_PAIRS = frozenset({("other", "than"), ("apart", "from"), ("aside", "from")})
 LENGTHS = ((1, 2), (3, 4), (5, 7), (8, None))  # words, from and to
 TARGETS = ((1, 1), (2, 2), (3, 3), (4, None))
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -85,10 +88,11 @@ def _by_vocabulary(words: Sequence[Sequence[str]]) -> list[Slice]:
         "colour": COLOURS,
         "counting": COUNTING,
         '"and"': {"and"},
-        '"except"': {"except", "excluding"},
+        '"except"': EXCEPT,
         '"with"': {"with", "without"},
     }
     found = {name: np.array([not known.isdisjoint(s) for s in sets], dtype=bool) for name, known in lists.items()}
+    found['"except"'] |= np.array([not EXCEPT_PAIRS.isdisjoint(pairwise(of)) for of in words], dtype=bool)
     if not sets:
         return []
     plain = ~np.any(list(found.values()), axis=0)

@@ -182,9 +182,17 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _cell(cell: Cell) -> Any:
+    """A figure comes as [value, low, high]: plain numbers are counts."""
+    if isinstance(cell, float):
+        cell = Interval(cell)
     if isinstance(cell, Interval):
-        return [_short(cell.value), _short(cell.low), _short(cell.high)]
-    return _short(cell) if isinstance(cell, float) else cell
+        return [_rounded(cell.value, 2), _rounded(cell.low, 1), _rounded(cell.high, 1)]
+    return cell
+
+
+def _rounded(value: float | None, decimals: int) -> float | None:
+    """As many decimals as tables.js shows, so that a figure is rounded once, and as in the terminal."""
+    return None if value is None or not np.isfinite(value) else float(f"{value:.{decimals}f}")
 
 
 def _chart(chart: Chart) -> dict[str, Any]:

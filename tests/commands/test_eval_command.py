@@ -66,7 +66,7 @@ def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EvalReques
 
 def test_every_option_reaches_the_engine(requests: list[EvalRequest]) -> None:
     options = ["--model", "run", "--device", "cpu", "--batch-images", "3", "--limit", "5", "--records", "r.parquet"]
-    options += ["--protocol", "rela, vlt,rela", "--curves", *SHORT]
+    options += ["--protocol", "rela, vlt,rela", "--curves", "--set", "model.a=1", "--set", "data.b=x", *SHORT]
     assert main(["eval", "--data", "shards", "--split", "val, testA,testB", *options]) == FOUND
     assert requests == [
         EvalRequest(
@@ -79,6 +79,7 @@ def test_every_option_reaches_the_engine(requests: list[EvalRequest]) -> None:
             records="r.parquet",
             protocols=("rela", "vlt"),
             curve=True,
+            overrides=("model.a=1", "data.b=x"),
         )
     ]
 
@@ -225,6 +226,8 @@ def test_disturbed_questions_are_asked_besides_the_plain_ones(
         (["--from", "p.jsonl", "--model", "run"], "--model needs a model"),
         (["--from", "p.jsonl", "--sanity", "wrong-image"], "--sanity needs a model"),
         (["--from", "p.jsonl", "--calibrate", "val"], "--calibrate needs a model"),
+        (["--from", "p.jsonl", "--set", "data.fill=0"], "--set needs a model"),
+        (["--model", "run", "--calibrate", "val", "--set", "data.fill=0"], "--calibrate stores thresholds"),
         (["--mask-words", "all"], "--mask-words"),
     ],
 )

@@ -30,13 +30,13 @@ class Countable(nn.Module):
         return Prediction(maps + words[:, None, None, None])
 
 
-def subject(model: nn.Module) -> module._Subject:
+def subject(model: nn.Module) -> module.Subject:
     recipe = Recipe("vlt", data=DataConfig(size=(8, 6)), text=TextConfig(max_tokens=4))
-    return module._Subject(model.eval(), recipe, "countable", 7)
+    return module.Subject(model.eval(), recipe, "countable", 7)
 
 
 def test_operations_are_counted_by_image_and_by_phrase() -> None:
-    per_image, per_phrase = module._flops(subject(Countable()))
+    per_image, per_phrase = module.count_flops(subject(Countable()))
     assert per_image == 2 * (3 * 5) * (8 * 6)  # a multiply and an add for each weight and pixel
     assert per_phrase == 2 * (7 * 5) * 4  # and for each weight and word
 
@@ -54,7 +54,7 @@ class Expanded(Countable):
 
 
 def test_operations_on_views_of_parameters_are_counted() -> None:
-    per_image, per_phrase = module._flops(subject(Expanded()))
+    per_image, per_phrase = module.count_flops(subject(Expanded()))
     assert per_image == 2 * (3 * 5) * (8 * 6)
     assert per_phrase == 2 * (7 * 5) * 4 + 2 * (5 * 2) * 3
 

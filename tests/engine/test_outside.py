@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pictures import records
 from pycocotools import mask as coco
@@ -208,6 +210,14 @@ def test_many_faults_are_counted_and_some_of_them_spelt_out(data, tmp_path):
         score(data, lines(tmp_path / "p.jsonl", found), skip=True)
 
 
+def test_many_faults_of_one_kind_hide_no_other(data, tmp_path):
+    found = [{"sent_id": n, "mask": None} for n in range(900, 920)]
+    with pytest.raises(RefsegError) as error:
+        score(data, lines(tmp_path / "p.jsonl", [*found, {"mask": None}, *entries(s101=None)]))
+    for named in (":21: unreadable: ", ":1: unknown: ", "sent_id 101: missing: ", "; and 17 more"):
+        assert named in error.value.message
+
+
 def test_a_broken_line_is_one_fault_among_good_ones(data, tmp_path):
     path = tmp_path / "p.jsonl"
     lines(path, entries())
@@ -314,6 +324,35 @@ def test_records_lack_a_split(data, recorded, tmp_path):
     only = evaluate(EvalRequest(str(data), ("val",), None, "cpu", limit=1, records=str(tmp_path / "one.parquet")))
     with pytest.raises(RefsegError, match="no answers of testA"):
         score(data, str(only.records), splits=("testA",))
+
+
+def test_records_of_a_part_of_a_split_are_refused_and_scored_from_their_counts_where_that_was_asked_for(
+    data, saved, tmp_path
+):
+    path = str(tmp_path / "part.parquet")
+    part = evaluate(EvalRequest(str(data), ("val",), str(saved), "cpu", limit=2, records=path)).evaluations["val"]
+    with pytest.raises(RefsegError, match=r"1 missing \(sent_id 300: missing: 3\.png"):
+        score(data, path)
+    outside = score(data, path, skip=True, masks=True)
+    assert outside.problems.counts() == {"missing": 1}
+    assert not outside.answers["val"].about.finished
+    assert scores(outside.answers["val"].counts()).table() == part.scores.table()
+    assert len(outside.masks) == 5
+
+
+def test_doubled_and_unknown_rows_of_records_are_named(data, recorded, tmp_path):
+    found = pq.read_table(recorded)
+    again = found.slice(0, 1)
+    ids = found.column("sent_id").to_numpy().copy()
+    ids[1] = 999
+    changed = found.set_column(found.schema.get_field_index("sent_id"), "sent_id", pa.array(ids))
+    path = str(tmp_path / "changed.parquet")
+    pq.write_table(pa.concat_tables([changed, again]).replace_schema_metadata(found.schema.metadata), path)
+    with pytest.raises(RefsegError, match="1 unknown, 1 duplicate, 1 missing") as error:
+        score(data, path)
+    assert "row 1: unknown: sent_id 999 of image" in error.value.message
+    assert "row 8: duplicate: sent_id 100 is answered by row 0" in error.value.message
+    assert "sent_id 101: missing: 1.png 'large'" in error.value.message
 
 
 @pytest.mark.parametrize("name", ["lavt", "rela"])

@@ -10,7 +10,8 @@ from pictures import records, write_split
 
 from refseg_cli.config import Published, load_recipe, recipe_names
 from refseg_cli.engine.answers import About
-from refseg_cli.engine.provenance import cautions, published_row, shared_images
+from refseg_cli.engine.evaluate import EvalReport
+from refseg_cli.engine.provenance import cautions, published_row, published_rows, shared_images
 from refseg_cli.metrics.protocols import PROTOCOLS
 
 ABOUT = About(dataset="refcocog", split_by="umd")
@@ -45,6 +46,35 @@ def test_two_words_for_the_overall_iou_and_figures_that_the_protocol_does_not_ha
     row = published_row(paper, ABOUT, "val", "lavt")
     assert row.figures == {"oIoU": 61.24, "mIoU": 63.34}
     assert row.caution == "AP: no metric of the protocol lavt"
+
+
+def rows_of(name, *changed):
+    """The rows for `val` and `test` of RefCOCO, whose model was trained by a recipe and changed."""
+    recipe = load_recipe(name)
+    about = About(dataset="refcoco", arch=recipe.arch)
+    report = EvalReport(about, dict.fromkeys(("val", "test")), recipe.published, changed=changed)
+    return published_rows(report, [recipe.published.protocol, "refseg"])
+
+
+def test_a_changed_model_has_the_row_of_the_recipe_with_that_change_where_training_does_not_read_it():
+    rows = rows_of("isfp-darknet53-refcoco", "model.oracle=location")
+    assert rows["val"]["vlt"].figures == {"IoU": 76.32}
+    assert rows["val"]["vlt"].source.endswith("table 3.2, GT Location")
+    assert rows["val"]["refseg"].caution == "its figures are by the protocol vlt"
+    assert rows["test"] == {"vlt": None, "refseg": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("isfp-iem", "model.oracle=location"),  # no recipe is of both
+        ("cgformer-full", "model.similarity=dot"),  # the weights fit, but that row's model was trained so
+    ],
+)
+def test_a_changed_model_has_no_figures_of_models_that_were_trained_otherwise(name, change):
+    assert load_recipe("cgformer-no-cosine").model == {**load_recipe("cgformer-full").model, "similarity": "dot"}
+    for row in rows_of(name, change)["val"].values():
+        assert (row.figures, row.caution) == ({}, f"its figures are without {change}")
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -171,6 +171,16 @@ def test_a_declared_no_target_shows_no_mask(scenes: Path, watched: tuple[EvalRep
     assert all(masks.area(sample.mask) == 0 for sample in shown.samples)
 
 
+def test_only_a_head_gives_a_probability(scenes: Path, watched: tuple[EvalReport, Watch]) -> None:
+    found, watch = watched
+    val = found.evaluations["val"].answers
+    half = replace(val, has_head=np.arange(len(val)) % 2 == 0)
+    shown = module.gallery(str(scenes), half, watch.masks, {}, [()] * len(val))
+    assert {s.place: s.p_target for s in shown.samples} == {
+        n: float(p) if n % 2 == 0 else None for n, p in enumerate(val.p_target)
+    }
+
+
 def test_answers_to_other_data_are_left_out_and_counted(scenes: Path, watched: tuple[EvalReport, Watch]) -> None:
     found, watch = watched
     val = found.evaluations["val"].answers

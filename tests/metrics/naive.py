@@ -123,6 +123,12 @@ def thesis(samples: list[Sample], *, head: bool = True) -> dict[str, float | Non
     }
 
 
+def mmdet(samples: list[Sample]) -> dict[str, float | None]:
+    """Nothing over nothing is NaN, and NaN becomes 0."""
+    counted = [pixels(sample) for sample in samples]
+    return {"cIoU": overall(counted), "mIoU": mean([i / u if u else 0.0 for i, u in counted])}
+
+
 EVALUATORS = {
     "lavt": lavt,
     "cris": cris,
@@ -130,6 +136,7 @@ EVALUATORS = {
     "vlt": vlt,
     "asda": vlt,
     "rela": rela,
+    "mmdet": mmdet,
     "thesis": thesis,
     "thesis-50pix": lambda samples: thesis(samples, head=False),
 }

@@ -101,6 +101,7 @@ SMALL, LARGE = 49, 50  # pixels
         ("vlt", RIGHT_NONE, 1),
         ("asda", RIGHT_NONE, 1),
         ("rela", RIGHT_NONE, 1),
+        ("mmdet", RIGHT_NONE, 0),
         ("thesis", RIGHT_NONE, 1),
         ("thesis-50pix", RIGHT_NONE, 1),
         # a mask where nothing is

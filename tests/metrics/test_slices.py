@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from refseg_cli.metrics.slices import find_slices
 
@@ -63,6 +64,24 @@ def test_numbers_of_targets_and_words_tell_every_expression_apart():
     for group, everyone in (("words", range(7)), ("number", [0, 1, 2, 3, 5, 6]), ("targets", range(7))):
         members = sorted(n for (g, _), rows in slices.items() if g == group for n in rows)
         assert members == list(everyone)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("all dogs but the left one", ["spatial", "counting", '"except"']),
+        ("everyone other than the man", ['"except"']),
+        ("people apart from the boy", ['"except"']),
+        ("the other man", ["none of these"]),
+        ("from the other side", ["spatial"]),
+        ("topmost kite", ["spatial"]),
+        ("lowest shelf", ["spatial"]),
+    ],
+)
+def test_words_and_pairs_of_words(text, names):
+    """Those of our own scenes among them: `data/scenes/wording.py`."""
+    slices = find_slices([text], np.ones(1, int), np.ones(1, int), [()])
+    assert [part.name for part in slices if part.group == "says"] == names
 
 
 def test_nothing_has_no_slices():

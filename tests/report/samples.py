@@ -88,7 +88,10 @@ def maps() -> tuple[PackedMap, ...]:
     return tuple(map(pack, shown))
 
 
-def report(count: int, *, pictures: int = 3, with_maps: bool = False) -> Report:
+SCORES = Table("Scores", ("split", "gIoU", "cIoU"), [["val", Interval(63.4, 61.2, 65.5), Interval(None)]])
+
+
+def report(count: int, *, pictures: int = 3, with_maps: bool = False, scores: Table = SCORES) -> Report:
     """`count` samples, the first of which has the hostile phrase."""
     shown = maps() if with_maps else ()
     rows = [sample(n, pictures=pictures, text=None if n else HOSTILE, maps=shown) for n in range(count)]
@@ -106,7 +109,7 @@ def report(count: int, *, pictures: int = 3, with_maps: bool = False) -> Report:
         title=f"<tiny> & co on {HOSTILE}",
         facts={"data": "scenes </dd>", "threshold": "0.5"},
         cautions=["trained on <i>something</i> else"],
-        tables=[Table("Scores", ("split", "gIoU", "cIoU"), [["val", Interval(63.4, 61.2, 65.5), Interval(None)]])],
+        tables=[scores],
         parts=[
             Part("val", [Chart("No-target curve", "T-acc", "N-acc", [curve], [Mark("chosen", 0.5, 0.75)])], [slices]),
             Part("testA", [Chart("Reliability", "said", "seen", [curve], diagonal=True)]),

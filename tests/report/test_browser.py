@@ -11,6 +11,7 @@ import samples
 from browser import Browser
 
 from refseg_cli.report import page
+from refseg_cli.report.content import Interval, Table
 from refseg_cli.report.page import render
 
 needs_browser = pytest.mark.skipif(
@@ -101,6 +102,13 @@ def test_filters(show: Show) -> None:
         tab.press(letter)
     tab.wait("!document.querySelector('#nothing').hidden")
     assert cards(tab) == []
+
+
+def test_ten_metrics_fit_beside_one_another(show: Show) -> None:
+    names = ("cIoU", "mIoU", "gIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9", "N-acc", "T-acc")
+    row = ["testA, in the paper", *(Interval(100.0, 100.0, 100.0) for _ in names)]
+    tab = show(scores=Table("Protocol refseg", ("split", *names), [row]))
+    assert tab.run("((e) => e.scrollWidth - e.clientWidth)(document.querySelector('#tables .table'))") == 0
 
 
 def test_a_slice_of_the_table_is_browsed(show: Show) -> None:

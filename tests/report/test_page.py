@@ -17,7 +17,7 @@ from PIL import Image
 from refseg_cli.data import masks
 from refseg_cli.records import Explanation
 from refseg_cli.report import page, pictures
-from refseg_cli.report.content import pack
+from refseg_cli.report.content import Cell, Interval, pack
 from refseg_cli.report.page import render
 from refseg_cli.report.pictures import for_web
 
@@ -106,6 +106,22 @@ def test_tables_and_charts_in_the_index() -> None:
     assert val["tables"][0]["slices"] == [0, 1]
     assert val["charts"][0]["marks"] == [{"name": "chosen", "x": 0.5, "y": 0.75}]
     assert index["splits"] == ["val", "testA"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "sent"),
+    [
+        (Interval(62.04473, 53.7496, 70.96), [62.04, 53.7, 71.0]),  # of five digits, 62.045, a browser makes 62.05
+        (Interval(90.625), [90.62, None, None]),  # as in the terminal: to the even one
+        (Interval(float("nan"), None, float("inf")), [None, None, None]),
+        (63.0, [63.0, None, None]),  # a paper's figure is shown as 63.00, a count as 63
+        (63, 63),
+        ("val", "val"),
+        (None, None),
+    ],
+)
+def test_figures_are_rounded_once(cell: Cell, sent: Any) -> None:
+    assert page._cell(cell) == sent
 
 
 def test_numbers_that_json_lacks_become_null() -> None:
