@@ -44,7 +44,7 @@ complete -c refseg -n '__refseg_at \'refseg eval\'' -l data -r -f -a '(__fish_co
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l model -r -f -a '(__fish_complete_directories)' -d 'Folder of a trained model; the bundled one if not given.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l set -r -f -d 'Change one value of the model\'s recipe, e.g. model.oracle=mask; repeatable.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l split -r -f -a 'train val test testA testB' -d 'Splits, with commas between them.'
-complete -c refseg -n '__refseg_at \'refseg eval\'' -l protocol -r -f -a 'refseg thesis thesis-50pix lavt cris cgformer vlt asda rela all' -d 'Whose rules to count by, with commas between them, or all.'
+complete -c refseg -n '__refseg_at \'refseg eval\'' -l protocol -r -f -a 'refseg thesis thesis-50pix lavt cris cgformer vlt asda rela mmdet all' -d 'Whose rules to count by, with commas between them, or all.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l from -r -F -d 'Score these predictions instead: JSON lines, COCO or records.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l on-error -r -f -a 'fail skip' -d 'With --from: refuse a file with gaps or faults, or score the rest.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l slices -d 'Also by kind of target, by words and by category.'
@@ -67,7 +67,7 @@ complete -c refseg -n '__refseg_at \'refseg eval\'' -l quiet -s q -d 'Print erro
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l help -s h -d 'Show help and stop.'
 complete -c refseg -n '__refseg_at \'refseg compare\'' -F
 complete -c refseg -n '__refseg_at \'refseg compare\'' -F
-complete -c refseg -n '__refseg_at \'refseg compare\'' -l protocol -r -f -a 'refseg thesis thesis-50pix lavt cris cgformer vlt asda rela all' -d 'Whose rules to count by, with commas between them, or all.'
+complete -c refseg -n '__refseg_at \'refseg compare\'' -l protocol -r -f -a 'refseg thesis thesis-50pix lavt cris cgformer vlt asda rela mmdet all' -d 'Whose rules to count by, with commas between them, or all.'
 complete -c refseg -n '__refseg_at \'refseg compare\'' -l resamples -r -f -d 'Of the bootstrap over images, for the 95 % intervals; 0 for none.'
 complete -c refseg -n '__refseg_at \'refseg compare\'' -l json -d 'Print the result as JSON on stdout.'
 complete -c refseg -n '__refseg_at \'refseg compare\'' -l markdown -d 'Print the tables in Markdown.'

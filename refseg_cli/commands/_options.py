@@ -126,7 +126,7 @@ def choose_protocols(text: str) -> tuple[str, ...]:
         RefsegError: there is no such protocol, or none is named.
     """
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if names == (ALL,):
+    if ALL in names:
         return tuple(PROTOCOLS)
     for name in names:
         if name not in PROTOCOLS:

@@ -40,7 +40,8 @@ def rule(protocol: Protocol, about: About) -> str:
     if about.finished:
         if protocol.size:
             size = f"{protocol.size[0]} x {protocol.size[1]}"
-        return f"{size}, masks as given"
+        few = protocol.absence.pixels if protocol.absence.rule != "unknown" else 1
+        return f"{size}, masks as given" + (f", at least {few} pixels where the file leaves it open" if few > 1 else "")
     mask = own.mask if protocol.threshold is None else protocol.threshold
     said = [size, f"mask > {mask:g}"]
     absence = protocol.absence
@@ -48,7 +49,10 @@ def rule(protocol: Protocol, about: About) -> str:
         exists = own.exists if absence.exists is None else absence.exists
         pixels = own.min_pixels if absence.exists is None else absence.pixels
         said += [f"target ≥ {exists:g}"] if absence.head else []
-        said += [f"at least {pixels} pixels" + (" without a head" if absence.head and absence.exists else "")]
+        said += [
+            f"at least {pixels} pixel{'s' if pixels > 1 else ''}"
+            + (" without a head" if absence.head and absence.exists else "")
+        ]
     return ", ".join(said)
 
 
@@ -56,7 +60,7 @@ def score_tables(about: About, splits: Mapping[str, Analysis], published: Rows) 
     """One table a protocol, metrics down and splits across; all of them side by side where there are several."""
     names = list(next(iter(splits.values())).scores)
     if len(names) > 1:
-        return [_side_by_side(about, split, analysis) for split, analysis in splits.items()]
+        return [_side_by_side(about, split, analysis, published.get(split, {})) for split, analysis in splits.items()]
     return [_one_protocol(about, PROTOCOLS[names[0]], splits, published)]
 
 
@@ -75,11 +79,13 @@ def _one_protocol(about: About, protocol: Protocol, splits: Mapping[str, Analysi
     return Table(title, tuple(columns), tuple(map(tuple, cells)))
 
 
-def _side_by_side(about: About, split: str, analysis: Analysis) -> Table:
-    rows = []
+def _side_by_side(about: About, split: str, analysis: Analysis, published: Mapping[str, PublishedRow | None]) -> Table:
+    rows, papers = [], []
     for name, scores in analysis.scores.items():
         protocol = PROTOCOLS[name]
         main = [next((m.name for m in _by_interest(protocol) if m.kind == kind), None) for kind in ("overall", "mean")]
+        row = published.get(name)
+        papers.append(", ".join(f"{value:.2f} {m}" for m, value in row.figures.items() if m in main) if row else "")
         rows.append(
             (
                 name,
@@ -88,7 +94,10 @@ def _side_by_side(about: About, split: str, analysis: Analysis) -> Table:
                 rule(protocol, about),
             )
         )
-    columns = ("protocol", "overall IoU", "mean IoU", *SIDE_BY_SIDE, "how")
+    columns: tuple[str, ...] = ("protocol", "overall IoU", "mean IoU", *SIDE_BY_SIDE, "how")
+    if any(papers):  # behind the figures that they belong to
+        columns = (*columns[:3], "in the paper", *columns[3:])
+        rows = [(*row[:3], paper or None, *row[3:]) for row, paper in zip(rows, papers, strict=True)]
     return Table(f"{heading(about)}, {split}: {analysis.expressions} expressions", columns, tuple(rows))
 
 

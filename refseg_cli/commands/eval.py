@@ -154,13 +154,15 @@ def eval_(
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     wanted = _Wanted(choose_protocols(protocol), slices, curves, resamples, trained_on, form)
     splits = choose_splits(split)
+    if on_error != "fail" and source is None:
+        raise RefsegError("--on-error is about the file of --from", hint="add --from FILE, or leave it away")
     disturb = _disturbance(mask_words, mask_count, sanity)
     path = _page(page, disturb)
     if source is not None:
-        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--records": records}
+        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit}
         _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
         skip, masks = on_error == "skip", path is not None
-        found = _score_file(OutsideRequest(source, data, splits, wanted.protocols, skip, masks))
+        found = _score_file(OutsideRequest(source, data, splits, wanted.protocols, skip, masks, records))
     else:
         request = EvalRequest(
             data,
@@ -202,12 +204,14 @@ class _Found:
     """The answers of each split, with the papers' figures beside them.
 
     masks, maps: of all answers, split after split, for the page; empty where there is none.
+    cautions: what its figures' reader has to know.
     """
 
     answers: Mapping[str, Answers]
     published: Rows = field(default_factory=dict)
     masks: Sequence[Rle] = ()
     maps: Mapping[int, tuple[PackedMap, ...]] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
 
 
 def _refuse_beside_from(options: Mapping[str, object]) -> None:
@@ -219,6 +223,8 @@ def _refuse_beside_from(options: Mapping[str, object]) -> None:
 def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Disturbance | None:
     if words and sanity:
         raise RefsegError("--mask-words and --sanity exclude each other", hint="give one of them")
+    if count > 1 and not words:
+        raise RefsegError("--mask-count is about --mask-words", hint="add --mask-words random, or leave it away")
     kind = words or sanity
     if kind is None:
         return None
@@ -244,11 +250,10 @@ def _score_file(request: OutsideRequest) -> _Found:
 
     with console.progress() as progress:
         found = score_file(request, progress=progress)
-    if found.problems.found:
-        console.warn(f"{request.source}: left out: {found.problems}")
-        for problem in found.problems.found[:3]:
-            console.warn(str(problem))
-    return _Found(found.answers, masks=found.masks)
+    for problem in found.problems.examples(3):
+        console.warn(str(problem))
+    cautions = (f"{request.source}: left out: {found.problems}",) if found.problems.found else ()
+    return _Found(found.answers, masks=found.masks, cautions=cautions)
 
 
 def _score_model(request: EvalRequest, *, keep: bool) -> _Found:
@@ -285,7 +290,8 @@ def _calibrate(request: EvalRequest, split: str) -> None:
 
 
 def _thresholds(own: Thresholds) -> str:
-    return f"threshold {own.mask:g}, no-target threshold {own.exists:g}, at least {own.min_pixels} pixels"
+    pixels = f"{own.min_pixels} pixel{'s' if own.min_pixels > 1 else ''}"
+    return f"threshold {own.mask:g}, no-target threshold {own.exists:g}, at least {pixels}"
 
 
 def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:
@@ -310,8 +316,9 @@ def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted)
     from refseg_cli.engine.analysis import compare
     from refseg_cli.metrics.protocols import PROTOCOLS
 
-    plain = _evaluate(request)
+    # First what not every model can be asked, so that nobody waits for an evaluation to hear it.
     after = _answers(_evaluate(replace(request, disturb=disturb, records=None)))
+    plain = _evaluate(request)
     found = {
         (split, name): compare(before, after[split], PROTOCOLS[name], resamples=wanted.resamples)
         for split, before in _answers(plain).items()
@@ -337,7 +344,8 @@ def _show(found: _Found, wanted: _Wanted) -> list[str]:
         name: analyse(answers, wanted.protocols, slices=wanted.slices, curves=wanted.curves, resamples=wanted.resamples)
         for name, answers in found.answers.items()
     }
-    said = [*cautions(about, list(splits), trained_on=wanted.trained_on), *_warnings(splits, found.published)]
+    said = [*found.cautions, *cautions(about, list(splits), trained_on=wanted.trained_on)]
+    said += _warnings(splits, found.published)
     for sentence in said:
         console.warn(sentence)
     if wanted.form == "json":
@@ -383,7 +391,7 @@ def _warnings(splits: Mapping[str, Analysis], published: Rows) -> list[str]:
         blind = [name for name in analysis.scores if PROTOCOLS[name].absence.rule == "unknown"]
         if blind and analysis.no_target:
             number = f"{analysis.no_target} of {analysis.expressions} expressions have no target"
-            said.append(f"{split}: {number}, which {', '.join(blind)} score as any other")
+            said.append(f"{split}: {number}, scored as any other by {', '.join(blind)}")
     for split, rows in published.items():
         found = [row for row in rows.values() if row]
         if found and all(row.caution and not row.figures for row in found):

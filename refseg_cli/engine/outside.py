@@ -17,7 +17,7 @@ import numpy as np
 from refseg_cli.data import masks, shards
 from refseg_cli.data.shards import Shards
 from refseg_cli.engine import Progress, silent
-from refseg_cli.engine.answers import About, Answer, Answers, collect, read_answers, read_masks
+from refseg_cli.engine.answers import About, Answer, Answers, collect, read_answers, read_masks, writing_records
 from refseg_cli.engine.predictions import Given, Problems, Wanted, as_rle, match, read_predictions
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.counts import Pixels, count_pixels
@@ -36,6 +36,7 @@ class OutsideRequest:
     protocols: names of `PROTOCOLS`.
     skip:      leave expressions without a proper prediction out, rather than refuse the file.
     masks:     keep the masks too, to show them.
+    records:   Parquet file to write the answers to, as an evaluation does; None for none.
     """
 
     source: str
@@ -44,6 +45,7 @@ class OutsideRequest:
     protocols: tuple[str, ...] = ("refseg",)
     skip: bool = False
     masks: bool = False
+    records: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,16 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
 
     Raises:
         RefsegError: no such data or file; or, unless `skip`, entries that are unreadable, unknown, doubled or of other
-            sizes than their pictures, or expressions without one.
+            sizes than their pictures, or expressions without one; records that cannot be written, or are there already.
     """
     splits = [shards.open_shards(request.data, name) for name in request.splits]
     problems = Problems()
-    found = _recorded(request, splits, problems) or _matched(request, splits, problems, progress)
+    rows: list[Answer] = []
+    found = _recorded(request, splits, problems)
+    if found is None:
+        found, rows = _matched(request, splits, problems, progress)
+    elif request.records:
+        raise RefsegError(f"{request.source} has these records already", hint="leave --records away")
     if problems.found and not request.skip:
         listed = "; ".join(str(problem) for problem in problems.examples(NAMED))
         more = f"; and {len(problems.found) - NAMED} more" if len(problems.found) > NAMED else ""
@@ -81,23 +88,28 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
     for name, answers in found.answers.items():
         if not len(answers):
             raise RefsegError(f"{request.source}: nothing in it can be scored on {name} of {request.data}: {problems}")
+    if request.records:
+        with writing_records(request.records, found.answers[request.splits[0]].about) as append:
+            append(rows)
     return found
 
 
-def _matched(request: OutsideRequest, splits: Sequence[Shards], problems: Problems, progress: Progress) -> Outside:
-    """What can be scored of a file of masks."""
+def _matched(
+    request: OutsideRequest, splits: Sequence[Shards], problems: Problems, progress: Progress
+) -> tuple[Outside, list[Answer]]:
+    """What can be scored of a file of masks, and its answers, split after split."""
     given = read_predictions(request.source, problems, splits=request.splits)
     answered = match(given, [wanted for split in splits for wanted in _wanted(split)], problems)
     answers: dict[str, Answers] = {}
-    kept: list[Rle] = []
+    all_rows: list[Answer] = []
     first = 0
     for split in splits:
         mine = {n - first: entry for n, entry in answered.items() if n >= first}
         rows = _score_split(request, split, mine, problems, progress)
         answers[split.split] = collect(_about(request, split), rows)
-        kept += [row.mask for row in rows] if request.masks else []
+        all_rows += rows
         first += int(split.expression_counts.sum())
-    return Outside(answers, problems, kept)
+    return Outside(answers, problems, [row.mask for row in all_rows] if request.masks else []), all_rows
 
 
 def _recorded(request: OutsideRequest, splits: Sequence[Shards], problems: Problems) -> Outside | None:

@@ -120,6 +120,8 @@ def _from_records(uri: str, splits: Sequence[str]) -> Iterator[Given]:
 
 def _whole_file(text: str, uri: str) -> Iterable[tuple[int, Any]] | None:
     """The entries of a COCO result, numbered from 0; None if the file is not one JSON value with a list of them."""
+    if not text.strip():
+        raise RefsegError(f"{uri}: empty", hint="a line of JSON for each expression")
     if not text.lstrip().startswith(("[", "{")):
         raise _foreign(uri)
     try:
@@ -162,6 +164,8 @@ def _entry(where: str, entry: Any) -> Given:
     phrase = next((entry[key] for key in PHRASES if key in entry), None)
     if sent_id is None and (image is None or not isinstance(phrase, str)):
         raise ValueError("names no expression: neither sent_id, nor image and phrase")
+    if isinstance(sent_id, str) and sent_id.isdecimal():
+        sent_id = int(sent_id)
     if sent_id is not None and (isinstance(sent_id, bool) or not isinstance(sent_id, int)):
         raise ValueError(f"sent_id {sent_id!r} is no whole number")
     no_target = entry.get("no_target")

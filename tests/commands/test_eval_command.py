@@ -92,7 +92,7 @@ def test_defaults(requests: list[EvalRequest]) -> None:
 def test_table_in_a_pipe(requests: list[EvalRequest], capsys: Capture) -> None:
     main(["eval", "--data", "shards", "--split", "val,testA", *SHORT])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == ("bundled on set: refseg (original size, mask > 0.5, target ≥ 0.5, at least 1 pixels)")
+    assert lines[0] == ("bundled on set: refseg (original size, mask > 0.5, target ≥ 0.5, at least 1 pixel)")
     assert lines[1].split() == ["metric", "val", "95", "%", "testA", "95", "%"]
     interval = "0.00–75.00"
     assert [line.split() for line in lines[2:5]] == [
@@ -123,6 +123,13 @@ def test_several_protocols_stand_side_by_side(requests: list[EvalRequest], capsy
     assert re.search(r"cris +- +37\.50 IoU", rows["cris"])
     assert "mask > 0.35" in rows["cris"]
     assert "at least 50 pixels without a head" in rows["thesis"]
+
+
+def test_the_papers_figures_stand_in_their_protocols_line(requests: list[EvalRequest], capsys: Capture) -> None:
+    main(["eval", "--data", "shards", "--protocol", "cris,all", *SHORT])
+    lines = capsys.readouterr().out.splitlines()
+    assert "in the paper" in lines[1]
+    assert [line.split()[0] for line in lines[2:] if "61.50 IoU" in line] == ["vlt"]
 
 
 def test_json_has_percentages_with_intervals(requests: list[EvalRequest], capsys: Capture) -> None:
@@ -167,7 +174,7 @@ def test_figures_of_another_protocol_are_flagged_not_shown(requests: list[EvalRe
 def test_thresholds_stand_beside_the_scores(requests: list[EvalRequest], capsys: Capture) -> None:
     assert main(["eval", "--data", "shards", "--split", "val", *SHORT]) == FOUND
     err = capsys.readouterr().err
-    assert "threshold 0.5, no-target threshold 0.5, at least 1 pixels" in err
+    assert "threshold 0.5, no-target threshold 0.5, at least 1 pixel" in err
     assert "val: 2 expressions, 2 images, 4 expr/s" in err
 
 
@@ -199,7 +206,7 @@ def test_disturbed_questions_are_asked_besides_the_plain_ones(
     requests: list[EvalRequest], capsys: Capture, options: list[str]
 ) -> None:
     assert main(["eval", "--data", "shards", "--records", "r.parquet", *options, *SHORT]) == FOUND
-    plain, disturbed = requests
+    disturbed, plain = requests
     assert plain.disturb is None
     assert disturbed == replace(plain, disturb=disturbed.disturb, records=None)
     name = str(disturbed.disturb)
@@ -227,6 +234,9 @@ def test_disturbed_questions_are_asked_besides_the_plain_ones(
         (["--from", "p.jsonl", "--sanity", "wrong-image"], "--sanity needs a model"),
         (["--from", "p.jsonl", "--calibrate", "val"], "--calibrate needs a model"),
         (["--from", "p.jsonl", "--set", "data.fill=0"], "--set needs a model"),
+        (["--from", "p.jsonl", "--limit", "3"], "--limit needs a model"),
+        (["--on-error", "skip"], "--on-error is about the file of --from"),
+        (["--mask-count", "2"], "--mask-count is about --mask-words"),
         (["--model", "run", "--calibrate", "val", "--set", "data.fill=0"], "--calibrate stores thresholds"),
         (["--mask-words", "all"], "--mask-words"),
     ],
@@ -269,13 +279,19 @@ def test_somebodys_predictions_are_scored_and_faults_are_errors(
     asked = ["eval", "--data", str(scenes), "--split", "testA", "--from", str(source), *SHORT]
     assert main([*asked, "--protocol", "rela"]) == FOUND
     streams = capsys.readouterr()
-    assert streams.out.splitlines()[0] == f"{source} on scenes: rela (480 x 480, masks as given)"
+    where = "480 x 480, masks as given, at least 50 pixels where the file leaves it open"
+    assert streams.out.splitlines()[0] == f"{source} on scenes: rela ({where})"
     assert re.search(r"N-acc +100\.00", streams.out)
     source.write_text("\n".join([*lines[1:], lines[1]]))
     assert main(asked) == ERROR
     assert "1 duplicate, 1 missing" in capsys.readouterr().err
-    assert main([*asked, "--on-error", "skip"]) == FOUND
-    assert f"{source}: left out: 1 duplicate, 1 missing" in capsys.readouterr().err
+    saved = str(tmp_path / "p.parquet")
+    assert main([*asked, "--on-error", "skip", "--json", "--records", saved]) == FOUND
+    streams = capsys.readouterr()
+    [left_out] = [said for said in json.loads(streams.out)["cautions"] if "left out" in said]
+    assert left_out == f"{source}: left out: 1 duplicate, 1 missing"
+    assert left_out in streams.err
+    assert len(read_answers(saved)) == len(lines) - 1
 
 
 def test_calibration_stores_thresholds_and_says_so(run: Path, scenes: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -229,7 +229,7 @@ def test_a_broken_line_is_one_fault_among_good_ones(data, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "neither JSON nor Parquet"),
+        (b" \n", "empty"),
         (b"sent_id,mask\n1,2\n", "neither JSON nor Parquet"),
         (b"\xff\xfe\x00", "neither JSON nor Parquet"),
         (b"[{]", "not valid JSON"),
@@ -242,6 +242,18 @@ def test_other_files_are_refused(data, tmp_path, content, message):
         score(data, str(path))
     with pytest.raises(RefsegError, match="no such file"):
         score(data, str(tmp_path / "nothing.jsonl"))
+
+
+def test_anybodys_answers_become_records_with_the_same_scores(data, tmp_path):
+    source = lines(tmp_path / "p.jsonl", entries(s100={"sent_id": "100", "mask": rle(half(records("val")[0]))}))
+    saved = str(tmp_path / "r.parquet")
+    found = score(data, source, "refseg", "lavt", records=saved)
+    again = score(data, saved, "refseg", "lavt")
+    for name in ("refseg", "lavt"):
+        told, kept = (each.answers["val"].counts(PROTOCOLS[name]) for each in (found, again))
+        assert scores(told, PROTOCOLS[name]) == scores(kept, PROTOCOLS[name])
+    with pytest.raises(RefsegError, match="has these records already"):
+        score(data, saved, records=str(tmp_path / "other.parquet"))
 
 
 def test_several_splits_come_from_one_file(data, tmp_path):
