@@ -43,7 +43,7 @@ class Entry:
 
 
 def catalogue(*, arch: str | None = None, paper: str = "", table: str = "") -> list[Entry]:
-    """The recipes by architecture, paper, table and name.
+    """The recipes by architecture, paper, table, row and name.
 
     Args:
         arch: only this architecture's.
@@ -66,7 +66,7 @@ def catalogue(*, arch: str | None = None, paper: str = "", table: str = "") -> l
     if not kept:
         tables = sorted({e.table for e in entries if arch in (None, e.arch) and e.table}, key=_in_order)
         raise RefsegError("no such recipe", hint=f"tables: {', '.join(tables)}" if tables else "ask for less")
-    return sorted(kept, key=lambda entry: (entry.arch, entry.paper, _in_order(entry.table), entry.name))
+    return sorted(kept, key=lambda e: (e.arch, e.paper, _in_order(e.table), _in_order(e.row), e.name))
 
 
 def _entry(name: str) -> Entry:

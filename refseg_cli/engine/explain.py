@@ -7,7 +7,7 @@ Axes: n expressions, q queries (or regions, stages, grid cells), h w cells, t to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -25,6 +25,12 @@ SENTENCE = "[phrase]"  # stands for the feature of the whole phrase behind its t
 def kinds_of(model: nn.Module | type[nn.Module]) -> Mapping[str, MapKind]:
     """The model's table; empty for one that has nothing to show."""
     return getattr(model, "EXPLAIN", {})
+
+
+def explained(model: nn.Module, batch: Batch) -> Prediction:
+    """The model's answer with all that it can show; some of it may cost more than the answer (`explained`)."""
+    answer: Callable[[Batch], Prediction] = getattr(model, "explained", model)
+    return answer(batch)
 
 
 def explain(
@@ -71,14 +77,25 @@ class _Frame:
         self.placement, self.input_size, self.size, self.longest = placement, input_size, size, longest
 
     def crop(self, maps: Tensor) -> Tensor:
-        """(q, h, w) of the input -> (q, h', w') of the picture: the padding cut off, the picture's proportions."""
-        sides = min(self.longest, max(maps.shape[-2:]))
+        """(q, h, w) of the input -> (q, h', w') of the picture: the padding cut off, the picture's proportions.
+
+        Of maps that say in or out (0 or 1) each value stays one of the two; others are averaged.
+        """
+        hard = bool(((maps == 0) | (maps == 1)).all()) and bool(maps.any())
+        sides = self.longest if hard else min(self.longest, max(maps.shape[-2:]))
         height, width = (max(1, round(side * sides / max(self.size))) for side in self.size)
         maps, place = maps[:, None].float(), self.placement
         if (place.height, place.width) != self.input_size:
-            maps = F.interpolate(maps, self.input_size, mode="bilinear", align_corners=False)
+            maps = _resized(maps, self.input_size, hard=hard)
             maps = maps[:, :, place.top : place.top + place.height, place.left : place.left + place.width]
-        return F.interpolate(maps, (height, width), mode="bilinear", align_corners=False, antialias=True)[:, 0]
+        return _resized(maps, (height, width), hard=hard)[:, 0]
+
+
+def _resized(maps: Tensor, size: tuple[int, int], *, hard: bool) -> Tensor:
+    """(q, 1, h, w) -> (q, 1, *size)."""
+    if hard:
+        return F.interpolate(maps, size, mode="nearest-exact")
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 class _Tokens:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -62,9 +63,27 @@ OFFICIAL: dict[str, Official] = {
 
 # Why there is no import, for the architectures whose users have reason to ask.
 IMPOSSIBLE = {
+    "isfp": "its authors published no code that we know of, so that no layout of its files is known",
+    "jmceln": "the code that its paper names was not to be had, so that no layout of its files is known",
+    "m3att": "its authors published no code that we know of, so that no layout of its files is known",
     "vlt": "the official weights are of a Keras model with another graph (see the header of models/vlt.py): "
     "ReLU after every attention projection, causal queries, no spatial-dynamic fusion",
 }
+
+# What torch's reader raises on damaged files: the older of its two formats is unpickled before anything is checked.
+DAMAGED = (
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +232,8 @@ def _read_torch(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(harmless_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
+    except DAMAGED as error:
+        asked = re.search(r"GLOBAL ([\w.]*\w) ", str(error))  # a cut file may end within a name
         if asked is None:
             raise RefsegError(f"{path}: not a PyTorch checkpoint, or a damaged one") from error
         raise RefsegError(

@@ -23,7 +23,7 @@ from refseg_cli.data import masks
 from refseg_cli.data.loader import batch_for
 from refseg_cli.data.transforms import decode_image
 from refseg_cli.engine.draw import overlay_png
-from refseg_cli.engine.explain import explain, kinds_of
+from refseg_cli.engine.explain import explain, explained, kinds_of
 from refseg_cli.engine.files import whole
 from refseg_cli.engine.inference import Decision, pick_device, postprocess
 from refseg_cli.errors import RefsegError
@@ -184,7 +184,8 @@ class Predictor:
         found = self.checkpoint
         batch = batch_for(pixels, phrases, found.tokenizer, found.recipe.data)
         with torch.inference_mode():
-            prediction = found.model(batch.to(self.device))
+            on_device = batch.to(self.device)
+            prediction = explained(found.model, on_device) if kinds else found.model(on_device)
             maps = explain(prediction, batch, kinds, found.tokenizer, longest=MAP_CELLS)
             rows = max(1, PIXELS_AT_A_TIME // (pixels.shape[1] * pixels.shape[2]))
             for start in range(0, len(phrases), rows):

@@ -39,12 +39,19 @@ def attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+def feed_forward_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """`linear1` and `linear2` of torch's transformer layers to layers/attention.py's `feed_forward` (as `mlp`)."""
+    return (
+        Rule(rf"{theirs}\.linear1\.(?P<kind>weight|bias)", rf"{ours}.mlp.0.\g<kind>"),
+        Rule(rf"{theirs}\.linear2\.(?P<kind>weight|bias)", rf"{ours}.mlp.3.\g<kind>"),
+    )
+
+
 def layer_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     """torch's nn.TransformerEncoderLayer to layers/attention.py's `EncoderLayer`; names as in `attention_rules`."""
     return (
         *attention_rules(rf"{theirs}\.self_attn", f"{ours}.attention"),
-        Rule(rf"{theirs}\.linear1\.(?P<kind>weight|bias)", rf"{ours}.mlp.0.\g<kind>"),
-        Rule(rf"{theirs}\.linear2\.(?P<kind>weight|bias)", rf"{ours}.mlp.3.\g<kind>"),
+        *feed_forward_rules(theirs, ours),
         Rule(rf"{theirs}\.(?P<norm>norm[12])\.(?P<kind>weight|bias)", rf"{ours}.\g<norm>.\g<kind>"),
     )
 

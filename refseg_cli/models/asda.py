@@ -7,7 +7,8 @@ the paper's text stands beside them as values of the same settings. What differs
   hands the gradient to the softmax behind it (`gradient`, straight-through); evaluation is the same.
 - BatchNorm keeps torch's momentum: the official 0.999 makes the stored statistics those of the last batch.
 - The official data path also jitters saturation and moves pictures by small affine maps; ours flips and jitters.
-- Parameters at full size: 180.80 M, the official 193.09 M without 12.29 M that nothing reads (see `OFFICIAL_KEYS`).
+- Parameters at full size: 180.80 M, the official 193.09 M without 12.29 M that nothing reads (see `OFFICIAL_KEYS`); the
+  recipes' text tower has CLIP's whole table of 77 positions, not the 17 that a phrase uses, 30,720 numbers more.
 
 Language-free: the image encoder and vision's side of the fusion, 37.0 % of the multiply-adds of one image with one
 phrase at 416 px. From the selection on everything depends on the phrase.
@@ -112,9 +113,10 @@ class ASDA(nn.Module):
     def forward(self, batch: Batch) -> Prediction:
         """Mask logits (n, 1, h s, w s) with s = 2^upsamplings; language enters at the selection.
 
-        aux: `low_weights`, `mid_weights` (n, k) what the selection would give each layer, and `low_layer`, `mid_layer`
-        (n,) which it took, from 1, where there is a choice; `coarse_feature`, `fine_feature` (n, h, w), the strongest
-        channel before and after the words are seen; `response_masks` (n, q, h s, w s), `coefficients` (n, q).
+        aux: where there is a choice, `low_weights`, `mid_weights` (n, last candidate) what the selection would give
+        each layer, from layer 1, 0 for those it may not take, and `low_layer`, `mid_layer` (n,) which it took, from 1;
+        `coarse_feature`, `fine_feature` (n, h, w), the strongest channel before and after the words are seen;
+        `response_masks` (n, q, h s, w s), `coefficients` (n, q).
         """
         layers = dict(zip(self.vision.layers, self.vision(batch.images), strict=True))
         said = self.reader(batch.tokens, batch.attention_mask)
@@ -191,8 +193,9 @@ class LayerSelection(nn.Module):
                 continue
             weights = scorer(self.products(layers, group, said, image_index)).softmax(1)  # Eq. 3: Phi_as
             picked.append(self.pick(maps, weights, image_index))
-            aux[f"{name}_weights"] = weights
-            aux[f"{name}_layer"] = torch.tensor(group, device=weights.device)[weights.argmax(1)]
+            numbers = torch.tensor(group, device=weights.device)
+            aux[f"{name}_weights"] = weights @ torch.eye(max(group)).to(weights)[numbers - 1]
+            aux[f"{name}_layer"] = numbers[weights.argmax(1)]
         return picked, aux
 
     def products(self, layers: Layers, group: tuple[int, ...], said: Phrase, image_index: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """JMCELN: Referring Image Segmentation via Joint Mask Contextual Embedding Learning and Progressive Alignment Network
 (Huang, Satoh, EMNLP 2023), whose equation numbers are used here.
 
-There is no official code. Where the paper is silent the choice stands beside the field in `JMCELNConfig` or here:
+The paper names a repository of code (github.com/toyotttttt/referring-segmentation), which was not to be had. Where its
+text is silent the choice stands beside the field in `JMCELNConfig` or here:
 - The text tower's sentence feature, the end token's projected state, is F_s; the words F_t are in no equation.
 - Window attention (figure 2b): pre-norm with residual and relative positions as in Swin, no shift.
 - The four relations: 1x1, and 3x3 at three dilations, a quarter of the channels each.
@@ -15,7 +16,7 @@ There is no official code. Where the paper is silent the choice stands beside th
   297.9 G).
 - Two-class cross-entropy with argmax is one logit, the difference of the two, with cross-entropy and sign.
 - The printed learning rate, 6e-6, looks low for layers that start from nothing; the recipes keep it.
-- Parameters at full size: 247.9 M, of which CLIP RN101 42.5 M and text 63.4 M; none published.
+- Parameters at full size: 247.86 M, of which CLIP RN101 42.52 M and text 63.43 M; none published.
 
 Axes: i images, n expressions, q embeddings, p pixels (h w), c channels, m heads, d channels of a head.
 """
@@ -66,7 +67,11 @@ class JMCELNConfig(EncoderConfig):
 class JMCELN(nn.Module):
     """See the header. Built by `models.build_model`."""
 
-    EXPLAIN: ClassVar[dict[str, MapKind]] = {"stage_attention": "map", "stage_change": "map"}
+    EXPLAIN: ClassVar[dict[str, MapKind]] = {
+        "stage_masks": "logits",
+        "stage_attention": "map",
+        "stage_change": "map",
+    }
 
     def __init__(self, config: JMCELNConfig, *, vocab_size: int, max_tokens: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -88,12 +93,23 @@ class JMCELN(nn.Module):
         aux, where there is a cascade: `stage_attention` (n, stages, h, w), how much the embeddings read of each pixel,
         summing to 1; `stage_change` (n, stages, h, w), how far each stage moved a pixel's feature.
         """
+        return self._answer(batch, None)
+
+    def explained(self, batch: Batch) -> Prediction:
+        """As `forward`, for showing.
+
+        aux has besides `stage_masks` (n, stages, h s, w s), what the mask decoder makes of each stage's map, logits of
+        which the last are the answer; a decoding for each stage.
+        """
+        return self._answer(batch, self.mask_decoder)
+
+    def _answer(self, batch: Batch, decode: nn.Module | None) -> Prediction:
         said = self.reader(batch.tokens, batch.attention_mask)
         F_m = self.neck(self.backbone(batch.images), said.sentence, batch.image_index)  # (n, c, h, w)
         F_mt = self.relation(F_m)
         aux: dict[str, Tensor] = {}
         if self.cascade is not None:
-            F_mt, aux = self.cascade(F_m, F_mt)
+            F_mt, aux = self.cascade(F_m, F_mt, decode)
         exists = None if self.exists is None else self.exists(F_mt.mean((2, 3)), F_mt)
         return Prediction(self.mask_decoder(F_mt), exists, aux)
 
@@ -245,17 +261,25 @@ class Cascade(nn.Module):
             Stage(c, heads=config.heads, alignment=config.alignment) for _ in range(config.stages)
         )
 
-    def forward(self, F_m: Tensor, F_mt: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """F_mt^n, and the aux maps that `JMCELN.forward` describes. F_m, F_mt: (n, c, h, w)."""
+    def forward(self, F_m: Tensor, F_mt: Tensor, decode: nn.Module | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """F_mt^n, and the aux maps that `JMCELN.forward` and, with `decode`, `explained` describe.
+
+        Args:
+            F_m, F_mt: (n, c, h, w).
+            decode: makes a mask of a stage's map.
+        """
         n, c, h, w = F_m.shape
         keys = self.norm(as_tokens(F_m)) + sine_positions_2d(h, w, c, device=F_m.device, dtype=F_m.dtype)
-        q, first, looks, changes = self.embeddings.expand(n, -1, -1), F_mt, [], []
+        q, first, looks, changes, masks = self.embeddings.expand(n, -1, -1), F_mt, [], [], []
         for stage in self.stages:
             before = F_mt
             q, F_mt, look = stage(q, keys, F_mt if self.adaptive else first, F_mt)
             looks.append(look.unflatten(1, (h, w)))
             changes.append((F_mt - before).square().mean(1).sqrt())
-        return F_mt, {"stage_attention": torch.stack(looks, 1), "stage_change": torch.stack(changes, 1)}
+            if decode is not None:
+                masks.append(decode(F_mt))
+        aux = {"stage_attention": torch.stack(looks, 1), "stage_change": torch.stack(changes, 1)}
+        return F_mt, aux if decode is None else {**aux, "stage_masks": torch.cat(masks, 1)}
 
 
 class Stage(nn.Module):

@@ -10,6 +10,8 @@ What differs from the official code (`lavt` and `lavt_one`), and why:
 - Dice: the loss that made the published `lavt_one` files was never published; ours is Dice of both classes, averaged.
 - Weight decay: the official code also decays biases of the backbone and batch normalisation of the decoder, but not
   the tables of relative positions; ours decays matrices alone, those tables among them.
+- Parameters at full size (Swin-B): 225.64 M, the official 227.74 M without 2.10 M that have no influence: the last
+  stage's gate (2,097,152) and biases (5,760); see layers/pwam.py.
 
 Axes: i images, n expressions, l words, c channels, h w of a map.
 """
@@ -53,7 +55,7 @@ class LAVTConfig(EncoderConfig):
 class LAVT(nn.Module):
     """See the header. Built by `models.build_model`."""
 
-    EXPLAIN: ClassVar[dict[str, MapKind]] = {"classes": "map"}
+    EXPLAIN: ClassVar[dict[str, MapKind]] = {"background": "map", "target": "map"}
 
     def __init__(self, config: LAVTConfig, *, vocab_size: int, max_tokens: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -70,15 +72,16 @@ class LAVT(nn.Module):
     def forward(self, batch: Batch) -> Prediction:
         """Mask logits (n, 1, H, W), or at a quarter of that without `full_size`; language enters after stage 1.
 
-        aux: `classes`, both channels (n, 2, H/4, W/4), background and target.
+        aux: `background` and `target` (n, H/4, W/4), the two channels, and `classes` (n, 2, H/4, W/4), both.
         """
         words = self.text(batch.tokens, batch.attention_mask)
         maps = self.vision(batch.images, words, batch.attention_mask, batch.image_index)
         classes = self.classify(self.decoder(maps)[-1])
-        logits = classes[:, 1:] - classes[:, :1]
+        background, target = classes.unbind(1)
+        logits = (target - background)[:, None]
         if self.config.full_size:
             logits = upsample(logits, batch.images.shape[-2:])
-        return Prediction(mask_logits=logits, aux={"classes": classes})
+        return Prediction(mask_logits=logits, aux={"background": background, "target": target, "classes": classes})
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """One term, whose target is the mask at the logits' size."""

@@ -22,7 +22,8 @@ What differs from both:
 - Gates start at random: no gradient reaches them if both their matrices start at zero, as in the official code. The
   R50's batch normalisation learns where the official one is frozen; weight decay spares biases.
 - E empties no mask in here; the `engine` decides by it.
-- Biases without influence are left out, see layers/pwam.py: 5,760 numbers less than the official 225,521,469.
+- Parameters at full size (Swin-B): 225.52 M, the official 225,521,469 without 5,760 biases that have no influence, see
+  layers/pwam.py. The R50 has 153.42 M, Swin-T 162.56 M; nothing published.
 - Where the thesis is silent: F_i is the map at stride 16 behind the pixel decoder's 1x1 convolution, the pixel decoder
   is the official one, padding is masked in Eq. 6.3, the MLPs are C wide, VLT's encoder ends in layers/pyramids.py.
 - Ours, for small models that read a picture once for all its phrases: the settings marked so in `ReLAConfig`.
@@ -46,9 +47,9 @@ from refseg_cli import losses
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.attention import Attention
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
-from refseg_cli.layers.keymap import Rule
+from refseg_cli.layers.keymap import Rule, attention_rules, feed_forward_rules
 from refseg_cli.layers.pixel_decoder import DeformablePixelDecoder, DensePixelDecoder, Pixels, Sharpen, resized
-from refseg_cli.layers.pwam import official_backbone, official_swin
+from refseg_cli.layers.pwam import official_backbone, official_bert, official_swin
 from refseg_cli.layers.pyramids import FusedPyramid, PlainPyramid, TiledPyramid, VltPyramid, take, tile_size
 from refseg_cli.layers.region_decoder import MaskedRegionDecoder, Regions, as_places, mlp, region_masks
 from refseg_cli.records import Batch, MapKind, Prediction
@@ -342,14 +343,11 @@ MINIMAPS = {"centre": centre_minimap, "cover": cover_minimap}
 # --- official files: `model`, branch main -----------------------------------------------------------------------------
 
 
-def _attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """nn.MultiheadAttention's parameters and the norm behind; the patterns have one group for the layer."""
-    block, _, inner = theirs.rpartition(r"\.")
-    fused = tuple(rf"{ours}.attention.{part}.\2" for part in "qkv")
+def _attend_and_norm_rules(theirs: str, attention: str, ours: str) -> tuple[Rule, ...]:
+    """An attention and the norm behind it to layers/region_decoder.py's `AttendAndNorm`."""
     return (
-        Rule(rf"{theirs}\.in_proj_(weight|bias)", fused),
-        Rule(rf"{block}\.{inner}\.out_proj\.(.*)", rf"{ours}.attention.out.\2"),
-        Rule(rf"{block}\.norm\.(.*)", rf"{ours}.norm.\2"),
+        *attention_rules(rf"{theirs}\.{attention}", f"{ours}.attention"),
+        Rule(rf"{theirs}\.norm\.(?P<kind>weight|bias)", rf"{ours}.norm.\g<kind>"),
     )
 
 
@@ -362,8 +360,7 @@ def _pixel_decoder_rules() -> tuple[Rule, ...]:
         Rule(rf"{theirs}\.transformer\.level_embed", f"{ours}.level_embed"),
         *(Rule(rf"{layer}\.self_attn\.{a}\.(.*)", rf"{our_layer}.attention.{b}.\2") for a, b in names.items()),
         Rule(rf"{layer}\.(norm\d\..*)", rf"{our_layer}.\2"),
-        Rule(rf"{layer}\.linear1\.(.*)", rf"{our_layer}.mlp.0.\2"),
-        Rule(rf"{layer}\.linear2\.(.*)", rf"{our_layer}.mlp.3.\2"),
+        *feed_forward_rules(layer, our_layer),
         Rule(rf"{theirs}\.adapter_1\.weight", f"{ours}.fine.0.weight"),
         Rule(rf"{theirs}\.adapter_1\.norm\.(.*)", rf"{ours}.fine.1.\1"),
         Rule(rf"{theirs}\.layer_1\.weight", f"{ours}.smooth.0.weight"),
@@ -375,16 +372,13 @@ def _pixel_decoder_rules() -> tuple[Rule, ...]:
 def _region_decoder_rules() -> tuple[Rule, ...]:
     theirs, ours = r"sem_seg_head\.predictor", "region_decoder"
     return (
-        *_attention_rules(rf"{theirs}\.RIA_layers\.(\d+)\.multihead_attn", rf"{ours}.layers.\1.image"),
-        *_attention_rules(rf"{theirs}\.RLA_vision\.(\d+)\.self_attn", rf"{ours}.layers.\1.region"),
-        *_attention_rules(rf"{theirs}\.RLA_lang_att()\.multihead_attn", rf"{ours}.layers.0.language.attend"),
+        *_attend_and_norm_rules(rf"{theirs}\.RIA_layers\.(\d+)", "multihead_attn", rf"{ours}.layers.\1.image"),
+        *_attend_and_norm_rules(rf"{theirs}\.RLA_vision\.(\d+)", "self_attn", rf"{ours}.layers.\1.region"),
+        *_attend_and_norm_rules(rf"{theirs}\.RLA_lang_att", "multihead_attn", f"{ours}.layers.0.language.attend"),
         Rule(rf"{theirs}\.lang_weight", f"{ours}.layers.0.language.weight"),
-        Rule(rf"{theirs}\.transformer_ffn_layers\.(\d+)\.linear1\.(.*)", rf"{ours}.layers.\1.mlp.0.\2"),
-        Rule(rf"{theirs}\.transformer_ffn_layers\.(\d+)\.linear2\.(.*)", rf"{ours}.layers.\1.mlp.3.\2"),
+        *feed_forward_rules(rf"{theirs}\.transformer_ffn_layers\.(\d+)", rf"{ours}.layers.\1"),
         Rule(rf"{theirs}\.transformer_ffn_layers\.(\d+)\.norm\.(.*)", rf"{ours}.layers.\1.norm.\2"),
-        Rule(
-            rf"{theirs}\.(?:query_feat|static_query)\.weight", f"{ours}.query_feat"
-        ),  # the latter: Mask2Former's first
+        Rule(rf"{theirs}\.(?:query_feat|static_query)\.weight", f"{ours}.query_feat"),  # the latter: an older name
         Rule(rf"{theirs}\.(query_embed|level_embed)\.weight", rf"{ours}.\1"),
         Rule(rf"{theirs}\.lang_proj\.weight", f"{ours}.lang_proj.weight"),
         Rule(rf"{theirs}\.decoder_norm\.(.*)", rf"{ours}.heads.norm.\1"),
@@ -413,8 +407,7 @@ OFFICIAL_KEYS: tuple[Rule, ...] = (
     *official_backbone("encoder", fusion="fusion", gate="res_gate"),
     *_pixel_decoder_rules(),
     *_region_decoder_rules(),
-    Rule(r"text_encoder\.embeddings\.position_ids", None, why="counts from 0"),
-    Rule(r"text_encoder\.(.*)", r"text.bert.\1"),
+    *official_bert("text", prefix=r"text_encoder\."),
 )
 
 

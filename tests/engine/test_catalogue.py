@@ -57,6 +57,13 @@ def test_tables_stand_in_the_order_of_their_numbers(monkeypatch: pytest.MonkeyPa
     assert [e.name for e in catalogue(table="4.9")] == ["b"]
 
 
+def test_rows_of_a_table_stand_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"a": "10: last", "b": "2: then", "c": "1: first"}
+    monkeypatch.setattr(module, "recipe_names", lambda: list(rows))
+    monkeypatch.setattr(module, "_entry", lambda name: Entry(name, "vlt", "p", "3", rows[name], "", {}, ""))
+    assert [e.name for e in catalogue()] == ["c", "b", "a"]
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_what_is_shown_is_the_recipe(name: str, tmp_path: Path) -> None:
     path = tmp_path / "shown.toml"

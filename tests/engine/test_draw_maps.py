@@ -33,9 +33,31 @@ def picture(*maps: Explanation, size: tuple[int, int] = (60, 80), phrase: str = 
 
 
 def test_every_map_adds_a_block() -> None:
-    heights = [picture(*MAPS[:n]).shape[0] for n in range(len(MAPS) + 1)]
-    assert heights == sorted(set(heights))
-    assert picture(*MAPS).shape[1] == draw_maps.WIDTH
+    drawn = [picture(*MAPS[:n]) for n in range(len(MAPS) + 1)]
+    letters = [int((one == np.array(draw_maps.TEXT)).all(2).sum()) for one in drawn]
+    assert letters == sorted(set(letters))  # each with its name
+    heights = [len(one) for one in drawn]
+    assert heights == sorted(heights)
+    assert heights[-1] > heights[0] + 2 * draw_maps.TILE
+    assert all(one.shape[1] == draw_maps.WIDTH for one in drawn)
+
+
+def test_blocks_stand_side_by_side_as_far_as_they_fit() -> None:
+    half = draw_maps.WIDTH // 2
+    sizes = [(draw_maps.WIDTH, 30), (half, 20), (half, 50), (1, 10), (draw_maps.WIDTH, 5)]
+    places = [(0, 0), (0, 30), (half, 30), (0, 80), (0, 90)]
+    assert draw_maps._laid_out(sizes) == (places, 95)
+
+
+def test_cells_that_are_in_or_out_keep_their_edges() -> None:
+    """As CGFormer's groups: between two cells no colour that is neither's."""
+    hard = np.array([[[0, 1], [1, 0]]], np.float32)
+    drawn = {}
+    for name, values in (("hard", hard), ("soft", hard * 0.9)):
+        tiles = draw_maps._tiles(np.full((64, 64, 3), 90, np.uint8), Explanation(name, "map", values, (0,), 1))
+        drawn[name] = {color for _, color in tiles.getcolors(100_000)}
+    assert len(drawn["hard"]) == 3  # low, high, and the strip around
+    assert len(drawn["soft"]) > 20
 
 
 def test_the_answer_stands_beside_the_picture() -> None:
@@ -63,9 +85,23 @@ def test_levels_by_kind() -> None:
     assert (draw_maps._levels(flat) == 0).all()
 
 
+def test_dim_probabilities_are_brightened_and_it_says_so() -> None:
+    dim = Explanation("minimap", "logits", np.array([[[0.01, 0.02], [0.05, 0.1]]], np.float32), (0,), 1)
+    np.testing.assert_allclose(draw_maps._levels(dim), [[[0.1, 0.2], [0.5, 1.0]]], rtol=1e-6)
+    assert draw_maps._about(dim) == "0.01 to 0.1, brightened"
+    none = Explanation("minimap", "logits", np.zeros((1, 2, 2), np.float32), (0,), 1)
+    assert (draw_maps._levels(none) == 0).all()
+    assert draw_maps._about(none) == "0 to 0"
+
+
 def test_it_says_what_it_leaves_out() -> None:
     assert draw_maps._about(MAPS[1]) == "3 of 100 with the highest peaks, 0.5 to 0.5"
     assert draw_maps._about(MAPS[0]) == "-1 to 3"
+
+
+def test_a_small_range_has_the_digits_that_show_it() -> None:
+    even = Explanation("val_attention", "map", np.array([[[0.2496, 0.2504]]], np.float32), (0,), 1)
+    assert draw_maps._about(even) == "0.2496 to 0.2504"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (500, 3), (3, 500)])

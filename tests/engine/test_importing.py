@@ -210,6 +210,25 @@ def test_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
         read_weights(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_cut_file_is_named_wherever_it_is_cut(tmp_path: Path, new: bool) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"model": {f"w.{n}": torch.ones(5) for n in range(3)}}, path, _use_new_zipfile_serialization=new)
+    whole = path.read_bytes()
+    for length in range(1, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RefsegError, match=r"x\.pth: (not a PyTorch|refused, as it asks for (torch|collections))"):
+            read_weights(path)
+
+
+def test_file_that_says_nonsense_is_named(tmp_path: Path) -> None:
+    """A table as the key of another."""
+    path = tmp_path / "x.pth"
+    path.write_bytes(b"\x80\x02}}}s.")
+    with pytest.raises(RefsegError, match=r"x\.pth: not a PyTorch checkpoint, or a damaged one"):
+        read_weights(path)
+
+
 def test_keras_weights_are_told_apart(tmp_path: Path, recipe: Recipe) -> None:
     path = tmp_path / "vlt.h5"
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(8))
@@ -334,6 +353,13 @@ def test_tokens_are_those_of_the_weights(
     with pytest.raises(RefsegError) as caught:
         import_checkpoint(ImportRequest(tmp_path / "x.pth", recipe, tmp_path / "out"))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("arch", ["isfp", "jmceln", "m3att"])
+def test_architectures_without_official_code_say_so(recipe: Recipe, tmp_path: Path, arch: str) -> None:
+    request = ImportRequest(tmp_path / "x.pth", replace(recipe, arch=arch), tmp_path / "out")
+    with pytest.raises(RefsegError, match=f"{arch} cannot be imported: .* no layout of its files is known .*train one"):
+        import_checkpoint(request)
 
 
 def test_architectures_without_official_weights_say_so(recipe: Recipe, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -33,8 +34,13 @@ def recipe_of(variant: str) -> Recipe:
 
 def model_of(variant: str) -> torch.nn.Module:
     """In eval mode, with weights and batch statistics that let signals through a deep stack of convolutions."""
+    return awake(recipe_of(variant))
+
+
+def awake(recipe: Recipe) -> torch.nn.Module:
+    """The recipe's model, so prepared."""
     torch.manual_seed(3)
-    model = build_model(recipe_of(variant), vocab_size=VOCABULARY)
+    model = build_model(recipe, vocab_size=VOCABULARY)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d):
@@ -76,6 +82,11 @@ def part(batch: Batch, image: int, rows: slice) -> Batch:
     """Some expressions of one image alone."""
     one = batch.images[image : image + 1]
     return Batch(one, batch.tokens[rows], batch.attention_mask[rows], batch.image_index[rows] * 0)
+
+
+def double(batch: Batch) -> Batch:
+    """With images in float64."""
+    return replace(batch, images=batch.images.double())
 
 
 def test_every_architecture_is_here() -> None:
@@ -141,6 +152,36 @@ def test_padding_changes_nothing(variant: str) -> None:
         cut = replace(short, tokens=short.tokens[:, :4], attention_mask=short.attention_mask[:, :4])
         for a, b in zip(outputs(model(cut)), outputs(model(short)), strict=True):
             assert_same(a, b)
+
+
+# What each text encoder needs to be small.
+TEXTS: dict[str, dict[str, Any]] = {
+    "gru": {"embedding_dim": 10},
+    "lstm": {"embedding_dim": 10},
+    "transformer": {},
+    "bert": {"text_dim": 32, "text_layers": 2},
+    "clip": {"text_dim": 16, "text_layers": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("arch", "text"), [(arch, text) for arch in MODELS for text in get_args(get_type_hints(MODELS[arch][0])["text"])]
+)
+def test_every_text_encoder_that_an_architecture_allows(arch: str, text: str) -> None:
+    """Phrases differ, and neither padding nor other phrases matter. In float64, as rounding grows in instance norms."""
+    settings = {**MODULES[arch].TINY, "text": text, **TEXTS[text]}
+    recipe = Recipe(arch=arch, model=settings, data=DataConfig(size=SIZE), text=TextConfig(max_tokens=MAX_TOKENS))
+    model, batch = awake(recipe).double(), batch_of()
+    garbage = torch.where(batch.attention_mask, batch.tokens, torch.randint_like(batch.tokens, VOCABULARY))
+    batch = double(replace(batch, tokens=garbage))
+    with torch.no_grad():
+        together = outputs(model(batch))
+        for row, image in enumerate(batch.image_index.tolist()):
+            for a, b in zip(
+                together, outputs(model(double(part(batch_of(), image, slice(row, row + 1))))), strict=True
+            ):
+                torch.testing.assert_close(a[row : row + 1], b, atol=1e-8, rtol=1e-8)
+    assert float((together[0][0] - together[0][2]).abs().max()) > 1e-4
 
 
 @every_variant

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from variants import MODULES, VARIANTS
 
 from refseg_cli.data.text import Tokenizer
-from refseg_cli.engine.explain import explain, kinds_of
+from refseg_cli.engine.explain import explain, explained, kinds_of
 from refseg_cli.models import MODELS
 from refseg_cli.records import Batch, MapKind
 
@@ -44,7 +44,7 @@ def test_everything_it_names_can_be_drawn(variant: str, tokenizer: Tokenizer) ->
     model, batch = model_of(variant), asked()
     kinds = kinds_of(model)
     with torch.inference_mode():
-        prediction = model(batch)
+        prediction = explained(model, batch)
     assert set(kinds) <= set(prediction.aux)
     shown = list(explain(prediction, batch, kinds, tokenizer, longest=48))
     assert len(shown) == len(batch)
@@ -61,7 +61,7 @@ def test_everything_it_names_can_be_drawn(variant: str, tokenizer: Tokenizer) ->
 def test_shapes_are_those_of_the_kinds(variant: str) -> None:
     model, batch = model_of(variant), batch_of()
     with torch.inference_mode():
-        prediction = model(batch)
+        prediction = explained(model, batch)
     grids = {"map", "logits", "word_map"}
     for name, kind in kinds_of(model).items():
         if name not in prediction.aux:  # a part that this variant lacks

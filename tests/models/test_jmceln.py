@@ -198,6 +198,19 @@ def test_each_stage_reads_the_one_before_or_all_read_the_first(adaptive: bool) -
     torch.testing.assert_close(aux["stage_attention"].sum((2, 3)), torch.ones(2, 3, dtype=torch.float64))
 
 
+def test_a_mask_of_every_stage_where_it_is_asked_for() -> None:
+    cascade, decode = shaken(Cascade(JMCELNConfig(dim=8, heads=2, stages=3, embeddings=2))), nn.Conv2d(8, 1, 1).double()
+    F_m, F_mt = random(2, 8, 3, 4), random(2, 8, 3, 4)
+    outputs: list[Tensor] = []
+    for stage in cascade.stages:
+        stage.register_forward_hook(lambda _, __, result: outputs.append(result[1]))
+    with torch.no_grad():
+        last, aux = cascade(F_m, F_mt, decode)
+        assert torch.equal(aux["stage_masks"], torch.cat([decode(x) for x in outputs], 1))
+        assert torch.equal(aux["stage_masks"][:, 2:], decode(last))
+        assert "stage_masks" not in cascade(F_m, F_mt)[1]
+
+
 def test_loss_is_two_class_cross_entropy() -> None:
     """With the background's logit at 0, and the mask where the target's is the larger."""
     model = JMCELN.__new__(JMCELN)

@@ -23,12 +23,13 @@ FULL = {
     "referent": "similar",
     "contrast_weight": 0.1,
 }
-SINGLE = {**FULL, "levels": "single", "referent": "last"}
+SINGLE = {**FULL, "levels": "single"}
+FIRST = {**SINGLE, "assignment": "attention", "contrast_weight": 0.0, "referent": "first"}
 VARIANTS = {
     "": {},
     "3.1 baseline": {"tokens": 0},
-    "3.2 one token": {**SINGLE, "tokens": 1, "assignment": "attention", "contrast_weight": 0.0},
-    "3.3 N tokens": {**SINGLE, "assignment": "attention", "contrast_weight": 0.0},
+    "3.2 one token": {**FIRST, "tokens": 1},
+    "3.3 N tokens": FIRST,
     "3.4 grouping": {**SINGLE, "assignment": "soft"},
     "3.5 hard assignment": SINGLE,
     "3.6 multi-scale": {**FULL, "levels": "parallel"},
@@ -40,6 +41,7 @@ VARIANTS = {
         "text": "bert",
         "text_dim": 32,
         "text_layers": 2,
+        "dropout": 0.0,
     },
 }
 LOSS_ONLY = ("3.10 without learnable tau",)

@@ -31,7 +31,12 @@ VARIANTS = {
     "I IEM + RM": {"identification": "conv"},
     "IV-E no language in masks": {"language_in_masks": False, "grid": [8, 8]},  # phrases differ by cell alone
     "Eq. 3.2": {"second_projection": True},
-    "own grid": {"grid": [5, 4]},
-    "no-target head, small transformer": {"no_target_head": True, "text": "transformer"},
+    "own grid, frozen": {"grid": [5, 4], "frozen": True},
+    "no-target head, small transformer": {
+        "no_target_head": True,
+        "text": "transformer",
+        "text_layers": 1,
+        "dropout": 0.0,
+    },
     "bi-LSTM": {"text": "lstm"},
 }

@@ -30,7 +30,15 @@ VARIANTS = {
     "5.3 concat": {"mask_decoder": "concat"},
     "bi-LSTM, feed-forward, plain scores": {"text": "lstm", "decoder_hidden": 24, "interaction_scaled": False},
     "bert": {"text": "bert", "text_dim": 32, "text_layers": 2},
-    "tiny": {"text": "transformer", "no_target_head": True, "dice_weight": 1.0, "word_norm": "layer"},
+    "tiny": {
+        "text": "transformer",
+        "no_target_head": True,
+        "dice_weight": 1.0,
+        "word_norm": "layer",
+        "mask_dims": [6, 4],
+        "dropout": 0.0,
+    },
+    "frozen": {"frozen": True},
     "timm swin": {"backbone": "swin_tiny_patch4_window7_224"},
 }
 LOSS_ONLY = ("5.2 #2",)

@@ -21,7 +21,7 @@ TINY = {
 THESIS = {"encoder": "plain", "decoder": "thesis"}
 VARIANTS = {
     "": {},
-    "R50": {"encoder": "plain", "backbone": "resnet10t"},
+    "R50": {"encoder": "plain", "backbone": "resnet10t", "drop_path": 0.0},
     "tiny": {
         "encoder": "plain",
         "pixel_decoder": "dense",

@@ -33,7 +33,7 @@ VARIANTS = {
     "small transformer, no-target head, dice": {"text": "transformer", "no_target_head": True, "dice_weight": 1.0},
     "words, no-target head": {"queries": "words", "no_target_head": True},
     "conv7, no-target head": {"body": "conv7", "no_target_head": True},
-    "detail": {"detail": 6},
+    "detail": {"detail": 6, "mask_dims": [6, 4], "dropout": 0.0},
     "timm convnet": {"backbone": "resnet10t"},
     "timm swin": {"backbone": "swin_tiny_patch4_window7_224"},
 }
