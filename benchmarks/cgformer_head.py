@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from refseg_cli.engine.memory import keep_freed_memory
 from refseg_cli.layers.upsampling import JoinFiner
 from refseg_cli.models.cgformer import CGFormer, CGFormerConfig, MaskHead
 from refseg_cli.records import Batch
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with torch.no_grad():

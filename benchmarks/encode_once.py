@@ -11,7 +11,8 @@ three ways, all through the same `evaluate_model`:
 
 The rounds alternate. What is reported is the median over rounds of each way's time, and their ratio, in CPU time of one
 thread, which other programs on the machine disturb little; the wall time stands beside it. `network` is the time in the
-model's forward pass alone; `all` has decoding, resizing masks and counting too.
+model's forward pass alone; `all` has decoding, resizing masks and counting too. Models of full size, their forward pass
+alone: full_size.py.
 """
 
 from __future__ import annotations
@@ -30,16 +31,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.config import Recipe, load_recipe
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.engine.evaluate import Evaluation, evaluate_model
 from refseg_cli.engine.prepare import prepare_scenes
 from refseg_cli.models import build_model
-from refseg_cli.records import Record
+from refseg_cli.records import Record, Thresholds
 
-DEFAULT_CASES = ("vlt-tiny:40:5", "vlt-darknet53-refcoco:4:3")
+DEFAULT_CASES = ("vlt-tiny:40:5",)
 
 
 class OnePhraseRows(Sequence[Record]):

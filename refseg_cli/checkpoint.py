@@ -21,6 +21,7 @@ from refseg_cli.config import Recipe, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model, config_class
+from refseg_cli.records import Thresholds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,21 +39,6 @@ FIXED = {
     **{f"data.{key}": "only training reads it" for key in ("flip", "jitter", "phrases_per_image", "category_map")},
     **{f"model.{key}": "all weights are in the checkpoint" for key in PRETRAINED},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Where scores become decisions.
-
-    mask:       a pixel belongs to the mask if its probability is above this.
-    exists:     a target is reported if the no-target head's probability of one is at least this; for models without
-                that head the head counts as 1.
-    min_pixels: masks with fewer pixels at original size count as no target (the thesis' 50-pixel rule, 6.4).
-    """
-
-    mask: float = 0.5
-    exists: float = 0.5
-    min_pixels: int = 1
 
 
 @dataclass(frozen=True, slots=True)

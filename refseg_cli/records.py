@@ -171,3 +171,18 @@ class Explanation:
     rows: tuple[int, ...]
     of: int
     words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Where scores become decisions.
+
+    mask:       a pixel belongs to the mask if its probability is above this.
+    exists:     a target is reported if the no-target head's probability of one is at least this; for models without
+                that head the head counts as 1.
+    min_pixels: masks with fewer pixels at original size count as no target (the thesis' 50-pixel rule, 6.4).
+    """
+
+    mask: float = 0.5
+    exists: float = 0.5
+    min_pixels: int = 1

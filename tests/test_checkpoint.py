@@ -12,6 +12,7 @@ import torch
 
 from refseg_cli import checkpoint
 from refseg_cli.errors import RefsegError
+from refseg_cli.records import Thresholds
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_missing_checkpoint_says_what_to_give(tmp_path: Path) -> None:
 
 def test_stored_thresholds_are_the_only_change(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    thresholds = checkpoint.Thresholds(mask=0.35, exists=0.7, min_pixels=50)
+    thresholds = Thresholds(mask=0.35, exists=0.7, min_pixels=50)
     checkpoint.store_thresholds(folder, thresholds, info={"split": "val"})
     table, old = json.loads((folder / "config.json").read_text()), json.loads(before["config.json"])
     chosen = {"mask": 0.35, "exists": 0.7, "min_pixels": 50}
@@ -146,5 +147,5 @@ def test_thresholds_that_cannot_be_stored_leave_the_old_ones(folder: Path, monke
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(RefsegError, match="No space left"):
-        checkpoint.store_thresholds(folder, checkpoint.Thresholds(mask=0.1), info={})
+        checkpoint.store_thresholds(folder, Thresholds(mask=0.1), info={})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

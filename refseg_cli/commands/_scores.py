@@ -12,11 +12,11 @@ from refseg_cli.commands._tables import Table
 from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
-    from refseg_cli.checkpoint import Thresholds
     from refseg_cli.engine.analysis import Analysis
     from refseg_cli.engine.answers import About
     from refseg_cli.engine.provenance import PublishedRow
     from refseg_cli.metrics.bootstrap import Difference, Estimate
+    from refseg_cli.records import Thresholds
 
 SCHEMA, COMPARE_SCHEMA = "refseg.eval/1", "refseg.compare/1"
 SIDE_BY_SIDE = ("Pr@0.5", "Pr@0.7", "Pr@0.9", "N-acc", "T-acc")

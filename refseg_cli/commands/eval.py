@@ -29,7 +29,6 @@ from refseg_cli.console import console
 from refseg_cli.errors import RefsegError
 
 if TYPE_CHECKING:
-    from refseg_cli.checkpoint import Thresholds
     from refseg_cli.commands._scores import Rows
     from refseg_cli.engine.analysis import Analysis
     from refseg_cli.engine.answers import Answers
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from refseg_cli.engine.evaluate import EvalReport, EvalRequest
     from refseg_cli.engine.outside import OutsideRequest
     from refseg_cli.engine.report import Watch
-    from refseg_cli.records import Rle
+    from refseg_cli.records import Rle, Thresholds
     from refseg_cli.report.content import PackedMap
 
 # What answers

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.config import build
 from refseg_cli.data import tables
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.counts import Counts
 from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS, Protocol, View
-from refseg_cli.records import Rle
+from refseg_cli.records import Rle, Thresholds
 
 RECORDS_FORMAT = "refseg.records/1"  # columns may be added within /1, never renamed or given another meaning
 

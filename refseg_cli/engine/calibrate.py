@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refseg_cli import checkpoint
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.engine import Progress, silent
 from refseg_cli.engine.evaluate import EvalRequest, evaluate
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.scores import scores
 from refseg_cli.metrics.tuning import tune
+from refseg_cli.records import Thresholds
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,13 @@ from refseg_cli.records import Sample
 if TYPE_CHECKING:
     import torch
 
-    from refseg_cli.checkpoint import Checkpoint, Thresholds
+    from refseg_cli.checkpoint import Checkpoint
     from refseg_cli.config import Published, Recipe
     from refseg_cli.data.shards import Shards
     from refseg_cli.data.text import Tokenizer
     from refseg_cli.engine.disturb import Disturbance
     from refseg_cli.engine.inference import Decision
-    from refseg_cli.records import Batch, Prediction
+    from refseg_cli.records import Batch, Prediction, Thresholds
 
 Keep = Callable[[Sequence[Answer]], None]
 # Sees each batch after it is answered: the batch on the CPU, the prediction with its `aux` on the device, the answers.

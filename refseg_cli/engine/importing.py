@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from refseg_cli import checkpoint
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.config import Published, Recipe
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.errors import RefsegError, unknown_name
@@ -30,6 +29,7 @@ from refseg_cli.layers.keymap import Renamed, Rule, rename
 from refseg_cli.metrics import protocols
 from refseg_cli.metrics.protocols import Protocol
 from refseg_cli.models import asda, build_model, cgformer, cris, lavt, rela
+from refseg_cli.records import Thresholds
 
 LangWeight = Literal["zero", "stored"]
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.data.transforms import Placement, to_original
 from refseg_cli.engine.memory import keep_freed_memory
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Batch, Prediction
+from refseg_cli.records import Batch, Prediction, Thresholds
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from refseg_cli import checkpoint
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.data import masks
 from refseg_cli.data.loader import batch_for
 from refseg_cli.data.transforms import decode_image
@@ -27,7 +26,7 @@ from refseg_cli.engine.explain import explain, explained, kinds_of
 from refseg_cli.engine.files import whole
 from refseg_cli.engine.inference import Decision, pick_device, postprocess
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Batch, Explanation, MapKind, Prediction
+from refseg_cli.records import Batch, Explanation, MapKind, Prediction, Thresholds
 
 SCHEMA = "refseg.predict/1"
 # Phrases in one pass through the network. More of them encode the picture again, once for each such chunk.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refseg_cli import checkpoint
 from refseg_cli.config import Published, Recipe, load_recipe, recipe_names
 from refseg_cli.data import shards
 from refseg_cli.engine.answers import About
@@ -64,6 +63,8 @@ def _published_with(published: Published, arch: str, changed: Sequence[str]) -> 
     """
     if not {change.partition("=")[0] for change in changed} <= EVALUATION_ONLY.get(arch, frozenset()):
         return None
+    from refseg_cli import checkpoint  # and torch, which finished predictions are scored without
+
     recipes = [recipe for recipe in map(load_recipe, recipe_names()) if recipe.arch == arch]
     wanted = [_whole(checkpoint.adjusted(recipe, changed)[0]) for recipe in recipes if recipe.published == published]
     return next((recipe.published for recipe in recipes if _whole(recipe) in wanted), None)
@@ -71,6 +72,8 @@ def _published_with(published: Published, arch: str, changed: Sequence[str]) -> 
 
 def _whole(recipe: Recipe) -> tuple[object, ...]:
     """All of a recipe but what is published of it, defaults included."""
+    from refseg_cli import checkpoint
+
     return checkpoint.settings(recipe), recipe.text, recipe.train
 
 

@@ -36,7 +36,7 @@ from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
 from refseg_cli.engine.run_log import RunLog, flattened, peak_memory, stop_signals
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
-from refseg_cli.records import Batch
+from refseg_cli.records import Batch, Thresholds
 
 STATE, LOG = "training.pt", "metrics.jsonl"
 LOG_EVERY = 10  # optimiser steps between lines of metrics.jsonl
@@ -244,7 +244,7 @@ class _Run:
                 model,
                 self.tokenizer,
                 self.recipe,
-                checkpoint.Thresholds(),
+                Thresholds(),
                 self.validation,
                 device=self.accelerator.device,
                 limit=config.eval_limit,

@@ -12,7 +12,6 @@ import pytest
 
 from refseg_cli import checkpoint
 from refseg_cli.app import main
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.config import Published
 from refseg_cli.engine import Progress
 from refseg_cli.engine import evaluate as engine
@@ -20,6 +19,7 @@ from refseg_cli.engine.answers import NO_MASK, About, Answer, collect, plan_view
 from refseg_cli.engine.evaluate import EvalReport, EvalRequest, Evaluation
 from refseg_cli.errors import ERROR, FOUND
 from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.records import Thresholds
 
 Capture = pytest.CaptureFixture[str]
 PAPER = Published(paper="Some Paper", table="3", protocol="vlt", figures={"set/val": {"IoU": 61.5, "Pr@0.5": 70.0}})

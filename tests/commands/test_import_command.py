@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from refseg_cli.app import main
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.config import load_recipe
 from refseg_cli.engine import importing as engine
 from refseg_cli.engine.importing import ImportReport, ImportRequest, Part
 from refseg_cli.errors import ERROR, FOUND
+from refseg_cli.records import Thresholds
 
 Capture = pytest.CaptureFixture[str]
 DROPPED = {"a.index": "computed", "b.index": "computed", "gate": "of the last stage, which nothing reads"}

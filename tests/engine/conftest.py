@@ -10,12 +10,12 @@ from pictures import RECIPE, records, write_split
 from torch import nn
 
 from refseg_cli import checkpoint
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.config import DataConfig, Recipe, TextConfig
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.engine.evaluate import evaluate_model
 from refseg_cli.models import build_model
+from refseg_cli.records import Thresholds
 
 MODEL = {
     "backbone": "convnet",
@@ -42,7 +42,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model(recipe, vocab_size=tokenizer.vocab_size)
     with torch.no_grad():
         model.mask_decoder.out.weight.mul_(20)  # so that masks have an inside and an outside
-    thresholds = checkpoint.Thresholds(exists=0.4)
+    thresholds = Thresholds(exists=0.4)
     checkpoint.save(folder, model, recipe, tokenizer, thresholds=thresholds, info={"data": "scenes", "name": "tiny"})
     return folder
 

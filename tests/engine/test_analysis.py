@@ -11,12 +11,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.engine.analysis import analyse, compare, compare_by_split, table_of
 from refseg_cli.engine.answers import NO_MASK, About, Answer, Answers, collect, concatenate, writing_records
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
+from refseg_cli.records import Thresholds
 
 ABOUT = About(
     dataset="scenes", model="m", thresholds=Thresholds(), mask_thresholds=(0.3, 0.6), views={"lavt": 0, "vlt": 1}

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.data import masks
 from refseg_cli.engine.answers import (
     NO_MASK,
@@ -25,6 +24,7 @@ from refseg_cli.engine.answers import (
 )
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.records import Thresholds
 
 ABOUT = About(
     data="somewhere",

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from refseg_cli import checkpoint
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.engine import calibrate as module
 from refseg_cli.engine.calibrate import calibrate
 from refseg_cli.engine.evaluate import EvalRequest, evaluate
 from refseg_cli.engine.predict import Predictor
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.tuning import Tuned
+from refseg_cli.records import Thresholds
 
 
 def request(data: Path, saved: Path | None) -> EvalRequest:

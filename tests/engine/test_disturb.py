@@ -11,14 +11,13 @@ import torch
 from pictures import RECIPE, Fake, everything, picture, records, write_split
 from torch import nn
 
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.data.loader import StepDataset, sequential_steps
 from refseg_cli.data.shards import open_shards
 from refseg_cli.data.text import build_tokenizer
 from refseg_cli.engine.disturb import Disturbance
 from refseg_cli.engine.evaluate import evaluate_model
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Batch, Prediction
+from refseg_cli.records import Batch, Prediction, Thresholds
 
 PHRASES = ["the large red bus", "dog", "two  people, on left", "a cat"]
 

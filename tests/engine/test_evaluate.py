@@ -12,7 +12,6 @@ import pytest
 from pictures import RECIPE, Fake, everything, left_half, left_half_but_says_none, picture, records, truth, write_split
 from pycocotools import mask as coco
 
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.engine import evaluate as module
@@ -21,7 +20,7 @@ from refseg_cli.engine.evaluate import EvalRequest, evaluate, evaluate_model
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
-from refseg_cli.records import Batch, Prediction
+from refseg_cli.records import Batch, Prediction, Thresholds
 
 
 def run(answer, split: Shards, tokenizer: Tokenizer, **options):

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.data import masks
 from refseg_cli.engine.grids import count_views, true_masks, values_at
 from refseg_cli.engine.inference import postprocess
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG, View
-from refseg_cli.records import Batch, Prediction, Sample
+from refseg_cli.records import Batch, Prediction, Sample, Thresholds
 
 
 def batch(count: int, size: tuple[int, int], content: tuple[int, ...], whole: tuple[int, int]) -> Batch:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from refseg_cli.checkpoint import Thresholds
 from refseg_cli.engine.inference import pick_device, postprocess
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Batch, Prediction
+from refseg_cli.records import Batch, Prediction, Thresholds
 
 
 def batch(count: int, size: tuple[int, int] = (10, 20)) -> Batch:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +256,14 @@ def test_anybodys_answers_become_records_with_the_same_scores(data, tmp_path):
         assert scores(told, PROTOCOLS[name]) == scores(kept, PROTOCOLS[name])
     with pytest.raises(RefsegError, match="has these records already"):
         score(data, saved, records=str(tmp_path / "other.parquet"))
+
+
+def test_finished_predictions_are_scored_without_torch(data, tmp_path):
+    source = lines(tmp_path / "p.jsonl", entries())
+    script = "import sys; from refseg_cli.app import main; sys.exit(main(sys.argv[1:]) or 9 * ('torch' in sys.modules))"
+    asked = ["eval", "--data", str(data), "--split", "val", "--from", source, "--curves", "--resamples", "5"]
+    ran = subprocess.run([sys.executable, "-c", script, *asked], capture_output=True, text=True)
+    assert (ran.returncode, "gIoU" in ran.stdout) == (0, True), ran.stderr
 
 
 def test_several_splits_come_from_one_file(data, tmp_path):
