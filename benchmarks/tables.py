@@ -1,0 +1,176 @@
+"""docs/architectures.md from benchmarks/architectures.json and benchmarks/full_size.json.
+
+python benchmarks/tables.py            writes the page
+python benchmarks/tables.py --check    exits with 1 where it is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parent / "docs" / "architectures.md"
+NAMES = {
+    "isfp": "ISFP",
+    "vlt": "VLT",
+    "m3att": "M3Att",
+    "rela": "ReLA",
+    "asda": "ASDA",
+    "jmceln": "JMCELN",
+    "cgformer": "CGFormer",
+    "lavt": "LAVT",
+    "cris": "CRIS",
+}
+METRICS = ("gIoU", "cIoU", "Pr@0.5", "N-acc", "T-acc")
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    names = list(columns)
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _scores(runs: Iterable[Mapping[str, Any]], split: str, protocol: str = "refseg") -> list[Mapping[str, Any]]:
+    return [run["scores"][split][protocol] for run in runs]
+
+
+def _mean(scores: Iterable[Mapping[str, Any]], metric: str) -> float:
+    return mean(found[metric]["value"] for found in scores)
+
+
+def _with_interval(scores: Iterable[Mapping[str, Any]], metric: str) -> str:
+    found = [s[metric] for s in scores]
+    half = max(f["high"] - f["low"] for f in found) / 2
+    return f"{mean(f['value'] for f in found):.2f} ± {half:.1f}"
+
+
+def _small_row(arch: str, result: Mapping[str, Any], split: str) -> list[str]:
+    seeing = _scores((run for run in result["runs"] if not run["blind"]), split)
+    [blind] = _scores((run for run in result["runs"] if run["blind"]), split)
+    gain = result["gain_over_blind"][split]["gIoU"]
+    g_ious = [s["gIoU"]["value"] for s in seeing]
+    return [
+        NAMES[arch],
+        str(len(seeing)),
+        *(_with_interval(seeing, metric) for metric in METRICS),
+        f"{max(g_ious) - min(g_ious):.2f}" if len(seeing) > 1 else "–",
+        f"{blind['gIoU']['value']:.2f}",
+        f"{gain['difference']:+.2f} ({gain['low']:+.1f} to {gain['high']:+.1f})",
+    ]
+
+
+def small_tables(found: Mapping[str, Any]) -> str:
+    """A table of costs and one for each split."""
+    results = found["results"]
+    costs = [
+        (
+            NAMES[arch],
+            f"{r['parameters'] / 1e6:.2f} M",
+            f"{1000 * r['gflops_per_image'] / 2:.0f} M",
+            f"{1000 * r['gflops_per_phrase'] / 2:.0f} M",
+            f"{r['phrases_per_second']:.0f}",
+        )
+        for arch, r in results.items()
+    ]
+    columns = ("", "parameters", "multiply-adds an image", "a phrase", "phrases/s in training, one thread")
+    parts = [table(columns, costs)]
+    for split in ("testA", "testB"):
+        rows = [_small_row(arch, result, split) for arch, result in results.items()]
+        parts += [f"**{split}**", table([split, "seeds", *METRICS, "spread", "blind gIoU", "gain"], rows)]
+    return "\n\n".join(parts)
+
+
+def head_table(found: Mapping[str, Any]) -> str:
+    """Of the models that have a no-target head: with it, and by the number of pixels."""
+    rows = []
+    for arch, result in found["results"].items():
+        seeing = [run for run in result["runs"] if not run["blind"]]
+        for split in ("testA", "testB"):
+            told = [run["no_target"][split] for run in seeing]
+            if "head" not in told[0]:
+                continue
+            fixed = {
+                metric: [_mean(_scores(seeing, split, name), metric) for name in ("thesis", "thesis-50pix")]
+                for metric in ("N-acc", "T-acc")
+            }
+            free = {key: [mean(t[rule][key] for t in told) for rule in ("head", "pixels")] for key in ("n_acc", "area")}
+            pairs = [*fixed.values(), free["n_acc"]]
+            cells = [f"{head:.2f}, {pixels:.2f}" for head, pixels in pairs]
+            rows.append([NAMES[arch], split, *cells, "{:.3f}, {:.3f}".format(*free["area"])])
+    return table(["", "split", "N-acc", "T-acc", "N-acc at 95 % T-acc", "area"], rows)
+
+
+def full_table(found: Mapping[str, Any]) -> str:
+    """A row for each recipe."""
+    rows = []
+    for recipe, r in found["results"].items():
+        image, phrase, seconds = r["gflops_per_image"], r["gflops_per_phrase"], r["cpu_seconds"]
+        faster = [seconds[k]["ungrouped"] / seconds[k]["grouped"] for k in ("4", "8")]
+        rows.append(
+            (
+                f"`{recipe}`",
+                " x ".join(map(str, r["size"])),
+                f"{r['parameters'] / 1e6:.1f} M",
+                f"{image:.1f}",
+                f"{phrase:.1f}",
+                f"{100 * image / (image + phrase):.1f} %",
+                f"{seconds['1']['grouped']:.2f}",
+                "1",
+                *(f"{ratio:.2f}" for ratio in faster),
+            )
+        )
+    columns = ("recipe", "pixels", "parameters", "GFLOPs an image", "a phrase", "language-free", "seconds, one phrase")
+    return table([*columns, "1 phrase", "4 phrases", "8 phrases"], rows)
+
+
+def cgformer_table(found: Mapping[str, Any]) -> str:
+    """One phrase as the official code computes it, and as ours does."""
+    model = found["model"]
+    forms = {"official": model["official form, by the differences above"], "ours": model["ours"]}
+    rows = [(name, f"{form['gflop']:.0f}", f"{form['cpu_seconds']:.2f}") for name, form in forms.items()]
+    return table(["CGFormer, one image with one phrase", "GFLOPs", "seconds"], rows)
+
+
+def filled(page: str, tables: Mapping[str, str]) -> str:
+    """The page with each table between its marks; ValueError where one has no place."""
+    for name, text in tables.items():
+        page, places = re.subn(
+            rf"<!-- {name} -->.*?<!-- end -->",
+            lambda _, n=name, t=text: f"<!-- {n} -->\n\n{t}\n\n<!-- end -->",
+            page,
+            flags=re.S,
+        )
+        if places != 1:
+            raise ValueError(f"{PAGE}: {places} places for {name}")
+    return page
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    small, full, head = (
+        json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+        for name in ("architectures", "full_size", "cgformer_head")
+    )
+    before = PAGE.read_text("utf-8")
+    tables = {"small": small_tables(small), "heads": head_table(small), "full": full_table(full)}
+    after = filled(before, {**tables, "cgformer": cgformer_table(head)})
+    if options.check:
+        if before != after:
+            print(f"{PAGE} is stale; run python benchmarks/tables.py")  # noqa: T201
+        return int(before != after)
+    PAGE.write_text(after, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
