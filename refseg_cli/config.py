@@ -24,6 +24,10 @@ T = TypeVar("T")
 # The keys of models.MODELS, for those who must not import torch.
 ARCHITECTURES = ("align", "asda", "cgformer", "cris", "isfp", "jmceln", "lavt", "m3att", "rela", "vlt")
 
+# Settings that act in evaluation alone, by architecture: a model with another value of them is, weights and all, what
+# the recipe with that value trains.
+EVALUATION_ONLY = {"isfp": frozenset({"model.oracle"})}
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -181,9 +181,10 @@ def eval_(
             _show_disturbed(request, disturb, wanted)
             return
         found = _score_model(request, keep=path is not None)
-    said = _show(found, wanted)
+    analyses = _analyses(found, wanted, whole=path is not None)
+    said = _show(found, {name: analysis.only(slices, curves) for name, analysis in analyses.items()}, wanted)
     if path:
-        _write_page(path, data, found, wanted, said)
+        _write_page(path, data, found, analyses, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,17 +333,23 @@ def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted)
     show([difference_table(f"{where}, {s}: {n}", names, d) for (s, n), d in found.items()], wanted.form)
 
 
-def _show(found: _Found, wanted: _Wanted) -> list[str]:
+def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analysis]:
+    """whole: with slices and curves, whether or not they are printed."""
+    from refseg_cli.engine.analysis import analyse
+
+    slices, curves = whole or wanted.slices, whole or wanted.curves
+    return {
+        name: analyse(answers, wanted.protocols, slices=slices, curves=curves, resamples=wanted.resamples)
+        for name, answers in found.answers.items()
+    }
+
+
+def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> list[str]:
     """Print everything; what was warned of."""
     from refseg_cli.commands._scores import curve_tables, report_json, score_tables, slice_table
-    from refseg_cli.engine.analysis import analyse
     from refseg_cli.engine.provenance import cautions
 
     about = next(iter(found.answers.values())).about
-    splits = {
-        name: analyse(answers, wanted.protocols, slices=wanted.slices, curves=wanted.curves, resamples=wanted.resamples)
-        for name, answers in found.answers.items()
-    }
     said = [*found.cautions, *cautions(about, list(splits), trained_on=wanted.trained_on)]
     said += _warnings(splits, found.published)
     for sentence in said:
@@ -358,14 +365,10 @@ def _show(found: _Found, wanted: _Wanted) -> list[str]:
     return said
 
 
-def _write_page(path: Path, data: str, found: _Found, wanted: _Wanted, said: Sequence[str]) -> None:
+def _write_page(path: Path, data: str, found: _Found, analyses: Mapping[str, Analysis], said: Sequence[str]) -> None:
     """The report; said: what the figures' reader was warned of."""
-    from refseg_cli.engine.analysis import analyse
     from refseg_cli.engine.report import build_report, write_report
 
-    analyses = {
-        name: analyse(answers, wanted.protocols, resamples=wanted.resamples) for name, answers in found.answers.items()
-    }
     with console.progress() as progress:
         report = build_report(
             data,

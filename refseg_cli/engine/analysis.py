@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,6 +52,11 @@ class Analysis:
     no_target_curve: NoTargetCurve | None = None
     mask_curve: MaskCurve | None = None
     reliability: Reliability | None = None
+
+    def only(self, slices: bool, curves: bool) -> Analysis:
+        """Without its slices, without its curves, unless they are wanted."""
+        kept = self if slices else replace(self, slices=())
+        return kept if curves else replace(kept, no_target_curve=None, mask_curve=None, reliability=None)
 
 
 def analyse(

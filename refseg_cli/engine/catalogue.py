@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refseg_cli.config import ARCHITECTURES, load_recipe, recipe_names, recipe_table, recipe_text
+from refseg_cli.config import (
+    ARCHITECTURES,
+    EVALUATION_ONLY,
+    Recipe,
+    load_recipe,
+    recipe_names,
+    recipe_table,
+    recipe_text,
+)
 from refseg_cli.errors import RefsegError, unknown_name
 
 
@@ -18,7 +26,8 @@ class Entry:
     """A recipe in the catalogue.
 
     paper, table, row, metric, figures: its [published] table; "" and {} where nothing was published.
-    command: trains it on what `refseg prepare` wrote into a folder of the data set's name.
+    command: trains it on what `refseg prepare` wrote into a folder of the data set's name; scores what its base trained
+        where it differs in evaluation alone.
     """
 
     name: str
@@ -72,7 +81,6 @@ def catalogue(*, arch: str | None = None, paper: str = "", table: str = "") -> l
 def _entry(name: str) -> Entry:
     recipe = load_recipe(name)
     published = recipe.published
-    data = next(iter(published.figures), "scenes/").partition("/")[0]
     return Entry(
         name=name,
         arch=recipe.arch,
@@ -81,8 +89,22 @@ def _entry(name: str) -> Entry:
         row=published.row,
         metric=published.metric,
         figures=published.figures,
-        command=f"refseg train --recipe {name} --data {data} --out runs/{name}",
+        command=_command(name, recipe),
     )
+
+
+def _command(name: str, recipe: Recipe) -> str:
+    places = [place.partition("/") for place in recipe.published.figures]
+    data = places[0][0] if places else "scenes"
+    own = tomllib.loads(recipe_text(name))
+    tables = {key: own[key] for key in ("model", "data", "text", "train") if key in own}
+    changed = {f"{table}.{key}": value for table, values in tables.items() for key, value in values.items()}
+    if not changed or not changed.keys() <= EVALUATION_ONLY.get(recipe.arch, frozenset()):  # another set, other weights
+        return f"refseg train --recipe {name} --data {data} --out runs/{name}"
+    splits = ",".join(split for of, _, split in places if of == data)
+    settings = " ".join(f"--set {key}={value}" for key, value in changed.items())
+    how = f"--data {data} --split {splits} --protocol {recipe.published.protocol} {settings}"
+    return f"refseg eval --model runs/{own['base']} {how}"
 
 
 def _in_order(text: str) -> list[tuple[int, str]]:

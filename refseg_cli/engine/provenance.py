@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refseg_cli.config import Published, Recipe, load_recipe, recipe_names
+from refseg_cli.config import EVALUATION_ONLY, Published, Recipe, load_recipe, recipe_names
 from refseg_cli.data import shards
 from refseg_cli.engine.answers import About
 from refseg_cli.engine.check import TRAIN
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from refseg_cli.engine.evaluate import EvalReport
 
 SAME_AS = {"cIoU": "oIoU", "oIoU": "cIoU"}  # two words for the overall IoU
-# Settings that act in evaluation alone, by architecture: a model with another value of them is, weights and all, what
-# the recipe with that value trains.
-EVALUATION_ONLY = {"isfp": frozenset({"model.oracle"})}
 
 
 @dataclass(frozen=True, slots=True)

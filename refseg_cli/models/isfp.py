@@ -472,7 +472,7 @@ def true_masks(batch: Batch) -> Tensor:
     if batch.masks is None:
         raise RefsegError(
             "isfp: model.oracle replaces a branch by annotations, and there are none here",
-            hint="set model.oracle=none, or evaluate on prepared data",
+            hint="an oracle can only be evaluated; to predict, train with --set model.oracle=none",
         )
     return batch.masks
 

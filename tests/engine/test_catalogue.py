@@ -28,6 +28,16 @@ def test_an_entry_says_what_the_recipe_reproduces() -> None:
     assert found.command.startswith("refseg train --recipe vlt-swin-b-refcocog-umd --data refcocog-umd --out ")
 
 
+def test_what_acts_in_evaluation_alone_is_not_trained_for() -> None:
+    [found] = [e for e in catalogue(arch="isfp") if e.name == "isfp-oracle-mask"]
+    assert found.command == (
+        "refseg eval --model runs/isfp-darknet53-refcoco --data refcoco --split val,testA,testB --protocol vlt "
+        "--set model.oracle=mask"
+    )
+    others = {e.command.split()[1] for e in catalogue() if "oracle" not in e.name}
+    assert others == {"train"}
+
+
 def test_main_figures_are_the_first_metric_of_each_data_set() -> None:
     figures = {
         "a/val": {"IoU": 1.5, "Pr@0.5": 2.0},
