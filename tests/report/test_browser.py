@@ -216,14 +216,18 @@ def test_a_large_report_loads_beside_the_page(show: Show, monkeypatch: pytest.Mo
     assert "maps-005.js" not in loaded
 
 
+def test_only_what_is_in_sight_of_ten_thousand_samples_is_built(show: Show) -> None:
+    tab = show(10_000, pictures=500)
+    assert tab.run("document.querySelectorAll('*').length") < 3000
+    tab.run("window.scrollTo({top: 200000, behavior: 'instant'})")
+    tab.wait("[...document.querySelectorAll('.card')].filter((e) => e.dataset.position > 1000).length > 10")
+    assert tab.run("document.querySelectorAll('*').length") < 3000
+
+
+@pytest.mark.slow  # it judges by the clock, and other tests run beside it
 def test_ten_thousand_samples_open_and_filter_quickly(show: Show) -> None:
     tab = show(10_000, pictures=500)
-    address, seconds = tab.run("location.href"), [tab.seconds]
-    while len(seconds) < 3 and seconds[-1] >= 3:  # the machine may be busy with other tests
-        tab.open("about:blank", ready=False)
-        seconds.append(tab.open(address))
-    assert seconds[-1] < 3  # the acceptance of the report
-    assert tab.run("document.querySelectorAll('*').length") < 3000
+    assert tab.seconds < 3  # the acceptance of the report
     filtering = """(() => {
         const start = performance.now();
         document.querySelector("[data-failure='5']").click();
@@ -232,8 +236,6 @@ def test_ten_thousand_samples_open_and_filter_quickly(show: Show) -> None:
     })()"""
     taken = min(tab.run(filtering) for _ in range(3))  # on, off, on
     assert taken < 500
-    tab.run("window.scrollTo({top: 200000, behavior: 'instant'})")
-    tab.wait("[...document.querySelectorAll('.card')].filter((e) => e.dataset.position > 1000).length > 10")
 
 
 def test_narrow_screens(show: Show) -> None:
