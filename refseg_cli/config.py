@@ -114,7 +114,8 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the paper reports for this setting: figures by `dataset/split`, e.g. {"refcoco/val": {"IoU": 67.52}}.
+    """What the paper reports for this setting: figures by `dataset/split`, e.g. {"refcoco/val": {"IoU": 67.52}}; by
+    `dataset -> other/split` where a model trained on one was tested on another.
 
     protocol: the key of `metrics.protocols.PROTOCOLS` by which they were counted, and whose names they have; empty
               where it is not known.
@@ -126,6 +127,11 @@ class Published:
     metric: str = ""
     protocol: str = ""
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def trained_on(self) -> str:
+        """The data set of the first figure; empty where there is none."""
+        return next(iter(self.figures), "").partition("/")[0].partition(" -> ")[0]
 
 
 @dataclass(frozen=True, slots=True)

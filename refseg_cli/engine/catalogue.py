@@ -94,13 +94,13 @@ def _entry(name: str) -> Entry:
 
 
 def _command(name: str, recipe: Recipe) -> str:
-    places = [place.partition("/") for place in recipe.published.figures]
-    data = places[0][0] if places else "scenes"
+    data = recipe.published.trained_on or "scenes"
     own = tomllib.loads(recipe_text(name))
     tables = {key: own[key] for key in ("model", "data", "text", "train") if key in own}
     changed = {f"{table}.{key}": value for table, values in tables.items() for key, value in values.items()}
     if not changed or not changed.keys() <= EVALUATION_ONLY.get(recipe.arch, frozenset()):  # another set, other weights
         return f"refseg train --recipe {name} --data {data} --out runs/{name}"
+    places = [place.partition("/") for place in recipe.published.figures]
     splits = ",".join(split for of, _, split in places if of == data)
     settings = " ".join(f"--set {key}={value}" for key, value in changed.items())
     how = f"--data {data} --split {splits} --protocol {recipe.published.protocol} {settings}"

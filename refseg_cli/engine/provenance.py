@@ -80,7 +80,8 @@ def published_row(published: Published, about: About, split: str, protocol: str)
     Figures by another protocol, or by one that the recipe does not name, are not comparable, and are not given.
     """
     keys = (f"{about.dataset}-{about.split_by}/{split}", f"{about.dataset}/{split}")
-    found = next((published.figures[key] for key in keys if key in published.figures), None)
+    crossed = (f"{about.trained_on} -> {key}" for key in keys)
+    found = next((published.figures[key] for key in (*crossed, *keys) if key in published.figures), None)
     if not found:
         return None
     source = ", ".join(

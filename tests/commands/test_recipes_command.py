@@ -18,8 +18,8 @@ def test_list_is_a_table_of_what_each_reproduces(capsys: Capture) -> None:
     assert main(["recipes", "list", "--arch", "vlt", "--table", "4.7"]) == FOUND
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["recipe", "arch", "paper", "table", "row", "published"]
-    [row] = [row for row in rows if row.startswith("vlt-darknet53-refcoco ")]
-    assert row.endswith("VLT (ours), Darknet-53  refcoco IoU 67.52 val, 70.47 testA, 65.24 testB")
+    [row] = [row for row in rows if row.startswith("vlt-darknet53-refcocog-umd ")]
+    assert " ".join(row.split()).endswith("VLT (ours), Darknet-53 refcocog-umd IoU 54.96 val, 57.73 test")
     assert all(" 4.7 " in row for row in rows)
 
 

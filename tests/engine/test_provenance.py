@@ -33,6 +33,15 @@ def test_the_row_of_this_data_split_and_protocol():
     assert published_row(Published(), ABOUT, "val", "vlt") is None
 
 
+def test_a_cross_dataset_figure_belongs_to_models_trained_on_the_one_and_scored_on_the_other():
+    paper = load_recipe("vlt-cl").published
+    about = About(dataset="refcoco+", split_by="unc", trained_on="refcoco")
+    assert published_row(paper, about, "val", "vlt").figures["IoU"] == 49.92
+    assert published_row(paper, replace(about, trained_on="refcoco+"), "val", "vlt") is None
+    assert published_row(paper, replace(about, trained_on=None), "val", "vlt") is None
+    assert published_row(paper, About(dataset="refcoco", trained_on="refcoco"), "val", "vlt") is None
+
+
 def test_figures_by_another_protocol_are_named_but_not_given():
     other = published_row(PAPER, ABOUT, "val", "refseg")
     assert (other.figures, other.caution) == ({}, "its figures are by the protocol vlt")
@@ -83,8 +92,10 @@ def test_recipes_name_a_protocol_that_there_is_and_its_metrics(name):
     if published.protocol:
         assert published.protocol in PROTOCOLS
         for key in published.figures:
-            dataset, split = key.rsplit("/", 1)
-            row = published_row(published, About(dataset=dataset), split, published.protocol)
+            place, split = key.rsplit("/", 1)
+            *trained_on, dataset = place.split(" -> ")
+            about = About(dataset=dataset, trained_on=trained_on[0] if trained_on else None)
+            row = published_row(published, about, split, published.protocol)
             assert row.figures
             assert row.caution == ""
 
