@@ -208,6 +208,7 @@ class Shell:
         if pid == 0:
             os.chdir(folder)
             os.execvpe(argv[0], argv, environment)
+        os.set_inheritable(self.terminal, False)  # a later shell that had it too would keep this one from its hangup
         self.pid = pid
         for line in setup:
             self.send(line + "\n")
@@ -360,7 +361,7 @@ def test_fish_completes(room: Path, line: str, offers: set[str]) -> None:
 
 REAL = {
     "refseg prepare refcocog --split-by um": "umd",
-    "refseg train --recipe vlt-ti": "vlt-tiny",
+    "refseg train --recipe vlt-tin": "vlt-tiny",
     "refseg predict --format ov": "overlay",
     "refseg -q predict --no-target-o": "--no-target-ok",
     "refseg predict pho": "photo.jpg",
