@@ -339,6 +339,8 @@ class MaskHead(nn.Module):
         if self.training or torch.compiler.is_exporting():  # statistics and graphs are of all expressions
             raw = self.raw(self.finest(x), kernel)
         else:
+            if x.is_cpu:  # interpolation is twice as fast where a pixel's channels lie side by side
+                x = x.contiguous(memory_format=torch.channels_last)
             pairs = zip(x.split(1), kernel.split(1), strict=True)
             raw = torch.cat([self.raw(self.finest(y), k) for y, k in pairs])
         return F.interpolate(raw, size, mode="bilinear", align_corners=True)
