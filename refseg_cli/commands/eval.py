@@ -182,7 +182,8 @@ def eval_(
             return
         found = _score_model(request, keep=path is not None)
     analyses = _analyses(found, wanted, whole=path is not None)
-    said = _show(found, {name: analysis.only(slices, curves) for name, analysis in analyses.items()}, wanted)
+    shown = {name: analysis.only(slices=slices, curves=curves) for name, analysis in analyses.items()}
+    said = _show(found, shown, wanted)
     if path:
         _write_page(path, data, found, analyses, said)
 

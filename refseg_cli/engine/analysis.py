@@ -53,7 +53,7 @@ class Analysis:
     mask_curve: MaskCurve | None = None
     reliability: Reliability | None = None
 
-    def only(self, slices: bool, curves: bool) -> Analysis:
+    def only(self, *, slices: bool, curves: bool) -> Analysis:
         """Without its slices, without its curves, unless they are wanted."""
         kept = self if slices else replace(self, slices=())
         return kept if curves else replace(kept, no_target_curve=None, mask_curve=None, reliability=None)

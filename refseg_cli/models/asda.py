@@ -194,7 +194,8 @@ class LayerSelection(nn.Module):
             weights = scorer(self.products(layers, group, said, image_index)).softmax(1)  # Eq. 3: Phi_as
             picked.append(self.pick(maps, weights, image_index))
             numbers = torch.tensor(group, device=weights.device)
-            aux[f"{name}_weights"] = weights @ torch.eye(max(group)).to(weights)[numbers - 1]
+            every = weights.new_zeros(weights.shape[0], max(group))
+            aux[f"{name}_weights"] = every.index_copy(1, numbers - 1, weights)
             aux[f"{name}_layer"] = numbers[weights.argmax(1)]
         return picked, aux
 

@@ -41,8 +41,11 @@ def test_a_page_from_a_model_and_again_from_its_records(
     assert {sample[-1] for sample in later["samples"]} == {0}
 
 
-def test_the_curves_of_the_page_are_not_printed(run: Path, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
-    common = ["eval", "--data", str(scenes), "--model", str(run), "--device", "cpu", "--limit", "2"]
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_slices_and_curves_of_the_page_are_not_printed(
+    run: Path, scenes: Path, tmp_path: Path, capsys: Capture, form: list[str]
+) -> None:
+    common = ["eval", "--data", str(scenes), "--model", str(run), "--device", "cpu", "--limit", "2", *form]
     main(common)
     plain = capsys.readouterr().out
     main([*common, "--report", str(tmp_path / "r.html")])
