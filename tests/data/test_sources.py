@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,29 @@ def test_no_other_name_is_let_through(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(RefsegError, match="refused"):
         pickles.read(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"]r\xff\xff\xff\x03.",  # the 67,108,863rd thing to remember
+        b"]p67108863\n.",
+        b"\x80\x05\x96" + (1 << 30).to_bytes(8, "little") + b".",  # so many bytes follow
+        b"cbuiltins\nbytearray\n(I1073741824\ntR.",
+        b"\x80\x05\x8e" + (1 << 30).to_bytes(8, "little") + b".",
+        b"\x80\x04\x95" + (1 << 30).to_bytes(8, "little") + b".",
+    ],
+)
+def test_a_few_bytes_do_not_take_all_memory(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.p"
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(RefsegError):
+            pickles.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.binary(max_size=60))
