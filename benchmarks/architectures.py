@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refseg_cli.engine.answers import read_answers
+from refseg_cli.evaluation.answers import read_answers
 from refseg_cli.metrics.curves import no_target_curve
 
 ARCHITECTURES = ("isfp", "vlt", "m3att", "rela", "asda", "jmceln", "cgformer", "lavt", "cris")

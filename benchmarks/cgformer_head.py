@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from refseg_cli.engine.memory import keep_freed_memory
 from refseg_cli.layers.upsampling import JoinFiner
 from refseg_cli.models.cgformer import CGFormer, CGFormerConfig, MaskHead
 from refseg_cli.records import Batch
+from refseg_cli.segmenters.memory import keep_freed_memory
 
 DIM = CGFormerConfig().dim
 BASE_CHANNELS = (128, 256, 512, 1024)  # of Swin-B

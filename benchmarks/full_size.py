@@ -27,7 +27,7 @@ import torch
 
 from refseg_cli.config import load_recipe
 from refseg_cli.engine.bench import Subject, count_flops, untrained
-from refseg_cli.engine.memory import keep_freed_memory
+from refseg_cli.segmenters.memory import keep_freed_memory
 
 RECIPES = (
     "isfp-darknet53-refcoco",

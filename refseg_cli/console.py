@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from refseg_cli.engine import Progress, silent
 from refseg_cli.errors import CLOSED_PIPE, RefsegError
+from refseg_cli.progress import Progress, silent
 
 if TYPE_CHECKING:
     import rich.console

@@ -5,8 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from pictures import RECIPE, records, write_split
+from torch import nn
 
+from refseg_cli import checkpoint
 from refseg_cli.config import DataConfig, Recipe, TextConfig, TrainConfig
+from refseg_cli.data.shards import Shards, open_shards
+from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.evaluation.evaluate import evaluate_model
+from refseg_cli.models import build_model
+from refseg_cli.records import Thresholds
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SCENES = {"train": 10, "val": 4, "testA": 2, "testB": 2}
@@ -15,8 +24,6 @@ SCENES = {"train": 10, "val": 4, "testA": 2, "testB": 2}
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Small tensors gain nothing from threads, and equal results need an equal order of sums."""
-    import torch
-
     torch.set_num_threads(1)
 
 
@@ -74,3 +81,80 @@ def run(scenes: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("runs") / "tiny"
     train(TrainRequest(recipe, str(scenes), out, device="cpu"))
     return out
+
+
+# An untrained model on disk: its answers mean nothing, but they are answers
+
+UNTRAINED = {
+    "backbone": "convnet",
+    "backbone_channels": (4, 6, 8, 8, 8),
+    "pretrained": False,
+    "text": "transformer",
+    "dim": 16,
+    "heads": 2,
+    "hidden": 24,
+    "query_count": 3,
+    "mask_dims": (8, 6),
+    "no_target_head": True,
+}
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a VLT of a few thousand weights, 64 x 96 pixels and 6 tokens, that calls itself one of scenes."""
+    folder = tmp_path_factory.mktemp("untrained") / "vlt"
+    text = TextConfig(max_tokens=6)
+    recipe = Recipe(arch="vlt", model=UNTRAINED, data=DataConfig(size=(64, 96)), text=text)
+    tokenizer = build_tokenizer(text, ["two people on left", "the red car", "a dog and a cat", "the big one"])
+    torch.manual_seed(0)
+    model = build_model(recipe, vocab_size=tokenizer.vocab_size)
+    with torch.no_grad():
+        model.mask_decoder.out.weight.mul_(20)  # so that masks have an inside and an outside
+    thresholds = Thresholds(exists=0.4)
+    checkpoint.save(folder, model, recipe, tokenizer, thresholds=thresholds, info={"data": "scenes", "name": "tiny"})
+    return folder
+
+
+# Three pictures, and a model that has never seen any: see pictures.py
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("val", "testA"):
+        write_split(folder, split, records(split))
+    return folder
+
+
+@pytest.fixture
+def val(data: Path) -> Shards:
+    return open_shards(data, "val")
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return build_tokenizer(RECIPE.text, [e.text for r in records("val") for e in r.expressions])
+
+
+@pytest.fixture
+def vlt(val, tokenizer) -> nn.Module:
+    """Untrained, but moved and stretched so that about half of all pixels are in its masks, at no narrow margin."""
+    torch.manual_seed(3)
+    model = build_model(RECIPE, vocab_size=tokenizer.vocab_size).eval()
+    logits = []
+    watch = model.register_forward_hook(lambda m, inputs, prediction: logits.append(prediction.mask_logits))
+    evaluate_model(model, tokenizer, RECIPE, Thresholds(), val, device="cpu")
+    watch.remove()
+    with torch.no_grad():
+        model.mask_decoder.out.bias -= logits[0].median()
+        for parameter in model.mask_decoder.out.parameters():
+            parameter *= 5 / logits[0].std()
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path: Path, vlt, tokenizer) -> Path:
+    folder = tmp_path / "run"
+    checkpoint.save(folder, vlt, RECIPE, tokenizer, thresholds=Thresholds(mask=0.4, exists=0.2))
+    return folder

@@ -22,7 +22,7 @@ class Sink:
 
     def write(self, data: bytes) -> None:
         """Write all of it or nothing: nobody ever reads half a mask."""
-        from refseg_cli.engine.files import whole
+        from refseg_cli.files import whole
 
         if self.path is None:
             console.binary(data)

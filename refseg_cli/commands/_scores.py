@@ -12,9 +12,9 @@ from refseg_cli.commands._tables import Table
 from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
-    from refseg_cli.engine.analysis import Analysis
-    from refseg_cli.engine.answers import About
-    from refseg_cli.engine.provenance import PublishedRow
+    from refseg_cli.evaluation.analysis import Analysis
+    from refseg_cli.evaluation.answers import About
+    from refseg_cli.evaluation.provenance import PublishedRow
     from refseg_cli.metrics.bootstrap import Difference, Estimate
     from refseg_cli.records import Thresholds
 

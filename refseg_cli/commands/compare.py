@@ -42,8 +42,8 @@ def compare(
       refseg compare bundled.parquet first.parquet
     """
     from refseg_cli.commands._scores import COMPARE_SCHEMA, difference_json, difference_table, subject
-    from refseg_cli.engine.analysis import compare_by_split
-    from refseg_cli.engine.answers import read_answers
+    from refseg_cli.evaluation.analysis import compare_by_split
+    from refseg_cli.evaluation.answers import read_answers
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     one, other = read_answers(a), read_answers(b)

@@ -30,12 +30,12 @@ from refseg_cli.errors import RefsegError
 
 if TYPE_CHECKING:
     from refseg_cli.commands._scores import Rows
-    from refseg_cli.engine.analysis import Analysis
-    from refseg_cli.engine.answers import Answers
-    from refseg_cli.engine.disturb import Disturbance
-    from refseg_cli.engine.evaluate import EvalReport, EvalRequest
-    from refseg_cli.engine.outside import OutsideRequest
-    from refseg_cli.engine.report import Watch
+    from refseg_cli.evaluation.analysis import Analysis
+    from refseg_cli.evaluation.answers import Answers
+    from refseg_cli.evaluation.disturb import Disturbance
+    from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest
+    from refseg_cli.evaluation.outside import OutsideRequest
+    from refseg_cli.evaluation.report import Watch
     from refseg_cli.records import Rle, Thresholds
     from refseg_cli.report.content import PackedMap
 
@@ -147,8 +147,8 @@ def eval_(
       refseg eval --data scenes --sanity shuffled-phrases
       refseg eval --data refcoco --model runs/isfp --set model.oracle=location
     """
-    from refseg_cli.engine.evaluate import EvalRequest
-    from refseg_cli.engine.outside import OutsideRequest
+    from refseg_cli.evaluation.evaluate import EvalRequest
+    from refseg_cli.evaluation.outside import OutsideRequest
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     wanted = _Wanted(choose_protocols(protocol), slices, curves, resamples, trained_on, form)
@@ -229,7 +229,7 @@ def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Dist
     kind = words or sanity
     if kind is None:
         return None
-    from refseg_cli.engine.disturb import Disturbance
+    from refseg_cli.evaluation.disturb import Disturbance
 
     return Disturbance(kind, count)
 
@@ -240,14 +240,14 @@ def _page(file: str | None, disturb: Disturbance | None) -> Path | None:
         return None
     if disturb is not None:
         raise RefsegError("--report shows answers as they are, not to disturbed questions", hint="leave one away")
-    from refseg_cli.engine.report import check_place
+    from refseg_cli.evaluation.report import check_place
 
     check_place(Path(file))
     return Path(file)
 
 
 def _score_file(request: OutsideRequest) -> _Found:
-    from refseg_cli.engine.outside import score_file
+    from refseg_cli.evaluation.outside import score_file
 
     with console.progress() as progress:
         found = score_file(request, progress=progress)
@@ -259,8 +259,8 @@ def _score_file(request: OutsideRequest) -> _Found:
 
 def _score_model(request: EvalRequest, *, keep: bool) -> _Found:
     """keep: masks and maps too."""
-    from refseg_cli.engine.provenance import published_rows
-    from refseg_cli.engine.report import Watch
+    from refseg_cli.evaluation.provenance import published_rows
+    from refseg_cli.evaluation.report import Watch
 
     watch = Watch(request.model) if keep else None
     report = _evaluate(request, watch)
@@ -277,7 +277,7 @@ def _answers(report: EvalReport) -> dict[str, Answers]:
 def _calibrate(request: EvalRequest, split: str) -> None:
     if request.overrides:
         raise RefsegError("--calibrate stores thresholds of the model without --set", hint="leave one away")
-    from refseg_cli.engine.calibrate import calibrate
+    from refseg_cli.evaluation.calibrate import calibrate
 
     with console.progress() as progress:
         found = calibrate(request, split, progress=progress)
@@ -296,7 +296,7 @@ def _thresholds(own: Thresholds) -> str:
 
 
 def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:
-    from refseg_cli.engine.evaluate import evaluate
+    from refseg_cli.evaluation.evaluate import evaluate
 
     with console.progress() as progress:
         report = evaluate(request, watch=watch, progress=progress)
@@ -314,7 +314,7 @@ def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:
 def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted) -> None:
     """The figures as they are and with disturbed questions, and how sure their difference is."""
     from refseg_cli.commands._scores import COMPARE_SCHEMA, difference_json, difference_table, heading
-    from refseg_cli.engine.analysis import compare
+    from refseg_cli.evaluation.analysis import compare
     from refseg_cli.metrics.protocols import PROTOCOLS
 
     # First what not every model can be asked, so that nobody waits for an evaluation to hear it.
@@ -336,7 +336,7 @@ def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted)
 
 def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analysis]:
     """whole: with slices and curves, whether or not they are printed."""
-    from refseg_cli.engine.analysis import analyse
+    from refseg_cli.evaluation.analysis import analyse
 
     slices, curves = whole or wanted.slices, whole or wanted.curves
     return {
@@ -348,7 +348,7 @@ def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analy
 def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> list[str]:
     """Print everything; what was warned of."""
     from refseg_cli.commands._scores import curve_tables, report_json, score_tables, slice_table
-    from refseg_cli.engine.provenance import cautions
+    from refseg_cli.evaluation.provenance import cautions
 
     about = next(iter(found.answers.values())).about
     said = [*found.cautions, *cautions(about, list(splits), trained_on=wanted.trained_on)]
@@ -368,7 +368,7 @@ def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> lis
 
 def _write_page(path: Path, data: str, found: _Found, analyses: Mapping[str, Analysis], said: Sequence[str]) -> None:
     """The report; said: what the figures' reader was warned of."""
-    from refseg_cli.engine.report import build_report, write_report
+    from refseg_cli.evaluation.report import build_report, write_report
 
     with console.progress() as progress:
         report = build_report(

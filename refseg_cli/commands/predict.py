@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from refseg_cli.engine.predict import Found, Predictor
+    from refseg_cli.segmenters.base import Found
+    from refseg_cli.segmenters.trained import Predictor
 
 
 def predict(
@@ -84,13 +85,14 @@ def predict(
     sinks = sinks_for(image, len(phrases), chosen, output)
     name, pixels = _read(image)
 
-    from refseg_cli.engine.predict import Predictor
+    from refseg_cli.segmenters.base import record
+    from refseg_cli.segmenters.trained import Predictor
 
     predictor = Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
     answers = _ask(predictor, name, pixels, phrases, explain=chosen == "explain")
     if chosen in ("rle", "json"):
-        records = [predictor.record(name, found) for found in answers]
-        _write_lines(sinks, [record if chosen == "json" else record["mask"] for record in records])
+        lines = [record(predictor, name, found) for found in answers]
+        _write_lines(sinks, [line if chosen == "json" else line["mask"] for line in lines])
     else:
         _write_pictures(sinks, answers, chosen, pixels)
     return FOUND if no_target_ok or any(found.exists for found in answers) else NO_TARGET
@@ -110,7 +112,7 @@ def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
 
 def _read(image: str) -> tuple[str, Tensor]:
     """What to call the image, and its pixels (3, h, w)."""
-    from refseg_cli.engine.predict import load_image
+    from refseg_cli.data.pictures import load_image
 
     source, name = (_stdin(), "stdin") if image == STDIO else (Path(image), image)
     return name, load_image(source, name)
@@ -131,7 +133,7 @@ def _ask(predictor: Predictor, name: str, pixels: Tensor, phrases: Sequence[str]
         console.warn(caution)
     answers = predictor.explain(pixels, phrases) if explain else predictor.predict(pixels, phrases)
     if explain and not answers[0].maps:
-        console.warn(f"{predictor.checkpoint.name} has no maps to show: this is its answer alone")
+        console.warn(f"{predictor.name} has no maps to show: this is its answer alone")
     return answers
 
 
@@ -146,8 +148,8 @@ def _write_pictures(sinks: Sequence[Sink], answers: Sequence[Found], format: For
 
 def _drawn(found: Found, format: Format, picture: np.ndarray) -> bytes:
     """The answer as a PNG; picture: (h, w, 3)."""
-    from refseg_cli.engine.draw import mask_png, overlay_png
-    from refseg_cli.engine.draw_maps import explanation_png
+    from refseg_cli.drawing.maps import explanation_png
+    from refseg_cli.drawing.overlay import mask_png, overlay_png
 
     mask, phrase, exists, p_target = found.mask, found.phrase, found.exists, found.p_target
     if format == "explain":

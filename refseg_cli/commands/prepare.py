@@ -218,7 +218,7 @@ def check(
       1  Shared pictures.
       2  Damaged or missing files.
     """
-    from refseg_cli.engine.check import check
+    from refseg_cli.data.check import check
 
     with console.progress() as progress:
         report = check(outs, progress=progress)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from refseg_cli.config import DataConfig
 from refseg_cli.data import masks, transforms
+from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.data.transforms import Placement
 from refseg_cli.records import Batch, Record, Sample
@@ -137,7 +138,7 @@ class StepDataset(Dataset[Batch]):
     def _image(self, pick: Pick) -> _ImagePart:
         record = self.shards[pick.image]
         size = (record.height, record.width)
-        image = transforms.decode_image(record.image, record.file_name)
+        image = decode_image(record.image, record.file_name)
         placement = transforms.place(size, self.config)
         pixels = transforms.to_input(image, placement, self.config)
         expressions = [record.expressions[e] for e in pick.expressions]

@@ -1,22 +1,19 @@
-"""Pictures to network input and masks back to pictures: decode, fit, flip, normalise.
+"""Pictures to network input and masks back to pictures: fit, flip, normalise.
 
 Axes: h w of the original picture, H W of the network input.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.config import DataConfig
-from refseg_cli.errors import RefsegError
 
 _OTHER_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
@@ -30,46 +27,6 @@ class Placement:
     left: int
     height: int
     width: int
-
-
-def decode_image(data: bytes, name: str = "image", *, upright: bool = False) -> Tensor:
-    """(3, h, w) uint8 RGB.
-
-    JPEG goes through torchvision, which agrees with the annotations' pixel grid; everything else through Pillow.
-
-    Args:
-        upright: obey the EXIF orientation, as a viewer does. Annotated sets are drawn on the stored pixels: off.
-
-    Raises:
-        RefsegError: not an image, or cut short.
-    """
-    try:
-        if data[:2] == b"\xff\xd8" and not upright:
-            from torchvision.io import ImageReadMode, decode_jpeg
-
-            try:
-                return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-            except RuntimeError:
-                pass  # CMYK and other rarities: Pillow reads them, or says why not
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.exif_transpose(opened) if upright else opened
-            return torch.from_numpy(np.array(_eight_bit(image).convert("RGB"))).permute(2, 0, 1).contiguous()
-    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as error:
-        reason = str(error).split(" <_io", maxsplit=1)[0] or type(error).__name__
-        raise RefsegError(f"{name}: cannot read the image: {reason}") from error
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey as eight bits; Pillow's own conversion would clip nearly all of it to white.
-
-    Raises:
-        ValueError: 32-bit or floating point pixels, which have no black and no white.
-    """
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of {'floating point' if image.mode == 'F' else '32 bits'} have no fixed range")
-    return image
 
 
 def place(size: tuple[int, int], config: DataConfig) -> Placement:

@@ -23,11 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe
-from refseg_cli.engine import Progress, silent
-from refseg_cli.engine.inference import pick_device
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
+from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Batch
+from refseg_cli.segmenters.inference import pick_device
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

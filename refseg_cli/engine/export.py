@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from refseg_cli import __version__, checkpoint
 from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.data import text
-from refseg_cli.engine import Progress, silent
-from refseg_cli.engine.files import whole
 from refseg_cli.errors import RefsegError
+from refseg_cli.files import whole
+from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Batch
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from refseg_cli.data import storage
 from refseg_cli.data.shards import Manifest, SplitInfo
 from refseg_cli.data.sources import Draft, Problem, Reason, Ref, grefer, instances, photos, pickles, refer
 from refseg_cli.data.sources.catalogue import ALL, PUBLISHED, SOURCES
-from refseg_cli.engine import Progress, sharding, silent
+from refseg_cli.engine import sharding
 from refseg_cli.engine.sharding import Entry, OnError
 from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.progress import Progress, silent
 
 SHARD_BYTES = 256 << 20  # of photos: large enough for object stores, small enough to fetch again
 

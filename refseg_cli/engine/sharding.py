@@ -23,8 +23,8 @@ from refseg_cli.data import shards, storage
 from refseg_cli.data.shards import Manifest, ShardInfo, SplitInfo
 from refseg_cli.data.sources import Draft, Problem, Reason, photos
 from refseg_cli.data.storage import Place
-from refseg_cli.engine import Progress, silent
 from refseg_cli.errors import RefsegError
+from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
 
 OnError = Literal["fail", "skip"]

@@ -30,13 +30,13 @@ from refseg_cli.data import loader
 from refseg_cli.data.loader import Step, StepDataset
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
-from refseg_cli.engine import Progress, silent
-from refseg_cli.engine.inference import pick_device
 from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
 from refseg_cli.engine.run_log import RunLog, flattened, peak_memory, stop_signals
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
+from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Batch, Thresholds
+from refseg_cli.segmenters.inference import pick_device
 
 STATE, LOG = "training.pt", "metrics.jsonl"
 LOG_EVERY = 10  # optimiser steps between lines of metrics.jsonl
@@ -236,7 +236,7 @@ class _Run:
         position, config = self.position, self.config
         due = position.epoch % config.eval_every_epochs == 0 or position.epoch == config.epochs
         if due and self.validation is not None:
-            from refseg_cli.engine.evaluate import evaluate_model
+            from refseg_cli.evaluation.evaluate import evaluate_model
 
             model = self.evaluated_model()
             model.eval()

@@ -8,10 +8,10 @@ import pytest
 
 from refseg_cli.app import main
 from refseg_cli.config import load_recipe, recipe_names
-from refseg_cli.engine import Progress
 from refseg_cli.engine import bench as engine
 from refseg_cli.engine.bench import BenchReport, BenchRequest, Row
 from refseg_cli.errors import ERROR, FOUND
+from refseg_cli.progress import Progress
 
 Capture = pytest.CaptureFixture[str]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from refseg_cli.app import main
-from refseg_cli.engine.answers import About, Answer, writing_records
 from refseg_cli.errors import ERROR, FOUND
+from refseg_cli.evaluation.answers import About, Answer, writing_records
 from refseg_cli.records import Rle
 
 Capture = pytest.CaptureFixture[str]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from refseg_cli.commands._scores import curve_tables
-from refseg_cli.engine.analysis import Analysis
-from refseg_cli.engine.answers import About
+from refseg_cli.evaluation.analysis import Analysis
+from refseg_cli.evaluation.answers import About
 from refseg_cli.metrics.curves import MaskCurve, NoTargetCurve, Reliability
 
 ABOUT = About(model="mine", dataset="set")

@@ -13,12 +13,12 @@ import pytest
 from refseg_cli import checkpoint
 from refseg_cli.app import main
 from refseg_cli.config import Published
-from refseg_cli.engine import Progress
-from refseg_cli.engine import evaluate as engine
-from refseg_cli.engine.answers import NO_MASK, About, Answer, collect, plan_views, read_answers
-from refseg_cli.engine.evaluate import EvalReport, EvalRequest, Evaluation
 from refseg_cli.errors import ERROR, FOUND
+from refseg_cli.evaluation import evaluate as engine
+from refseg_cli.evaluation.answers import NO_MASK, About, Answer, collect, plan_views, read_answers
+from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, Evaluation
 from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.progress import Progress
 from refseg_cli.records import Thresholds
 
 Capture = pytest.CaptureFixture[str]
@@ -60,7 +60,7 @@ def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EvalReques
         )
 
     monkeypatch.setattr(engine, "evaluate", evaluate)
-    monkeypatch.setattr("refseg_cli.engine.provenance.cautions", lambda about, splits, trained_on: [])
+    monkeypatch.setattr("refseg_cli.evaluation.provenance.cautions", lambda about, splits, trained_on: [])
     return seen
 
 

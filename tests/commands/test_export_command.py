@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from refseg_cli.app import main
-from refseg_cli.engine import Progress
 from refseg_cli.engine import export as engine
 from refseg_cli.engine.export import ExportReport, ExportRequest
 from refseg_cli.errors import ERROR, FOUND
+from refseg_cli.progress import Progress
 
 Capture = pytest.CaptureFixture[str]
 

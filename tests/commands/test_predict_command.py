@@ -18,10 +18,13 @@ from PIL import Image
 
 from refseg_cli.app import main
 from refseg_cli.console import console
+from refseg_cli.data import masks
 from refseg_cli.engine import predict as engine
-from refseg_cli.engine.predict import Found, Shown
+from refseg_cli.engine.predict import Shown
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET
-from refseg_cli.records import Explanation
+from refseg_cli.records import Explanation, Thresholds
+from refseg_cli.segmenters import trained
+from refseg_cli.segmenters.base import Found
 
 Capture = pytest.CaptureFixture[bytes]
 HEIGHT, WIDTH = 6, 9
@@ -34,7 +37,8 @@ class FakePredictor:
 
     calls: list[dict[str, Any]]
     shows = True
-    checkpoint = SimpleNamespace(name="fake")
+    name = "fake"
+    thresholds = Thresholds()
 
     def __init__(self, folder: str | None = None, **options: Any) -> None:
         self.calls.append({"folder": folder, **options})
@@ -52,9 +56,6 @@ class FakePredictor:
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         return [f"{name}: unsure"]
 
-    def record(self, name: str, found: Found) -> dict[str, Any]:
-        return {"image": name, "phrase": found.phrase, "no_target": not found.exists, "mask": {"size": [6, 9]}}
-
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (WIDTH, HEIGHT), "grey").save("photo.png")
     FakePredictor.calls = []
-    monkeypatch.setattr(engine, "Predictor", FakePredictor)
+    monkeypatch.setattr(trained, "Predictor", FakePredictor)
     return FakePredictor.calls
 
 
@@ -171,7 +172,7 @@ def test_lines_of_json_and_rle(calls: object, capfdbinary: Capture) -> None:
         ("photo.png", "no cat", True),
     ]
     main(["predict", "photo.png", "dog", "--format", "rle"])
-    assert capfdbinary.readouterr().out == b'{"size": [6, 9]}\n'
+    assert json.loads(capfdbinary.readouterr().out) == {"size": [6, 9], "counts": masks.encode(MASK).counts.decode()}
 
 
 def test_an_image_from_standard_input(

@@ -13,10 +13,10 @@ from refseg_cli.app import main
 from refseg_cli.commands import _options
 from refseg_cli.commands._options import DEFAULT_RECIPES, arch_choices, choose_recipe
 from refseg_cli.config import load_recipe, recipe_names
-from refseg_cli.engine import Progress
 from refseg_cli.engine import train as engine
 from refseg_cli.engine.train import TrainRequest, TrainResult
 from refseg_cli.errors import ERROR, FOUND, INTERRUPTED, RefsegError
+from refseg_cli.progress import Progress
 
 Capture = pytest.CaptureFixture[str]
 

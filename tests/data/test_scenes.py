@@ -19,11 +19,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from refseg_cli.data.phrases.colours import PAINTS, hsv, hue_difference, repaint, repaintable
+from refseg_cli.data.phrases.logic import Is, Placed, Ranked, assert_unambiguous, targets
+from refseg_cli.data.phrases.scene import Scene, Thing
 from refseg_cli.data.scenes import compose, generate
 from refseg_cli.data.scenes.catalogue import HERE, atlas, catalogue
-from refseg_cli.data.scenes.colours import PAINTS, hsv, hue_difference, repaint, repaintable
-from refseg_cli.data.scenes.logic import Is, Placed, Ranked, assert_unambiguous, targets
-from refseg_cli.data.scenes.scene import Scene, Thing
 from refseg_cli.errors import RefsegError
 
 Json = dict[str, Any]

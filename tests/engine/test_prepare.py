@@ -23,10 +23,10 @@ from pycocotools.coco import COCO
 
 from refseg_cli.app import main
 from refseg_cli.data import masks, shards, storage
+from refseg_cli.data.check import Leak, check
 from refseg_cli.data.sources import Reason
 from refseg_cli.data.sources.catalogue import PUBLISHED
 from refseg_cli.engine import sharding
-from refseg_cli.engine.check import Leak, check
 from refseg_cli.engine.prepare import PrepareReport, PrepareRequest, prepare, prepare_scenes, share_scenes
 from refseg_cli.errors import ERROR, FOUND, RefsegError
 

@@ -13,9 +13,9 @@ from tokenizers.models import WordLevel
 from variants import MODULES, VARIANTS
 
 from refseg_cli.data.text import Tokenizer
-from refseg_cli.engine.explain import explain, explained, kinds_of
 from refseg_cli.models import MODELS
 from refseg_cli.records import Batch, MapKind
+from refseg_cli.segmenters.explain import explain, explained, kinds_of
 
 NOTHING_TO_SHOW = {"align"}  # a dot product: its mask is all there is
 

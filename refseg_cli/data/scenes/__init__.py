@@ -1,7 +1,7 @@
 """The embedded dataset: pictures of everyday objects with exact masks and provably unambiguous phrases.
 
-Reading order: catalogue (what there is) -> compose (a picture) -> scene (what can be said of it) -> logic (what a
-phrase means) -> wording (how it is said) -> proposals, phrases (what is worth saying) -> generate (the files).
+Reading order: catalogue (what there is) -> compose (a picture) -> ../phrases (what can be said of it) -> generate (the
+files).
 """
 
 from refseg_cli.data.scenes.generate import DEFAULT_IMAGES, Counts, generate

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from refseg_cli.data.phrases.nouns import Category, Vocabulary
+
 HERE = Path(__file__).parent
 SECTIONS = ("people", "animal", "vehicle", "food", "thing")
 TONES = ("1F3FC", "1F3FE")  # the skin tones that a `*` in the catalogue adds to the emoji's default
@@ -36,45 +38,18 @@ class Sprite:
 
 
 @dataclass(frozen=True, slots=True)
-class Category:
-    """One kind of object.
+class DrawnCategory(Category):
+    """A category and its drawings.  mirrorable: whether it may be drawn flipped."""
 
-    names: synonyms, the usual one first.  general: wider words that are true of it.
-    doubtful: words that fit it for some people only.  mirrorable: whether it may be drawn flipped.
-    """
-
-    index: int
-    section: str
-    names: tuple[str, ...]
-    general: frozenset[str]
-    doubtful: frozenset[str]
     sprites: tuple[Sprite, ...]
     mirrorable: bool = True
 
-    @property
-    def name(self) -> str:
-        return self.names[0]
-
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
-    """All categories, and the irregular plurals of their words."""
+class Catalogue(Vocabulary):
+    """The vocabulary of what can be drawn."""
 
-    categories: tuple[Category, ...]
-    plurals: dict[str, str]
-
-    def plural(self, noun: str) -> str:
-        """The plural of a noun of the catalogue."""
-        if noun in self.plurals:
-            return self.plurals[noun]
-        head, _, last = noun.rpartition(" ")
-        if last in self.plurals:
-            return f"{head} {self.plurals[last]}"
-        if noun.endswith(("s", "x", "ch", "sh")):
-            return noun + "es"
-        if noun.endswith("y") and noun[-2] not in "aeiou":
-            return noun[:-1] + "ies"
-        return noun + "s"
+    categories: tuple[DrawnCategory, ...]
 
 
 @cache
@@ -86,11 +61,11 @@ def catalogue() -> Catalogue:
     return Catalogue(tuple(categories), table["plurals"])
 
 
-def _category(index: int, section: str, row: dict[str, Any], inherited: dict[str, str]) -> Category:
+def _category(index: int, section: str, row: dict[str, Any], inherited: dict[str, str]) -> DrawnCategory:
     names = _words(row["names"])
     general = {*_words(inherited.get("is", "")), *_words(row.get("is", ""))}
     doubtful = {*_words(inherited.get("maybe", "")), *_words(row.get("maybe", ""))} - general - set(names)
-    return Category(
+    return DrawnCategory(
         index=index,
         section=section,
         names=names,

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from refseg_cli.data.phrases.colours import PAINTS, repaint
+from refseg_cli.data.phrases.scene import Scene, Thing
 from refseg_cli.data.scenes.backgrounds import background
-from refseg_cli.data.scenes.catalogue import SECTIONS, Category, Sprite, atlas, catalogue
-from refseg_cli.data.scenes.colours import PAINTS, repaint
-from refseg_cli.data.scenes.scene import Scene, Thing
+from refseg_cli.data.scenes.catalogue import SECTIONS, DrawnCategory, Sprite, atlas, catalogue
 
 SHAPES = ((4, 3), (4, 3), (3, 2), (16, 10), (1, 1), (3, 4), (2, 3))  # width to height
 LONG_SIDE = (300, 400)  # pixels
@@ -40,7 +40,7 @@ OPAQUE = 128  # alpha from which a pixel belongs to the object
 class Item:
     """An object to be drawn. size: (width, height) in pixels.  place: left and top in pixels."""
 
-    category: Category
+    category: DrawnCategory
     sprite: Sprite
     colour: str | None
     size: tuple[int, int]
@@ -58,7 +58,7 @@ class Composition:
     scene: Scene
 
 
-def compose(rng: Random, subject: Callable[[Category], bool]) -> Composition:
+def compose(rng: Random, subject: Callable[[DrawnCategory], bool]) -> Composition:
     """A picture with something in it to talk about; subject: the categories that the phrases will be about."""
     while True:
         width, height = canvas_size(rng)
@@ -82,7 +82,7 @@ def canvas_size(rng: Random) -> tuple[int, int]:
     return max(width, SHORT_SIDE), max(height, SHORT_SIDE)
 
 
-def cast(rng: Random, subject: Callable[[Category], bool]) -> list[list[Item]]:
+def cast(rng: Random, subject: Callable[[DrawnCategory], bool]) -> list[list[Item]]:
     """The objects, still without a place: one list of copies for each category."""
     total = round(rng.triangular(OBJECTS[0] + 1, OBJECTS[1], USUAL_OBJECTS))
     theme = rng.sample(SECTIONS, rng.choice((1, 2, 2, 3)))
@@ -96,7 +96,7 @@ def cast(rng: Random, subject: Callable[[Category], bool]) -> list[list[Item]]:
     return groups
 
 
-def copies(rng: Random, category: Category, count: int) -> list[Item]:
+def copies(rng: Random, category: DrawnCategory, count: int) -> list[Item]:
     """Some objects of a category: alike or not in drawing, size and colour."""
     sprites = category.sprites if rng.random() < 0.5 else [rng.choice(category.sprites)]
     palette = rng.sample(sorted(PAINTS), rng.choice((1, 2, 2, 3)))

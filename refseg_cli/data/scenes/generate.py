@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refseg_cli.data import masks
-from refseg_cli.data.scenes.catalogue import Category, catalogue
+from refseg_cli.data.phrases.generate import Reference, describe
+from refseg_cli.data.phrases.nouns import Category
+from refseg_cli.data.scenes.catalogue import catalogue
 from refseg_cli.data.scenes.compose import Composition, compose
-from refseg_cli.data.scenes.phrases import Reference, describe
 from refseg_cli.errors import RefsegError
 
 Json = dict[str, Any]
@@ -138,7 +139,7 @@ def make(job: Job, *, out: Path) -> tuple[Json, list[Json], list[Json]]:
     """Make one picture: write its file, return its rows."""
     rng = Random(f"{job.seed}/{job.split}/{job.index}")
     picture = compose(rng, SUBJECTS[job.split])
-    references = describe(picture.scene, rng, SUBJECTS[job.split])
+    references = describe(picture.scene, catalogue(), rng, SUBJECTS[job.split])
     write(out / "images" / job.file_name, jpeg(picture.image))
     size = {"width": picture.scene.width, "height": picture.scene.height}
     annotations = list(annotation_rows(job, picture))

@@ -1,0 +1,256 @@
+"""The small language in which every phrase of the embedded dataset is meant.
+
+A form says of each object of a scene whether the phrase fits it: TRUE, FALSE, or UNCLEAR where two people might
+disagree (Kleene's three-valued logic: and is the minimum, or the maximum, not the mirror image). The margins are part
+of the predicates, so a phrase is safe exactly if no object is UNCLEAR; `assert_unambiguous` is that proof.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refseg_cli.data.phrases.colours import CONFUSABLE
+from refseg_cli.data.phrases.scene import Scene, Thing
+
+FALSE, UNCLEAR, TRUE = 0, 1, 2
+Truths = NDArray[np.int8]  # (n,) one truth value for each object
+
+# Margins. Positions and gaps along an axis are shares of the picture's side.
+SIDE, OTHER_SIDE = 0.40, 0.55  # "on the left": centre before the first; clearly not: beyond the second
+CENTRE, OFF_CENTRE = 0.10, 0.20  # "in the middle": distance of the centre from the picture's, as above
+CENTRE_ACROSS = 0.18  # how far from the middle line it may lie on the other axis
+SAME_PLACE = 0.12  # objects this close together have no left and right one among them
+GAP = 0.05  # least distance between neighbours that are counted off from a side
+SIZE_RATIO = 1.35  # least ratio of areas for "bigger"
+BESIDE = 0.08  # least offset for "left of the car", which must also exceed the offset on the other axis
+NOT_BESIDE = -0.02  # clearly not: it lies at least this much beyond the landmark
+NEAR, FAR = 0.05, 0.20  # "next to": the gap between the boxes, as a share of the picture's diagonal
+
+AXES = {"left": ("x", 1), "right": ("x", -1), "top": ("y", 1), "bottom": ("y", -1)}
+SIZES = {"big": 1, "small": -1}
+OPPOSITE = {
+    "left": "right",
+    "right": "left",
+    "top": "bottom",
+    "bottom": "top",
+    "big": "small",
+    "small": "big",
+}
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
+SIDES = (*AXES, "middle", *CORNERS)
+RELATIONS = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}  # and "next to"
+
+
+class Form(Protocol):
+    """The meaning of a phrase, apart from its number."""
+
+    def truth(self, scene: Scene) -> Truths:
+        """Whether it fits each object of the scene."""
+
+
+@dataclass(frozen=True, slots=True)
+class Is:
+    """A noun: 'dog', 'animal', 'old lady'."""
+
+    word: str
+
+    def truth(self, scene: Scene) -> Truths:
+        return scene.each(self.fits)
+
+    def fits(self, thing: Thing) -> int:
+        category = thing.category
+        if self.word in category.names or self.word in category.general:
+            return TRUE
+        return UNCLEAR if self.word in category.doubtful else FALSE
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """'everything'"""
+
+    def truth(self, scene: Scene) -> Truths:
+        return np.full(len(scene.things), TRUE, np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Coloured:
+    """'red dog'"""
+
+    noun: Is
+    colour: str
+
+    def truth(self, scene: Scene) -> Truths:
+        return np.minimum(self.noun.truth(scene), scene.each(self.fits))
+
+    def fits(self, thing: Thing) -> int:
+        if thing.colour == self.colour:
+            return TRUE
+        unclear = thing.colour is None or frozenset((thing.colour, self.colour)) in CONFUSABLE
+        return UNCLEAR if unclear else FALSE
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """'dog on the left', 'cup in the top left corner', 'person in the middle'.
+
+    The side is a region of the picture. People also say it of the leftmost of several, wherever these are; so an
+    object is UNCLEAR where the two readings differ.
+    """
+
+    of: Form
+    side: str
+
+    def truth(self, scene: Scene) -> Truths:
+        of = self.of.truth(scene)
+        truth = np.minimum(of, in_region(scene, self.side))
+        compared = comparatively(scene, self.side, of > FALSE)
+        if self.side == "middle" and compared.any():
+            truth[(truth == TRUE) & ~compared] = UNCLEAR
+        if not (truth == TRUE).any():
+            truth[compared] = np.maximum(truth[compared], UNCLEAR)
+        return truth
+
+
+def in_region(scene: Scene, side: str) -> Truths:
+    """Whether each object lies on that side of the picture."""
+    if side == "middle":
+        off = np.abs(scene.x - 0.5)
+        across = np.abs(scene.y - 0.5)
+        central = graded(off < CENTRE, off > OFF_CENTRE)
+        return np.where((central == TRUE) & (across > CENTRE_ACROSS), np.int8(UNCLEAR), central)
+    truths = [graded(place < SIDE, place > OTHER_SIDE) for place in (along(scene, s) for s in side.split())]
+    return np.minimum.reduce(truths)
+
+
+def comparatively(scene: Scene, side: str, candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The candidates that 'the left dog' may mean if the dogs are only compared with each other."""
+    if side == "middle":
+        inner = candidates & (candidates.sum() > 2)
+        x = scene.x[candidates]
+        return inner & (scene.x > x.min()) & (scene.x < x.max()) if inner.any() else inner
+    compared = candidates.copy()
+    for part in side.split() if candidates.any() else ():
+        place = along(scene, part)
+        spread = np.ptp(place[candidates])
+        compared &= (spread > SAME_PLACE) & (place - place[candidates].min() < spread / 2)
+    return compared & (candidates.sum() > 1)
+
+
+def along(scene: Scene, side: str) -> NDArray[np.float64]:
+    """Distance of each centre from a side, 0 at the side to 1 at the opposite one."""
+    axis, sign = AXES[side]
+    place: NDArray[np.float64] = getattr(scene, axis)
+    return place if sign > 0 else 1 - place
+
+
+def graded(true: NDArray[np.bool_], false: NDArray[np.bool_]) -> Truths:
+    """TRUE where the first holds, FALSE where the second does, UNCLEAR between."""
+    return np.where(true, TRUE, np.where(false, FALSE, UNCLEAR)).astype(np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """'leftmost dog', 'biggest dog', 'second dog from the left': order is a side or a size, rank counts from 1."""
+
+    of: Form
+    order: str
+    rank: int = 1
+
+    def truth(self, scene: Scene) -> Truths:
+        of = self.of.truth(scene)
+        before = clearly_before(scene, self.order)  # (n, n): row before column
+        candidates = of > FALSE
+        first = 1 + before[of == TRUE].sum(0)  # the best place that each may take ...
+        last = candidates.sum() - before[:, candidates].sum(1)  # ... and the worst
+        sure = (first == self.rank) & (last == self.rank)
+        return np.minimum(of, graded(sure, (self.rank < first) | (self.rank > last)))
+
+
+def clearly_before(scene: Scene, order: str) -> NDArray[np.bool_]:
+    """(n, n) bool: whether the row's object comes clearly before the column's."""
+    if order in SIZES:
+        # what is seen and what is known to be there: a large dog half behind a tree is no small dog
+        by_area = scene.area[:, None] >= SIZE_RATIO * scene.area
+        larger = by_area & (scene.extent[:, None] >= SIZE_RATIO * scene.extent)
+        return larger if SIZES[order] > 0 else larger.T
+    place = along(scene, order)
+    return place[:, None] + GAP <= place
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """'dog left of the car', 'cat next to the tree'. Without exactly one car, all is UNCLEAR."""
+
+    of: Form
+    relation: str
+    anchor: Form
+
+    def truth(self, scene: Scene) -> Truths:
+        of, anchor = self.of.truth(scene), self.anchor.truth(scene)
+        if (anchor == UNCLEAR).any() or (anchor == TRUE).sum() != 1:
+            return np.minimum(of, np.int8(UNCLEAR))
+        landmark = int(np.flatnonzero(anchor == TRUE)[0])
+        placed = next_to(scene, landmark) if self.relation == "next to" else beside(scene, landmark, self.relation)
+        placed[landmark] = FALSE
+        return np.minimum(of, placed)
+
+
+def beside(scene: Scene, landmark: int, relation: str) -> Truths:
+    """Whether each object lies on that side of the landmark: within 45 degrees of it, not merely further that way."""
+    side = RELATIONS[relation]
+    place = along(scene, side)
+    offset = {
+        "x": (scene.x - scene.x[landmark]) * scene.width,
+        "y": (scene.y - scene.y[landmark]) * scene.height,
+    }
+    axis, sign = AXES[side]
+    ahead, aside = -sign * offset[axis], np.abs(offset["y" if axis == "x" else "x"])
+    before = place[landmark] - place
+    return graded((before > BESIDE) & (aside < ahead), before < NOT_BESIDE)
+
+
+def next_to(scene: Scene, landmark: int) -> Truths:
+    """Whether each object is near the landmark: the gap between their boxes."""
+    box = scene.boxes[landmark]
+    gaps = np.maximum(np.maximum(scene.boxes[:, :2] - box[2:], box[:2] - scene.boxes[:, 2:]), 0)  # (n, 2)
+    gap = np.hypot(gaps[:, 0], gaps[:, 1]) / np.hypot(scene.width, scene.height)
+    return graded(gap < NEAR, gap > FAR)
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """'the dog and the cat': what either names."""
+
+    left: Form
+    right: Form
+
+    def truth(self, scene: Scene) -> Truths:
+        return np.maximum(self.left.truth(scene), self.right.truth(scene))
+
+
+@dataclass(frozen=True, slots=True)
+class Except:
+    """'all dogs except the leftmost one'"""
+
+    whole: Form
+    part: Form
+
+    def truth(self, scene: Scene) -> Truths:
+        return np.minimum(self.whole.truth(scene), TRUE - self.part.truth(scene))
+
+
+def targets(form: Form, scene: Scene) -> tuple[int, ...] | None:
+    """Positions of the objects that the form names; None if it is unclear for any object."""
+    truth = form.truth(scene)
+    return None if (truth == UNCLEAR).any() else tuple(map(int, np.flatnonzero(truth == TRUE)))
+
+
+def assert_unambiguous(form: Form, scene: Scene, claimed: tuple[int, ...]) -> None:
+    """Prove that the form fits exactly the claimed objects, and clearly none of the others."""
+    named = targets(form, scene)
+    if named != claimed:
+        raise AssertionError(f"{form} names {named}, not {claimed}")

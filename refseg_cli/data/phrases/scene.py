@@ -1,0 +1,66 @@
+"""What a phrase may talk about: the objects of one picture, without its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refseg_cli.data.phrases.nouns import Category
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One visible object.
+
+    colour: the colour word that is true of it; None where no word fits clearly.
+    box: (left, top, right, bottom) of its visible part in pixels, right and bottom exclusive.
+    area: its visible pixels.  extent: pixels of the box that it would fill if nothing covered it.
+    """
+
+    category: Category
+    colour: str | None
+    box: tuple[int, int, int, int]
+    area: int
+    extent: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture: its size in pixels and its objects. The arrays below have one entry for each object."""
+
+    width: int
+    height: int
+    things: tuple[Thing, ...]
+
+    @cached_property
+    def boxes(self) -> NDArray[np.float64]:
+        """(n, 4) left, top, right, bottom in pixels."""
+        return np.array([thing.box for thing in self.things], dtype=np.float64).reshape(-1, 4)
+
+    @cached_property
+    def x(self) -> NDArray[np.float64]:
+        """Horizontal centre as a share of the width, 0 left to 1 right."""
+        return (self.boxes[:, 0] + self.boxes[:, 2]) / 2 / self.width
+
+    @cached_property
+    def y(self) -> NDArray[np.float64]:
+        """Vertical centre as a share of the height, 0 top to 1 bottom."""
+        return (self.boxes[:, 1] + self.boxes[:, 3]) / 2 / self.height
+
+    @cached_property
+    def area(self) -> NDArray[np.float64]:
+        """Visible pixels."""
+        return np.array([thing.area for thing in self.things], dtype=np.float64)
+
+    @cached_property
+    def extent(self) -> NDArray[np.float64]:
+        """Pixels of the boxes that they would fill uncovered."""
+        return np.array([thing.extent for thing in self.things], dtype=np.float64)
+
+    def each(self, test: Callable[[Thing], int]) -> NDArray[np.int8]:
+        """The test's answer for every object."""
+        return np.array([test(thing) for thing in self.things], dtype=np.int8)

@@ -1,0 +1,140 @@
+"""English for the forms of logic.py: several natural wordings for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+from refseg_cli.data.phrases.logic import (
+    CORNERS,
+    Coloured,
+    Everything,
+    Except,
+    Form,
+    Is,
+    Or,
+    Placed,
+    Ranked,
+    Related,
+)
+from refseg_cli.data.phrases.nouns import Vocabulary
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+ORDINALS = ("zeroth", "first", "second", "third", "fourth")
+
+# `{}` stands for the noun and what is said of it.
+SIDE_WORDINGS: dict[str, tuple[str, ...]] = {
+    "left": ("{} on the left", "left {}", "{} on the left side", "{} at left", "{} to the left"),
+    "right": ("{} on the right", "right {}", "{} on the right side", "{} at right", "{} to the right"),
+    "top": ("{} at the top", "top {}", "upper {}", "{} at the top of the picture", "{} up top"),
+    "bottom": ("{} at the bottom", "bottom {}", "lower {}", "{} at the bottom of the picture", "{} down low"),
+    "middle": ("{} in the middle", "middle {}", "{} in the center", "center {}"),
+}
+for corner in CORNERS:
+    at = ("{} in the * corner", "* {}", "{} at the *", "{} in the *")
+    SIDE_WORDINGS[corner] = tuple(wording.replace("*", corner) for wording in at)
+FIRST_WORDINGS = {
+    "left": ("leftmost {}", "{} furthest left", "{} farthest to the left", "{} furthest to the left"),
+    "right": ("rightmost {}", "{} furthest right", "{} farthest to the right", "{} furthest to the right"),
+    "top": ("topmost {}", "highest {}", "uppermost {}"),
+    "bottom": ("lowest {}", "bottommost {}"),
+    "big": ("biggest {}", "largest {}", "big {}", "large {}"),
+    "small": ("smallest {}", "small {}", "tiniest {}", "little {}"),
+}
+RELATION_WORDINGS = {
+    "left of": ("left of", "to the left of", "on the left of"),
+    "right of": ("right of", "to the right of", "on the right of"),
+    "above": ("above", "over", "higher than"),
+    "below": ("below", "under", "beneath", "lower than"),
+    "next to": ("next to", "beside", "near", "close to", "by"),
+}
+CLOTHES_WORDINGS = (
+    "{} in {colour}",
+    "{} wearing {colour}",
+    "{} in the {colour} shirt",
+    "{} wearing the {colour} shirt",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """Grammatical number.
+
+    count: how many objects the phrase names, or pretends to name.  counted: it says how many.
+    all: it stresses that it names each of them.  definite: it needs an article.
+    parts: the numbers of what 'and' joins, or 'except' leaves out.
+    """
+
+    count: int
+    counted: bool = False
+    all: bool = False
+    definite: bool = False
+    parts: tuple[Number, ...] = ()
+
+    @property
+    def plural(self) -> bool:
+        return self.count > 1
+
+
+ONE = Number(1)
+
+
+def word(form: Form, number: Number, nouns: Vocabulary, rng: Random) -> str:
+    """One English wording of a form, lower case, without punctuation."""
+    match form:
+        case Or(left, right):
+            # 'top dog and cat' might mean the top cat, 'the top dog and the cat' does not
+            definite = rng.random() < 0.5 or not (isinstance(left, Is) and isinstance(right, Is))
+            first, second = (replace(part, definite=definite) for part in number.parts)
+            return f"{word(left, first, nouns, rng)} and {word(right, second, nouns, rng)}"
+        case Except(whole, part):
+            but = rng.choice(("except", "except for", "but", "other than", "apart from"))
+            plural = number.parts[0].plural
+            noun = None if isinstance(part, Is) else "ones" if plural else "one"
+            return f"{word(whole, number, nouns, rng)} {but} the {phrase(part, nouns, rng, plural=plural, noun=noun)}"
+        case Everything():
+            return "everything"
+        case Is("person") if number.all and rng.random() < 0.4:
+            return rng.choice(("everyone", "everybody"))
+        case _:
+            return determined(form, number, nouns, rng)
+
+
+def determined(form: Form, number: Number, nouns: Vocabulary, rng: Random) -> str:
+    """The phrase of a form with its article, quantifier or count."""
+    if number.all and rng.random() < 0.2:
+        return f"{rng.choice(('every', 'each'))} {phrase(form, nouns, rng)}"
+    if number.counted:
+        count = NUMBERS[number.count]
+        choices = (f"{count} {{}}", f"the {count} {{}}") + (("both {}",) if number.count == 2 else ())
+    elif number.all:
+        choices = ("all {}", "all the {}", "all of the {}")
+    else:
+        choices = ("the {}",) if number.definite else ("{}", "the {}")
+    return rng.choice(choices).format(phrase(form, nouns, rng, plural=number.plural))
+
+
+def phrase(form: Form, nouns: Vocabulary, rng: Random, *, plural: bool = False, noun: str | None = None) -> str:
+    """A noun with what is said of it, without article. noun: a pronoun to say in its place."""
+    match form:
+        case Is(name):
+            return noun or (nouns.plural(name) if plural else name)
+        case Coloured(of, colour):
+            head = phrase(of, nouns, rng, plural=plural, noun=noun)
+            if nouns.wears_clothes(of.word):
+                clothes = CLOTHES_WORDINGS[:2] if plural else CLOTHES_WORDINGS
+                return rng.choice(clothes).format(head, colour=colour)
+            return f"{colour} {head}"
+        case Placed(of, side):
+            wordings = SIDE_WORDINGS[side]
+            # 'dogs on the left', but hardly 'left dogs'
+            wording = rng.choice([w for w in wordings if w.startswith("{}")] if plural else wordings)
+        case Ranked(of, order, 1):
+            wording = rng.choice(FIRST_WORDINGS[order])
+        case Ranked(of, order, rank):
+            wording = f"{ORDINALS[rank]} {{}} from the {order}"
+        case Related(of, relation, anchor):
+            wording = f"{{}} {rng.choice(RELATION_WORDINGS[relation])} the {phrase(anchor, nouns, rng)}"
+        case _:
+            raise TypeError(f"no wording for {form}")
+    return wording.format(phrase(of, nouns, rng, plural=plural, noun=noun))

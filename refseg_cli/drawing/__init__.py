@@ -1,0 +1,1 @@
+"""Pictures of answers: masks, overlays, maps."""

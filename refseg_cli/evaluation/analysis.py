@@ -1,0 +1,188 @@
+"""What a set of answers says: metrics by every protocol with intervals, slices, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.answers import Answers
+from refseg_cli.metrics.bootstrap import RESAMPLES, Difference, Estimate, differences, estimates
+from refseg_cli.metrics.curves import (
+    MaskCurve,
+    NoTargetCurve,
+    Reliability,
+    mask_curve,
+    no_target_curve,
+    reliability,
+)
+from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG, Protocol
+from refseg_cli.metrics.scores import Ratios, ratios
+from refseg_cli.metrics.slices import find_slices
+
+SLICE_RESAMPLES = 2_000  # there are a hundred slices
+
+
+@dataclass(frozen=True, slots=True)
+class SliceScores:
+    """The metrics of some of the expressions. group: what they are told apart by."""
+
+    group: str
+    name: str
+    expressions: int
+    images: int
+    scores: dict[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """One split.
+
+    scores: protocol -> its metrics by its own names.  slices: by the protocol `refseg`, its headline metrics; none
+    unless asked for.  no_target_curve, mask_curve, reliability: None where there is nothing to draw.
+    """
+
+    expressions: int
+    images: int
+    no_target: int
+    scores: dict[str, dict[str, Estimate]]
+    slices: tuple[SliceScores, ...] = ()
+    no_target_curve: NoTargetCurve | None = None
+    mask_curve: MaskCurve | None = None
+    reliability: Reliability | None = None
+
+    def only(self, *, slices: bool, curves: bool) -> Analysis:
+        """Without its slices, without its curves, unless they are wanted."""
+        kept = self if slices else replace(self, slices=())
+        return kept if curves else replace(kept, no_target_curve=None, mask_curve=None, reliability=None)
+
+
+def analyse(
+    answers: Answers,
+    protocols: Sequence[str] = ("refseg",),
+    *,
+    slices: bool = True,
+    curves: bool = True,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Analysis:
+    """Everything that the answers of one split say.
+
+    Args:
+        resamples: of the bootstrap, 0 for no intervals; slices take at most `SLICE_RESAMPLES`.
+
+    Raises:
+        RefsegError: the answers hold no counts for one of the protocols.
+    """
+    tables: list[tuple[Ratios, np.ndarray | None]] = [(table_of(answers, PROTOCOLS[name]), None) for name in protocols]
+    found = estimates(tables, answers.image_id, resamples=resamples, seed=seed)
+    drawn = curves and not answers.about.finished  # finished masks have one threshold behind them
+    own, thresholds = answers.counts(), answers.about.thresholds
+    return Analysis(
+        expressions=len(answers),
+        images=len(np.unique(answers.image_id)),
+        no_target=int(np.count_nonzero(~answers.has_target)),
+        scores=dict(zip(protocols, found, strict=True)),
+        slices=_slices(answers, min(resamples, SLICE_RESAMPLES), seed) if slices else (),
+        no_target_curve=no_target_curve(own, exists=thresholds.exists, min_pixels=thresholds.min_pixels)
+        if drawn
+        else None,
+        mask_curve=mask_curve(
+            [answers.counts_at(i) for i in range(len(answers.about.mask_thresholds))],
+            answers.about.mask_thresholds,
+            chosen=thresholds.mask,
+        )
+        if drawn
+        else None,
+        reliability=reliability(own) if drawn else None,
+    )
+
+
+def table_of(answers: Answers, protocol: Protocol) -> Ratios:
+    """Each expression's share in each of the protocol's metrics.
+
+    Raises:
+        RefsegError: it was not counted on that protocol's grid.
+    """
+    if not answers.has_counts(protocol):
+        raise RefsegError(
+            f"these answers were not counted as the protocol {protocol.name!r} does",
+            hint=f"`refseg eval --protocol {protocol.name} --records FILE` counts and keeps them",
+        )
+    return ratios(answers.counts(protocol), protocol)
+
+
+def compare(
+    a: Answers, b: Answers, protocol: Protocol = REFSEG, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Difference]:
+    """The protocol's metrics of two models on the same expressions, B minus A.
+
+    Raises:
+        RefsegError: they answer other expressions, or hold no counts for that protocol.
+    """
+    rows_a, rows_b = _order(a), _order(b)
+    keys_a, keys_b = _keys(a, rows_a), _keys(b, rows_b)
+    if keys_a != keys_b:
+        extra, missing = len(set(keys_b) - set(keys_a)), len(set(keys_a) - set(keys_b))
+        raise RefsegError(
+            f"the two do not answer the same expressions: {missing} only in the first, {extra} only in the second",
+            hint="evaluate both models on the same data and splits",
+        )
+    one, other = a.rows(rows_a), b.rows(rows_b)
+    if (one.target != other.target).any() or (one.has_target != other.has_target).any():
+        raise RefsegError("the two files hold other truths for the same expressions", hint="prepare the data once")
+    return differences(table_of(one, protocol), table_of(other, protocol), one.image_id, resamples=resamples, seed=seed)
+
+
+def compare_by_split(
+    a: Answers, b: Answers, protocols: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[tuple[str, str], dict[str, Difference]]:
+    """`compare` for each (split, protocol).
+
+    Raises:
+        RefsegError: as `compare`, or they answer other splits.
+    """
+    if set(a.splits) != set(b.splits):
+        raise RefsegError(
+            f"the two files answer other splits: {', '.join(a.splits)} and {', '.join(b.splits)}",
+            hint="evaluate both models on the same ones",
+        )
+    return {
+        (split, name): compare(a.of_split(split), b.of_split(split), PROTOCOLS[name], resamples=resamples, seed=seed)
+        for split in a.splits
+        for name in protocols
+    }
+
+
+def _order(answers: Answers) -> np.ndarray:
+    keys = _keys(answers, range(len(answers)))
+    return np.array(sorted(range(len(answers)), key=lambda i: (keys[i], i)), dtype=np.int64)
+
+
+def _keys(answers: Answers, rows: Iterable[int]) -> list[tuple[str, int, int]]:
+    return [(answers.split[i], int(answers.image_id[i]), int(answers.sent_id[i])) for i in rows]
+
+
+def _slices(answers: Answers, resamples: int, seed: int) -> tuple[SliceScores, ...]:
+    table = _only(ratios(answers.counts(), REFSEG), REFSEG.headline)
+    found = find_slices(answers.text, answers.instance_count, answers.target, answers.categories)
+    scores = estimates([(table, part.rows) for part in found], answers.image_id, resamples=resamples, seed=seed)
+    return tuple(
+        SliceScores(
+            part.group,
+            part.name,
+            int(np.count_nonzero(part.rows)),
+            len(np.unique(answers.image_id[part.rows])),
+            scored,
+        )
+        for part, scored in zip(found, scores, strict=True)
+    )
+
+
+def _only(table: Ratios, names: Sequence[str]) -> Ratios:
+    """The same table with some of its metrics."""
+    places = [table.names.index(name) for name in names]
+    metrics = tuple(table.metrics[i] for i in places)
+    return Ratios(metrics, table.numerators[:, places], table.denominators[:, places])

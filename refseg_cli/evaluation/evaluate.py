@@ -1,0 +1,352 @@
+"""Evaluation: every image through the network once, counts for every protocol from the same logits.
+
+What is kept of an expression is an `Answer` (evaluation/answers.py): its counts and, where asked for, its mask as RLE.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from refseg_cli.data import masks, shards
+from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.answers import (
+    NO_MASK,
+    About,
+    Answer,
+    Answers,
+    collect,
+    concatenate,
+    plan_views,
+    writing_records,
+)
+from refseg_cli.metrics.counts import Counts, count_pixels
+from refseg_cli.metrics.curves import MASK_THRESHOLDS
+from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS, View
+from refseg_cli.metrics.scores import Scores, scores
+from refseg_cli.progress import Progress, silent
+from refseg_cli.records import Sample
+
+if TYPE_CHECKING:
+    import torch
+
+    from refseg_cli.checkpoint import Checkpoint
+    from refseg_cli.config import Published, Recipe
+    from refseg_cli.data.shards import Shards
+    from refseg_cli.data.text import Tokenizer
+    from refseg_cli.evaluation.disturb import Disturbance
+    from refseg_cli.records import Batch, Prediction, Thresholds
+    from refseg_cli.segmenters.inference import Decision
+
+Keep = Callable[[Sequence[Answer]], None]
+# Sees each batch after it is answered: the batch on the CPU, the prediction with its `aux` on the device, the answers.
+Watch = Callable[["Batch", "Prediction", Sequence[Answer]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRequest:
+    """What to evaluate.
+
+    data:         folder or URI of prepared shards.
+    splits:       their names, in the order of the report.
+    model:        checkpoint folder; None for the bundled model.
+    batch_images: images per forward pass, each with all its expressions.
+    limit:        images per split, from its beginning; 0 for all.
+    workers:      processes that decode images; None for as many as the recipe has.
+    records:      Parquet file to write the answers to; None to keep only the counts.
+    protocols:    names of `PROTOCOLS` to count for.
+    curve:        also count at other mask thresholds.
+    disturb:      what is done to phrases or pictures before they are asked.
+    overrides:    changes of the model's recipe for this evaluation, as `key=value`; see `checkpoint.adjusted`.
+    """
+
+    data: str
+    splits: tuple[str, ...]
+    model: str | None = None
+    device: str = "auto"
+    batch_images: int = 8
+    limit: int = 0
+    workers: int | None = None
+    records: str | None = None
+    protocols: tuple[str, ...] = ("refseg",)
+    curve: bool = False
+    disturb: Disturbance | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One pass over a split.
+
+    images: images that were asked about.  image_encodings: those that went through the network; the same if each went
+    once.  seconds: wall time from the first batch's loading to the last count.
+    """
+
+    answers: Answers
+    images: int
+    image_encodings: int
+    seconds: float
+
+    @property
+    def counts(self) -> Counts:
+        return self.answers.counts()
+
+    @property
+    def scores(self) -> Scores:
+        return scores(self.counts)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+    @property
+    def expressions_per_second(self) -> float:
+        return len(self.answers) / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class EvalReport:
+    """The outcome of `evaluate`, by split, and what it depends on (N-acc moves with the thresholds).
+
+    records: the Parquet file with the answers, if one was asked for.  published: what the recipe that the model was
+    trained by says of its paper.  changed: settings of that recipe that were others here, as `key=value`.
+    """
+
+    about: About
+    evaluations: dict[str, Evaluation]
+    published: Published
+    records: str | None = None
+    changed: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str:
+        return self.about.model
+
+    @property
+    def thresholds(self) -> Thresholds:
+        return self.about.thresholds
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        return {name: evaluation.scores for name, evaluation in self.evaluations.items()}
+
+
+def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Progress = silent) -> EvalReport:
+    """Score a checkpoint on prepared shards.
+
+    watch: sees every batch with its prediction and answers, masks included.
+
+    Raises:
+        RefsegError: no such data, split, model or device, overrides that the model cannot take, or records that cannot
+            be written there. All of it but a full disk is found before the first image.
+    """
+    from refseg_cli import checkpoint
+    from refseg_cli.segmenters.inference import pick_device
+
+    if request.batch_images < 1:
+        raise RefsegError(f"cannot evaluate {request.batch_images} images at a time", hint="at least 1")
+    if not request.splits:
+        raise RefsegError("no split to evaluate", hint="name at least one, for example val")
+    splits = {name: shards.open_shards(request.data, name) for name in request.splits}
+    device = pick_device(request.device)
+    loaded = checkpoint.load(request.model, device, overrides=request.overrides)
+    about = describe(request, loaded)
+    with writing_records(request.records, about) if request.records else nullcontext() as keep:
+        evaluations = {
+            name: evaluate_model(
+                loaded.model,
+                loaded.tokenizer,
+                loaded.recipe,
+                loaded.thresholds,
+                split,
+                device=device,
+                batch_images=request.batch_images,
+                limit=request.limit,
+                workers=request.workers,
+                about=about,
+                disturb=request.disturb,
+                keep=keep,
+                watch=watch,
+                progress=progress,
+                stage=f"eval {name}",
+            )
+            for name, split in splits.items()
+        }
+    return EvalReport(about, evaluations, loaded.recipe.published, request.records, loaded.changed)
+
+
+def describe(request: EvalRequest, loaded: Checkpoint) -> About:
+    """What the answers of a request depend on."""
+    protocols = [PROTOCOLS[name] for name in request.protocols]
+    manifest = shards.read_manifest(request.data)
+    disturbed = () if request.disturb is None else (str(request.disturb),)
+    return About(
+        data=request.data,
+        dataset=manifest.dataset,
+        split_by=manifest.split_by,
+        model=loaded.name,
+        arch=loaded.recipe.arch,
+        trained_on=loaded.info.get("data"),
+        thresholds=loaded.thresholds,
+        changed=", ".join(loaded.changed + disturbed),
+        mask_thresholds=MASK_THRESHOLDS if request.curve else (),
+        views=plan_views(protocols, loaded.thresholds)[0],
+    )
+
+
+def evaluate_model(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    thresholds: Thresholds,
+    split: Shards,
+    *,
+    device: torch.device | str,
+    batch_images: int = 8,
+    limit: int = 0,
+    workers: int | None = None,
+    about: About | None = None,
+    disturb: Disturbance | None = None,
+    keep: Keep | None = None,
+    watch: Watch | None = None,
+    progress: Progress = silent,
+    stage: str = "eval",
+) -> Evaluation:
+    """One pass of `model` over a split; training calls it for validation.
+
+    The model is put in eval mode and left in the mode it came in. Masks live for one batch.
+
+    Args:
+        limit: images, from the beginning of the split; 0 for all.
+        workers: processes that decode images; None for `recipe.data.workers`.
+        about: what to count besides the original size; None for nothing else.
+        keep: takes the answers of each batch; without it and `watch` no mask is encoded.
+        stage: what progress calls this.
+    """
+    import torch
+
+    from refseg_cli.data.loader import StepDataset, iterate, sequential_steps
+    from refseg_cli.segmenters.inference import postprocess
+
+    per_image = np.array(split.expression_counts)
+    if limit:
+        per_image[np.flatnonzero(per_image)[limit:]] = 0
+    dataset = StepDataset(split, tokenizer, recipe.data)
+    batches = iterate(
+        dataset,
+        sequential_steps(per_image, batch_images=batch_images),
+        workers=recipe.data.workers if workers is None else workers,
+    )
+    about = replace(about or About(), thresholds=thresholds)
+    views = _views(about)
+    change = None if disturb is None else disturb.prepare(model, dataset, np.flatnonzero(per_image), device)
+    total, done, encodings, parts = int(per_image.sum()), 0, 0, []
+    start = time.perf_counter()
+    with _eval_mode(model), torch.inference_mode():
+        for batch in batches:
+            asked = batch if change is None else change(batch)
+            prediction = model(asked.to(device))
+            decisions = postprocess(prediction, asked, thresholds)
+            answers = _answers(prediction, asked, decisions, about, views, encode=bool(keep or watch))
+            parts.append(collect(about, answers))
+            if keep:
+                keep(answers)
+            if watch:
+                watch(asked, prediction, answers)
+            done, encodings = done + len(batch), encodings + len(batch.images)
+            progress(stage, done, total, **{"expr/s": done / (time.perf_counter() - start)})
+    return Evaluation(
+        answers=concatenate(about, parts),
+        images=int(np.count_nonzero(per_image)),
+        image_encodings=encodings,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _views(about: About) -> list[View]:
+    """The protocols' views at their places, then one for each mask threshold of the curve."""
+    places = {place: PROTOCOLS[name].view(about.thresholds.mask) for name, place in about.views.items()}
+    return [places[i] for i in range(len(places))] + [View(ORIGINAL, t) for t in about.mask_thresholds]
+
+
+def _answers(
+    prediction: Prediction,
+    batch: Batch,
+    decisions: Sequence[Decision],
+    about: About,
+    views: Sequence[View],
+    *,
+    encode: bool,
+) -> list[Answer]:
+    """N decisions against the N samples they answer; `encode` keeps their masks."""
+    from refseg_cli.evaluation.grids import count_views, true_masks
+
+    truths = true_masks(batch.samples)
+    seen = count_views(prediction, batch, views, truths) if views else np.zeros((len(batch), 0, 3), dtype=np.int64)
+    of_protocols = len(views) - len(about.mask_thresholds)
+    has_head = prediction.exists_logit is not None
+    return [
+        _answer(
+            sample,
+            decision,
+            truth,
+            has_head=has_head,
+            views=tuple(counted[:of_protocols].ravel().tolist()),
+            curve=tuple(counted[of_protocols:, :2].ravel().tolist()),
+            encode=encode,
+        )
+        for sample, decision, truth, counted in zip(batch.samples, decisions, truths, seen, strict=True)
+    ]
+
+
+def _answer(
+    sample: Sample,
+    decision: Decision,
+    truth: np.ndarray,
+    *,
+    has_head: bool,
+    views: tuple[int, ...],
+    curve: tuple[int, ...],
+    encode: bool,
+) -> Answer:
+    raw = count_pixels(decision.raw, truth)
+    intersection, predicted = (raw.intersection, raw.predicted) if decision.exists else (0, 0)
+    return Answer(
+        image_id=sample.image_id,
+        ref_id=sample.ref_id,
+        sent_id=sample.sent_id,
+        split=sample.split,
+        text=sample.text,
+        instance_count=sample.instance_count,
+        has_target=sample.instance_count > 0,
+        says_target=decision.exists,
+        p_target=decision.p_target,
+        intersection=intersection,
+        union=predicted + raw.target - intersection,
+        predicted=predicted,
+        target=raw.target,
+        mask=masks.encode(decision.mask) if encode else NO_MASK,
+        has_head=has_head,
+        categories=sample.categories,
+        raw_intersection=raw.intersection,
+        raw_predicted=raw.predicted,
+        curve=curve,
+        views=views,
+    )
+
+
+@contextmanager
+def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and back in its own: a frozen one may have been there before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

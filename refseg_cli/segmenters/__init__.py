@@ -1,0 +1,1 @@
+"""Whatever answers phrases about pictures: base.py says what that is, every other segmenter is a file."""

@@ -1,0 +1,82 @@
+"""What a segmenter is: pictures and phrases in, `Found` out. Knows no torch.
+
+Axes: h w pixels of the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from refseg_cli.data import masks
+from refseg_cli.records import Explanation, Thresholds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = "refseg.predict/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to one phrase.
+
+    mask: (h, w) bool, all False where nothing is found.  exists: whether there is a target.  p_target: its probability.
+    pixels: how many the mask has.  maps: what the model shows of how it got there, if it was asked to.
+    """
+
+    phrase: str
+    mask: np.ndarray
+    exists: bool
+    p_target: float
+    pixels: int
+    maps: tuple[Explanation, ...] = ()
+
+
+class Segmenter(Protocol):
+    """Answers phrases about pictures, and encodes a picture once for all its phrases."""
+
+    @property
+    def name(self) -> str:
+        """What its answers are signed with."""
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What turns its probabilities into decisions."""
+
+    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> list[Found]:
+        """An answer to each phrase, in their order.
+
+        image: a file, its bytes, or pixels (3, h, w) uint8 RGB.
+
+        Raises:
+            RefsegError: the image cannot be read, or a phrase is empty.
+        """
+
+    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
+        """What a user should know before relying on the answers, a sentence each; name: the picture's file name."""
+
+
+def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:
+    """The answer as a `refseg.predict/1` object, ready for JSON; image: the picture's name."""
+    height, width = found.mask.shape
+    rle = masks.encode(found.mask)
+    return {
+        "schema": SCHEMA,
+        "image": image,
+        "width": width,
+        "height": height,
+        "phrase": found.phrase,
+        "no_target": not found.exists,
+        "p_target": round(found.p_target, 6),
+        "pixels": found.pixels,
+        "mask": {"size": list(rle.size), "counts": rle.counts.decode("ascii")},
+        "model": segmenter.name,
+        "threshold": segmenter.thresholds.mask,
+        "no_target_threshold": segmenter.thresholds.exists,
+        "error": None,
+    }

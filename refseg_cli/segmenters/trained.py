@@ -1,0 +1,147 @@
+"""Our own checkpoints as segmenters: a picture and phrases in, a mask for each phrase out.
+
+Axes: N phrases, h w pixels of the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from refseg_cli import checkpoint
+from refseg_cli.data.loader import batch_for
+from refseg_cli.data.pictures import load_image
+from refseg_cli.errors import RefsegError
+from refseg_cli.records import Batch, Explanation, MapKind, Prediction, Thresholds
+from refseg_cli.segmenters.base import Found
+from refseg_cli.segmenters.explain import explain, explained, kinds_of
+from refseg_cli.segmenters.inference import Decision, pick_device, postprocess
+
+# Phrases in one pass through the network. More of them encode the picture again, once for each such chunk.
+CHUNK = 64
+# Mask pixels brought to the picture's size at a time: 128 MB of float32 logits.
+PIXELS_AT_A_TIME = 32_000_000
+MAP_CELLS = 170  # longer side of a map that is drawn
+SCENE_PREFIX = "scene_"  # how `refseg prepare scenes` names its pictures
+
+
+class Predictor:
+    """A loaded model that answers phrases.
+
+    Args:
+        folder: a checkpoint or a training run; None for the bundled model.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        threshold, no_target_threshold: probabilities in [0, 1] in place of the checkpoint's own, see `Thresholds`.
+
+    Raises:
+        RefsegError: no such model or device, or a threshold that is no probability.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        device: str = "auto",
+        threshold: float | None = None,
+        no_target_threshold: float | None = None,
+    ) -> None:
+        self.device = pick_device(device)
+        self.checkpoint = checkpoint.load(folder, self.device)
+        self.thresholds = _override(self.checkpoint.thresholds, mask=threshold, exists=no_target_threshold)
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> list[Found]:
+        """An answer to each phrase, in their order. The picture is encoded once for (up to `CHUNK`) phrases.
+
+        image: a file, its bytes, or pixels (3, h, w) uint8 RGB.
+
+        Raises:
+            RefsegError: the image cannot be read, or a phrase is empty.
+        """
+        return self._answer(image, phrases, {})
+
+    def explain(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> list[Found]:
+        """As `predict`, with the maps of the model's table `EXPLAIN`; without any for a model that has none."""
+        return self._answer(image, phrases, kinds_of(self.checkpoint.model))
+
+    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
+        """What a user should know before relying on the answers; a sentence each.
+
+        name: the picture's file name. A model of scenes cannot see whether a picture is one, so it goes by that.
+        """
+        said, tokenizer = [], self.checkpoint.tokenizer
+        if self.checkpoint.info.get("data") == "scenes" and not Path(name).name.startswith(SCENE_PREFIX):
+            said.append(
+                f"{name}: this model ({self.checkpoint.name}) knows generated scenes only ('refseg prepare scenes'); "
+                "do not rely on what it says of a photograph"
+            )
+        for phrase in phrases:
+            unknown = tokenizer.unknown_words(phrase)
+            if unknown:
+                said.append(f"{phrase!r}: the model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}")
+            if tokenizer.pipeline.encode(phrase.strip()).overflowing:
+                said.append(f"{phrase!r}: too long, the model reads its first {tokenizer.max_tokens} tokens")
+        return said
+
+    def _answer(
+        self, image: Path | bytes | Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
+    ) -> list[Found]:
+        for phrase in phrases:
+            if not phrase.strip():
+                raise RefsegError("a phrase is empty", hint="say what to look for")
+        pixels = image if isinstance(image, Tensor) else load_image(image)
+        chunks = (phrases[i : i + CHUNK] for i in range(0, len(phrases), CHUNK))
+        answers = [answer for chunk in chunks for answer in self._decide(pixels, chunk, kinds)]
+        return [
+            Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()), maps)
+            for phrase, (d, maps) in zip(phrases, answers, strict=True)
+        ]
+
+    def _decide(
+        self, pixels: Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
+    ) -> Iterator[tuple[Decision, tuple[Explanation, ...]]]:
+        """The decision on each phrase, and its maps of those `kinds`."""
+        found = self.checkpoint
+        batch = batch_for(pixels, phrases, found.tokenizer, found.recipe.data)
+        with torch.inference_mode():
+            on_device = batch.to(self.device)
+            prediction = explained(found.model, on_device) if kinds else found.model(on_device)
+            maps = explain(prediction, batch, kinds, found.tokenizer, longest=MAP_CELLS)
+            rows = max(1, PIXELS_AT_A_TIME // (pixels.shape[1] * pixels.shape[2]))
+            for start in range(0, len(phrases), rows):
+                part = slice(start, start + rows)
+                decisions = postprocess(*_rows(prediction, batch, part), self.thresholds)
+                yield from zip(decisions, islice(maps, len(decisions)), strict=True)
+
+
+def _rows(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction, Batch]:
+    """Some of the expressions of a batch and of what the model says of them."""
+    exists = prediction.exists_logit
+    return (
+        Prediction(prediction.mask_logits[part], None if exists is None else exists[part]),
+        replace(
+            batch,
+            tokens=batch.tokens[part],
+            attention_mask=batch.attention_mask[part],
+            image_index=batch.image_index[part],
+        ),
+    )
+
+
+def _override(thresholds: Thresholds, *, mask: float | None, exists: float | None) -> Thresholds:
+    for value in (mask, exists):
+        if value is not None and not 0 <= value <= 1:
+            raise RefsegError(f"threshold {value:g} is no probability", hint="from 0 to 1")
+    return replace(
+        thresholds,
+        mask=thresholds.mask if mask is None else mask,
+        exists=thresholds.exists if exists is None else exists,
+    )

@@ -1,0 +1,203 @@
+"""What is made of answers: every protocol's figures, slices, curves; and two models against each other."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.analysis import analyse, compare, compare_by_split, table_of
+from refseg_cli.evaluation.answers import NO_MASK, About, Answer, Answers, collect, concatenate, writing_records
+from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.scores import scores
+from refseg_cli.records import Thresholds
+
+ABOUT = About(
+    dataset="scenes", model="m", thresholds=Thresholds(), mask_thresholds=(0.3, 0.6), views={"lavt": 0, "vlt": 1}
+)
+
+
+def answers(n: int = 60, seed: int = 0, *, head: bool = True, split: str = "val", skill: float = 0.5) -> Answers:
+    """Three expressions a picture, a third of them without a target."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n):
+        has = i % 3 != 0
+        target = 100 * has * (1 + i % 5)
+        predicted = int(rng.integers(0, 400))
+        says = bool(predicted >= 1 and rng.random() < 0.9)
+        shared = int(min(predicted, target) * min(1.0, skill + rng.random() / 2))
+        kept = (shared, predicted) if says else (0, 0)
+        rows.append(
+            Answer(
+                image_id=i // 3,
+                ref_id=i,
+                sent_id=i,
+                split=split,
+                text=("left dog", "two red cats", "nothing")[i % 3],
+                instance_count=(0, 1, 2)[i % 3],
+                has_target=has,
+                says_target=says,
+                p_target=float(rng.random()),
+                intersection=kept[0],
+                union=kept[1] + target - kept[0],
+                predicted=kept[1],
+                target=target,
+                mask=NO_MASK,
+                has_head=head,
+                categories=(("dog",), ("cat",), ())[i % 3],
+                raw_intersection=shared,
+                raw_predicted=predicted,
+                curve=(shared, predicted, shared // 2, predicted // 2),
+                views=(shared, predicted, target, shared, predicted, target),
+            )
+        )
+    return collect(ABOUT, rows)
+
+
+def test_every_protocol_is_scored_as_it_is_alone():
+    found = answers()
+    names = ("refseg", "thesis", "thesis-50pix", "lavt", "vlt")
+    result = analyse(found, names, resamples=50)
+    assert list(result.scores) == list(names)
+    for name in names:
+        protocol = PROTOCOLS[name]
+        expected = scores(found.counts(protocol), protocol).values
+        assert {metric: e.value for metric, e in result.scores[name].items()} == pytest.approx(expected, nan_ok=True)
+        main = result.scores[name][protocol.headline[0]]
+        assert main.low <= main.value <= main.high
+    assert (result.expressions, result.images, result.no_target) == (60, 20, 20)
+
+
+def test_slices_are_the_headline_of_refseg_on_their_rows():
+    found = answers()
+    slices = {(part.group, part.name): part for part in analyse(found, resamples=20).slices}
+    multi = slices["targets", "multi"]
+    rows = np.flatnonzero(found.instance_count == 2)
+    expected = scores(found.rows(rows).counts()).values
+    assert (multi.expressions, multi.images) == (20, 20)
+    assert set(multi.scores) == {"cIoU", "gIoU", "N-acc", "T-acc"}
+    assert multi.scores["gIoU"].value == pytest.approx(expected["gIoU"])
+    assert math.isnan(multi.scores["N-acc"].value)
+    assert slices["category", "cat"].expressions == 20
+    assert analyse(found, resamples=20, slices=False).slices == ()
+
+
+def test_curves_come_from_what_was_counted():
+    found = answers()
+    result = analyse(found, resamples=0)
+    assert result.no_target_curve.score == "probability"
+    assert result.mask_curve.thresholds.tolist() == [0.3, 0.6]
+    expected = [scores(found.counts_at(i)).values["gIoU"] for i in range(2)]
+    assert result.mask_curve.g_iou.tolist() == pytest.approx(expected)
+    assert result.reliability.counts.sum() == 60
+    headless = analyse(answers(head=False), resamples=0)
+    assert headless.no_target_curve.score == "pixels"
+    assert headless.reliability is None
+    plain = analyse(found, resamples=0, curves=False)
+    assert (plain.no_target_curve, plain.mask_curve, plain.reliability) == (None, None, None)
+
+
+def test_finished_masks_have_no_curves_but_every_protocol_of_the_original_size():
+    finished = replace(answers(), about=replace(ABOUT, finished=True, mask_thresholds=(), views={}))
+    result = analyse(finished, ("cris", "cgformer", "thesis"), resamples=0)
+    assert (result.no_target_curve, result.mask_curve) == (None, None)
+    assert result.scores["cris"]["IoU"].value > 0
+
+
+def test_a_protocol_that_was_not_counted_is_refused():
+    with pytest.raises(RefsegError, match="not counted as the protocol 'rela'"):
+        table_of(answers(), PROTOCOLS["rela"])
+
+
+def test_no_answers_have_no_scores():
+    result = analyse(concatenate(ABOUT, []), ("refseg", "lavt"), resamples=10)
+    assert result.expressions == 0
+    assert all(math.isnan(e.value) for table in result.scores.values() for e in table.values())
+    assert (result.slices, result.no_target_curve, result.mask_curve) == ((), None, None)
+
+
+# Two models
+
+
+def test_a_comparison_pairs_expressions_whatever_their_order():
+    a, b = answers(), answers(skill=0.9)
+    shuffled = b.rows(np.random.default_rng(1).permutation(60))
+    found, again = compare(a, b, resamples=200), compare(a, shuffled, resamples=200)
+    assert found == again
+    assert found["gIoU"].a == pytest.approx(scores(a.counts()).values["gIoU"])
+    assert found["gIoU"].value == pytest.approx(found["gIoU"].b - found["gIoU"].a)
+    assert found["gIoU"].value > 0
+    back = compare(b, a, resamples=200)
+    assert back["gIoU"].value == -found["gIoU"].value
+    assert back["gIoU"].p == found["gIoU"].p
+
+
+def test_sentences_of_two_images_may_have_one_id():
+    a = replace(answers(6), sent_id=np.array([0, 1, 2, 0, 1, 2]))
+    b = replace(answers(6, skill=0.9), sent_id=a.sent_id)
+    assert compare(a, b.rows(np.array([3, 4, 5, 0, 1, 2])), resamples=10) == compare(a, b, resamples=10)
+
+
+def test_other_expressions_or_other_truths_are_refused():
+    a = answers()
+    with pytest.raises(RefsegError, match="1 only in the first, 0 only in the second"):
+        compare(a, a.rows(np.arange(59)))
+    moved = replace(a, target=a.target + a.has_target, raw_predicted=a.raw_predicted + 1)
+    with pytest.raises(RefsegError, match="other truths"):
+        compare(a, moved)
+
+
+def test_splits_are_compared_one_by_one():
+    both = concatenate(ABOUT, [answers(), answers(split="testA", seed=1)])
+    found = compare_by_split(both, both, ("refseg", "lavt"), resamples=10)
+    assert list(found) == [("val", "refseg"), ("val", "lavt"), ("testA", "refseg"), ("testA", "lavt")]
+    with pytest.raises(RefsegError, match="other splits: val, testA and val"):
+        compare_by_split(both, answers(), ("refseg",))
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_answers_take_seconds_and_little_memory(tmp_path):
+    """Ten thousand pictures of ten phrases, by a process of its own: from the file to intervals, slices and curves."""
+    rng = np.random.default_rng(0)
+    few = answers(300)
+    many = few.rows(rng.integers(0, 300, 100_000))
+    many = replace(many, image_id=rng.integers(0, 10_000, 100_000), sent_id=np.arange(100_000))
+    path = str(tmp_path / "many.parquet")
+    with writing_records(path, few.about) as append:
+        for start in range(0, 100_000, 1000):
+            append(answer_rows(many.rows(np.arange(start, start + 1000))))
+    program = """if True:
+        import json, resource, sys, time
+        from refseg_cli.evaluation.analysis import analyse
+        from refseg_cli.evaluation.answers import read_answers
+        start = time.process_time()
+        found = analyse(read_answers(sys.argv[1]), ("refseg", "lavt", "vlt"))
+        seconds = time.process_time() - start
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps([found.expressions, len(found.slices), seconds, memory]))
+    """
+    ran = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    expressions, slices, seconds, kilobytes = json.loads(ran.stdout)
+    assert expressions == 100_000
+    assert slices > 10
+    assert seconds < 20  # of processor time: on two cores 10 s by the clock
+    assert kilobytes < 1 << 20  # 1 GiB
+
+
+def answer_rows(found: Answers) -> list[Answer]:
+    """The rows that `collect` would make these columns of."""
+    columns = {f.name: getattr(found, f.name) for f in fields(Answers) if f.name != "about"}
+    rows = []
+    for n in range(len(found)):
+        row = {name: column[n] for name, column in columns.items()}
+        row |= {name: tuple(row[name].ravel().tolist()) for name in ("curve", "views")}
+        union = row["predicted"] + row["target"] - row["intersection"]
+        rows.append(Answer(**row, union=union, mask=NO_MASK))
+    return rows
