@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from refseg_cli.data import masks
 from refseg_cli.records import Expression, Instance, Record, Rle
 
 T = TypeVar("T")
@@ -117,6 +118,9 @@ def _expressions(expressions: list[Expression]) -> pa.StructArray:
 
 
 def to_record(row: Mapping[str, Any]) -> Record:
+    """Raises ValueError: a mask that is none."""
+    # Shards made before `masks.from_segmentation` saw to it may have runs of length zero.
+    rles = masks.normal([_to_rle(i["rle"]) for i in row["instances"]])
     return Record(
         image_id=row["image_id"],
         file_name=row["file_name"],
@@ -124,22 +128,26 @@ def to_record(row: Mapping[str, Any]) -> Record:
         height=row["height"],
         width=row["width"],
         image=row["image"]["bytes"],
-        instances=tuple(_to_instance(i) for i in row["instances"]),
+        instances=tuple(map(_to_instance, row["instances"], rles)),
         expressions=tuple(
             Expression(e["text"], e["ref_id"], e["sent_id"], tuple(e["targets"])) for e in row["expressions"]
         ),
     )
 
 
-def _to_instance(row: Mapping[str, Any]) -> Instance:
+def _to_rle(row: Mapping[str, Any]) -> Rle:
+    height, width = row["size"]
+    return Rle((height, width), row["counts"].encode())
+
+
+def _to_instance(row: Mapping[str, Any], rle: Rle) -> Instance:
     x, y, w, h = row["box"]
-    height, width = row["rle"]["size"]
     return Instance(
         ann_id=row["ann_id"],
         category_id=row["category_id"],
         category=row["category"],
         box=(x, y, w, h),
-        rle=Rle((height, width), row["rle"]["counts"].encode()),
+        rle=rle,
         iscrowd=row["iscrowd"],
     )
 

@@ -124,6 +124,10 @@ def _recorded(request: OutsideRequest, splits: Sequence[Shards], problems: Probl
         raise RefsegError(f"{request.source}: no answers of {missing[0]}", hint=f"it has {', '.join(answers.splits)}")
     rows = {split.split: _asked(request.source, answers, split, problems) for split in splits}
     kept = read_masks(request.source, np.concatenate(list(rows.values())).tolist()) if request.masks else []
+    try:
+        kept = masks.normal(kept)  # other writers' may have runs of length zero
+    except ValueError as error:
+        raise RefsegError(f"{request.source}: damaged records: {error}") from error
     return Outside({name: answers.rows(which) for name, which in rows.items()}, problems, kept)
 
 
