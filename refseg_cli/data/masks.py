@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from refseg_cli.data.orientation import AS_STORED, Frame, turned, turned_size
 from refseg_cli.records import Rle
 
 # Annotators overshoot the border by a little, and pycocotools clips it; a polygon that goes further out than this many
@@ -93,6 +94,33 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:
     return _from_polygons(segmentation, height, width)
 
 
+def upright(segmentation: Any, size: tuple[int, int], orientation: int, frame: Frame = "upright") -> Rle:
+    """The mask of a COCO annotation or prediction as it lies on the upright picture.
+
+    Args:
+        size: (height, width), upright.
+        orientation: EXIF's number, by which the stored pixels are turned.
+        frame: the pixels that it was drawn on. An RLE of a picture turned by a quarter says so itself, by its size.
+
+    Raises:
+        As `from_segmentation`.
+    """
+    stored = turned_size(size, orientation)
+    if stored != size and (said := _size(segmentation)) in (size, stored):
+        frame = "upright" if said == size else "stored"
+    if frame == "upright":
+        return from_segmentation(segmentation, *size)
+    rle = from_segmentation(segmentation, *stored)
+    return rle if orientation == AS_STORED else encode(turned(decode(rle), orientation))
+
+
+def _size(segmentation: Any) -> tuple[Any, ...]:
+    """The size that an RLE, or the first of several, says; () for anything else."""
+    first = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
+    size = first.get("size") if isinstance(first, Mapping) else None
+    return tuple(size) if isinstance(size, list | tuple) else ()
+
+
 def runs(rle: Rle) -> np.ndarray:
     """Lengths of the runs, (n,) int64, zeros first.
 
@@ -125,7 +153,7 @@ def _normal(rles: Sequence[Rle]) -> list[Rle]:
     empty[starts] = False
     found = list(rles)
     if empty.any():
-        for i in np.flatnonzero(np.logical_or.reduceat(empty, starts)):
+        for i in np.flatnonzero(np.logical_or.reduceat(empty, starts)).tolist():
             found[i] = _compressed(lengths[starts[i] : starts[i] + counts[i]], rles[i].size)
     return found
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refseg_cli.data import masks
+from refseg_cli.data.orientation import AS_STORED
 from refseg_cli.records import Expression, Instance, Record, Rle
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ _COLUMNS = pa.schema(
         ("split", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("orientation", pa.int8()),
         ("instances", pa.list_(_INSTANCE)),
         ("expressions", pa.list_(_EXPRESSION)),
     ]
@@ -71,6 +73,7 @@ def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
             pa.array([r.split for r in records], pa.string()),
             pa.array([r.height for r in records], pa.int32()),
             pa.array([r.width for r in records], pa.int32()),
+            pa.array([r.orientation for r in records], pa.int8()),
             _lists([r.instances for r in records], _instances),
             _lists([r.expressions for r in records], _expressions),
         ],
@@ -132,6 +135,7 @@ def to_record(row: Mapping[str, Any]) -> Record:
         expressions=tuple(
             Expression(e["text"], e["ref_id"], e["sent_id"], tuple(e["targets"])) for e in row["expressions"]
         ),
+        orientation=row.get("orientation", AS_STORED),  # shards of before are of the pixels as stored
     )
 
 
