@@ -64,6 +64,9 @@ _SVG = re.compile(
 )
 _PAGE = re.compile(rb"\s*(<!doctype html|<html|<head)", re.IGNORECASE)
 _LFS = b"version https://git-lfs.github.com/"
+# How Pillow's readers end at damaged files: saying what is wrong with them, or not.
+_REFUSALS = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, struct.error)
+_STUMBLES = (LookupError, TypeError, ArithmeticError)
 _LOCK = threading.Lock()
 
 
@@ -98,8 +101,10 @@ def opened(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> Iterator[Imag
         raise
     except UnidentifiedImageError as error:
         raise UnreadablePicture("cannot identify image file", f"it reads {READ}") from error
-    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, struct.error) as error:
+    except _REFUSALS as error:
         raise UnreadablePicture(str(error) or type(error).__name__) from error
+    except _STUMBLES as error:
+        raise UnreadablePicture("damaged file") from error
 
 
 def check_size(size: tuple[int, int], pixel_bytes: int, max_pixels: int) -> None:
@@ -134,7 +139,7 @@ def orientation(image: Image.Image) -> int:
         return AS_STORED
     try:
         found = image.getexif().get(_ORIENTATION, AS_STORED)
-    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, KeyError, TypeError, struct.error):
+    except (*_REFUSALS, *_STUMBLES):
         return AS_STORED  # damaged EXIF is none, as for any viewer
     return found if isinstance(found, int) and found in ORIENTATIONS else AS_STORED
 

@@ -137,6 +137,14 @@ def test_half_a_turn_goes_by_the_option(tmp_path: Path) -> None:
     assert c_iou(Path(out), perfect(file, tmp_path / "p.jsonl")) == 100
 
 
+def test_prepare_has_the_limit_that_predict_has(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    raw_data(tmp_path / "raw", upright_picture(), 1, "upright")
+    command = ["prepare", "refcoco", "--root", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "-q"]
+    assert main([*command, "--max-pixels", str(48 * 64 - 1)]) == 2
+    assert f"--max-pixels {48 * 64} reads it" in capfd.readouterr().err
+    assert main([*command, "--max-pixels", str(48 * 64)]) == 0
+
+
 def test_the_loader_turns_what_it_decodes(tmp_path: Path) -> None:
     picture, out = upright_picture(), tmp_path / "out"
     raw_data(tmp_path / "raw", picture, 6, "stored")

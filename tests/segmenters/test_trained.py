@@ -106,7 +106,7 @@ def test_a_broken_image_is_one_line(kind: str, tmp_path: Path) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "JPEG2000", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "JPEG2000", "AVIF", "TIFF", "PPM"])
 def test_damage_never_ends_in_another_error(kind: str) -> None:
     data, rng = encoded(a_picture(), kind), random.Random(kind)
     for _ in range(40):
