@@ -53,7 +53,9 @@ class Expression:
 class Record:
     """One image with all its expressions of one split.
 
-    image: the file's bytes as found, never re-encoded.  height, width: pixels of the decoded image.
+    image: the file's bytes as found, never re-encoded.  height, width: pixels of the picture.
+    orientation: EXIF's number (1 to 8) by which the pixels that the file stores are turned to be the picture that
+                 height, width, masks and boxes are of; 1: as stored.
     """
 
     image_id: int
@@ -64,6 +66,7 @@ class Record:
     image: bytes = field(repr=False)
     instances: tuple[Instance, ...]
     expressions: tuple[Expression, ...]
+    orientation: int = 1
 
 
 @dataclass(frozen=True, slots=True)

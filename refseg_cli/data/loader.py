@@ -138,7 +138,7 @@ class StepDataset(Dataset[Batch]):
     def _image(self, pick: Pick) -> _ImagePart:
         record = self.shards[pick.image]
         size = (record.height, record.width)
-        image = decode_image(record.image, record.file_name)
+        image = decode_image(record.image, record.file_name, orientation=record.orientation, size=size)
         placement = transforms.place(size, self.config)
         pixels = transforms.to_input(image, placement, self.config)
         expressions = [record.expressions[e] for e in pick.expressions]

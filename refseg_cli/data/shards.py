@@ -239,7 +239,14 @@ class Shards:
         starts = self._group_starts(file)
         group = int(np.searchsorted(starts, row, side="right")) - 1
         row -= int(starts[group])
-        return to_record(self._row_group(file, group).slice(row, 1).to_pylist()[0])
+        try:
+            return to_record(self._row_group(file, group).slice(row, 1).to_pylist()[0])
+        except ValueError as error:
+            place = locate(self.uri) / self._files[file].name
+            raise RefsegError(
+                f"{place.uri}: damaged shard: row {index - int(self._starts[file])}: {error}",
+                hint="`refseg prepare` again; it repairs what is damaged",
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "split": self.split, "manifest": self.manifest}

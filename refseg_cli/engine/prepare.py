@@ -36,6 +36,7 @@ class PrepareRequest:
     on_error:    whether a broken input stops the run, or is left out and reported.
     overwrite:   replace what other inputs have left in `out`.
     shard_bytes: photos in one shard, at most.
+    rules:       which way up masks were drawn, and how large a photo may be.
     """
 
     dataset: str
@@ -48,6 +49,7 @@ class PrepareRequest:
     on_error: OnError = "fail"
     overwrite: bool = False
     shard_bytes: int = SHARD_BYTES
+    rules: photos.Rules = photos.RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,7 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
         source=[material.dataset, material.split_by, material.image_source, material.source],
         shard_bytes=request.shard_bytes,
         on_error=request.on_error,
+        rules=request.rules,
     )
     made, kept = sharding.run(jobs, workers=request.workers, overwrite=request.overwrite, progress=progress)
     problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]

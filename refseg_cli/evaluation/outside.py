@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refseg_cli.data import masks, shards
+from refseg_cli.data import formats, masks, shards
+from refseg_cli.data.orientation import AS_STORED, turned_size
 from refseg_cli.data.shards import Shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import About, Answer, Answers, collect, read_answers, read_masks, writing_records
@@ -124,6 +125,10 @@ def _recorded(request: OutsideRequest, splits: Sequence[Shards], problems: Probl
         raise RefsegError(f"{request.source}: no answers of {missing[0]}", hint=f"it has {', '.join(answers.splits)}")
     rows = {split.split: _asked(request.source, answers, split, problems) for split in splits}
     kept = read_masks(request.source, np.concatenate(list(rows.values())).tolist()) if request.masks else []
+    try:
+        kept = masks.normal(kept)  # other writers' may have runs of length zero
+    except ValueError as error:
+        raise RefsegError(f"{request.source}: damaged records: {error}") from error
     return Outside({name: answers.rows(which) for name, which in rows.items()}, problems, kept)
 
 
@@ -179,15 +184,24 @@ def _score_split(
                 _miss(problems, Wanted(expression.sent_id, record.image_id, record.file_name, expression.text))
                 continue
             try:
-                mask = as_rle(entry, (record.height, record.width))
+                mask = as_rle(entry, (record.height, record.width), record.orientation)
             except masks.MaskTooLarge as error:
-                problems.add("wrong size", entry.where, f"{error}, the picture has {record.width}x{record.height}")
+                problems.add("wrong size", entry.where, f"{error}, {_described(record)}")
             except ValueError as error:
                 problems.add("unreadable", entry.where, str(error))
             else:
                 rows.append(_answer(record, expression, entry, mask, split.split, sizes))
         progress(f"score {split.split}", done, len(split))
     return rows
+
+
+def _described(record: Record) -> str:
+    """The size of a picture, and what else it has where masks are read as they lie on the stored pixels."""
+    size = f"the picture has {record.width}x{record.height}"
+    turns = formats.orientation_of(record.image) if record.orientation == AS_STORED else AS_STORED
+    if turned_size((record.height, record.width), turns) == (record.height, record.width):
+        return size
+    return f"{size} as stored, and is turned by its EXIF orientation: prepare the data again"
 
 
 def _records(split: Shards) -> Iterator[Record]:

@@ -237,8 +237,12 @@ def _named(entry: Given) -> str:
     return f"sent_id {entry.sent_id}" if entry.sent_id is not None else f"{entry.image} {entry.phrase!r}"
 
 
-def as_rle(entry: Given, size: tuple[int, int]) -> Rle:
-    """The entry's mask. size: (height, width) of its picture.
+def as_rle(entry: Given, size: tuple[int, int], orientation: int) -> Rle:
+    """The entry's mask on the upright picture.
+
+    Args:
+        size: (height, width) of its picture, upright.
+        orientation: EXIF's number; an RLE of the size of the stored pixels is turned by it.
 
     Raises:
         MaskTooLarge: it was made for a picture of another size.
@@ -248,4 +252,4 @@ def as_rle(entry: Given, size: tuple[int, int]) -> Rle:
 
     if entry.mask is None or entry.mask == []:
         return masks.union([], size)
-    return masks.from_segmentation(entry.mask, *size)
+    return masks.upright(entry.mask, size, orientation)

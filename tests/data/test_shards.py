@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pycocotools import mask as coco
 from raw_layout import jpeg
 
 from refseg_cli.data import masks, shards, storage
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Expression, Instance, Record
+from refseg_cli.records import Expression, Instance, Record, Rle
 
 COUNT = 21
 
@@ -182,3 +183,28 @@ def test_a_uri_that_nothing_reads_is_one_line(uri: str) -> None:
     with pytest.raises(RefsegError) as caught:
         storage.locate(uri)
     assert "\n" not in str(caught.value)
+
+
+def with_counts(counts: bytes) -> Record:
+    """A record whose one mask of 4 x 4 pixels has these runs."""
+    instance = Instance(1, 1, "cat", (0.0, 0.0, 4.0, 4.0), Rle((4, 4), counts))
+    return Record(1, "1.jpg", "val", 4, 4, b"", (instance,), ())
+
+
+def written(tmp_path: Path, record: Record) -> shards.Shards:
+    folder = storage.locate(str(tmp_path / "out"))
+    info = shards.write_shard(folder / "val-0.parquet", [record], plan="p", problems=[])
+    storage.write(folder / shards.MANIFEST, shards.Manifest("d", "unc", "coco", {}, "p", {"val": info}).to_json())
+    return shards.open_shards(folder.uri, "val")
+
+
+def test_runs_of_no_pixel_in_shards_made_before_are_joined_on_reading(tmp_path: Path) -> None:
+    counts = coco.frPyObjects({"size": [4, 4], "counts": [2, 3, 0, 3, 8]}, 4, 4)["counts"]
+    rle = written(tmp_path, with_counts(counts))[0].instances[0].rle
+    assert masks.runs(rle).tolist() == [2, 6, 8]
+    assert masks.area(masks.union([rle, rle], (4, 4))) == 6
+
+
+def test_a_mask_in_a_shard_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: damaged RLE string"):
+        written(tmp_path, with_counts(b"~~"))[0]

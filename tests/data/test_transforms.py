@@ -46,12 +46,22 @@ def test_other_modes_become_rgb(mode: str) -> None:
     assert decode_image(buffer.getvalue()).shape == (3, 30, 40)
 
 
-def test_orientation_is_obeyed_only_when_asked_for() -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_is_turned_as_the_data_says(kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
-    data = encoded(PICTURE, "JPEG", exif=exif)
+    data = encoded(PICTURE, kind, exif=exif)
     assert decode_image(data).shape == (3, 30, 40)
-    assert decode_image(data, upright=True).shape == (3, 40, 30)
+    assert torch.equal(decode_image(data, orientation=6), decode_image(data).transpose(-1, -2).flip(-1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_of_another_size_than_the_data_says_is_not_decoded(kind: str) -> None:
+    data = encoded(PICTURE, kind)
+    assert decode_image(data, size=(30, 40)).shape == (3, 30, 40)
+    assert decode_image(data, orientation=8, size=(40, 30)).shape == (3, 40, 30)
+    with pytest.raises(RefsegError, match="it is 40x30 pixels, the data says 30x40"):
+        decode_image(data, size=(40, 30))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -251,11 +251,11 @@ from refseg_cli.engine import prepare
 from refseg_cli.engine.prepare import PrepareRequest
 import time
 finish = photos.finish
-def slowly(draft, path, problems):
+def slowly(draft, path, problems, rules):
     if draft.image_id == 3:
         print("half", flush=True)
         time.sleep(60)
-    return finish(draft, path, problems)
+    return finish(draft, path, problems, rules)
 photos.finish = slowly
 prepare.prepare(PrepareRequest("refcoco", sys.argv[2], Path(sys.argv[1])))
 """
