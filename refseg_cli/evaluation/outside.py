@@ -161,7 +161,8 @@ def _miss(problems: Problems, expression: Wanted) -> None:
 def _wanted(split: Shards) -> Iterator[Wanted]:
     for record in _records(split):
         for expression in record.expressions:
-            yield Wanted(expression.sent_id, record.image_id, record.file_name, expression.text)
+            names = (record.image_id, record.file_name, expression.text, expression.raw)
+            yield Wanted(expression.sent_id, *names)
 
 
 def _score_split(
