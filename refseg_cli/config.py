@@ -38,7 +38,9 @@ class DataConfig:
     """How a picture becomes network input.
 
     size:   (height, width) of the network input in pixels.
-    resize: `letterbox` keeps the aspect ratio and pads on all sides; `squash` does not.
+    resize: `letterbox` keeps the aspect ratio and pads on all sides; `squash` does not; `warp` is CRIS's letterbox, by
+            cv2.warpAffine: bicubic, without smoothing, centres of pixels at i * scale + bias.
+    fill:   colour of the padding in [0, 1], one number or R, G and B.
     flip:   probability of a horizontal flip in training; left and right are swapped in the phrase.
     jitter: strength of brightness and contrast changes in training, 0 for none (hue is never touched: colour words).
     phrases_per_image: expressions drawn per image and epoch in training; 0 for all.
@@ -46,10 +48,10 @@ class DataConfig:
     """
 
     size: tuple[int, int] = (416, 416)
-    resize: Literal["letterbox", "squash"] = "letterbox"
+    resize: Literal["letterbox", "squash", "warp"] = "letterbox"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    fill: float = 0.5
+    fill: float | tuple[float, float, float] = 0.5
     flip: float = 0.0
     jitter: float = 0.0
     phrases_per_image: int = 0
@@ -188,7 +190,9 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _coerce(next(a for a in args if a is not type(None)), value, where)
+        kinds = [a for a in args if a is not type(None)]
+        listed = [a for a in kinds if typing.get_origin(a) is tuple and isinstance(value, list | tuple)]
+        return _coerce((listed or kinds)[0], value, where)
     if origin is Literal:
         if value not in args:
             error = unknown_name("value", str(value), args)

@@ -111,15 +111,16 @@ class Batch:
     tokens:         (N, L) int64, padded on the right with the tokeniser's pad id
     attention_mask: (N, L) bool, True at real tokens
     image_index:    (N,) int64, ascending
-    masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; None without
-                    annotations
+    masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; with `data.resize`
+                    `warp` edges lie between 0 and 1; None without annotations
     has_target:     (N,) bool; None without annotations
     target_id:      (N,) int64, equal exactly where two expressions of the batch have the same targets in the
                     same image; None without annotations
     categories:     (I, H, W) int64, category id of the annotated object at each pixel, 0 elsewhere; None unless the
                     recipe's `data.category_map` asks for it
     sizes:          (I, 2) int64, original (height, width) in pixels
-    content:        (I, 4) int64, (top, left, height, width) of the picture inside the H x W input (letterbox)
+    content:        (I, 4) float32, (top, left, height, width) of the picture inside the H x W input (letterbox), in
+                    pixels between their edges; whole numbers unless the recipe's `data.resize` is `warp`
     samples:        N entries for evaluation; empty without annotations
     """
 

@@ -77,7 +77,7 @@ def test_override_reaches_the_field_with_its_type() -> None:
         ("train.epochs=1.5", "expected a value of type int, not 1.5"),
         ("train.epochs=true", "expected a value of type int, not True"),
         ("data.size=[64]", "expected a list of 2"),
-        ("data.resize=stretch", "one of: letterbox, squash"),
+        ("data.resize=stretch", "one of: letterbox, squash, warp"),
         ("train.lr", "expected key=value"),
         ("arch.name=1", "is not a table"),
         ("data=3", "expected a table"),

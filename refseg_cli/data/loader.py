@@ -128,12 +128,12 @@ class StepDataset(Dataset[Batch]):
             tokens=tokens,
             attention_mask=attention_mask,
             image_index=torch.repeat_interleave(torch.arange(len(parts)), repeats),
-            masks=torch.cat([part.masks for part in parts])[:, None].float(),
+            masks=torch.cat([part.masks for part in parts])[:, None],
             has_target=torch.cat([part.has_target for part in parts]),
             categories=torch.stack([p.categories for p in parts]) if self._wants_categories else None,  # type: ignore[misc]
             target_id=_distinct([(i, t) for i, part in enumerate(parts) for t in part.targets]),
             sizes=torch.tensor([part.size for part in parts]),
-            content=torch.tensor([_as_row(part.placement) for part in parts]),
+            content=torch.stack([_as_row(part.placement) for part in parts]),
             samples=tuple(sample for part in parts for sample in part.samples),
         )
 
@@ -178,11 +178,11 @@ class StepDataset(Dataset[Batch]):
         )
 
     def _targets(self, record: Record, targets: Sequence[tuple[int, ...]], placement: Placement) -> Tensor:
-        """(K, H, W) uint8: the union of each expression's instances, every instance decoded and resized once."""
+        """(K, H, W): the union of each expression's instances, every instance decoded and resized once."""
         wanted = sorted({t for ids in targets for t in ids})
         decoded = [torch.from_numpy(masks.decode(record.instances[t].rle)) for t in wanted]
         fitted = transforms.masks_to_input(torch.stack(decoded), placement, self.config) if decoded else None
-        union = torch.zeros(len(targets), *self.config.size, dtype=torch.uint8)
+        union = torch.zeros(len(targets), *self.config.size)
         for row, ids in enumerate(targets):
             if fitted is not None and ids:
                 union[row] = fitted[[wanted.index(t) for t in ids]].amax(0)
@@ -199,7 +199,7 @@ class StepDataset(Dataset[Batch]):
         if objects:
             decoded = torch.stack([torch.from_numpy(masks.decode(i.rle)) for i in objects])
             for mask, instance in zip(transforms.masks_to_input(decoded, placement, self.config), objects, strict=True):
-                canvas[mask.bool()] = instance.category_id
+                canvas[mask > 0.5] = instance.category_id
         return canvas
 
 
@@ -238,8 +238,8 @@ def _distinct(keys: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys], dtype=torch.int64)
 
 
-def _as_row(placement: Placement) -> tuple[int, int, int, int]:
-    return (placement.top, placement.left, placement.height, placement.width)
+def _as_row(placement: Placement) -> Tensor:
+    return torch.tensor([placement.top, placement.left, placement.height, placement.width], dtype=torch.float32)
 
 
 def iterate(
@@ -269,5 +269,5 @@ def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, confi
         attention_mask=attention_mask,
         image_index=torch.zeros(len(phrases), dtype=torch.int64),
         sizes=torch.tensor([size]),
-        content=torch.tensor([_as_row(placement)]),
+        content=_as_row(placement)[None],
     )

@@ -8,9 +8,10 @@ henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS
 open-mmlab/mmdetection `RefSegMetric`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
-round letterboxes differently, by up to a pixel), true masks are those of the prepared data (ReLA's evaluator rasterises
-polygons at 480 x 480, where ours resizes the full-size mask; to LAVT's loader what overlapping polygons share is
-background), and a metric without any expression is undefined (ReLA's evaluator prints 0, or divides by zero).
+round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
+prepared data (ReLA's evaluator rasterises polygons at 480 x 480, where ours resizes the full-size mask; to LAVT's
+loader what overlapping polygons share is background), and a metric without any expression is undefined (ReLA's
+evaluator prints 0, or divides by zero).
 """
 
 from __future__ import annotations

@@ -134,6 +134,20 @@ def test_phrases_are_asked_as_they_were_typed_where_the_recipe_says_so() -> None
     assert torch.equal(mirrored[step].tokens, tokenizer.encode(["Man's hat !", "right dog"])[0])
 
 
+def test_a_warped_picture_is_mirrored_with_its_place(tokenizer: Tokenizer) -> None:
+    record = pictures.records("val")[1]  # 20 x 40 pixels
+    step = (Pick(0, (0,)),)
+    warp = replace(PLAIN, resize="warp")
+    straight = StepDataset([record], tokenizer, warp, augment=(0, 0))[step]  # type: ignore[arg-type]
+    mirrored = StepDataset([record], tokenizer, replace(warp, flip=1.0), augment=(0, 0))[step]  # type: ignore[arg-type]
+    assert torch.equal(mirrored.masks, straight.masks.flip(-1))  # type: ignore[arg-type, union-attr]
+    for batch in (straight, mirrored):
+        placed = transforms.Placement(*batch.content[0].tolist())  # type: ignore[index]
+        back = transforms.to_original(batch.masks[:, 0], placed, (64, 64), (20, 40)) > 0.5  # type: ignore[index]
+        target = torch.from_numpy(masks.decode(record.instances[0].rle)).bool()
+        assert torch.equal(back[0], target if batch is straight else target.flip(-1))
+
+
 def test_workers_do_not_change_the_batches(shards: Shards, tokenizer: Tokenizer) -> None:
     dataset = StepDataset(shards, tokenizer, replace(PLAIN, flip=0.5, jitter=0.2), augment=(3, 1))
     steps = loader.grouped_steps(shards.expression_counts, batch_images=3, phrases=2, rng=np.random.default_rng(0))

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from refseg_cli.config import DataConfig
 from refseg_cli.data import masks
+from refseg_cli.data.transforms import place
 from refseg_cli.evaluation.grids import count_views, true_masks, values_at
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG, View
 from refseg_cli.records import Batch, Prediction, Sample, Thresholds
 from refseg_cli.segmenters.inference import postprocess
 
 
-def batch(count: int, size: tuple[int, int], content: tuple[int, ...], whole: tuple[int, int]) -> Batch:
+def batch(count: int, size: tuple[int, int], content: tuple[float, ...], whole: tuple[int, int]) -> Batch:
     """One picture of `size` at `content` (top, left, height, width) in an input of `whole` pixels."""
     return Batch(
         images=torch.zeros(1, 3, *whole),
@@ -112,6 +114,20 @@ def test_cris_reads_beyond_the_content_and_zeros_beyond_the_input():
     whole = only(logits, batch(1, (8, 16), (0, 0, 8, 8), (8, 8)), "cris")
     edge = [cubic(at_input, (i + 0.5) / 2 - 0.5, outside=0.0) for i in range(16)]
     assert whole[0, 4].tolist() == pytest.approx(edge, abs=1e-5)
+
+
+def test_cris_brings_back_what_cris_warped_in():
+    """Twelve columns in sixteen: pixel i of the picture lies at 4/3 i of the input."""
+    logits = torch.tensor([ROW]).expand(1, 4, 4)
+    placed = place((6, 12), DataConfig(size=(16, 16), resize="warp"))
+    content = (placed.top, placed.left, placed.height, placed.width)
+    found = only(logits, batch(1, (6, 12), content, (16, 16)), "cris")
+    at_input = [cubic(sigmoid(ROW), i * 3 / 15, outside=None) for i in range(16)]
+    expected = [cubic(at_input, i * 4 / 3, outside=0.0) for i in range(12)]
+    assert found[0, 3].tolist() == pytest.approx(expected, abs=1e-5)
+    of_vlt = only(logits, batch(1, (6, 12), content, (16, 16)), "vlt")
+    smooth = linear(sigmoid(ROW), 16, corners=False)
+    assert of_vlt[0, 3].tolist() == pytest.approx(np.interp(np.arange(12) * 4 / 3, range(16), smooth), abs=1e-5)
 
 
 def test_an_output_of_input_size_stays_as_it_is():
