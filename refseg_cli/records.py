@@ -91,6 +91,7 @@ class Sample:
     text: the phrase as it is asked, see `Expression.phrase`.
     target: union of the target instances at original size; an all-zero mask where there is no target.
     categories: names of the target instances' categories, each once, in alphabetical order.
+    without_crowds: `target` without crowd annotations, see `masks.targets_without_crowds`; None where it is the same.
     """
 
     image_id: int
@@ -101,6 +102,7 @@ class Sample:
     target: Rle
     instance_count: int
     categories: tuple[str, ...] = ()
+    without_crowds: Rle | None = None
 
 
 @dataclass(frozen=True, slots=True)

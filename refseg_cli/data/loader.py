@@ -219,16 +219,18 @@ class _ImagePart:
 
 
 def _sample(record: Record, expression: Expression, field: PhraseField) -> Sample:
-    rles = [record.instances[t].rle for t in expression.targets]
+    objects = [record.instances[t] for t in expression.targets]
+    crowds = any(instance.iscrowd for instance in objects)
     return Sample(
         image_id=record.image_id,
         ref_id=expression.ref_id,
         sent_id=expression.sent_id,
         split=record.split,
         text=expression.phrase(field),
-        target=masks.union(rles, (record.height, record.width)),
-        instance_count=len(rles),
-        categories=tuple(sorted({record.instances[t].category for t in expression.targets})),
+        target=masks.targets(record, expression),
+        instance_count=len(objects),
+        categories=tuple(sorted({instance.category for instance in objects})),
+        without_crowds=masks.targets_without_crowds(record, expression) if crowds else None,
     )
 
 

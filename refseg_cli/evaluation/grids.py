@@ -42,7 +42,7 @@ def count_views(
         for rows, values in values_at(prediction, batch, grid):
             array = values.cpu().numpy()
             for n, value in zip(rows.tolist(), array, strict=True):
-                truth = truths[n] if grid.size == "original" else _input_truth(batch, n)
+                truth = truths[n] if grid.size == "original" else _input_truth(batch, n, truths[n], grid)
                 for v, cut in wanted:
                     counts[n, v] = count_pixels(value > cut, truth)
     return counts
@@ -116,7 +116,13 @@ def _cut(view: View) -> float:
     return float(torch.logit(torch.tensor(view.threshold, dtype=torch.float64)))
 
 
-def _input_truth(batch: Batch, n: int) -> np.ndarray:
-    """(H, W) bool: the true mask at the network's input, nearest neighbour (see `transforms.masks_to_input`)."""
-    assert batch.masks is not None
-    return (batch.masks[n, 0] > 0.5).numpy()
+def _input_truth(batch: Batch, n: int, truth: np.ndarray, grid: Grid) -> np.ndarray:
+    """(H, W) bool: the true mask (h, w) at the network's input, False in the padding."""
+    assert batch.content is not None
+    sample = batch.samples[n] if batch.samples else None
+    if not grid.crowds and sample is not None and sample.without_crowds is not None:
+        truth = masks.decode(sample.without_crowds).astype(bool)
+    found = np.zeros(batch.images.shape[-2:], dtype=bool)
+    content = found[Placement(*batch.content[batch.image_index[n]].tolist()).box()]
+    content[:] = masks.NEAREST[grid.nearest](truth, content.shape)
+    return found
