@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
 from refseg_cli.data.orientation import AS_STORED, Frame, turned, turned_size
-from refseg_cli.records import Rle
+from refseg_cli.records import Expression, Record, Rle
 
 # Annotators overshoot the border by a little, and pycocotools clips it; a polygon that goes further out than this many
 # pixels was drawn on another image.
@@ -48,6 +49,17 @@ def union(rles: Sequence[Rle], size: tuple[int, int]) -> Rle:
     return _rle(coco.merge([_plain(rle) for rle in rles]))
 
 
+def targets(record: Record, expression: Expression) -> Rle:
+    """The union of what the expression refers to."""
+    return union([record.instances[t].rle for t in expression.targets], (record.height, record.width))
+
+
+def targets_without_crowds(record: Record, expression: Expression) -> Rle:
+    """The same without crowd annotations; they stay where there is nothing else."""
+    objects = tuple(t for t in expression.targets if not record.instances[t].iscrowd)
+    return targets(record, replace(expression, targets=objects or expression.targets))
+
+
 def area(rle: Rle) -> int:
     """Pixels inside the mask."""
     return int(coco.area(_plain(rle)))
@@ -72,6 +84,26 @@ def box(rle: Rle) -> tuple[float, float, float, float]:
     """(x, y, width, height) in pixels of the tightest box around the mask; zeros for an empty mask."""
     x, y, w, h = (float(value) for value in coco.toBbox(_plain(rle)))
     return (x, y, w, h)
+
+
+def resize_by_centres(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) -> (H, W) by the pixel under each new pixel's centre."""
+    rows, columns = (((np.arange(to) + 0.5) * of / to).astype(int) for to, of in zip(size, mask.shape, strict=True))
+    return mask[rows][:, columns]
+
+
+def resize_as_pillow(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) -> (H, W) by the pixels that `Image.resize` with NEAREST takes.
+
+    It adds up its step in floating point: where a centre lies on the border of two pixels, the sum may fall short of it
+    (findings/pillow-nearest-drift.sh).
+    """
+    steps = ((of / to, to) for to, of in zip(size, mask.shape, strict=True))
+    rows, columns = (np.cumsum([step / 2, *[step] * (to - 1)]).astype(int) for step, to in steps)
+    return mask[rows][:, columns]
+
+
+NEAREST = {"centres": resize_by_centres, "pillow": resize_as_pillow}
 
 
 def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:

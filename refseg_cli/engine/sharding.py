@@ -84,7 +84,7 @@ def plan(
     rows = [
         [draft.split, draft.image_id, draft.file_name, size] for (draft, _), size in zip(entries, sizes, strict=True)
     ]
-    described = [shards.FORMAT, source, names, rows, rules.masks_on]
+    described = [shards.FORMAT, shards.LAYOUT, source, names, rows, rules.masks_on]
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return [
         Job(out, name, split, fingerprint, tuple(group), on_error, rules)
@@ -230,7 +230,7 @@ def _kept(folder: Place, jobs: Sequence[Job], overwrite: bool, progress: Progres
             strange = [shards.MANIFEST, *strange]
     if strange and not overwrite:
         raise RefsegError(
-            f"{folder.uri}: holds data prepared from other inputs ({strange[0]})",
+            f"{folder.uri}: holds data prepared from other inputs, or by another version ({strange[0]})",
             hint="choose another --out, or replace it with --overwrite",
         )
     for name in strange:  # the manifest first: without the shards it would be a lie

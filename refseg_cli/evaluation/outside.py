@@ -2,7 +2,7 @@
 
 A mask is taken as it is: whatever threshold made it stands. Protocols that compare at the picture's own size differ in
 their rules only; those that compare at a network's input see prediction and truth at its official size, both brought
-there by nearest neighbour. `About.finished` says so.
+there by the protocol's nearest neighbours. `About.finished` says so.
 
 Axes: h w original picture, H W a protocol's size.
 """
@@ -21,7 +21,7 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import About, Answer, Answers, collect, read_answers, read_masks, writing_records
 from refseg_cli.evaluation.predictions import Given, Problems, Wanted, as_rle, match, read_predictions
 from refseg_cli.metrics.counts import Pixels, count_pixels
-from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Expression, Record, Rle
 
@@ -166,14 +166,15 @@ def _miss(problems: Problems, expression: Wanted) -> None:
 def _wanted(split: Shards) -> Iterator[Wanted]:
     for record in _records(split):
         for expression in record.expressions:
-            yield Wanted(expression.sent_id, record.image_id, record.file_name, expression.text)
+            names = (record.image_id, record.file_name, expression.text, expression.raw)
+            yield Wanted(expression.sent_id, *names)
 
 
 def _score_split(
     request: OutsideRequest, split: Shards, answered: dict[int, Given], problems: Problems, progress: Progress
 ) -> list[Answer]:
     """answered: the entry of each expression, by its place in the split."""
-    sizes = _sizes(request)
+    at_input = _at_input(request)
     rows: list[Answer] = []
     n = 0
     for done, record in enumerate(_records(split), start=1):
@@ -190,7 +191,7 @@ def _score_split(
             except ValueError as error:
                 problems.add("unreadable", entry.where, str(error))
             else:
-                rows.append(_answer(record, expression, entry, mask, split.split, sizes))
+                rows.append(_answer(record, expression, entry, mask, split.split, at_input))
         progress(f"score {split.split}", done, len(split))
     return rows
 
@@ -208,33 +209,31 @@ def _records(split: Shards) -> Iterator[Record]:
     return (split[i] for i in range(len(split)))
 
 
-def _sizes(request: OutsideRequest) -> list[tuple[int, int]]:
-    """The sizes, each once, at which protocols compare masks that come without a network."""
-    return list(dict.fromkeys(size for name in request.protocols if (size := PROTOCOLS[name].size)))
+def _at_input(request: OutsideRequest) -> list[Protocol]:
+    """The protocols, each once, that compare masks at their network's input."""
+    return [PROTOCOLS[name] for name in dict.fromkeys(request.protocols) if PROTOCOLS[name].size]
 
 
 def _about(request: OutsideRequest, split: Shards) -> About:
-    sizes = _sizes(request)
     return About(
         data=request.data,
         dataset=split.manifest.dataset,
         split_by=split.manifest.split_by,
         model=request.source,
-        views={name: sizes.index(size) for name in request.protocols if (size := PROTOCOLS[name].size)},
+        views={protocol.name: place for place, protocol in enumerate(_at_input(request))},
         finished=True,
     )
 
 
 def _answer(
-    record: Record, expression: Expression, entry: Given, mask: Rle, split: str, sizes: Sequence[tuple[int, int]]
+    record: Record, expression: Expression, entry: Given, mask: Rle, split: str, at_input: Sequence[Protocol]
 ) -> Answer:
-    size = (record.height, record.width)
-    truth = masks.decode(masks.union([record.instances[t].rle for t in expression.targets], size)).astype(bool)
+    truth = masks.decode(masks.targets(record, expression)).astype(bool)
     predicted = masks.decode(mask).astype(bool)
     pixels = count_pixels(predicted, truth)
     says = True if entry.says_target is None else entry.says_target
     kept = pixels if says else Pixels(0, 0, pixels.target)
-    resized = [count_pixels(_nearest(predicted, to), _nearest(truth, to)) for to in sizes]
+    resized = [_count_at_input(predicted, record, expression, protocol) for protocol in at_input]
     has_head = entry.says_target is not None
     return Answer(
         image_id=record.image_id,
@@ -260,7 +259,11 @@ def _answer(
     )
 
 
-def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool -> (H, W) by the pixel under each new pixel's centre."""
-    rows, columns = (((np.arange(to) + 0.5) * of / to).astype(int) for to, of in zip(size, mask.shape, strict=True))
-    return mask[rows][:, columns]
+def _count_at_input(predicted: np.ndarray, record: Record, expression: Expression, protocol: Protocol) -> Pixels:
+    """Pixels at the size of the protocol's network, where both masks are brought to by its nearest neighbours."""
+    assert protocol.size is not None
+    resize, targets = masks.NEAREST[protocol.grid.nearest], masks.targets
+    if not protocol.grid.crowds:
+        targets = masks.targets_without_crowds
+    truth = masks.decode(targets(record, expression)).astype(bool)
+    return count_pixels(resize(predicted, protocol.size), resize(truth, protocol.size))

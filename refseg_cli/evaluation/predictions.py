@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import chain, product, zip_longest
 from typing import Any, Literal
 
 from refseg_cli.data import storage
@@ -185,26 +185,29 @@ def _entry(where: str, entry: Any) -> Given:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An expression of the split, as an entry may name it."""
+    """An expression of the split, as an entry may name it.  raw: the phrase as it was typed, if that is another."""
 
     sent_id: int
     image_id: int
     file_name: str
     phrase: str
+    raw: str = ""
 
 
 def match(given: Sequence[Given], wanted: Sequence[Wanted], problems: Problems) -> dict[int, Given]:
     """The entry of each expression, by the expression's place in `wanted`.
 
     An entry of image and phrase answers every expression of that image with that phrase; where there are as many
-    entries as such expressions, each answers one, in order. Letters' case and spaces do not matter in phrases.
+    entries as such expressions, each answers one, in order. A phrase may be given as it was typed or as it was cleaned;
+    letters' case and spaces do not matter.
     """
     by_id: dict[int, list[int]] = defaultdict(list)
     by_name: dict[tuple[str | int, str], list[int]] = defaultdict(list)
     for n, expression in enumerate(wanted):
         by_id[expression.sent_id].append(n)
-        for image in (expression.image_id, expression.file_name):
-            by_name[image, _plain(expression.phrase)].append(n)
+        phrases = dict.fromkeys(map(_plain, (expression.phrase, expression.raw or expression.phrase)))
+        for image, phrase in product((expression.image_id, expression.file_name), phrases):
+            by_name[image, phrase].append(n)
     groups: dict[tuple[int, ...], list[Given]] = defaultdict(list)
     for entry in given:
         if entry.sent_id is not None:

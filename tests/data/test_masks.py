@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
@@ -210,3 +211,29 @@ def test_no_string_of_runs_reaches_pycocotools_unless_it_fits(counts: bytes) -> 
         return
     assert masks.decode(rle).shape == (5, 4)
     assert masks.runs(Rle((5, 4), counts)).sum() == 20
+
+
+def pillow(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """As Pillow itself has it."""
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)) > 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_pillows_nearest_neighbours_are_pillows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    old, new = (tuple(rng.integers(1, 900, 2).tolist()) for _ in range(2))
+    for size, to in ((old, new), (old, (480, 480)), ((old[0], 640), (480, 480))):
+        mask = rng.random(size) < 0.5
+        np.testing.assert_array_equal(masks.resize_as_pillow(mask, to), pillow(mask, to))
+
+
+def test_pillow_takes_neighbours_where_others_take_the_pixel_under_the_centre() -> None:
+    """From 640 to 480 pixels; from COCO's other usual sides it does not."""
+    line = np.arange(640)[None]
+    theirs, ours = masks.resize_as_pillow(line, (1, 480))[0], masks.resize_by_centres(line, (1, 480))[0]
+    assert ours.tolist() == [(2 * i + 1) * 640 // 960 for i in range(480)]
+    differ = np.flatnonzero(theirs != ours)
+    assert (len(differ), differ[:4].tolist()) == (99, [4, 16, 19, 22])
+    for side in (427, 480, 500, 375):
+        line = np.arange(side)[None]
+        assert (masks.resize_as_pillow(line, (1, 480)) == masks.resize_by_centres(line, (1, 480))).all()

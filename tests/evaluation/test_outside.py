@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import records
+from pictures import records, write_split
+from PIL import Image
 from pycocotools import mask as coco
 
 from refseg_cli.data import masks
@@ -72,6 +74,20 @@ def by_id(record, expression) -> dict:
 def by_name(record, expression) -> dict:
     phrase = f" {expression.text.upper()}  "
     return {"image": f"some/where/{record.file_name}", "phrase": phrase, "mask": rle(half(record))}
+
+
+def test_a_phrase_matches_as_typed_or_as_cleaned(tmp_path):
+    one, *_ = records("val")
+    small, large, *others = one.expressions
+    said = (replace(small, raw="Small , the one ."), replace(large, raw="Large!"), *others)
+    write_split(tmp_path, "val", [replace(one, expressions=said)])
+    source = tmp_path / "p.jsonl"
+    names = ["small , the  one .", "LARGE", "both", "neither"]
+    found = [{"image": one.file_name, "phrase": name, "mask": rle(half(one))} for name in names]
+    answers = score(tmp_path, lines(source, found)).answers["val"]
+    assert answers.intersection.tolist() == [64, 0, 64, 0]
+    with pytest.raises(RefsegError, match="1 duplicate"):
+        score(tmp_path, lines(source, [*found, {**found[0], "phrase": "small"}]))
 
 
 def as_polygon(record, expression) -> dict:
@@ -387,10 +403,28 @@ def test_protocols_of_the_input_see_masks_at_their_official_size(data, tmp_path,
         for target in expression.targets:
             instance = record.instances[target].rle
             true |= coco.decode({"size": instance.size, "counts": instance.counts}) > 0
-        # the pixel below each new pixel's centre
-        at = np.ix_((rows * record.height / height).astype(int), (columns * record.width / width).astype(int))
-        p, g = half(record)[at], true[at]
+        if name == "lavt":
+            p, g = (np.asarray(Image.fromarray(mask).resize((width, height), 0)) for mask in (half(record), true))
+        else:  # the pixel below each new pixel's centre
+            at = np.ix_((rows * record.height / height).astype(int), (columns * record.width / width).astype(int))
+            p, g = half(record)[at], true[at]
         assert (counts.intersection[n], counts.predicted[n], counts.target[n]) == ((p & g).sum(), p.sum(), g.sum())
+
+
+def test_crowds_are_no_truth_to_rela_at_either_door(tmp_path, saved):
+    one, *_ = records("val")
+    small, large = one.instances
+    write_split(tmp_path, "val", [replace(one, instances=(replace(small, iscrowd=True), large))])
+    source = tmp_path / "p.jsonl"
+    whole = [{"sent_id": e.sent_id, "mask": rle(np.ones((32, 32), dtype=bool))} for e in one.expressions]
+    theirs = score(tmp_path, lines(source, whole), "rela", "lavt", "refseg").answers["val"]
+    asked = EvalRequest(str(tmp_path), ("val",), str(saved), "cpu", protocols=("rela", "lavt", "refseg"))
+    ours = evaluate(asked).evaluations["val"].answers  # at 32 x 32, its input
+    for answers, scale in ((theirs, 15 * 15), (ours, 1)):
+        # small (a crowd, alone), large, both, neither
+        assert answers.counts(PROTOCOLS["rela"]).target.tolist() == [64 * scale, 256 * scale, 256 * scale, 0]
+        assert answers.counts(PROTOCOLS["lavt"]).target.tolist() == [64 * scale, 256 * scale, 320 * scale, 0]
+        assert answers.counts(PROTOCOLS["refseg"]).target.tolist() == [64, 256, 320, 0]
 
 
 def test_predictions_of_records_are_read_back(recorded):
