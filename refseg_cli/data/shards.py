@@ -1,8 +1,9 @@
 """Prepared data: Parquet shards with one image a row, and the manifest that says they are complete.
 
     OUT/train-00000-of-00012.parquet    image bytes as found, instances, expressions
-    OUT/manifest.json                   counts and hashes; written last, so its presence means "complete"
+    OUT/_manifest.json                  counts and hashes; written last, so its presence means "complete"
 
+`pyarrow.dataset.dataset(OUT)` and `pandas.read_parquet(OUT)` read the folder as one table;
 `datasets.load_dataset("parquet", data_files=...)` reads the shards too, with `image` as an Image.
 """
 
@@ -29,7 +30,8 @@ from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import Record
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over names with an underscore
+MANIFESTS = (MANIFEST, "manifest.json")  # and the earlier name
 _ABOUT = b"refseg"  # in a shard's metadata: `About` as JSON
 # Reading one image at random reads its row group: small ones, since an image is some 150 kB.
 ROWS_PER_GROUP = 8
@@ -68,7 +70,7 @@ class SplitInfo:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What OUT/manifest.json says.
+    """What OUT/_manifest.json says.
 
     image_source: where image ids come from; the same id means the same picture within one source only.
     source:       what the data was made from: file names and hashes, or a generator's settings.
@@ -177,13 +179,30 @@ def read_manifest(uri: str | Place) -> Manifest:
     Raises:
         RefsegError: there is none, or it is of another format.
     """
-    folder = uri if isinstance(uri, Place) else locate(uri)
-    place = folder / MANIFEST
-    if not place.exists():
-        raise RefsegError(
-            f"{folder.uri}: no complete prepared data here ({MANIFEST} is missing)",
-            hint="`refseg prepare` writes it last; run it again if it was interrupted",
-        )
+    return parse_manifest(find_manifest(uri if isinstance(uri, Place) else locate(uri)))
+
+
+def find_manifest(folder: Place) -> Place:
+    """Where the manifest of prepared data is, under its name of today or the earlier one.
+
+    Raises:
+        RefsegError: there is none.
+    """
+    for name in MANIFESTS:
+        if (folder / name).exists():
+            return folder / name
+    raise RefsegError(
+        f"{folder.uri}: no complete prepared data here ({MANIFEST} is missing)",
+        hint="`refseg prepare` writes it last; run it again if it was interrupted",
+    )
+
+
+def parse_manifest(place: Place) -> Manifest:
+    """What a manifest says.
+
+    Raises:
+        RefsegError: it is damaged, or of another format.
+    """
     try:
         table = json.loads(place.read())
         if table["format"] != FORMAT:

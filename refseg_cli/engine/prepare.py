@@ -68,7 +68,7 @@ class PrepareReport:
     """What was prepared.
 
     written, kept: shards made now, and those that were there already.
-    problems:      what was left out; `OUT/problems.jsonl` says the same.
+    problems:      what was left out; `OUT/_problems.jsonl` says the same.
     """
 
     out: str

@@ -30,7 +30,8 @@ from refseg_cli.records import Record
 OnError = Literal["fail", "skip"]
 Entry = tuple[Draft, Path]  # a row to be, and where its photo is
 
-PROBLEMS = "problems.jsonl"
+PROBLEMS = "_problems.jsonl"
+_LISTS = dict(zip(shards.MANIFESTS, (PROBLEMS, "problems.jsonl"), strict=True))  # beside a manifest of each name
 IMAGES_FOR_A_PROCESS = 200  # with fewer it has hardly begun when the work is done
 _SHARD_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
 
@@ -108,8 +109,9 @@ def run(
     made = _kept(folder, jobs, overwrite, progress)
     kept = len(made)
     todo = [job for job in jobs if job.name not in made]
-    if todo and (folder / shards.MANIFEST).exists():
-        (folder / shards.MANIFEST).delete()  # it says "complete", which is no longer so
+    if todo:  # what says "complete" no longer tells the truth
+        for name in shards.MANIFESTS:
+            _withdraw(folder, name)
     images = sum(len(job.entries) for job in jobs)
     missing = sum(len(job.entries) for job in todo)
     done = images - missing
@@ -168,6 +170,16 @@ def finish(folder: Place, manifest: Manifest, problems: Sequence[Problem]) -> No
             place.delete()
         elif there != data:  # a rerun that finds all in order writes nothing
             storage.write(place, data)
+    for name in shards.MANIFESTS[1:]:
+        _withdraw(folder, name)
+
+
+def _withdraw(folder: Place, manifest: str) -> None:
+    """Delete a manifest, if it is there, and the list of problems that goes with it."""
+    if (folder / manifest).exists():
+        for place in (folder / manifest, folder / _LISTS[manifest]):
+            if place.exists():
+                place.delete()
 
 
 def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Made]]:
@@ -211,19 +223,19 @@ def _kept(folder: Place, jobs: Sequence[Job], overwrite: bool, progress: Progres
     abouts = {name: shards.about_shard(folder / name) for name in present}
     strange = [name for name, about in abouts.items() if about is None or about.plan != plan or name not in wanted]
     hashes: dict[str, str] = {}
-    if shards.MANIFEST in names:
-        manifest = _manifest(folder)
-        if manifest and manifest.plan == plan:
-            hashes = {file.name: file.sha256 for split in manifest.splits.values() for file in split.files}
-            strange = [name for name in strange if name not in wanted]  # a damaged one is ours to repair
-        else:
-            strange = [shards.MANIFEST, *strange]
-    if strange and not overwrite:
+    manifests = {name: _manifest(folder / name) for name in shards.MANIFESTS if name in names}
+    strange_manifests = [name for name, manifest in manifests.items() if manifest is None or manifest.plan != plan]
+    if manifest := next((manifest for name, manifest in manifests.items() if name not in strange_manifests), None):
+        hashes = {file.name: file.sha256 for split in manifest.splits.values() for file in split.files}
+        strange = [name for name in strange if name not in wanted]  # a damaged one is ours to repair
+    if (others := [*strange_manifests, *strange]) and not overwrite:
         raise RefsegError(
-            f"{folder.uri}: holds data prepared from other inputs ({strange[0]})",
+            f"{folder.uri}: holds data prepared from other inputs ({others[0]})",
             hint="choose another --out, or replace it with --overwrite",
         )
-    for name in strange:  # the manifest first: without the shards it would be a lie
+    for name in strange_manifests:  # before the shards, without which they would be a lie
+        _withdraw(folder, name)
+    for name in strange:
         (folder / name).delete()
     found: dict[str, Made] = {}
     for number, (name, about) in enumerate(abouts.items(), start=1):
@@ -236,10 +248,10 @@ def _kept(folder: Place, jobs: Sequence[Job], overwrite: bool, progress: Progres
     return found
 
 
-def _manifest(folder: Place) -> Manifest | None:
-    """The manifest, unless it is damaged or of another format."""
+def _manifest(place: Place) -> Manifest | None:
+    """A manifest, unless it is damaged or of another format."""
     try:
-        return shards.read_manifest(folder)
+        return shards.parse_manifest(place)
     except RefsegError:
         return None
 

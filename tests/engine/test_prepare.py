@@ -151,6 +151,38 @@ def test_published_splits_add_up() -> None:
             assert sum(parts) == splits["all"]["expressions"]
 
 
+# Other readers
+
+
+def read_by_dataset(folder: str) -> int:
+    import pyarrow.dataset
+
+    return int(pyarrow.dataset.dataset(folder).count_rows())
+
+
+def read_by_table(folder: str) -> int:
+    import pyarrow.parquet
+
+    return len(pyarrow.parquet.read_table(folder))
+
+
+def read_by_pandas(folder: str) -> int:
+    return len(pytest.importorskip("pandas").read_parquet(folder))
+
+
+def read_by_datasets(folder: str) -> int:
+    found = pytest.importorskip("datasets").load_dataset("parquet", data_dir=folder, cache_dir=f"{folder}/../cache")
+    return sum(len(rows) for rows in found.values())
+
+
+@pytest.mark.parametrize("read", [read_by_dataset, read_by_table, read_by_pandas, read_by_datasets])
+def test_other_readers_take_the_whole_folder(raw: Path, tmp_path: Path, read: Any) -> None:
+    missing_photo(raw)
+    report = run(raw, tmp_path / "out", on_error="skip", shard_bytes=1)
+    assert report.problems
+    assert read(str(tmp_path / "out")) == 3
+
+
 # Reruns
 
 
@@ -222,6 +254,35 @@ def test_data_of_other_inputs_is_not_touched_unless_asked(raw: Path, tmp_path: P
     run(raw, tmp_path / "new", "grefcoco")
     assert {name: h for name, h in hashes(out).items() if name != "notes.txt"} == hashes(tmp_path / "new")
     assert (out / "notes.txt").read_text() == "mine"
+
+
+def as_written_before(out: Path) -> None:
+    """Give the manifest and the list of problems the names that earlier versions wrote."""
+    for name in ("manifest.json", "problems.jsonl"):
+        if (out / f"_{name}").exists():
+            (out / f"_{name}").rename(out / name)
+
+
+def test_a_manifest_under_its_earlier_name_is_known(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    missing_photo(raw)
+    run(raw, out, on_error="skip")
+    whole = hashes(out)
+    as_written_before(out)
+    assert len(shards.open_shards(str(out), "train")) == 2
+    assert check([str(out)]).damage == ()
+    with pytest.raises(RefsegError, match=r"holds data prepared from other inputs.*\(manifest\.json\)"):
+        run(raw, out, "grefcoco", on_error="skip")
+    assert run(raw, out, on_error="skip").kept == 2
+    assert hashes(out) == whole
+    as_written_before(out)
+    (out / "val-00000-of-00001.parquet").unlink()
+    assert run(raw, out, on_error="skip").written == 1
+    assert hashes(out) == whole
+    as_written_before(out)
+    run(raw, out, "grefcoco", on_error="skip", overwrite=True)
+    run(raw, tmp_path / "new", "grefcoco", on_error="skip")
+    assert hashes(out) == hashes(tmp_path / "new")
 
 
 def test_a_foreign_parquet_file_is_not_taken_for_a_shard(raw: Path, tmp_path: Path) -> None:
@@ -393,7 +454,7 @@ def test_skipping_leaves_out_what_is_broken_and_nothing_else(raw: Path, tmp_path
     assert report.manifest.problems == {str(reason): 1}
     [problem] = report.problems
     assert (problem.reason, problem.ref_ids) == (reason, (3,))
-    assert json.loads((out / "problems.jsonl").read_text())["ref_ids"] == [3]
+    assert json.loads((out / "_problems.jsonl").read_text())["ref_ids"] == [3]
     splits = report.manifest.splits
     assert (splits["train"].images, splits["train"].expressions, splits["val"].expressions) == (2, 4, 2)
     before = hashes(out)
@@ -481,7 +542,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
     assert refseg(*words, "--workers", workers) == ERROR
     [line] = capfd.readouterr().err.splitlines()
     assert "train-00000-of-00001.parquet: disk full" in line
-    assert not any(name.startswith((".", "train", "manifest")) for name in hashes(small_disk / "out"))
+    assert not any(name.startswith((".", "train", "_manifest")) for name in hashes(small_disk / "out"))
 
 
 # Check
