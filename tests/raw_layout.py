@@ -123,13 +123,13 @@ def write_grefcoco(root: Path, refs: Any = None, rows: Sequence[Json] | None = N
     (root / "grefcoco/grefs(unc).json").write_text(json.dumps(grefcoco_refs() if refs is None else refs))
 
 
-def flip(shard: Path, column: str, count: int = 10) -> None:
-    """Damage a shard: the last `count` bytes of a column's first chunk, every bit of them."""
-    metadata = pq.read_metadata(shard)
-    leaves = {metadata.schema.column(i).path: i for i in range(len(metadata.schema))}
-    chunk = metadata.row_group(0).column(leaves[column])
+def flip(file: Path, column: str, count: int = 10) -> None:
+    """Damage a Parquet file: flip every bit of `count` bytes in the middle of a column's first chunk."""
+    metadata = pq.read_metadata(file)
+    leaves = [metadata.schema.column(i).path for i in range(len(metadata.schema))]
+    chunk = metadata.row_group(0).column(leaves.index(column))
     start = chunk.dictionary_page_offset or chunk.data_page_offset
-    data = bytearray(shard.read_bytes())
-    for position in range(start + chunk.total_compressed_size - count, start + chunk.total_compressed_size):
+    data = bytearray(file.read_bytes())
+    for position in range(start + chunk.total_compressed_size // 2, start + chunk.total_compressed_size // 2 + count):
         data[position] ^= 0xFF
-    shard.write_bytes(data)
+    file.write_bytes(data)
