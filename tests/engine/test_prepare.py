@@ -550,6 +550,69 @@ def test_skipping_leaves_out_what_is_broken_and_nothing_else(raw: Path, tmp_path
     assert hashes(out) == before
 
 
+def val_photo(raw: Path) -> Path:
+    return raw / "images/COCO_train2014_000000000004.jpg"
+
+
+def no_val_photo(raw: Path) -> Reason:
+    val_photo(raw).unlink()
+    return Reason.MISSING_IMAGE
+
+
+def broken_val_photo(raw: Path) -> Reason:
+    val_photo(raw).write_bytes(cut(val_photo(raw).read_bytes()))
+    return Reason.BROKEN_IMAGE
+
+
+def unknown_val_image(raw: Path) -> Reason:
+    refs = [{**ref, "image_id": 99} if ref["split"] == "val" else ref for ref in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    return Reason.UNKNOWN_IMAGE
+
+
+def empty_val_expressions(raw: Path) -> Reason:
+    refs = [raw_layout.ref(2, 4, 40, "val", ["", " "]) if r["ref_id"] == 2 else r for r in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    return Reason.EMPTY_EXPRESSION
+
+
+@pytest.mark.parametrize("breakage", [no_val_photo, broken_val_photo, unknown_val_image, empty_val_expressions])
+@pytest.mark.parametrize("complete_before", [False, True])
+def test_a_split_of_which_nothing_is_left_is_an_error(
+    raw: Path, tmp_path: Path, capfd: Capture, breakage: Any, complete_before: bool
+) -> None:
+    out = tmp_path / "out"
+    if complete_before:
+        run(raw, out, on_error="skip")
+    missing_photo(raw)  # of the train split, which is no reason for val
+    reason = breakage(raw)
+    words = ["--progress", "never", "prepare", "refcoco", "--root", raw, "--out", out, "--on-error", "skip"]
+    assert refseg(*words, "--overwrite") == ERROR
+    told = capfd.readouterr()
+    assert told.out == ""
+    [line] = told.err.splitlines()
+    assert "split val: nothing of it is left: " in line
+    assert "ref 2: " in line
+    assert str(reason) in line
+    assert "ref 3" not in line
+    if breakage is broken_val_photo:  # which shows only when its shard is made
+        assert [name[:6] for name in hashes(out)] == ["train-"]
+    else:
+        assert bool(out.exists() and hashes(out)) == complete_before
+    raw_layout.write_refcoco(raw)
+    run(raw, out, on_error="skip", overwrite=True)
+    run(raw, tmp_path / "fresh", on_error="skip")
+    assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+def test_a_split_without_an_expression_is_an_error(raw: Path, tmp_path: Path) -> None:
+    refs = [raw_layout.ref(2, 4, 40, "val", []) if r["ref_id"] == 2 else r for r in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    with pytest.raises(RefsegError, match="split val: nothing of it is left: no expression"):
+        run(raw, tmp_path / "out")
+    assert run(raw, tmp_path / "out", splits=("train",)).manifest.splits.keys() == {"train"}
+
+
 def test_what_is_left_out_is_told(raw: Path, tmp_path: Path, capfd: Capture) -> None:
     missing_photo(raw)
     out = tmp_path / "out"
