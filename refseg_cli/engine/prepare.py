@@ -239,27 +239,28 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
         on_error=request.on_error,
     )
     folder = storage.locate(request.out)
-    made, kept = sharding.run(jobs, workers=request.workers, overwrite=request.overwrite, progress=progress)
-    problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
-    splits: dict[str, SplitInfo] = {}
-    for job in jobs:
-        splits[job.split] = splits.get(job.split, SplitInfo()).plus(made[job.name].info)
-    left = {split for split, info in splits.items() if info.images}
-    for job in jobs:
-        if job.split not in left:
-            (folder / job.name).delete()
-    _refuse_emptied(material.split_of, left, problems)
-    manifest = Manifest(
-        dataset=material.dataset,
-        split_by=material.split_by,
-        image_source=material.image_source,
-        source=material.source,
-        plan=jobs[0].plan,
-        splits=splits,
-        problems=dict(sorted(Counter(str(problem.reason) for problem in problems).items())),
-        refseg=__version__,
-    )
-    sharding.finish(folder, manifest, problems)
+    with storage.locked(folder):
+        made, kept = sharding.run(jobs, workers=request.workers, overwrite=request.overwrite, progress=progress)
+        problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
+        splits: dict[str, SplitInfo] = {}
+        for job in jobs:
+            splits[job.split] = splits.get(job.split, SplitInfo()).plus(made[job.name].info)
+        left = {split for split, info in splits.items() if info.images}
+        for job in jobs:
+            if job.split not in left:
+                (folder / job.name).delete()
+        _refuse_emptied(material.split_of, left, problems)
+        manifest = Manifest(
+            dataset=material.dataset,
+            split_by=material.split_by,
+            image_source=material.image_source,
+            source=material.source,
+            plan=jobs[0].plan,
+            splits=splits,
+            problems=dict(sorted(Counter(str(problem.reason) for problem in problems).items())),
+            refseg=__version__,
+        )
+        sharding.finish(folder, manifest, problems)
     found = differences(manifest, whole=not request.splits)
     return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found)
 

@@ -423,6 +423,34 @@ def test_killed_in_the_middle_of_a_shard_leaves_nothing_that_looks_complete(raw:
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
+LOCKING = """
+import sys
+from refseg_cli.data import storage
+with storage.locked(storage.locate(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_write_into_one_folder(raw: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    other = subprocess.Popen([sys.executable, "-c", LOCKING, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdin is not None
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"locked\n"
+    (out / ".val-00000-of-00001.parquet.unfinished").write_bytes(b"of the other run")
+    with pytest.raises(RefsegError, match="out: another `refseg prepare` is writing here"):
+        run(raw, out)
+    assert list(hashes(out)) == [".val-00000-of-00001.parquet.unfinished"]
+    other.kill()  # as hard as can be: the lock ends with its process
+    other.wait()
+    other.stdin.close()
+    other.stdout.close()
+    assert run(raw, out).written == 2
+    assert run(raw, out).kept == 2
+
+
 ORPHANED = """
 import os, sys
 from concurrent.futures import ProcessPoolExecutor
