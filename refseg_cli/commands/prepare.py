@@ -40,7 +40,7 @@ Workers = Annotated[
 ]
 OnError = Annotated[
     Literal["fail", "skip"],
-    typer.Option("--on-error", help="Stop at a broken input, or leave it out and list it in OUT/problems.jsonl."),
+    typer.Option("--on-error", help="Stop at a broken input, or leave it out and list it in OUT/_problems.jsonl."),
 ]
 MasksOn = Annotated[
     Literal["upright", "stored"],
@@ -302,7 +302,7 @@ def _show(report: PrepareReport, json: bool) -> None:
         console.warn(f"{manifest.dataset} ({manifest.split_by}): not the published counts: {told}")
     if report.problems:
         reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.problems.items())
-        console.warn(f"{len(report.problems)} broken inputs left out ({reasons}), all in {report.out}/problems.jsonl")
+        console.warn(f"{len(report.problems)} broken inputs left out ({reasons}), all in {report.out}/_problems.jsonl")
         for problem in report.problems[:3]:
             console.warn(str(problem))
     if json:

@@ -19,6 +19,7 @@ from refseg_cli.data import masks, transforms
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.data.transforms import Placement
+from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Expression, PhraseField, Record, Sample
 
 if TYPE_CHECKING:
@@ -247,9 +248,13 @@ def _as_row(placement: Placement) -> Tensor:
 def iterate(
     dataset: StepDataset, steps: Sequence[Step], *, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """The batches of `steps` in order, prepared ahead by `workers` processes."""
+    """The batches of `steps` in order, prepared ahead by `workers` processes.
+
+    Raises:
+        RefsegError: a shard or a picture in it is damaged.
+    """
     loader = DataLoader(
-        dataset,
+        _Told(dataset),
         sampler=steps,  # any iterable of indices will do
         batch_size=None,
         num_workers=min(workers, len(steps)),
@@ -257,7 +262,23 @@ def iterate(
         prefetch_factor=4 if workers and steps else None,
         generator=torch.Generator(),  # its own, so that starting it leaves the run's random numbers alone
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, RefsegError):
+            raise batch
+        yield batch
+
+
+class _Told(Dataset["Batch | RefsegError"]):
+    """A dataset whose errors are items: raised in a worker, they would come out as text with its traceback."""
+
+    def __init__(self, dataset: StepDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, step: Step) -> Batch | RefsegError:
+        try:
+            return self.dataset[step]
+        except RefsegError as error:
+            return error
 
 
 def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, config: DataConfig) -> Batch:

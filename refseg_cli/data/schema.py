@@ -167,7 +167,8 @@ def _to_instance(row: Mapping[str, Any], rle: Rle) -> Instance:
 
 
 def storage_settings() -> dict[str, Any]:
-    """How a shard is laid out: photos stored as they are, everything else zstd, an index of the pages.
+    """How a shard is laid out: photos stored as they are, everything else zstd, an index of the pages and
+    a checksum for each.
 
     Statistics are off for photos, which they would copy; dictionaries are on where values repeat.
     """
@@ -178,6 +179,7 @@ def storage_settings() -> dict[str, Any]:
         "use_dictionary": ["split", "instances.list.element.category"],
         "write_statistics": [leaf for leaf in leaves if leaf != photo],
         "write_page_index": True,
+        "write_page_checksum": True,
         "store_schema": True,
     }
 

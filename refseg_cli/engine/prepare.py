@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class PrepareReport:
     """What was prepared.
 
     written, kept: shards made now, and those that were there already.
-    problems:      what was left out; `OUT/problems.jsonl` says the same.
+    problems:      what was left out; `OUT/_problems.jsonl` says the same.
     """
 
     out: str
@@ -88,13 +88,17 @@ class PrepareReport:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What was read before anything is written.  dataset ... source: as in `Manifest`."""
+    """What was read before anything is written.
+
+    dataset ... source: as in `Manifest`.  split_of: ref id -> its split, of the wanted splits; broken refs among them.
+    """
 
     dataset: str
     split_by: str
     image_source: str
     source: dict[str, Any]
     entries: tuple[Entry, ...]
+    split_of: dict[int, str]
     problems: tuple[Problem, ...] = field(default=())
 
 
@@ -181,10 +185,22 @@ def _read(request: PrepareRequest) -> Material:
     problems: list[Problem] = []
     refs, refs_digest = _read_refs(path, problems)
     found, digest = instances.read(folder / "instances.json")
+    split_of: dict[int, str] = {}
+    refs = _noted(refs, request.splits, split_of)
     drafts = instances.drafts(refs, found, splits=request.splits, file=path.name, problems=problems)
     entries = tuple(_find_photos(drafts, request.images or request.root / "images", problems))
     hashes = {f"{source.folder}/{path.name}": refs_digest, f"{source.folder}/instances.json": digest}
-    return Material(request.dataset, split_by, source.image_source, {"sha256": hashes}, tuple(entries), tuple(problems))
+    return Material(
+        request.dataset, split_by, source.image_source, {"sha256": hashes}, entries, split_of, tuple(problems)
+    )
+
+
+def _noted(refs: Iterable[Ref], splits: Sequence[str], split_of: dict[int, str]) -> Iterator[Ref]:
+    """The references, each put down in `split_of` before anything of it is left out."""
+    for ref in refs:
+        if ref.split in splits or (not splits and instances.SPLIT_NAME.fullmatch(ref.split)):
+            split_of[ref.ref_id] = ref.split
+        yield ref
 
 
 def _read_refs(path: Path, problems: list[Problem]) -> tuple[Iterator[Ref], str]:
@@ -214,6 +230,7 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
     """Make the shards that are not there yet, then the list of problems, then the manifest."""
     if request.on_error == "fail" and material.problems:
         raise sharding.stop(material.problems)
+    _refuse_emptied(material.split_of, {draft.split for draft, _ in material.entries}, material.problems)
     if not material.entries:
         raise RefsegError(f"{material.dataset}: nothing to prepare", hint="no reference has a usable image")
     jobs = sharding.plan(
@@ -224,24 +241,47 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
         on_error=request.on_error,
         rules=request.rules,
     )
-    made, kept = sharding.run(jobs, workers=request.workers, overwrite=request.overwrite, progress=progress)
-    problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
-    splits: dict[str, SplitInfo] = {}
-    for job in jobs:
-        splits[job.split] = splits.get(job.split, SplitInfo()).plus(made[job.name].info)
-    manifest = Manifest(
-        dataset=material.dataset,
-        split_by=material.split_by,
-        image_source=material.image_source,
-        source=material.source,
-        plan=jobs[0].plan,
-        splits=splits,
-        problems=dict(sorted(Counter(str(problem.reason) for problem in problems).items())),
-        refseg=__version__,
-    )
-    sharding.finish(storage.locate(request.out), manifest, problems)
+    folder = storage.locate(request.out)
+    with storage.locked(folder):
+        made, kept = sharding.run(jobs, workers=request.workers, overwrite=request.overwrite, progress=progress)
+        problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
+        splits: dict[str, SplitInfo] = {}
+        for job in jobs:
+            splits[job.split] = splits.get(job.split, SplitInfo()).plus(made[job.name].info)
+        left = {split for split, info in splits.items() if info.images}
+        for job in jobs:
+            if job.split not in left:
+                (folder / job.name).delete()
+        _refuse_emptied(material.split_of, left, problems)
+        manifest = Manifest(
+            dataset=material.dataset,
+            split_by=material.split_by,
+            image_source=material.image_source,
+            source=material.source,
+            plan=jobs[0].plan,
+            splits=splits,
+            problems=dict(sorted(Counter(str(problem.reason) for problem in problems).items())),
+            refseg=__version__,
+        )
+        sharding.finish(folder, manifest, problems)
     found = differences(manifest, whole=not request.splits)
     return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found)
+
+
+def _refuse_emptied(split_of: Mapping[int, str], left: Collection[str], problems: Sequence[Problem]) -> None:
+    """See that every split has an image left.
+
+    Raises:
+        RefsegError: one has none; with the first reasons.
+    """
+    for split in dict.fromkeys(split_of.values()):
+        if split not in left:
+            reasons = [str(p) for p in problems if any(split_of.get(ref_id) == split for ref_id in p.ref_ids)]
+            more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+            raise RefsegError(
+                f"split {split}: nothing of it is left: {'; '.join(reasons[:3]) or 'no expression'}{more}",
+                hint="mend the inputs, or name the other splits with --splits",
+            )
 
 
 def differences(manifest: Manifest, *, whole: bool) -> tuple[Difference, ...]:

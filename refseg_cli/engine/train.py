@@ -92,7 +92,8 @@ def train(request: TrainRequest, *, progress: Progress = silent) -> TrainResult:
     """Train until the recipe's epochs are done or a signal asks to stop.
 
     Raises:
-        RefsegError: data or recipe do not fit, the run folder is taken, the loss is not finite, the disk is full.
+        RefsegError: data or recipe do not fit, shards are damaged, the run folder is taken, the loss is not finite, the
+            disk is full.
     """
     run = _Run(request, progress)
     with stop_signals() as asked:
@@ -110,6 +111,10 @@ class _Run:
         torch.manual_seed(self.config.seed)
         self.shards = open_shards(request.data, "train")
         self.validation = self._validation_shards()
+        if self.validation:
+            self.validation.verify(progress)  # or damage would come to light after an epoch
+        if not self.shards.manifest.has_page_checksums:
+            self.shards.verify(progress)  # or damage would not come to light at all
         init = None if resumed or request.init is None else checkpoint.load(request.init)
         self.tokenizer = Tokenizer.load(resumed) if resumed else init.tokenizer if init else self._new_tokenizer()
         model = build_model(self.recipe, vocab_size=self.tokenizer.vocab_size)

@@ -142,8 +142,8 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     watch: sees every batch with its prediction and answers, masks included.
 
     Raises:
-        RefsegError: no such data, split, model or device, overrides that the model cannot take, or records that cannot
-            be written there. All of it but a full disk is found before the first image.
+        RefsegError: no such data, split, model or device, damaged shards, overrides that the model cannot take, or
+            records that cannot be written there. All of it but a full disk is found before the first image.
     """
     from refseg_cli import checkpoint
     from refseg_cli.segmenters.inference import pick_device
@@ -153,6 +153,8 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     if not request.splits:
         raise RefsegError("no split to evaluate", hint="name at least one, for example val")
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
+    for split in splits.values():
+        split.verify(progress)
     device = pick_device(request.device)
     loaded = checkpoint.load(request.model, device, overrides=request.overrides)
     about = describe(request, loaded)

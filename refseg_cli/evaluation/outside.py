@@ -68,10 +68,13 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
     like any other it has to answer every expression of the splits, and each once.
 
     Raises:
-        RefsegError: no such data or file; or, unless `skip`, entries that are unreadable, unknown, doubled or of other
-            sizes than their pictures, or expressions without one; records that cannot be written, or are there already.
+        RefsegError: no such data or file, damaged shards; or, unless `skip`, entries that are unreadable, unknown,
+            doubled or of other sizes than their pictures, or expressions without one; records that cannot be written,
+            or are there already.
     """
     splits = [shards.open_shards(request.data, name) for name in request.splits]
+    for split in splits:
+        split.verify(progress)
     problems = Problems()
     rows: list[Answer] = []
     found = _recorded(request, splits, problems)

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as coco
-from raw_layout import jpeg
+from raw_layout import flip, jpeg
 
 from refseg_cli.data import masks, shards, storage
+from refseg_cli.data.schema import storage_settings
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Expression, Instance, Record, Rle
 
@@ -182,6 +183,42 @@ def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:
     (tmp_path / "val-0.parquet").unlink()
     with pytest.raises(RefsegError, match=r"val-0\.parquet: no such file"):
         shards.open_shards(str(tmp_path), "val")[0]
+
+
+def test_a_flipped_bit_changes_no_record(tmp_path: Path) -> None:
+    """Whatever page it is in; of the footer, which has no checksum, `verify` takes care."""
+    write(str(tmp_path), 9)
+    file = tmp_path / "val-0.parquet"
+    data = file.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    positions, told = range(4, footer, 61), []
+    for position in positions:
+        file.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
+        split = shards.open_shards(str(tmp_path), "val")
+        try:
+            assert [split[i] for i in range(9)] == [record(i) for i in range(9)]
+        except RefsegError as error:
+            told.append(str(error))
+        with pytest.raises(RefsegError, match=r"val-0\.parquet: damaged shard: its SHA-256"):
+            split.verify()
+    assert len(told) > 0.8 * len(positions)
+    assert all(line.startswith(f"{file}: damaged shard: ") and "\n" not in line for line in told)
+
+
+def test_shards_of_earlier_builds_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {name: value for name, value in storage_settings().items() if name != "write_page_checksum"}
+    monkeypatch.setattr(shards, "storage_settings", lambda: settings)
+    manifest = replace(write(str(tmp_path)), format=1)
+    (tmp_path / shards.MANIFEST).unlink()
+    (tmp_path / "manifest.json").write_bytes(manifest.to_json())
+    split = shards.open_shards(str(tmp_path), "val")
+    assert not split.manifest.has_page_checksums
+    assert [split[i] for i in range(COUNT)] == [record(i) for i in range(COUNT)]
+    split.verify()
+    flip(tmp_path / "val-0.parquet", "image.bytes")
+    assert split[3] != record(3)
+    with pytest.raises(RefsegError, match=r"val-0\.parquet: damaged shard"):
+        split.verify()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "splits": 3}', '{"format": 99}'])

@@ -151,7 +151,62 @@ def test_published_splits_add_up() -> None:
             assert sum(parts) == splits["all"]["expressions"]
 
 
+# Other readers
+
+
+def read_by_dataset(folder: str) -> int:
+    import pyarrow.dataset
+
+    return int(pyarrow.dataset.dataset(folder).count_rows())
+
+
+def read_by_table(folder: str) -> int:
+    import pyarrow.parquet
+
+    return len(pyarrow.parquet.read_table(folder))
+
+
+def read_by_pandas(folder: str) -> int:
+    return len(pytest.importorskip("pandas").read_parquet(folder))
+
+
+def read_by_datasets(folder: str) -> int:
+    found = pytest.importorskip("datasets").load_dataset("parquet", data_dir=folder, cache_dir=f"{folder}/../cache")
+    return sum(len(rows) for rows in found.values())
+
+
+@pytest.mark.parametrize("read", [read_by_dataset, read_by_table, read_by_pandas, read_by_datasets])
+def test_other_readers_take_the_whole_folder(raw: Path, tmp_path: Path, read: Any) -> None:
+    missing_photo(raw)
+    report = run(raw, tmp_path / "out", on_error="skip", shard_bytes=1)
+    assert report.problems
+    assert read(str(tmp_path / "out")) == 3
+
+
 # Reruns
+
+
+def photo_of_three(raw: Path) -> Path:
+    return raw / "images/COCO_train2014_000000000003.jpg"
+
+
+def cut(data: bytes) -> bytes:
+    return data[:-200]
+
+
+def zeroed(data: bytes) -> bytes:
+    """Damaged at the same length."""
+    return data[:-60] + bytes(60)
+
+
+def another_density(data: bytes) -> bytes:
+    """As sound as before: one byte of the JFIF header, dots per inch in place of none."""
+    return data[:13] + bytes([data[13] ^ 1]) + data[14:]
+
+
+def longer(data: bytes) -> bytes:
+    """As sound as before: with a comment of 3 kB."""
+    return data[:-2] + b"\xff\xfe\x0c\x00" + bytes(0xBFE) + b"\xff\xd9"
 
 
 @pytest.mark.usefixtures("processes")
@@ -181,12 +236,13 @@ def test_a_rerun_repairs_what_is_missing_or_damaged(raw: Path, tmp_path: Path) -
     assert hashes(out) == before
 
 
-def test_an_interrupted_run_goes_on(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [cut, zeroed])
+def test_an_interrupted_run_goes_on(raw: Path, tmp_path: Path, damage: Any) -> None:
     out = tmp_path / "out"
     photo = raw / "images/COCO_train2014_000000000003.jpg"
     data = photo.read_bytes()
     run(raw, tmp_path / "whole", shard_bytes=1)
-    photo.write_bytes(data[:-60] + bytes(60))  # of the same length, so that the plan is the same
+    photo.write_bytes(damage(data))
     with pytest.raises(RefsegError, match="broken image"):
         run(raw, out, shard_bytes=1)
     assert sorted(hashes(out)) == ["train-00000-of-00003.parquet", "train-00001-of-00003.parquet"]
@@ -222,6 +278,96 @@ def test_data_of_other_inputs_is_not_touched_unless_asked(raw: Path, tmp_path: P
     run(raw, tmp_path / "new", "grefcoco")
     assert {name: h for name, h in hashes(out).items() if name != "notes.txt"} == hashes(tmp_path / "new")
     assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("damage", [cut, zeroed])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_photo_that_is_repaired_is_picked_up(raw: Path, tmp_path: Path, damage: Any, overwrite: bool) -> None:
+    out, photo = tmp_path / "out", photo_of_three(raw)
+    data = photo.read_bytes()
+    photo.write_bytes(damage(data))
+    assert run(raw, out, on_error="skip", shard_bytes=1).problems
+    photo.write_bytes(data)
+    report = run(raw, out, on_error="skip", shard_bytes=1, overwrite=overwrite)
+    assert (report.problems, report.written, report.kept) == ((), 1, 3)
+    run(raw, tmp_path / "fresh", on_error="skip", shard_bytes=1)
+    assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("change", [another_density, longer])
+@pytest.mark.parametrize("shard_bytes", [1, 4500, 1 << 20])
+def test_a_photo_that_has_changed_is_picked_up(raw: Path, tmp_path: Path, change: Any, shard_bytes: int) -> None:
+    out, photo = tmp_path / "out", photo_of_three(raw)
+    run(raw, out, shard_bytes=shard_bytes)
+    status = photo.stat()
+    photo.write_bytes(change(photo.read_bytes()))
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy that keeps times
+    assert run(raw, out, shard_bytes=shard_bytes).kept >= 1
+    run(raw, tmp_path / "fresh", shard_bytes=shard_bytes)
+    assert hashes(out) == hashes(tmp_path / "fresh")
+    assert check([str(out)]).damage == ()
+
+
+def test_what_was_left_out_is_looked_at_again(raw: Path, tmp_path: Path) -> None:
+    large_mask(raw)
+    first = run(raw, tmp_path / "out", on_error="skip", shard_bytes=1)
+    before = hashes(tmp_path / "out")
+    again = run(raw, tmp_path / "out", on_error="skip", shard_bytes=1)
+    assert (again.kept, again.written, again.problems) == (3, 1, first.problems)
+    assert hashes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("order", [("skip", "fail"), ("fail", "skip")])
+def test_what_one_policy_made_is_not_taken_for_the_others(raw: Path, tmp_path: Path, order: Any) -> None:
+    out = tmp_path / "out"
+    if order[0] == "skip":
+        broken_photo(raw)
+    run(raw, out, on_error=order[0])
+    before = hashes(out)
+    with pytest.raises(RefsegError, match="with other options"):
+        run(raw, out, on_error=order[1])
+    assert hashes(out) == before
+
+
+@pytest.mark.parametrize("column", ["image.bytes", "instances.list.element.rle.counts"])
+def test_damage_to_an_unfinished_run_is_repaired(raw: Path, tmp_path: Path, column: str) -> None:
+    """Without a manifest there is no hash to compare a shard with."""
+    out = tmp_path / "out"
+    run(raw, out)
+    whole = hashes(out)
+    raw_layout.flip(out / "train-00000-of-00001.parquet", column)
+    (out / shards.MANIFEST).unlink()
+    assert run(raw, out).written == 1
+    assert hashes(out) == whole
+
+
+def as_written_before(out: Path) -> None:
+    """Give the manifest and the list of problems the names that earlier versions wrote."""
+    for name in ("manifest.json", "problems.jsonl"):
+        if (out / f"_{name}").exists():
+            (out / f"_{name}").rename(out / name)
+
+
+def test_a_manifest_under_its_earlier_name_is_known(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    missing_photo(raw)
+    run(raw, out, on_error="skip")
+    whole = hashes(out)
+    as_written_before(out)
+    assert len(shards.open_shards(str(out), "train")) == 2
+    assert check([str(out)]).damage == ()
+    with pytest.raises(RefsegError, match=r"holds data prepared from other inputs.*\(manifest\.json\)"):
+        run(raw, out, "grefcoco", on_error="skip")
+    assert run(raw, out, on_error="skip").kept == 2
+    assert hashes(out) == whole
+    as_written_before(out)
+    (out / "val-00000-of-00001.parquet").unlink()
+    assert run(raw, out, on_error="skip").written == 1
+    assert hashes(out) == whole
+    as_written_before(out)
+    run(raw, out, "grefcoco", on_error="skip", overwrite=True)
+    run(raw, tmp_path / "new", "grefcoco", on_error="skip")
+    assert hashes(out) == hashes(tmp_path / "new")
 
 
 def test_a_foreign_parquet_file_is_not_taken_for_a_shard(raw: Path, tmp_path: Path) -> None:
@@ -275,6 +421,34 @@ def test_killed_in_the_middle_of_a_shard_leaves_nothing_that_looks_complete(raw:
     run(raw, out)
     run(raw, tmp_path / "whole")
     assert hashes(out) == hashes(tmp_path / "whole")
+
+
+LOCKING = """
+import sys
+from refseg_cli.data import storage
+with storage.locked(storage.locate(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_write_into_one_folder(raw: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    other = subprocess.Popen([sys.executable, "-c", LOCKING, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdin is not None
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"locked\n"
+    (out / ".val-00000-of-00001.parquet.unfinished").write_bytes(b"of the other run")
+    with pytest.raises(RefsegError, match="out: another `refseg prepare` is writing here"):
+        run(raw, out)
+    assert list(hashes(out)) == [".val-00000-of-00001.parquet.unfinished"]
+    other.kill()  # as hard as can be: the lock ends with its process
+    other.wait()
+    other.stdin.close()
+    other.stdout.close()
+    assert run(raw, out).written == 2
+    assert run(raw, out).kept == 2
 
 
 ORPHANED = """
@@ -368,6 +542,7 @@ BREAKAGES = [
     empty_expression,
     nan_box,
 ]
+FOUND_LATE = [broken_photo, photo_of_another_size, large_mask]  # when a shard is made, which is then made again
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
@@ -393,14 +568,77 @@ def test_skipping_leaves_out_what_is_broken_and_nothing_else(raw: Path, tmp_path
     assert report.manifest.problems == {str(reason): 1}
     [problem] = report.problems
     assert (problem.reason, problem.ref_ids) == (reason, (3,))
-    assert json.loads((out / "problems.jsonl").read_text())["ref_ids"] == [3]
+    assert json.loads((out / "_problems.jsonl").read_text())["ref_ids"] == [3]
     splits = report.manifest.splits
     assert (splits["train"].images, splits["train"].expressions, splits["val"].expressions) == (2, 4, 2)
     before = hashes(out)
     again = run(raw, out, on_error="skip")
-    assert again.kept == len(splits)
+    assert again.kept == len(splits) - (breakage in FOUND_LATE)
     assert again.problems == report.problems
     assert hashes(out) == before
+
+
+def val_photo(raw: Path) -> Path:
+    return raw / "images/COCO_train2014_000000000004.jpg"
+
+
+def no_val_photo(raw: Path) -> Reason:
+    val_photo(raw).unlink()
+    return Reason.MISSING_IMAGE
+
+
+def broken_val_photo(raw: Path) -> Reason:
+    val_photo(raw).write_bytes(cut(val_photo(raw).read_bytes()))
+    return Reason.BROKEN_IMAGE
+
+
+def unknown_val_image(raw: Path) -> Reason:
+    refs = [{**ref, "image_id": 99} if ref["split"] == "val" else ref for ref in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    return Reason.UNKNOWN_IMAGE
+
+
+def empty_val_expressions(raw: Path) -> Reason:
+    refs = [raw_layout.ref(2, 4, 40, "val", ["", " "]) if r["ref_id"] == 2 else r for r in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    return Reason.EMPTY_EXPRESSION
+
+
+@pytest.mark.parametrize("breakage", [no_val_photo, broken_val_photo, unknown_val_image, empty_val_expressions])
+@pytest.mark.parametrize("complete_before", [False, True])
+def test_a_split_of_which_nothing_is_left_is_an_error(
+    raw: Path, tmp_path: Path, capfd: Capture, breakage: Any, complete_before: bool
+) -> None:
+    out = tmp_path / "out"
+    if complete_before:
+        run(raw, out, on_error="skip")
+    missing_photo(raw)  # of the train split, which is no reason for val
+    reason = breakage(raw)
+    words = ["--progress", "never", "prepare", "refcoco", "--root", raw, "--out", out, "--on-error", "skip"]
+    assert refseg(*words, "--overwrite") == ERROR
+    told = capfd.readouterr()
+    assert told.out == ""
+    [line] = told.err.splitlines()
+    assert "split val: nothing of it is left: " in line
+    assert "ref 2: " in line
+    assert str(reason) in line
+    assert "ref 3" not in line
+    if breakage is broken_val_photo:  # which shows only when its shard is made
+        assert [name[:6] for name in hashes(out)] == ["train-"]
+    else:
+        assert bool(out.exists() and hashes(out)) == complete_before
+    raw_layout.write_refcoco(raw)
+    run(raw, out, on_error="skip", overwrite=True)
+    run(raw, tmp_path / "fresh", on_error="skip")
+    assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+def test_a_split_without_an_expression_is_an_error(raw: Path, tmp_path: Path) -> None:
+    refs = [raw_layout.ref(2, 4, 40, "val", []) if r["ref_id"] == 2 else r for r in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    with pytest.raises(RefsegError, match="split val: nothing of it is left: no expression"):
+        run(raw, tmp_path / "out")
+    assert run(raw, tmp_path / "out", splits=("train",)).manifest.splits.keys() == {"train"}
 
 
 def test_what_is_left_out_is_told(raw: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -481,7 +719,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
     assert refseg(*words, "--workers", workers) == ERROR
     [line] = capfd.readouterr().err.splitlines()
     assert "train-00000-of-00001.parquet: disk full" in line
-    assert not any(name.startswith((".", "train", "manifest")) for name in hashes(small_disk / "out"))
+    assert not any(name.startswith((".", "train", "_manifest")) for name in hashes(small_disk / "out"))
 
 
 # Check

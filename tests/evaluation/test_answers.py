@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from refseg_cli.data import masks
+from refseg_cli.data.shards import MANIFEST
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import (
     NO_MASK,
@@ -151,7 +152,7 @@ def test_other_files_are_no_records(data, tmp_path):
     with pytest.raises(RefsegError, match="no such file"):
         read_answers(str(tmp_path / "missing.parquet"))
     with pytest.raises(RefsegError, match="Parquet"):
-        read_answers(str(data / "manifest.json"))
+        read_answers(str(data / MANIFEST))
     with pytest.raises(RefsegError, match="no column"):
         read_answers(str(data / "val-00000-of-00001.parquet"))
 

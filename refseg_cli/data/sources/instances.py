@@ -16,7 +16,7 @@ from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import Expression
 
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")  # it becomes part of a file name
+SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")  # it becomes part of a file name
 
 
 @dataclass(slots=True)
@@ -132,7 +132,7 @@ def drafts(
     """
     groups: dict[str, dict[int, list[Ref]]] = {}
     for ref in refs:
-        if not _SPLIT_NAME.fullmatch(ref.split):
+        if not SPLIT_NAME.fullmatch(ref.split):
             problems.append(Problem(Reason.BROKEN_REF, file, (ref.ref_id,), f"split {ref.split!r}"))
         elif ref.image_id not in instances.photos:
             problems.append(Problem(Reason.UNKNOWN_IMAGE, file, (ref.ref_id,), f"image {ref.image_id}"))
