@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from refseg_cli.evaluation.predictions import Given, Problems, quoted
 
@@ -15,8 +16,7 @@ _ENDING = re.compile(r"\.(jpe?g|png|bmp|gif|webp|tiff?|pgm|ppm)$")
 _FOLDERS = 8  # of a path, that are looked at to tell pictures of one name apart
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """An expression of a split, as an entry may name it.
 
     phrases: how it may be written.  targets: as in `Expression`.
@@ -30,6 +30,11 @@ class Wanted:
     phrases: tuple[str, ...]
     targets: tuple[int, ...]
 
+    @property
+    def plain(self) -> Iterable[str]:
+        """The phrases, each once, as `_plain` makes them."""
+        return dict.fromkeys(map(_plain, self.phrases))
+
     def __str__(self) -> str:
         return f"{self.file_name} {quoted(self.phrases[0])}"
 
@@ -41,7 +46,7 @@ Names = tuple[str | None, int | None, int | None, int | None, str | None]
 
 def match(
     given: Sequence[Given], wanted: Sequence[Wanted], problems: Problems, *, union: bool = False
-) -> dict[int, tuple[Given, ...]]:
+) -> dict[int, Sequence[Given]]:
     """The entries of each expression, by the expression's place in `wanted`: one, or with `union` at least one.
 
     An entry answers every expression that its names fit, if these are of one picture and have one phrase or the same
@@ -54,26 +59,35 @@ def match(
         union: several entries of the same names are parts of one answer.
     """
     index = _Index(wanted)
-    groups: dict[int, tuple[Places, list[Given]]] = {}
+    groups: dict[int, list[Given]] = {}
+    fits: dict[int, Places] = {}
     for entry in given:
         if places := index.find(entry, problems):
-            groups.setdefault(id(places), (places, []))[1].append(entry)  # equal places are one object
-    answered: dict[int, tuple[Given, ...]] = {}
-    for places, entries in sorted(groups.values(), key=lambda group: len(group[0])):
+            key = id(places)  # equal places are one object, and may be many
+            if key in groups:
+                groups[key].append(entry)
+            else:
+                groups[key], fits[key] = [entry], places
+    answered: dict[int, Sequence[Given]] = {}
+    for key in sorted(groups, key=lambda key: len(fits[key])):
+        places, entries = fits[key], groups[key]
+        if len(places) == len(entries) == 1:  # nearly all; no other group of one place has this one
+            answered[places[0]] = entries
+            continue
         free = [n for n in places if n not in answered]
         if not _are_alike([wanted[n] for n in places]):
             _add_ambiguous(entries, places, wanted, problems)
         elif not free:
             _add_duplicates(entries, answered[places[0]][0], problems)
         elif union:
-            answered |= dict.fromkeys(free, tuple(entries))
+            answered |= dict.fromkeys(free, entries)
         elif len(entries) == len(free):
             if _may_be_dealt_out(entries, [wanted[n] for n in free]):
-                answered |= {n: (entry,) for n, entry in zip(free, entries, strict=True)}
+                answered |= {n: [entry] for n, entry in zip(free, entries, strict=True)}
             else:
                 _add_ambiguous(entries, free, wanted, problems)
         else:
-            answered |= dict.fromkeys(free, (entries[0],))
+            answered |= dict.fromkeys(free, entries[:1])
             _add_duplicates(entries[1:], entries[0], problems)
     return answered
 
@@ -84,7 +98,7 @@ def _are_alike(expressions: Sequence[Wanted]) -> bool:
         return True
     if len({expression.image_id for expression in expressions}) > 1:
         return False
-    phrases = [set(map(_plain, expression.phrases)) for expression in expressions]
+    phrases = [set(expression.plain) for expression in expressions]
     return bool(set.intersection(*phrases)) or _have_one_truth(expressions)
 
 
@@ -119,34 +133,46 @@ class _Index:
 
     def __init__(self, wanted: Sequence[Wanted]) -> None:
         self._wanted = wanted
-        self._pictures = _Pictures(wanted)
         self._places: dict[Names, Places] = {}
         self._built: set[tuple[bool, ...]] = set()
-        self._same: dict[Places, Places] = {}
+        self._single = [(n,) for n in range(len(wanted))]
+        self._several: dict[Places, Places] = {}
+        self._image_ids: dict[tuple[int | str, ...], int | None] = {(): None}
+
+    @cached_property
+    def _pictures(self) -> _Pictures:
+        return _Pictures(self._wanted)
 
     def find(self, entry: Given, problems: Problems) -> Places:
         """The expressions that all its names fit; none with a problem added."""
-        pictures = [self._pictures.find(image) for image in entry.images]
-        image_id = pictures[0][0] if pictures and pictures[0] else None
-        if not any(len(found) != 1 or found[0] != image_id for found in pictures):
+        images = entry.images
+        if images not in self._image_ids:
+            self._image_ids[images] = self._image_id(images)
+        image_id = self._image_ids[images]
+        if image_id is not None or not images:
             phrase = None if entry.phrase is None else _plain(entry.phrase)
             if places := self._lookup((entry.split, image_id, entry.ref_id, entry.sent_id, phrase)):
                 return places
-        for image, found in zip(entry.images, pictures, strict=True):
-            if len(found) > 1:
-                problems.add("ambiguous", entry.where, f"{quoted(image)} is the name of {len(found)} pictures")
-                return ()
         self._explain(entry, problems)
         return ()
 
+    def _image_id(self, images: Sequence[int | str]) -> int | None:
+        """The one picture that all of these name, if there is one."""
+        found = {self._pictures.find(image) for image in images}
+        ids = found.pop()
+        return ids[0] if not found and len(ids) == 1 else None
+
     def _explain(self, entry: Given, problems: Problems) -> None:
-        """Names that fit together nowhere: those of nothing, or those of different things."""
+        """Names that fit together nowhere: a file name of several pictures, names of nothing, or of different things."""
+        for image in entry.images:
+            if len(found := self._pictures.find(image)) > 1:
+                problems.add("ambiguous", entry.where, f"{quoted(image)} is the name of {len(found)} pictures")
+                return
+        known, kind = (), ""
         if entry.sent_id is not None:
             known, kind = self._lookup((entry.split, None, None, entry.sent_id, None)), f"sent_id {entry.sent_id}"
         elif entry.ref_id is not None:
             known, kind = self._lookup((entry.split, None, entry.ref_id, None, None)), f"ref_id {entry.ref_id}"
-        else:
-            known, kind = (), ""
         if known:
             one = self._wanted[known[0]]
             others = f" (and {len(known) - 1} others)" if len(known) > 1 else ""
@@ -156,28 +182,29 @@ class _Index:
             problems.add("unknown", entry.where, str(entry))
 
     def _lookup(self, names: Names) -> Places:
-        given = tuple(name is not None for name in names)
-        if given not in self._built:
-            self._build(given)
-            self._built.add(given)
-        return self._places.get(names, ())
+        found = self._places.get(names)
+        if found is None:
+            given = tuple(name is not None for name in names)
+            if given not in self._built:
+                self._build(*given)
+                self._built.add(given)
+                found = self._places.get(names)
+        return found or ()
 
-    def _build(self, given: tuple[bool, ...]) -> None:
+    def _build(self, split: bool, image: bool, ref: bool, sent: bool, phrase: bool) -> None:
         """Enter every expression under these of its names."""
-        split, image, ref, sent, phrase = given
-        found: dict[Names, list[int]] = defaultdict(list)
+        shared: dict[Names, list[int]] = {}
         for n, one in enumerate(self._wanted):
-            for text in dict.fromkeys(map(_plain, one.phrases)) if phrase else (None,):
-                names = (
-                    one.split if split else None,
-                    one.image_id if image else None,
-                    one.ref_id if ref else None,
-                    one.sent_id if sent else None,
-                    text,
-                )
-                found[names].append(n)
-        for names, places in found.items():
-            self._places[names] = self._same.setdefault(tuple(places), tuple(places))
+            name, image_id = one.split if split else None, one.image_id if image else None
+            ref_id, sent_id = one.ref_id if ref else None, one.sent_id if sent else None
+            for text in one.plain if phrase else (None,):
+                names = (name, image_id, ref_id, sent_id, text)
+                first = self._places.setdefault(names, self._single[n])
+                if first[0] != n:
+                    shared.setdefault(names, [first[0]]).append(n)
+        for names, numbers in shared.items():
+            places = tuple(numbers)
+            self._places[names] = self._several.setdefault(places, places)
 
 
 class _Pictures:
@@ -188,7 +215,7 @@ class _Pictures:
         self._by_path: dict[str, list[int]] = defaultdict(list)
         self._by_stem: dict[str, list[int]] = defaultdict(list)
         self._by_number: dict[int, list[int]] = defaultdict(list)
-        self._found: dict[int | str, Sequence[int]] = {}
+        self._found: dict[int | str, tuple[int, ...]] = {}
         for image_id, file_name in dict.fromkeys((one.image_id, one.file_name) for one in wanted):
             path = _slashed(file_name)
             stem = _stem(path)
@@ -198,10 +225,10 @@ class _Pictures:
             if number := _COCO.fullmatch(stem):
                 self._by_number[int(number[1])].append(image_id)
 
-    def find(self, image: int | str) -> Sequence[int]:
+    def find(self, image: int | str) -> tuple[int, ...]:
         """The ids of the pictures of that name: one, as a rule."""
         if image not in self._found:
-            self._found[image] = self._by_id(image) if isinstance(image, int) else self._by_name(image)
+            self._found[image] = tuple(self._by_id(image) if isinstance(image, int) else self._by_name(image))
         return self._found[image]
 
     def _by_id(self, image_id: int) -> Sequence[int]:

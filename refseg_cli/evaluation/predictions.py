@@ -12,7 +12,7 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from refseg_cli.data import storage
 from refseg_cli.errors import RefsegError
@@ -48,9 +48,8 @@ def quoted(value: Any) -> str:
     return _QUOTE.repr(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """One entry of a file.
+class Given(NamedTuple):
+    """One entry of a file; a tuple, since there may be millions.
 
     where:    its line or place, for messages.  number: of the row, in records.
     sent_id, ref_id: of the expression.  images: ids (int) and file names (str) of its picture, which have to agree.
@@ -248,8 +247,8 @@ def _images(entry: Mapping[str, Any]) -> tuple[int | str, ...]:
     image_id, image = entry.get("image_id"), _first(entry, IMAGES)
     if isinstance(image_id, str) and image_id.isdecimal():
         image_id = int(image_id)
-    names = (value if isinstance(value, str) else _whole(value, "image id") for value in (image_id, image))
-    return tuple(name for name in names if name is not None)
+    names = [value if isinstance(value, str) else _whole(value, "image id") for value in (image_id, image)]
+    return tuple([name for name in names if name is not None])
 
 
 def _masks(entry: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -47,14 +47,10 @@ RESTARTED = [
     ],
 )
 def test_names_together_find_what_one_alone_does_not_in_any_order(names):
-    entries = [Given(**{**_fields(names(w)), "where": str(n)}) for n, w in enumerate(RESTARTED)]
+    entries = [names(w)._replace(where=str(n)) for n, w in enumerate(RESTARTED)]
     random.Random(1).shuffle(entries)
     found, problems = matched(entries, RESTARTED)
     assert (found, problems) == ({n: str(n) for n in range(8)}, [])
-
-
-def _fields(entry: Given) -> dict:
-    return {name: getattr(entry, name) for name in Given.__dataclass_fields__}
 
 
 def test_an_id_of_several_expressions_is_ambiguous_and_never_dealt_out():
