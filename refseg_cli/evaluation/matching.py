@@ -163,12 +163,13 @@ class _Index:
         return ids[0] if not found and len(ids) == 1 else None
 
     def _explain(self, entry: Given, problems: Problems) -> None:
-        """Names that fit together nowhere: a file name of several pictures, names of nothing, or of different things."""
+        """Names that fit together nowhere: of several pictures, of nothing, or of different things."""
         for image in entry.images:
             if len(found := self._pictures.find(image)) > 1:
                 problems.add("ambiguous", entry.where, f"{quoted(image)} is the name of {len(found)} pictures")
                 return
-        known, kind = (), ""
+        known: Places = ()
+        kind = ""
         if entry.sent_id is not None:
             known, kind = self._lookup((entry.split, None, None, entry.sent_id, None)), f"sent_id {entry.sent_id}"
         elif entry.ref_id is not None:
