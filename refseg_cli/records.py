@@ -39,14 +39,32 @@ class Instance:
     iscrowd: bool = False
 
 
+# The two forms in which the REFER files have a sentence: cleaned, and as it was typed.
+PhraseField = Literal["sent", "raw"]
+
+
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One phrase.  targets: positions in `Record.instances`; none for a no-target expression."""
+    """One phrase.
+
+    text:    REFER's `sent`: lower case, in RefCOCOg also without punctuation.
+    raw:     REFER's `raw`: as the annotator typed it; equal to `text` where the source has one form only.
+    targets: positions in `Record.instances`; none for a no-target expression.
+    """
 
     text: str
     ref_id: int
     sent_id: int
     targets: tuple[int, ...]
+    raw: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.raw.strip():
+            object.__setattr__(self, "raw", self.text)
+
+    def phrase(self, form: PhraseField) -> str:
+        """The form that a recipe's `text.field` asks for."""
+        return self.raw if form == "raw" else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,7 @@ class Record:
 class Sample:
     """What evaluation must know of one expression.
 
+    text: the phrase as it is asked, see `Expression.phrase`.
     target: union of the target instances at original size; an all-zero mask where there is no target.
     categories: names of the target instances' categories, each once, in alphabetical order.
     """

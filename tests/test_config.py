@@ -166,6 +166,12 @@ def test_every_training_setting_has_a_reader() -> None:
     assert unread == []
 
 
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("-tiny")])
+def test_every_recipe_reads_the_form_of_a_sentence_that_its_papers_code_does(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.text.field == ("raw" if recipe.arch in ("lavt", "rela") else "sent")
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_builds_its_model_at_full_size(name: str) -> None:
     """On the meta device: shapes without weights."""

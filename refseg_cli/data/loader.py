@@ -19,7 +19,7 @@ from refseg_cli.data import masks, transforms
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.data.transforms import Placement
-from refseg_cli.records import Batch, Record, Sample
+from refseg_cli.records import Batch, Expression, PhraseField, Record, Sample
 
 if TYPE_CHECKING:
     from refseg_cli.data.shards import Shards
@@ -97,6 +97,7 @@ class StepDataset(Dataset[Batch]):
     """Turns a `Step` into a `Batch`; the index of this map-style dataset is the step itself.
 
     Args:
+        field: which form of a sentence is asked.
         augment: (seed, epoch) for training: flips, jitter; None for evaluation, which keeps `Batch.samples` instead.
         shuffle_phrases: deal the phrases of a step out anew: a control that cannot learn language.
     """
@@ -107,11 +108,12 @@ class StepDataset(Dataset[Batch]):
         tokenizer: Tokenizer,
         config: DataConfig,
         *,
+        field: PhraseField = "sent",
         augment: tuple[int, int] | None = None,
         shuffle_phrases: bool = False,
     ) -> None:
         self.shards, self.tokenizer, self.config = shards, tokenizer, config
-        self.augment, self.shuffle_phrases = augment, shuffle_phrases
+        self.field, self.augment, self.shuffle_phrases = field, augment, shuffle_phrases
 
     def __getitem__(self, step: Step) -> Batch:
         parts = [self._image(pick) for pick in step]
@@ -145,10 +147,10 @@ class StepDataset(Dataset[Batch]):
         targets = [tuple(sorted(e.targets)) for e in expressions]
         target_masks = self._targets(record, targets, placement)
         categories = self._categories(record, placement) if self._wants_categories else None
-        phrases = [e.text for e in expressions]
+        phrases = [e.phrase(self.field) for e in expressions]
         samples: tuple[Sample, ...] = ()
         if self.augment is None:
-            samples = tuple(_sample(record, e) for e in pick.expressions)
+            samples = tuple(_sample(record, e, self.field) for e in expressions)
         else:
             rng = np.random.default_rng((*self.augment, pick.image))
             if rng.random() < self.config.flip:
@@ -216,15 +218,14 @@ class _ImagePart:
     samples: tuple[Sample, ...]
 
 
-def _sample(record: Record, index: int) -> Sample:
-    expression = record.expressions[index]
+def _sample(record: Record, expression: Expression, field: PhraseField) -> Sample:
     rles = [record.instances[t].rle for t in expression.targets]
     return Sample(
         image_id=record.image_id,
         ref_id=expression.ref_id,
         sent_id=expression.sent_id,
         split=record.split,
-        text=expression.text,
+        text=expression.phrase(field),
         target=masks.union(rles, (record.height, record.width)),
         instance_count=len(rles),
         categories=tuple(sorted({record.instances[t].category for t in expression.targets})),

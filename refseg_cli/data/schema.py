@@ -26,7 +26,13 @@ _INSTANCE = pa.struct(
     ]
 )
 _EXPRESSION = pa.struct(
-    [("text", pa.string()), ("ref_id", pa.int64()), ("sent_id", pa.int64()), ("targets", pa.list_(pa.int32()))]
+    [
+        ("text", pa.string()),
+        ("ref_id", pa.int64()),
+        ("sent_id", pa.int64()),
+        ("targets", pa.list_(pa.int32())),
+        ("raw", pa.string()),
+    ]
 )
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -111,6 +117,7 @@ def _expressions(expressions: list[Expression]) -> pa.StructArray:
             pa.array([e.ref_id for e in expressions], pa.int64()),
             pa.array([e.sent_id for e in expressions], pa.int64()),
             _lists([e.targets for e in expressions], lambda targets: pa.array(targets, pa.int32())),
+            pa.array([e.raw for e in expressions], pa.string()),
         ],
         fields=list(_EXPRESSION),
     )
@@ -125,10 +132,13 @@ def to_record(row: Mapping[str, Any]) -> Record:
         width=row["width"],
         image=row["image"]["bytes"],
         instances=tuple(_to_instance(i) for i in row["instances"]),
-        expressions=tuple(
-            Expression(e["text"], e["ref_id"], e["sent_id"], tuple(e["targets"])) for e in row["expressions"]
-        ),
+        expressions=tuple(map(_to_expression, row["expressions"])),
     )
+
+
+def _to_expression(row: Mapping[str, Any]) -> Expression:
+    raw = row.get("raw") or ""  # shards of versions before that column have none
+    return Expression(row["text"], row["ref_id"], row["sent_id"], tuple(row["targets"]), raw)
 
 
 def _to_instance(row: Mapping[str, Any]) -> Instance:

@@ -29,6 +29,7 @@ from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import Record
 
 FORMAT = 1
+LAYOUT = SCHEMA.metadata[b"huggingface"].decode()  # the columns and their types, which a plan depends on too
 MANIFEST = "manifest.json"
 _ABOUT = b"refseg"  # in a shard's metadata: `About` as JSON
 # Reading one image at random reads its row group: small ones, since an image is some 150 kB.

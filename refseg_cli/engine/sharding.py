@@ -75,7 +75,7 @@ def plan(entries: Sequence[Entry], *, out: str, source: object, shard_bytes: int
     rows = [
         [draft.split, draft.image_id, draft.file_name, size] for (draft, _), size in zip(entries, sizes, strict=True)
     ]
-    fingerprint = hashlib.sha256(json.dumps([shards.FORMAT, source, names, rows]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps([shards.FORMAT, shards.LAYOUT, source, names, rows]).encode()).hexdigest()
     return [
         Job(out, name, split, fingerprint, tuple(group), on_error)
         for name, (split, group) in zip(names, groups, strict=True)
@@ -220,7 +220,7 @@ def _kept(folder: Place, jobs: Sequence[Job], overwrite: bool, progress: Progres
             strange = [shards.MANIFEST, *strange]
     if strange and not overwrite:
         raise RefsegError(
-            f"{folder.uri}: holds data prepared from other inputs ({strange[0]})",
+            f"{folder.uri}: holds data prepared from other inputs, or by another version ({strange[0]})",
             hint="choose another --out, or replace it with --overwrite",
         )
     for name in strange:  # the manifest first: without the shards it would be a lie

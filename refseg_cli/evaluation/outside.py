@@ -141,7 +141,7 @@ def _matched(
 def _wanted(split: Shards) -> Iterator[Wanted]:
     for record in split.annotations():
         for e in record.expressions:
-            names = (split.split, record.image_id, record.file_name, e.ref_id, e.sent_id, (e.text,))
+            names = (split.split, record.image_id, record.file_name, e.ref_id, e.sent_id, (e.text, e.raw))
             yield Wanted(*names, targets=e.targets)
 
 

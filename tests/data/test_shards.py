@@ -8,9 +8,11 @@ import os
 import pickle
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from raw_layout import jpeg
@@ -31,7 +33,8 @@ def record(i: int) -> Record:
         for k in range(2)
     )
     expressions = tuple(
-        Expression(f"phrase {k} – «{i}»", 10 * i, 100 * i + k, tuple(range(k % 3))) for k in range(i % 4)
+        Expression(f"phrase {k} – «{i}»", 10 * i, 100 * i + k, tuple(range(k % 3)), f"Phrase {k} , «{i}» .")
+        for k in range(i % 4)
     )
     return Record(i, f"{i}.jpg", "val", 24, 32, jpeg(i), instances, expressions)
 
@@ -66,6 +69,23 @@ def test_what_is_written_is_read_back(uri: str) -> None:
     assert split.image_ids().tolist() == list(range(COUNT))
     with pytest.raises(IndexError):
         split[COUNT]
+
+
+def test_shards_without_the_column_of_raw_phrases_are_read(tmp_path: Path) -> None:
+    """As versions before that column wrote them."""
+    write(str(tmp_path))
+    for file in tmp_path.glob("*.parquet"):
+        table = pq.read_table(file)
+        rows = table["expressions"].to_pylist()
+        for row in rows:
+            for expression in row:
+                del expression["raw"]
+        place = table.schema.get_field_index("expressions")
+        pq.write_table(table.set_column(place, "expressions", pa.array(rows)), file, row_group_size=8)
+    split = shards.open_shards(str(tmp_path), "val")
+    expected = [replace(e, raw="") for i in range(COUNT) for e in record(i).expressions]
+    assert [e for i in range(COUNT) for e in split[i].expressions] == expected
+    assert {e.raw for e in expected} == {e.text for e in expected}
 
 
 def test_counts_are_those_of_the_records(tmp_path: Path) -> None:

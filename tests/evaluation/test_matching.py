@@ -186,3 +186,18 @@ def test_an_entry_of_records_answers_its_own_split():
     twice = [wanted(1, 1, "left dog"), wanted(1, 1, "left dog", split="testA")]
     rows = [given("b", sent_id=1, split="testA"), given("a", sent_id=1, split="val")]
     assert matched(rows, twice) == ({0: "a", 1: "b"}, [])
+
+
+def test_a_phrase_that_one_expression_is_as_typed_and_another_as_cleaned_goes_to_both_or_to_what_is_left():
+    typed = [
+        Wanted("val", 1, "a.jpg", 1, 1, ("dog", "Dog."), (0,)),
+        Wanted("val", 1, "a.jpg", 2, 2, ("dog", "dog"), (1,)),
+    ]
+    as_typed = [given("y", 1, phrase="dog"), given("x", 1, phrase="Dog.")]
+    assert matched(as_typed, typed) == ({0: "x", 1: "y"}, [])
+    assert matched(as_typed, typed, union=True) == ({0: "x", 1: "y"}, [])
+    assert matched([given("x", "a.jpg", phrase="DOG")], typed) == ({0: "x", 1: "x"}, [])
+    assert matched([given("x", sent_id=1, phrase="dog."), given("y", sent_id=2, phrase="dog.")], typed) == (
+        {0: "x"},
+        [("contradictory", "y")],
+    )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import records
+from pictures import records, write_split
 from pycocotools import mask as coco
 
 from refseg_cli.data import masks
@@ -72,6 +73,20 @@ def by_id(record, expression) -> dict:
 def by_name(record, expression) -> dict:
     phrase = f" {expression.text.upper()}  "
     return {"image": f"some/where/{record.file_name}", "phrase": phrase, "mask": rle(half(record))}
+
+
+def test_a_phrase_matches_as_typed_or_as_cleaned(tmp_path):
+    one, *_ = records("val")
+    small, large, *others = one.expressions
+    said = (replace(small, raw="Small , the one ."), replace(large, raw="Large!"), *others)
+    write_split(tmp_path, "val", [replace(one, expressions=said)])
+    source = tmp_path / "p.jsonl"
+    names = ["small , the  one .", "LARGE", "both", "neither"]
+    found = [{"image": one.file_name, "phrase": name, "mask": rle(half(one))} for name in names]
+    answers = score(tmp_path, lines(source, found)).answers["val"]
+    assert answers.intersection.tolist() == [64, 0, 64, 0]
+    with pytest.raises(RefsegError, match="1 duplicate"):
+        score(tmp_path, lines(source, [*found, {**found[0], "phrase": "small"}]))
 
 
 def as_polygon(record, expression) -> dict:
