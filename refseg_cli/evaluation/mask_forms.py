@@ -67,7 +67,7 @@ def _from_file(name: str, size: tuple[int, int], source: str) -> np.ndarray:
     Raises:
         MaskTooLarge, ValueError: as `as_rle`.
     """
-    if not name.lower().endswith(".png"):
+    if not name.lower().endswith(".png") or "://" in name:  # a file of predictions sends nobody to the network
         raise ValueError(f"{quoted(name)} is neither COCO's mask nor a PNG file")
     path = posixpath.join(posixpath.dirname(source), name.replace("\\", "/"))
     try:

@@ -115,7 +115,7 @@ def _advice(problems: Problems, request: OutsideRequest) -> str:
     skip = "--on-error skip scores the others only"
     if "duplicate" in found and request.merge is None:
         return f"{skip}; --merge union makes one mask of several for a phrase"
-    return f"{skip}; a ref_id or sent_id beside the others tells them apart" if "ambiguous" in found else skip
+    return f"{skip}; ref_id, sent_id or the picture's folder would tell more" if "ambiguous" in found else skip
 
 
 def _matched(
