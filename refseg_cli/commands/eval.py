@@ -55,6 +55,10 @@ OnError = Annotated[
     Literal["fail", "skip"],
     typer.Option("--on-error", help="With --from: refuse a file with gaps or faults, or score the rest."),
 ]
+Merge = Annotated[
+    Literal["union"] | None,
+    typer.Option("--merge", help="With --from: one mask of all entries for the same phrase, e.g. one per instance."),
+]
 Calibrate = Annotated[
     str | None,
     typer.Option(
@@ -112,6 +116,7 @@ def eval_(
     protocol: Protocols = "refseg",
     source: Source = None,
     on_error: OnError = "fail",
+    merge: Merge = None,
     slices: Slices = False,
     curves: Curves = False,
     calibrate: Calibrate = None,
@@ -155,13 +160,15 @@ def eval_(
     splits = choose_splits(split)
     if on_error != "fail" and source is None:
         raise RefsegError("--on-error is about the file of --from", hint="add --from FILE, or leave it away")
+    if merge and source is None:
+        raise RefsegError("--merge is about the file of --from", hint="add --from FILE, or leave it away")
     disturb = _disturbance(mask_words, mask_count, sanity)
     path = _page(page, disturb)
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit}
         _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
         skip, masks = on_error == "skip", path is not None
-        found = _score_file(OutsideRequest(source, data, splits, wanted.protocols, skip, masks, records))
+        found = _score_file(OutsideRequest(source, data, splits, wanted.protocols, skip, masks, records, merge))
     else:
         request = EvalRequest(
             data,

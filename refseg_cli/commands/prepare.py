@@ -300,6 +300,8 @@ def _show(report: PrepareReport, json: bool) -> None:
     if report.differences:
         told = "; ".join(str(difference) for difference in report.differences)
         console.warn(f"{manifest.dataset} ({manifest.split_by}): not the published counts: {told}")
+    for sentence in report.repeated:
+        console.warn(sentence)
     if report.problems:
         reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.problems.items())
         console.warn(f"{len(report.problems)} broken inputs left out ({reasons}), all in {report.out}/_problems.jsonl")

@@ -275,8 +275,10 @@ def _from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
 def _checked(polygon: Any, height: int, width: int) -> Sequence[float]:
     """The polygon itself; plain Python, which for some twenty points is faster than numpy."""
     try:
-        low, right, bottom = min(polygon), max(polygon[0::2]), max(polygon[1::2])
+        low, right, bottom = float(min(polygon)), float(max(polygon[0::2])), float(max(polygon[1::2]))
         finite = math.isfinite(sum(polygon))
+    except OverflowError:  # a whole number that no float holds
+        raise ValueError("a polygon with NaN or infinite coordinates") from None
     except (TypeError, ValueError, KeyError):
         raise ValueError("a polygon that is no list of numbers") from None
     if len(polygon) % 2:

@@ -14,6 +14,7 @@ from refseg_cli.data import storage
 from refseg_cli.data.shards import Manifest, SplitInfo
 from refseg_cli.data.sources import Draft, Problem, Reason, Ref, grefer, instances, photos, pickles, refer
 from refseg_cli.data.sources.catalogue import ALL, PUBLISHED, SOURCES
+from refseg_cli.data.sources.repeated import repeated_ids
 from refseg_cli.engine import sharding
 from refseg_cli.engine.sharding import Entry, OnError
 from refseg_cli.errors import RefsegError, unknown_name
@@ -79,6 +80,7 @@ class PrepareReport:
     kept: int
     problems: tuple[Problem, ...]
     differences: tuple[Difference, ...]
+    repeated: tuple[str, ...]  # what to know of ids that stand for more than one thing
 
     def published(self, split: str) -> int | None:
         """How many expressions the split has by its authors' count; None if that is not known."""
@@ -265,7 +267,8 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
         )
         sharding.finish(folder, manifest, problems)
     found = differences(manifest, whole=not request.splits)
-    return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found)
+    repeated = repeated_ids(draft for draft, _ in material.entries)
+    return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found, repeated)
 
 
 def _refuse_emptied(split_of: Mapping[int, str], left: Collection[str], problems: Sequence[Problem]) -> None:

@@ -161,8 +161,9 @@ def _order(answers: Answers) -> np.ndarray:
     return np.array(sorted(range(len(answers)), key=lambda i: (keys[i], i)), dtype=np.int64)
 
 
-def _keys(answers: Answers, rows: Iterable[int]) -> list[tuple[str, int, int]]:
-    return [(answers.split[i], int(answers.image_id[i]), int(answers.sent_id[i])) for i in rows]
+def _keys(answers: Answers, rows: Iterable[int]) -> list[tuple[str, int, int, int]]:
+    ids = np.stack([answers.image_id, answers.ref_id, answers.sent_id], axis=1).tolist()
+    return [(answers.split[i], *ids[i]) for i in rows]
 
 
 def _slices(answers: Answers, resamples: int, seed: int) -> tuple[SliceScores, ...]:

@@ -236,6 +236,7 @@ def test_disturbed_questions_are_asked_besides_the_plain_ones(
         (["--from", "p.jsonl", "--set", "data.fill=0"], "--set needs a model"),
         (["--from", "p.jsonl", "--limit", "3"], "--limit needs a model"),
         (["--on-error", "skip"], "--on-error is about the file of --from"),
+        (["--merge", "union"], "--merge is about the file of --from"),
         (["--mask-count", "2"], "--mask-count is about --mask-words"),
         (["--model", "run", "--calibrate", "val", "--set", "data.fill=0"], "--calibrate stores thresholds"),
         (["--mask-words", "all"], "--mask-words"),
@@ -285,6 +286,8 @@ def test_somebodys_predictions_are_scored_and_faults_are_errors(
     source.write_text("\n".join([*lines[1:], lines[1]]))
     assert main(asked) == ERROR
     assert "1 duplicate, 1 missing" in capsys.readouterr().err
+    assert main([*asked, "--merge", "union"]) == ERROR
+    assert ": 1 missing (" in capsys.readouterr().err
     saved = str(tmp_path / "p.parquet")
     assert main([*asked, "--on-error", "skip", "--json", "--records", saved]) == FOUND
     streams = capsys.readouterr()

@@ -145,6 +145,12 @@ def test_sentences_of_two_images_may_have_one_id():
     assert compare(a, b.rows(np.array([3, 4, 5, 0, 1, 2])), resamples=10) == compare(a, b, resamples=10)
 
 
+def test_sentences_of_two_references_may_have_one_id():
+    a = replace(answers(6), sent_id=np.zeros(6, dtype=np.int64))
+    b = replace(answers(6, skill=0.9), sent_id=a.sent_id)
+    assert compare(a, b.rows(np.array([2, 0, 1, 5, 4, 3]))) == compare(a, b)
+
+
 def test_other_expressions_or_other_truths_are_refused():
     a = answers()
     with pytest.raises(RefsegError, match="1 only in the first, 0 only in the second"):

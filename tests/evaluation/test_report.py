@@ -149,7 +149,7 @@ def test_records_give_the_same_page_without_maps(scenes: Path, watched: tuple[Ev
 def test_predictions_of_others_give_a_page(scenes: Path, watched: tuple[EvalReport, Watch], tmp_path: Path) -> None:
     answers, rles = read_answers(watched[0].records), read_masks(watched[0].records)
     lines = [
-        json.dumps({"sent_id": int(sent), "mask": {"size": list(rle.size), "counts": rle.counts.decode()}})
+        json.dumps({"sent_id": int(sent), "mask": rle})
         for sent, rle, split in zip(answers.sent_id, rles, answers.split, strict=True)
         if split == "val"
     ]
