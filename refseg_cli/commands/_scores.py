@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refseg_cli.commands._tables import Table
+from refseg_cli.metrics.intervals import FEWEST
 from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
     from refseg_cli.evaluation.analysis import Analysis
     from refseg_cli.evaluation.answers import About
     from refseg_cli.evaluation.provenance import PublishedRow
-    from refseg_cli.metrics.bootstrap import Difference, Estimate
+    from refseg_cli.metrics.intervals import Difference, Estimate
     from refseg_cli.records import Thresholds
 
 SCHEMA, COMPARE_SCHEMA = "refseg.eval/1", "refseg.compare/1"
@@ -54,6 +55,18 @@ def rule(protocol: Protocol, about: About) -> str:
             + (" without a head" if absence.head and absence.exists else "")
         ]
     return ", ".join(said)
+
+
+def few_images(where: str, found: Mapping[str, Estimate] | Mapping[str, Difference]) -> list[str]:
+    """Why some of the metrics have no interval, in words; where: what they are of."""
+    few: dict[int, list[str]] = {}
+    for metric, figure in found.items():
+        if 0 < figure.images < FEWEST:
+            few.setdefault(figure.images, []).append(metric)
+    return [
+        f"{where}: no interval for {', '.join(metrics)}: formed over {n} image{'s' if n > 1 else ''}, it takes {FEWEST}"
+        for n, metrics in few.items()
+    ]
 
 
 def score_tables(about: About, splits: Mapping[str, Analysis], published: Rows) -> list[Table]:
@@ -283,7 +296,13 @@ def _thresholds(own: Thresholds) -> dict[str, float]:
 
 def _estimates(scores: Mapping[str, Estimate]) -> dict[str, Any]:
     return {
-        name: {"value": percent(e.value), "low": percent(e.low), "high": percent(e.high), "expressions": e.count}
+        name: {
+            "value": percent(e.value),
+            "low": percent(e.low),
+            "high": percent(e.high),
+            "expressions": e.count,
+            "images": e.images,
+        }
         for name, e in scores.items()
     }
 
@@ -297,6 +316,7 @@ def difference_json(found: Mapping[str, Difference]) -> dict[str, Any]:
             "low": percent(d.low),
             "high": percent(d.high),
             "p": None if math.isnan(d.p) else d.p,
+            "images": d.images,
         }
         for name, d in found.items()
     }

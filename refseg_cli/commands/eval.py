@@ -132,7 +132,7 @@ def eval_(
 ) -> None:
     """Score a model, or anybody's predictions, on prepared data.
 
-    Prints the protocol's metrics of each split in percent, with 95 % intervals from a bootstrap over images, and the
+    Prints the protocol's metrics of each split in percent, with 95 % intervals from how much images differ, and the
     paper's figures beside them where the recipe has some that were counted by the same protocol. Where nothing defines
     a metric, as N-acc without no-target phrases, there is a dash (null in JSON). The protocols are explained in
     docs/metrics.md.
@@ -321,7 +321,7 @@ def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted)
     after = _answers(_evaluate(replace(request, disturb=disturb, records=None)))
     plain = _evaluate(request)
     found = {
-        (split, name): compare(before, after[split], PROTOCOLS[name], resamples=wanted.resamples)
+        (split, name): compare(before, after[split], PROTOCOLS[name], swaps=wanted.resamples)
         for split, before in _answers(plain).items()
         for name in wanted.protocols
     }
@@ -340,7 +340,7 @@ def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analy
 
     slices, curves = whole or wanted.slices, whole or wanted.curves
     return {
-        name: analyse(answers, wanted.protocols, slices=slices, curves=curves, resamples=wanted.resamples)
+        name: analyse(answers, wanted.protocols, slices=slices, curves=curves, intervals=wanted.resamples > 0)
         for name, answers in found.answers.items()
     }
 

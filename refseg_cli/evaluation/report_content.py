@@ -14,7 +14,7 @@ import numpy as np
 from refseg_cli.evaluation.analysis import Analysis, SliceScores
 from refseg_cli.evaluation.answers import About, Answers
 from refseg_cli.evaluation.provenance import PublishedRow
-from refseg_cli.metrics.bootstrap import Estimate
+from refseg_cli.metrics.intervals import FEWEST, Estimate
 from refseg_cli.metrics.scores import sample_iou
 from refseg_cli.report.content import Cell, Chart, Interval, Line, Mark, Part, Sample, Slice, Table
 from refseg_cli.report.failures import FAILURES
@@ -55,7 +55,9 @@ def score_tables(
             if paper and paper.figures:
                 rows.append([f"{split}, in the paper", *(paper.figures.get(metric) for metric in metrics)])
                 sources.append(paper.source)
-        note = "; ".join(["Percent, with 95 % intervals", *(f"paper: {s}" for s in dict.fromkeys(sources))])
+        note = "; ".join(
+            [f"Percent, with 95 % intervals from {FEWEST} images on", *(f"paper: {s}" for s in dict.fromkeys(sources))]
+        )
         tables.append(Table(f"Protocol {protocol}", ("split", *metrics), rows, note=f"{note}."))
     return tables
 
