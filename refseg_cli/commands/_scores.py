@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refseg_cli.commands._tables import Table
+from refseg_cli.metrics.curves import digits
 from refseg_cli.metrics.intervals import FEWEST
 from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
 
@@ -173,9 +174,9 @@ def curve_tables(about: About, split: str, analysis: Analysis) -> list[Table]:
         keeping = [np.flatnonzero(curve.t_acc >= kept) for kept in T_ACC_ROWS]
         places = dict.fromkeys(int(found[-1]) for found in keeping if len(found))
         rows = [
-            (f"{curve.thresholds[i]:.4g}", 100 * float(curve.n_acc[i]), 100 * float(curve.t_acc[i])) for i in places
+            (f"{digits(curve.thresholds[i])}", 100 * float(curve.n_acc[i]), 100 * float(curve.t_acc[i])) for i in places
         ]
-        rows.append((f"{curve.chosen:.4g} (in force)", 100 * curve.chosen_n_acc, 100 * curve.chosen_t_acc))
+        rows.append((f"{digits(curve.chosen)} (in force)", 100 * curve.chosen_n_acc, 100 * curve.chosen_t_acc))
         title = f"{where}: no-target threshold on the {curve.score}, area {curve.area:.4f}"
         tables.append(Table(title, ("threshold", "N-acc", "T-acc"), tuple(rows)))
     if (masks := analysis.mask_curve) is not None:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refseg_cli.metrics.exact import grid_bits, on_grid
 from refseg_cli.metrics.scores import Ratios
-
-EXACT_BITS = 52  # of whole numbers whose sums and differences a double holds
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,11 +42,10 @@ def sum_by_picture(table: Ratios, pictures: np.ndarray, count: int, rows: np.nda
     """
     which = slice(None) if rows is None else rows
     chosen = pictures[which]
-    bits = EXACT_BITS - len(chosen).bit_length()
+    bits = grid_bits(len(chosen))
 
     def summed(column: np.ndarray) -> np.ndarray:
-        whole = np.rint(np.ldexp(column[which], bits))
-        return np.ldexp(np.bincount(chosen, weights=whole, minlength=count), -bits)
+        return np.bincount(chosen, weights=on_grid(column[which], bits), minlength=count)
 
     shape = (len(table.metrics), count)
     parts, wholes = (

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refseg_cli.metrics.pictures import EXACT_BITS, PictureSums
+from refseg_cli.metrics.exact import EXACT_BITS
+from refseg_cli.metrics.pictures import PictureSums
 from refseg_cli.metrics.protocols import Metric
 
 SWAPS = 10_000
