@@ -82,7 +82,7 @@ Resamples = Annotated[
         "--resamples",
         metavar="N",
         min=0,
-        help="Of the bootstrap over images, for the 95 % intervals; 0 for none.",
+        help="Random swaps of two models' answers behind a p-value; 0 for neither p-values nor intervals.",
     ),
 ]
 Protocols = Annotated[

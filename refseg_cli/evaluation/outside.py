@@ -197,7 +197,6 @@ def _sound_rows(
             n += 1
             if entry is None:
                 continue
-                continue
             had, has = int(answers.target[entry.number]), masks.area(masks.targets(record, expression))
             if had != has or answers.has_target[entry.number] != bool(expression.targets):
                 what = f"{entry}: counted against {had} pixels, the target now has {has}"
