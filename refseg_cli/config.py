@@ -184,7 +184,10 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _coerce(next(a for a in args if a is not type(None)), value, where)
+        plain = [a for a in args if a is not type(None)]
+        if len(plain) > 1 and type(value) not in plain:
+            raise _wrong(where, f"a value of type {' or '.join(a.__name__ for a in plain)}", value)
+        return _coerce(type(value) if len(plain) > 1 else plain[0], value, where)
     if origin is Literal:
         if value not in args:
             error = unknown_name("value", str(value), args)
