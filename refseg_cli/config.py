@@ -191,8 +191,10 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in args:
             return None
         kinds = [a for a in args if a is not type(None)]
-        listed = [a for a in kinds if typing.get_origin(a) is tuple and isinstance(value, list | tuple)]
-        return _coerce((listed or kinds)[0], value, where)
+        kind = next((kind for kind in kinds if len(kinds) == 1 or _is_like(value, kind)), None)
+        if kind is None:
+            raise _wrong(where, f"a value of type {' or '.join(_name(kind) for kind in kinds)}", value)
+        return _coerce(kind, value, where)
     if origin is Literal:
         if value not in args:
             error = unknown_name("value", str(value), args)
@@ -209,6 +211,18 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise _wrong(where, f"a value of type {kind.__name__}", value)
     return value
+
+
+def _is_like(value: Any, kind: Any) -> bool:
+    """Whether a value of TOML is meant for this one of several kinds."""
+    plain = typing.get_origin(kind) or kind
+    if plain is tuple:
+        return isinstance(value, list | tuple)
+    return type(value) is plain or (plain is float and type(value) is int)
+
+
+def _name(kind: Any) -> str:
+    return "list" if typing.get_origin(kind) is tuple else kind.__name__
 
 
 def _coerce_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
