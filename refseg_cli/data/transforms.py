@@ -41,16 +41,18 @@ class Placement:
         return (self.top, self.left, self.height, self.width) == (0, 0, *size)
 
     def box(self) -> tuple[slice, slice]:
-        """Its rows and columns of the input, to the nearest pixel."""
-        return (
-            slice(max(0, round(self.top)), round(self.top + self.height)),
-            slice(max(0, round(self.left)), round(self.left + self.width)),
-        )
+        """Its rows and columns of the input, to the nearest pixel, and at least one."""
+        return _span(self.top, self.height), _span(self.left, self.width)
 
     def inverse(self, size: tuple[int, int], input_size: tuple[int, int]) -> Placement:
         """Where the input lies in the picture of `size`, in the picture's pixels."""
         y, x = size[0] / self.height, size[1] / self.width
         return Placement(-self.top * y, -self.left * x, input_size[0] * y, input_size[1] * x)
+
+
+def _span(start: float, length: float) -> slice:
+    first = max(0, round(start))
+    return slice(first, max(first + 1, round(start + length)))
 
 
 def place(size: tuple[int, int], config: DataConfig) -> Placement:
@@ -60,8 +62,8 @@ def place(size: tuple[int, int], config: DataConfig) -> Placement:
         return Placement(0, 0, H, W)
     scale = min(H / height, W / width)
     if config.resize == "warp":
-        # Pixel i lies at i * scale + (H - scale * h) / 2, counted between centres; edges are half a pixel away from
-        # them, on either side of the scale.
+        # CRIS counts from the first centre: centre i lies at i * scale + (H - scale * h) / 2. A placement counts from
+        # the first edge, which lies half a pixel before it: 1 / 2 in the input, scale / 2 in the picture.
         top, left = ((to - scale * of + 1 - scale) / 2 for to, of in zip(config.size, size, strict=True))
         return Placement(top, left, height * scale, width * scale)
     h, w = max(1, round(height * scale)), max(1, round(width * scale))

@@ -127,6 +127,9 @@ class _Run:
         self.accelerator = _accelerator(self.config, request)
         optimizer = build_optimizer(model, self.config)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
+        # validation is to measure what `refseg eval` does: single precision.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.average = self._new_average()
         self.position = Position()
         if resumed:

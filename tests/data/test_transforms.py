@@ -181,6 +181,14 @@ def test_a_letterbox_of_640_by_427_lies_where_cris_has_it() -> None:
     assert (placed.height, placed.width) == pytest.approx((277.55, 416))
 
 
+def test_a_picture_thinner_than_a_pixel_of_the_input_has_one() -> None:
+    placed = transforms.place((1, 2000), DataConfig(size=(416, 416), resize="warp"))
+    assert placed.height < 0.3
+    assert placed.box() == (slice(208, 209), slice(0, 416))
+    back = transforms.to_original(torch.ones(1, 104, 104), placed, (416, 416), (1, 2000))
+    assert back.eq(1).all()
+
+
 @pytest.mark.parametrize(
     ("phrase", "mirrored"),
     [
