@@ -42,7 +42,9 @@ OnError = Annotated[
     Literal["fail", "skip"],
     typer.Option("--on-error", help="Stop at a broken input, or leave it out and list it in OUT/_problems.jsonl."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what other inputs have left in --out.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what other inputs or options have left in --out.")
+]
 
 
 @app.command("refcoco")
