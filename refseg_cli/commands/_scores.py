@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refseg_cli.commands._tables import Table
+from refseg_cli.metrics.curves import digits
+from refseg_cli.metrics.intervals import FEWEST
 from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
     from refseg_cli.evaluation.analysis import Analysis
     from refseg_cli.evaluation.answers import About
     from refseg_cli.evaluation.provenance import PublishedRow
-    from refseg_cli.metrics.bootstrap import Difference, Estimate
+    from refseg_cli.metrics.intervals import Difference, Estimate
     from refseg_cli.records import Thresholds
 
 SCHEMA, COMPARE_SCHEMA = "refseg.eval/1", "refseg.compare/1"
@@ -54,6 +56,18 @@ def rule(protocol: Protocol, about: About) -> str:
             + (" without a head" if absence.head and absence.exists else "")
         ]
     return ", ".join(said)
+
+
+def few_images(where: str, found: Mapping[str, Estimate] | Mapping[str, Difference]) -> list[str]:
+    """Why some of the metrics have no interval, in words; where: what they are of."""
+    few: dict[int, list[str]] = {}
+    for metric, figure in found.items():
+        if 0 < figure.images < FEWEST:
+            few.setdefault(figure.images, []).append(metric)
+    return [
+        f"{where}: no interval for {', '.join(metrics)}: formed over {n} image{'s' if n > 1 else ''}, it takes {FEWEST}"
+        for n, metrics in few.items()
+    ]
 
 
 def score_tables(about: About, splits: Mapping[str, Analysis], published: Rows) -> list[Table]:
@@ -160,9 +174,9 @@ def curve_tables(about: About, split: str, analysis: Analysis) -> list[Table]:
         keeping = [np.flatnonzero(curve.t_acc >= kept) for kept in T_ACC_ROWS]
         places = dict.fromkeys(int(found[-1]) for found in keeping if len(found))
         rows = [
-            (f"{curve.thresholds[i]:.4g}", 100 * float(curve.n_acc[i]), 100 * float(curve.t_acc[i])) for i in places
+            (f"{digits(curve.thresholds[i])}", 100 * float(curve.n_acc[i]), 100 * float(curve.t_acc[i])) for i in places
         ]
-        rows.append((f"{curve.chosen:.4g} (in force)", 100 * curve.chosen_n_acc, 100 * curve.chosen_t_acc))
+        rows.append((f"{digits(curve.chosen)} (in force)", 100 * curve.chosen_n_acc, 100 * curve.chosen_t_acc))
         title = f"{where}: no-target threshold on the {curve.score}, area {curve.area:.4f}"
         tables.append(Table(title, ("threshold", "N-acc", "T-acc"), tuple(rows)))
     if (masks := analysis.mask_curve) is not None:
@@ -283,7 +297,13 @@ def _thresholds(own: Thresholds) -> dict[str, float]:
 
 def _estimates(scores: Mapping[str, Estimate]) -> dict[str, Any]:
     return {
-        name: {"value": percent(e.value), "low": percent(e.low), "high": percent(e.high), "expressions": e.count}
+        name: {
+            "value": percent(e.value),
+            "low": percent(e.low),
+            "high": percent(e.high),
+            "expressions": e.count,
+            "images": e.images,
+        }
         for name, e in scores.items()
     }
 
@@ -297,6 +317,7 @@ def difference_json(found: Mapping[str, Difference]) -> dict[str, Any]:
             "low": percent(d.low),
             "high": percent(d.high),
             "p": None if math.isnan(d.p) else d.p,
+            "images": d.images,
         }
         for name, d in found.items()
     }

@@ -32,7 +32,8 @@ from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
 
-# Part of every plan, so that a rerun does not mix shards of two formats. 1: pages without checksums.
+# Part of every plan, so that a rerun does not mix shards of two formats. 1: pages without checksums, sentences in one
+# form, pictures as stored.
 FORMAT = 2
 READABLE = (1, FORMAT)
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over names with an underscore
@@ -186,12 +187,13 @@ def _photos(place: Place) -> Iterator[tuple[int, pa.Buffer]]:
 
 
 @contextmanager
-def _explained(place: Place) -> Iterator[None]:
-    """What Arrow complains of while it reads a shard, in one line with its name."""
+def _explained(place: Place, where: str = "") -> Iterator[None]:
+    """What Arrow complains of while it reads a shard, in one line with its name; where: in it."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise RefsegError(f"{place.uri}: damaged shard: {str(error).splitlines()[0]}", hint=REPAIR) from error
+        reason = str(error).splitlines()[0]
+        raise RefsegError(f"{place.uri}: damaged shard: {where}{reason}", hint=REPAIR) from error
 
 
 def row_count(place: Place) -> int:
@@ -306,8 +308,19 @@ class Shards:
         group = int(np.searchsorted(starts, row, side="right")) - 1
         row -= int(starts[group])
         table = self._row_group(file, group)
-        with _explained(self._place(file)):
+        with _explained(self._place(file), f"row {index - int(self._starts[file])}: "):
             return to_record(table.slice(row, 1).to_pylist()[0])
+
+    def annotations(self) -> Iterator[Record]:
+        """The records in their order with `image` left empty: the photos, nearly all of the data, are not read."""
+        for file in range(len(self._files)):
+            parquet = self._open(file)
+            columns = [name for name in parquet.schema_arrow.names if name != "image"]
+            for group in range(parquet.metadata.num_row_groups):
+                with _explained(self._place(file)):
+                    rows = parquet.read_row_group(group, columns=columns, use_threads=False).to_pylist()
+                    records = [to_record({**row, "image": {"bytes": b""}}) for row in rows]
+                yield from records
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "split": self.split, "manifest": self.manifest}

@@ -14,6 +14,7 @@ from refseg_cli.data import storage
 from refseg_cli.data.shards import Manifest, SplitInfo
 from refseg_cli.data.sources import Draft, Problem, Reason, Ref, grefer, instances, photos, pickles, refer
 from refseg_cli.data.sources.catalogue import ALL, PUBLISHED, SOURCES
+from refseg_cli.data.sources.repeated import repeated_ids
 from refseg_cli.engine import sharding
 from refseg_cli.engine.sharding import Entry, OnError
 from refseg_cli.errors import RefsegError, unknown_name
@@ -36,6 +37,7 @@ class PrepareRequest:
     on_error:    whether a broken input stops the run, or is left out and reported.
     overwrite:   replace what other inputs or options have left in `out`.
     shard_bytes: photos in one shard, at most.
+    rules:       which way up masks were drawn, and how large a photo may be.
     """
 
     dataset: str
@@ -48,6 +50,7 @@ class PrepareRequest:
     on_error: OnError = "fail"
     overwrite: bool = False
     shard_bytes: int = SHARD_BYTES
+    rules: photos.Rules = photos.RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class PrepareReport:
     kept: int
     problems: tuple[Problem, ...]
     differences: tuple[Difference, ...]
+    repeated: tuple[str, ...]  # what to know of ids that stand for more than one thing
 
     def published(self, split: str) -> int | None:
         """How many expressions the split has by its authors' count; None if that is not known."""
@@ -237,6 +241,7 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
         source=[material.dataset, material.split_by, material.image_source, material.source],
         shard_bytes=request.shard_bytes,
         on_error=request.on_error,
+        rules=request.rules,
     )
     folder = storage.locate(request.out)
     with storage.locked(folder):
@@ -262,7 +267,8 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
         )
         sharding.finish(folder, manifest, problems)
     found = differences(manifest, whole=not request.splits)
-    return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found)
+    repeated = repeated_ids(draft for draft, _ in material.entries)
+    return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found, repeated)
 
 
 def _refuse_emptied(split_of: Mapping[int, str], left: Collection[str], problems: Sequence[Problem]) -> None:

@@ -46,6 +46,7 @@ class Job:
     plan: str
     entries: tuple[Entry, ...]
     on_error: OnError
+    rules: photos.Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,15 @@ class Made:
     problems: tuple[Problem, ...]
 
 
-def plan(entries: Sequence[Entry], *, out: str, source: object, shard_bytes: int, on_error: OnError) -> list[Job]:
+def plan(
+    entries: Sequence[Entry],
+    *,
+    out: str,
+    source: object,
+    shard_bytes: int,
+    on_error: OnError,
+    rules: photos.Rules = photos.RULES,
+) -> list[Job]:
     """Cut the rows into shards of at most `shard_bytes` of photos (and at least one row), split by split.
 
     The fingerprint names no photo's size or content, so that a photo may be repaired without the run becoming another.
@@ -75,10 +84,10 @@ def plan(entries: Sequence[Entry], *, out: str, source: object, shard_bytes: int
         filled += size
     names = _names([split for split, _ in groups])
     rows = [[draft.split, draft.image_id, draft.file_name] for draft, _ in entries]
-    inputs = [shards.FORMAT, source, on_error, shard_bytes, rows]
+    inputs = [shards.FORMAT, source, on_error, shard_bytes, rows, rules.masks_on]
     fingerprint = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     return [
-        Job(out, name, split, fingerprint, tuple(group), on_error)
+        Job(out, name, split, fingerprint, tuple(group), on_error, rules)
         for name, (split, group) in zip(names, groups, strict=True)
     ]
 
@@ -144,7 +153,7 @@ def make(job: Job, *, progress: Progress = silent, done: int = 0, total: int = 0
 
     def records() -> Iterator[Record]:
         for number, (draft, path) in enumerate(job.entries, start=done + 1):
-            record = photos.finish(draft, path, problems)
+            record = photos.finish(draft, path, problems, job.rules)
             if problems and job.on_error == "fail":
                 raise stop(problems)
             rows.extend(asdict(problem) for problem in problems[len(rows) :])

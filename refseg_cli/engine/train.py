@@ -138,6 +138,7 @@ class _Run:
             self.shards,
             self.tokenizer,
             self.recipe.data,
+            field=self.recipe.text.field,
             augment=(self.config.seed, 0),
             shuffle_phrases=request.shuffle_phrases,
         )
@@ -352,8 +353,9 @@ class _Run:
     # ---- parts ----------------------------------------------------------------------------------------------------
 
     def _new_tokenizer(self) -> Tokenizer:
-        phrases = (e.text for i in range(len(self.shards)) for e in self.shards[i].expressions)
-        return build_tokenizer(self.recipe.text, phrases if self.recipe.text.tokenizer == "words" else ())
+        text = self.recipe.text
+        phrases = (e.phrase(text.field) for i in range(len(self.shards)) for e in self.shards[i].expressions)
+        return build_tokenizer(text, phrases if text.tokenizer == "words" else ())
 
     def _load_glove(self, model: nn.Module) -> None:
         if not self.recipe.text.glove:

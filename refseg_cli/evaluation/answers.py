@@ -246,15 +246,24 @@ def read_answers(uri: str) -> Answers:
         raise RefsegError(f"{uri}: damaged records: {error}") from error
 
 
-def read_masks(uri: str, rows: Sequence[int] | None = None) -> list[Rle]:
+def read_masks(uri: str, rows: Sequence[int] | None = None) -> list[Any]:
     """The predicted masks of a file of records, of those rows in that order, or of all.
+
+    As they stand there, which nobody has looked at: COCO's RLE as a dictionary, as a rule.
 
     Raises:
         RefsegError: no such file, or without masks.
     """
     columns, _ = tables.read_columns(uri, ["mask"])
     found = columns["mask"] if rows is None else columns["mask"][np.asarray(rows, dtype=np.int64)]
-    return [Rle((int(m["size"][0]), int(m["size"][1])), m["counts"].encode()) for m in found]
+    return [_listed(mask) for mask in found]
+
+
+def _listed(mask: Any) -> Any:
+    """With arrays as lists, as JSON has them."""
+    if isinstance(mask, Mapping):
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in mask.items()}
+    return mask.tolist() if isinstance(mask, np.ndarray) else mask
 
 
 def _about(table: Mapping[str, Any], uri: str) -> About:
@@ -265,11 +274,10 @@ def _about(table: Mapping[str, Any], uri: str) -> About:
 
 def _columns(about: About, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> Answers:
     n = len(columns["target"])
-    known: dict[str, Any] = {name: np.asarray(columns[name], dtype=np.int64) for name in NUMBERS}
+    known: dict[str, Any] = {name: _whole(columns[name], name) for name in NUMBERS}
     # Files from before these columns: what the rule left is all that is known.
     known |= {
-        name: np.asarray(columns[name], dtype=np.int64) if name in columns else known[name.removeprefix("raw_")]
-        for name in RAW
+        name: _whole(columns[name], name) if name in columns else known[name.removeprefix("raw_")] for name in RAW
     }
     known |= {name: np.asarray(columns.get(name, np.zeros(n)), dtype=np.bool_) for name in FLAGS}
     known |= {name: list(columns[name]) for name in ("split", "text")}
@@ -281,6 +289,18 @@ def _columns(about: About, columns: Mapping[str, Sequence[Any] | np.ndarray]) ->
         curve=_stacked(columns.get("curve"), n, len(about.mask_thresholds), 2),
         views=_stacked(columns.get("views"), n, len(set(about.views.values())), 3),
     )
+
+
+def _whole(column: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
+    """(n,) int64. Raises ValueError: numbers that are not whole, or too large to be told apart."""
+    values = np.asarray(column)
+    if not values.size:
+        return values.astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        found = values.astype(np.int64)
+    if values.dtype.kind not in "iuf" or (found != values).any():
+        raise ValueError(f"{name} has values that are no whole numbers")
+    return found
 
 
 def _stacked(rows: Sequence[Any] | np.ndarray | None, n: int, count: int, each: int) -> np.ndarray:

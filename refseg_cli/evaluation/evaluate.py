@@ -238,7 +238,7 @@ def evaluate_model(
     per_image = np.array(split.expression_counts)
     if limit:
         per_image[np.flatnonzero(per_image)[limit:]] = 0
-    dataset = StepDataset(split, tokenizer, recipe.data)
+    dataset = StepDataset(split, tokenizer, recipe.data, field=recipe.text.field)
     batches = iterate(
         dataset,
         sequential_steps(per_image, batch_images=batch_images),

@@ -10,6 +10,7 @@ import numpy as np
 
 from refseg_cli.metrics.counts import Counts
 from refseg_cli.metrics.scores import ratios
+from refseg_cli.metrics.tuning import between
 
 # Mask thresholds at which an evaluation also counts, so that a curve needs no second pass.
 MASK_THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -22,7 +23,8 @@ class NoTargetCurve:
     """N-acc against T-acc as the no-target threshold rises. An answer says "target" from its threshold on.
 
     score:      what the threshold is held against: the head's probability of a target, or the mask's pixels.
-    thresholds: (k,) rising.  n_acc, t_acc: (k,) at each.
+    thresholds: (k,) rising; the last one, from which on nothing is a target, is above 1 where a probability is 1.
+    n_acc, t_acc: (k,) at each.
     area:       under the whole curve: the probability that an expression with a target scores higher than one without,
                 ties counting half. 0.5 is chance.
     chosen:     the threshold in force, and what it gives.
@@ -81,14 +83,19 @@ def no_target_curve(counts: Counts, *, exists: float, min_pixels: int, points: i
         return None
     known = np.unique(score[np.isfinite(score)])
     # Beyond the largest score nothing is a target any more: the curve's other end.
-    thresholds = np.append(known, np.nextafter(known[-1] if len(known) else 0.0, np.inf))
-    n_acc, t_acc = _accuracies(present, absent, thresholds)
-    shown = np.unique(np.linspace(0, len(thresholds) - 1, points).round().astype(int))
+    largest = known[-1] if len(known) else 0.0
+    beyond = 1.0 if head and largest < 1 else np.nextafter(largest, np.inf)
+    scores_up = np.append(known, beyond)
+    n_acc, t_acc = _accuracies(present, absent, scores_up)
+    shown = np.unique(np.linspace(0, len(scores_up) - 1, points).round().astype(int))
+    # From above the score before up to a score, all thresholds do the same: one that can be read and typed.
+    lower = np.append(-np.inf, scores_up[:-1])
+    thresholds = [between(lower[i], scores_up[i]) if head and i else scores_up[i] for i in shown]
     chosen = exists if head else float(min_pixels)
     at = _accuracies(present, absent, np.array([chosen]))
     return NoTargetCurve(
         score="probability" if head else "pixels",
-        thresholds=thresholds[shown],
+        thresholds=np.array(thresholds),
         n_acc=n_acc[shown],
         t_acc=t_acc[shown],
         area=_area(present, absent),
@@ -96,6 +103,11 @@ def no_target_curve(counts: Counts, *, exists: float, min_pixels: int, points: i
         chosen_n_acc=float(at[0][0]),
         chosen_t_acc=float(at[1][0]),
     )
+
+
+def digits(threshold: float) -> str:
+    """As short as gives this very number when it is typed."""
+    return np.format_float_positional(threshold, trim="-")
 
 
 def _accuracies(present: np.ndarray, absent: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -183,6 +183,28 @@ def test_other_readers_take_the_whole_folder(raw: Path, tmp_path: Path, read: An
     assert read(str(tmp_path / "out")) == 3
 
 
+def test_ids_that_stand_for_several_things_are_named(raw: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run(raw, tmp_path / "sound").repeated == ()
+    refs = raw_layout.refcoco_refs()
+    for row in refs:
+        for number, sentence in enumerate(row["sentences"]):
+            sentence["sent_id"] = number  # as own data may have it: anew in every reference
+    refs.append(refs[1])
+    refs.append(raw_layout.ref(3, 2, 21, "train", ["two"]))
+    raw_layout.write_refcoco(raw, refs)
+    # sent_id 0: of refs 0 to 4; 1: of refs 0 and 2; 30: of the second ref 3 alone.
+    told = [
+        "sent_id 0, 1: of several expressions; `eval --from` then needs ref_id, or image and phrase, beside it",
+        "ref_id 3: of several references; `eval --from` then needs sent_id, or image and phrase, beside it",
+        "ref_id 1: with the same sentences more than once, which count as often",
+    ]
+    assert refseg("prepare", "refcoco", "--root", raw, "--out", tmp_path / "out", "--json") == FOUND
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)["repeated"] == told
+    for sentence in told:
+        assert sentence in " ".join(streams.err.split())
+
+
 # Reruns
 
 
@@ -397,11 +419,11 @@ from refseg_cli.engine import prepare
 from refseg_cli.engine.prepare import PrepareRequest
 import time
 finish = photos.finish
-def slowly(draft, path, problems):
+def slowly(draft, path, problems, rules):
     if draft.image_id == 3:
         print("half", flush=True)
         time.sleep(60)
-    return finish(draft, path, problems)
+    return finish(draft, path, problems, rules)
 photos.finish = slowly
 prepare.prepare(PrepareRequest("refcoco", sys.argv[2], Path(sys.argv[1])))
 """

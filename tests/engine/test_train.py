@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pictures import records, write_split
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, TrainConfig
@@ -128,6 +129,18 @@ def test_run_learns_a_handful_of_samples(scenes: Path, recipe: Recipe, tmp_path:
     )
     values = list(losses(tmp_path / "run").values())
     assert values[-1] < 0.6 * values[0]
+
+
+@pytest.mark.parametrize(("form", "word"), [("sent", "mans"), ("raw", "'")])
+def test_words_are_those_of_the_form_that_is_read(tmp_path: Path, recipe: Recipe, form: Any, word: str) -> None:
+    one, *_ = records("train")
+    said = tuple(replace(e, text="mans hat", raw="Man's hat") for e in one.expressions)
+    write_split(tmp_path, "train", [replace(one, expressions=said)])
+    settings = replace(recipe.train, epochs=1, eval_split="")
+    asked = replace(recipe, text=replace(recipe.text, field=form), train=settings)
+    train(TrainRequest(asked, str(tmp_path), tmp_path / "run", device="cpu"))
+    vocabulary = checkpoint.load(tmp_path / "run").tokenizer.pipeline.get_vocab()
+    assert ({"mans", "'"} & set(vocabulary), "hat" in vocabulary) == ({word}, True)
 
 
 def test_nan_stops_with_a_reason_and_keeps_the_last_state(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:

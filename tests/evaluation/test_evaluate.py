@@ -325,3 +325,18 @@ def test_training_pays_for_no_mask_and_no_further_view(val, tokenizer, monkeypat
     assert evaluation.answers.curve.shape == (6, 0, 2)
     assert evaluation.answers.categories[2] == ("thing",)
     assert evaluation.answers.about == About(thresholds=Thresholds())
+
+
+def test_the_form_that_the_recipe_names_is_asked_and_recorded(tmp_path, saved):
+    one, *_ = records("val")
+    said = tuple(replace(e, raw=f"{e.text.title()} !") for e in one.expressions)
+    write_split(tmp_path, "val", [replace(one, expressions=said)])
+    asked = {
+        form: evaluate(
+            EvalRequest(str(tmp_path), ("val",), str(saved), device="cpu", overrides=(f"text.field={form}",))
+        )
+        for form in ("sent", "raw")
+    }
+    assert asked["sent"].evaluations["val"].answers.text == ["small", "large", "both", "neither"]
+    assert asked["raw"].evaluations["val"].answers.text == ["Small !", "Large !", "Both !", "Neither !"]
+    assert (asked["sent"].changed, asked["raw"].changed) == ((), ("text.field=raw",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from refseg_cli.data.sources import Problem, Reason, Ref
+from refseg_cli.data.sources import Problem, Reason, Ref, to_sentence
 
 NO_TARGET = -1
 
@@ -38,12 +38,11 @@ def _ref(row: Any) -> Ref:
         image_id=int(row["image_id"]),
         split=str(row["split"]),
         ann_ids=ann_ids,
-        sentences=tuple((int(sentence["sent_id"]), _text(sentence)) for sentence in row["sentences"]),
+        sentences=tuple(to_sentence(sentence, _text) for sentence in row["sentences"]),
     )
 
 
-def _text(sentence: dict[str, Any]) -> str:
-    text = sentence["sent"] if "sent" in sentence else sentence["raw"]
-    if not isinstance(text, str):
-        raise TypeError(f"{type(text).__name__} in place of a sentence")
-    return text
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} in place of a sentence")
+    return value

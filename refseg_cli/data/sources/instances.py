@@ -60,8 +60,6 @@ def load_json(path: Path) -> tuple[Any, str]:
 
 def _without_tokens(table: dict[str, Any]) -> dict[str, Any]:
     table.pop("tokens", None)
-    if "sent" in table:
-        table.pop("raw", None)
     return table
 
 
@@ -182,9 +180,9 @@ def _draft(
         if any(a not in position for a in ref.ann_ids):
             continue
         targets = tuple(dict.fromkeys(position[a] for a in ref.ann_ids))
-        for sent_id, text in ref.sentences:
+        for sent_id, text, raw in ref.sentences:
             if text.strip():
-                expressions.append(Expression(text, ref.ref_id, sent_id, targets))
+                expressions.append(Expression(text, ref.ref_id, sent_id, targets, raw))
             else:
                 problems.append(Problem(Reason.EMPTY_EXPRESSION, file, (ref.ref_id,), f"sentence {sent_id}"))
     return Draft(image_id, file_name, split, height, width, tuple(annotations), tuple(expressions))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from refseg_cli.data.sources import Problem, Reason, Ref, pickles
+from refseg_cli.data.sources import Problem, Reason, Ref, pickles, to_sentence
 
 
 def refs(rows: Any, *, file: str, problems: list[Problem]) -> Iterator[Ref]:
@@ -25,16 +25,12 @@ def refs(rows: Any, *, file: str, problems: list[Problem]) -> Iterator[Ref]:
 
 
 def _ref(row: dict[str, Any]) -> Ref:
-    sentences = (_text_keys(sentence) for sentence in row["sentences"])
     return Ref(
         ref_id=int(row["ref_id"]),
         image_id=int(row["image_id"]),
         split=pickles.text(row["split"]),
         ann_ids=(int(row["ann_id"]),),
-        sentences=tuple(
-            (int(sentence["sent_id"]), pickles.text(sentence["sent"] if "sent" in sentence else sentence["raw"]))
-            for sentence in sentences
-        ),
+        sentences=tuple(to_sentence(_text_keys(sentence), pickles.text) for sentence in row["sentences"]),
     )
 
 
