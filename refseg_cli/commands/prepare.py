@@ -50,7 +50,9 @@ MasksOn = Annotated[
         "it, or its stored pixels.",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what other inputs have left in --out.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what other inputs or options have left in --out.")
+]
 
 
 @app.command("refcoco")

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -80,7 +81,7 @@ class Manifest:
 
     image_source: where image ids come from; the same id means the same picture within one source only.
     source:       what the data was made from: file names and hashes, or a generator's settings.
-    plan:         fingerprint of everything that the bytes of the shards depend on.
+    plan:         fingerprint of everything that the bytes of the shards depend on, but for the photos.
     problems:     reason -> how many broken inputs were left out.
     """
 
@@ -93,6 +94,12 @@ class Manifest:
     problems: dict[str, int] = field(default_factory=dict)
     refseg: str = ""
     format: int = FORMAT
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for the same shards, photos included."""
+        files = sorted((file.name, file.sha256) for split in self.splits.values() for file in split.files)
+        return hashlib.sha256(json.dumps([self.plan, files]).encode()).hexdigest()
 
     @property
     def has_page_checksums(self) -> bool:

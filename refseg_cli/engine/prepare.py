@@ -35,7 +35,7 @@ class PrepareRequest:
     splits:      the wanted ones; none for all.
     workers:     processes, each of which makes whole shards.
     on_error:    whether a broken input stops the run, or is left out and reported.
-    overwrite:   replace what other inputs have left in `out`.
+    overwrite:   replace what other inputs or options have left in `out`.
     shard_bytes: photos in one shard, at most.
     rules:       which way up masks were drawn, and how large a photo may be.
     """

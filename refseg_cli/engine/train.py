@@ -293,7 +293,7 @@ class _Run:
         state: dict[str, Any] = {
             "position": [position.epoch, position.offset, position.step, position.best],
             "optimizer": self.optimizer.state_dict(),
-            "data": self.shards.manifest.plan,
+            "data": self.shards.manifest.fingerprint,
             "processes": self.accelerator.num_processes,
         }
         if self.average is not None:
@@ -310,7 +310,8 @@ class _Run:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             raise RefsegError(f"{folder / STATE}: cannot read: {str(error).splitlines()[0]}") from error
-        if state["data"] != self.shards.manifest.plan:
+        manifest = self.shards.manifest
+        if state["data"] not in (manifest.fingerprint, manifest.plan):  # the plan: a run of an earlier build
             raise RefsegError(
                 f"{self.request.data}: not the data that this run began with",
                 hint="resume with the same prepared shards, or begin another run with --out",

@@ -10,7 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import raw_layout
+import torch
 
+from refseg_cli import checkpoint
 from refseg_cli.app import main
 from refseg_cli.config import Recipe
 from refseg_cli.data import loader, shards
@@ -104,3 +106,19 @@ def test_damage_that_a_loader_meets_is_one_line(data: Path, run: Path, recipe: R
     with pytest.raises(RefsegError, match=f"{name}: damaged shard: [^\n]* CRC [^\n]*$") as caught:
         list(loader.iterate(dataset, steps, workers=workers))
     assert caught.value.hint == shards.REPAIR
+
+
+@pytest.mark.parametrize("began", ["fingerprint", "plan"])
+def test_a_run_does_not_go_on_with_other_photos(data: Path, run: Path, tmp_path: Path, began: str) -> None:
+    """Of the same plan, which names no photo; runs of earlier builds have written down the plan alone."""
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    recipe, _, _ = checkpoint.read_config(out / "last")
+    state = torch.load(out / "last/training.pt", weights_only=True)
+    torch.save({**state, "data": getattr(shards.read_manifest(str(data)), began)}, out / "last/training.pt")
+    train(TrainRequest(recipe, str(data), out, resume=True, device="cpu"))
+    table = json.loads((data / shards.MANIFEST).read_text())
+    table["splits"]["train"]["files"][0]["sha256"] = "0" * 64
+    table["plan"] = "another" if began == "plan" else table["plan"]
+    (data / shards.MANIFEST).write_text(json.dumps(table))
+    with pytest.raises(RefsegError, match="not the data that this run began with"):
+        train(TrainRequest(recipe, str(data), out, resume=True, device="cpu"))
