@@ -144,15 +144,26 @@ def orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and found in ORIENTATIONS else AS_STORED
 
 
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The marker of each segment of a JPEG's header, and where its length stands; as far as it makes sense."""
+    position = 2
+    while data[:2] == b"\xff\xd8" and position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # padding
+            position += 1
+            continue
+        yield marker, position + 2
+        if marker == 0xDA:  # the compressed data follow
+            return
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+
+
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) that a JPEG's header says; None if it is none, or an unusual one."""
-    position = 2
-    while data[:2] == b"\xff\xd8" and position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
+    for marker, start in jpeg_segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame; the others are tables
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return height, width
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+            size = data[start + 3 : start + 7]
+            return struct.unpack(">HH", size) if len(size) == 4 else None
     return None
 
 

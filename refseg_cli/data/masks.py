@@ -196,18 +196,19 @@ def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: a string that does not follow COCO's format.
     """
-    codes = np.frombuffer(b"".join(strings), dtype=np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(b"".join(strings), dtype=np.uint8) - np.uint8(48)  # what is below wraps round
     lasts = np.cumsum([len(string) for string in strings]) - 1  # where each string ends
-    final = (codes & 0x20) == 0  # a number is five bits a character, the sixth bit says "more"
-    if not all(strings) or codes.min() < 0 or codes.max() > 63 or not final[lasts].all():
+    if not all(strings) or codes.max() > 63 or codes[lasts].max() > 31:
         raise ValueError("damaged RLE string")
-    ends = np.flatnonzero(final)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    digit = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
-    if digit.max() > 6:  # 35 bits: more than any image has pixels
+    ends = np.flatnonzero(codes < 32)  # a number is five bits a character, the sixth bit says "more"
+    widths = np.diff(ends, prepend=-1)
+    if widths.max() > 7:  # 35 bits: more than any image has pixels
         raise ValueError("damaged RLE string")
-    numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), starts)
-    numbers -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * (ends - starts + 1)), 0)
+    numbers = (codes[ends] & 0x1F).astype(np.int64)
+    numbers -= (numbers & 0x10) << 1  # the sign, in a number's last character
+    for k in range(1, int(widths.max())):  # the characters before it are lower bits
+        longer = np.flatnonzero(widths > k)
+        numbers[longer] = (numbers[longer] << 5) | (codes[ends[longer] - k] & 0x1F)
     counts = np.diff(np.searchsorted(ends, lasts) + 1, prepend=0)
     return _summed(numbers, counts), counts
 

@@ -250,6 +250,19 @@ def test_the_orientation_of_every_format_is_found(kind: str) -> None:
     assert load_image(data).shape == (3, 40, 30)
 
 
+def test_padding_before_exif_hides_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encoded(PICTURE, "JPEG", exif=exif)
+    where = data.index(b"\xff\xe1")
+    assert photos.measure(data[:where] + b"\xff\xff" + data[where:]) == ((30, 40), 3)
+
+
+def test_a_photo_without_exif_is_not_opened_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "opened", None)
+    assert photos.measure(encoded(PICTURE, "JPEG")) == ((30, 40), 1)
+
+
 def test_the_orientation_of_xmp_is_found() -> None:
     data = encoded(PICTURE, "JPEG", xmp=b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="8"/></x:xmpmeta>')
     assert photos.measure(data) == ((30, 40), 8)

@@ -93,6 +93,24 @@ def test_grefcoco_is_prepared_as_counted_by_hand(raw: Path, tmp_path: Path) -> N
     assert [e.targets for e in rows[1].expressions] == [()]
 
 
+def test_objects_in_pieces_of_runs_are_as_large_as_they_are(tmp_path: Path) -> None:
+    """A writer that caps its runs, at 65,535 say, goes on after an empty one; here at 100."""
+    height, width = raw_layout.HEIGHT, raw_layout.WIDTH
+    pieces = [0, *[100, 0] * 3, 84, *[100, 0] * 3, 84]  # the left half
+    whole = [0, *[100, 0] * 7, 68]
+    rows = [
+        raw_layout.annotation(ann_id, 1, segmentation={"size": [height, width], "counts": counts})
+        for ann_id, counts in ((10, pieces), (11, whole))
+    ]
+    raw_layout.write_grefcoco(tmp_path / "raw", [raw_layout.ref(0, 1, [10, 11], "val", ["both"])], rows)
+    run(tmp_path / "raw", tmp_path / "out", "grefcoco")
+    record = shards.open_shards(str(tmp_path / "out"), "val")[0]
+    objects = [instance.rle for instance in record.instances]
+    assert [masks.area(rle) for rle in objects] == [384, 768]
+    assert masks.area(masks.union(objects, (height, width))) == 768
+    assert masks.shared_pixels(objects, objects).tolist() == [[384, 384], [384, 768]]
+
+
 @pytest.mark.parametrize("dataset", ["refcoco", "refcoco+", "refcocog", "grefcoco"])
 def test_real_data_is_pixel_and_byte_equal(shared: Path, tmp_path: Path, dataset: str) -> None:
     real = shared / "real"

@@ -21,7 +21,7 @@ FOLDERS = ("", "train2014", "mscoco/images/train2014", "images/mscoco/images/tra
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOF, _SOS = (0xC0, 0xC1), 0xDA
 _DHT, _DQT, _DRI = 0xC4, 0xDB, 0xDD
-_EXIF = b"\xff\xe1"  # application data 1: EXIF or XMP
+_APP1 = 0xE1  # EXIF or XMP
 _REMARKS = frozenset({0xFE, *range(0xE0, 0xF0)})  # comments and application data, EXIF among them
 # In compressed data FF stands only before 00 (a byte FF), D0 to D7 (restarts) and FF (padding).
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -65,9 +65,10 @@ def measure(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int],
         ValueError: no picture of a format that is read, too large, truncated, or damaged.
     """
     size = size_of(data, max_pixels)
-    # What has no such segment is turned by nothing; opening a file takes a tenth of the time that preparing it does.
-    turns = not data.startswith(_SOI) or _EXIF in data
-    return size, formats.orientation_of(data) if turns else AS_STORED
+    # Opening a file takes a tenth of the time that preparing it does, and most say nothing of how they are turned.
+    markers = [marker for marker, _ in formats.jpeg_segments(data)]
+    silent = markers[-1:] == [_SOS] and _APP1 not in markers
+    return size, AS_STORED if silent else formats.orientation_of(data)
 
 
 def size_of(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
