@@ -161,7 +161,7 @@ def slice_table(about: About, split: str, analysis: Analysis) -> Table:
         for part in analysis.slices
         if part.group != "category" or part.name not in left_out
     ]
-    title = f"{heading(about)}, {split}: slices, refseg"
+    title = f"{heading(about)}, {split}: slices, by the protocol refseg"
     return Table(title + (f"; {len(left_out)} more categories in --json" if left_out else ""), columns, tuple(rows))
 
 
@@ -182,7 +182,7 @@ def curve_tables(about: About, split: str, analysis: Analysis) -> list[Table]:
     if (masks := analysis.mask_curve) is not None:
         found = zip(masks.thresholds, masks.g_iou, masks.c_iou, strict=True)
         cells = tuple((f"{t:g}", percent(float(g)), percent(float(c))) for t, g, c in found)
-        title = f"{where}: mask threshold, {masks.chosen:g} in force"
+        title = f"{where}: mask threshold, {masks.chosen:g} in force, by the protocol refseg"
         tables.append(Table(title, ("threshold", "gIoU", "cIoU"), cells))
     if (told := analysis.reliability) is not None:
         edges = zip(told.edges[:-1], told.edges[1:], strict=True)

@@ -97,12 +97,18 @@ Merge = Annotated[
 BEYOND = "Beyond the scores"
 Slices = Annotated[
     bool,
-    typer.Option("--slices", help="Also by kind of target, by words and by category.", rich_help_panel=BEYOND),
+    typer.Option(
+        "--slices",
+        help="Also by kind of target, by words and by category; counted by the protocol refseg.",
+        rich_help_panel=BEYOND,
+    ),
 ]
 Curves = Annotated[
     bool,
     typer.Option(
-        "--curves", help="Also at other thresholds, and the no-target head's calibration.", rich_help_panel=BEYOND
+        "--curves",
+        help="Also at other thresholds, by the protocol refseg, and how far the no-target head can be believed.",
+        rich_help_panel=BEYOND,
     ),
 ]
 Page = Annotated[

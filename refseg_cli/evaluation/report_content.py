@@ -93,6 +93,7 @@ def _slices(title: str, members: Sequence[SliceScores], places: Mapping[tuple[st
         groups=[member.group for member in members] if len({member.group for member in members}) > 1 else (),
         slices=[places.get((member.group, member.name)) for member in members],
         plotted=2,
+        note="By the protocol refseg.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from refseg_cli.metrics.counts import Counts
+from refseg_cli.metrics.exact import grid_bits, on_grid
 from refseg_cli.metrics.scores import ratios
 from refseg_cli.metrics.tuning import between
 
@@ -114,7 +116,7 @@ def _accuracies(present: np.ndarray, absent: np.ndarray, thresholds: np.ndarray)
     """N-acc and T-acc at each threshold; the scores are sorted."""
     below_absent = np.searchsorted(absent, thresholds, side="left")
     below_present = np.searchsorted(present, thresholds, side="left")
-    return below_absent / len(absent), 1 - below_present / len(present)
+    return below_absent / len(absent), (len(present) - below_present) / len(present)
 
 
 def _area(present: np.ndarray, absent: np.ndarray) -> float:
@@ -149,13 +151,13 @@ def reliability(counts: Counts, *, bins: int = BINS) -> Reliability | None:
     which = np.minimum((p * bins).astype(int), bins - 1)
     found = np.bincount(which, minlength=bins)
     some = np.maximum(found, 1)
-    predicted = np.where(found, np.bincount(which, p, bins) / some, np.nan)
+    predicted = np.where(found, np.bincount(which, on_grid(p, grid_bits(len(p))), bins) / some, np.nan)
     observed = np.where(found, np.bincount(which, truth, bins) / some, np.nan)
     return Reliability(
         edges=edges,
         counts=found,
         predicted=predicted,
         observed=observed,
-        ece=float(np.nansum(found * np.abs(predicted - observed)) / len(p)),
-        brier=float(np.mean((p - truth) ** 2)),
+        ece=math.fsum(np.abs(predicted - observed)[found > 0] * found[found > 0]) / len(p),
+        brier=math.fsum(((p - truth) ** 2).tolist()) / len(p),
     )

@@ -33,8 +33,8 @@ def tune(at: Sequence[Counts], thresholds: Sequence[float], *, min_pixels: int =
 
     With a no-target head the second one is its probability, otherwise the number of pixels below which a mask means
     "no target". Of equally good ones the first: lower mask thresholds, then answers that say "target" less often. A
-    threshold is set near the middle of the two scores that it has to tell apart, with few digits. Only probabilities
-    are tried that a threshold can tell apart: from 1 on nothing can be told from what is certain.
+    threshold is set near the middle of the two scores that it has to tell apart, with few digits. It is in [0, 1], so
+    what is certain (probability 1) is a target at any.
 
     Args:
         at: what was counted at each of `thresholds`; `says_target` is not looked at.

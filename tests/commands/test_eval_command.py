@@ -210,7 +210,7 @@ def test_thresholds_stand_beside_the_scores(requests: list[EvalRequest], capsys:
 def test_slices_and_curves_follow_the_scores(requests: list[EvalRequest], capsys: Capture) -> None:
     main(["eval", "--data", "shards", "--slices", "--curves", *SHORT])
     out = capsys.readouterr().out
-    assert "bundled on set, val: slices, refseg" in out
+    assert "bundled on set, val: slices, by the protocol refseg" in out
     assert re.search(r"category +dog +10 +10 +37\.50 +37\.50", out)
     assert "probability of a target, ECE 10.00 %, Brier 0.0100" in out
 
