@@ -106,6 +106,11 @@ class Manifest:
         """Whether damage to the shards shows when they are read."""
         return self.format > 1
 
+    @property
+    def has_raw_sentences(self) -> bool:
+        """Whether sentences are there as they were typed, too, where the source had them."""
+        return self.format > 1
+
     def to_json(self) -> bytes:
         return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
 

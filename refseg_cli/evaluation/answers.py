@@ -62,6 +62,11 @@ class Answer:
 NO_MASK = Rle((0, 0), b"")
 
 
+# The protocols whose counts were made by other rules, by `About.rules`: such counts are no longer theirs.
+OUTDATED = {1: frozenset({"cris", "lavt", "rela"})}
+RULES = 2
+
+
 @dataclass(frozen=True, slots=True)
 class About:
     """What answers depend on.
@@ -72,6 +77,8 @@ class About:
     asked; empty for nothing.
     mask_thresholds: those of `Answer.curve`.
     views: protocol -> its place in `Answer.views`; those that count at original size by `thresholds.mask` need none.
+    without_raw: the model reads sentences as they were typed, but the data had only the cleaned ones to ask.
+    rules: which version of the protocols counted `Answer.views`, see `OUTDATED`.
     finished: masks were all there was, no logits: what is counted at original size serves every protocol that compares
     there, and thresholds are not known.
     """
@@ -86,6 +93,8 @@ class About:
     changed: str = ""
     mask_thresholds: tuple[float, ...] = ()
     views: dict[str, int] = field(default_factory=dict)
+    without_raw: bool = False
+    rules: int = RULES
     finished: bool = False
 
 
@@ -155,7 +164,8 @@ class Answers:
 
     def has_counts(self, protocol: Protocol) -> bool:
         """Whether `counts` can answer for that protocol."""
-        return self._at_original(protocol) or protocol.name in self.about.views
+        outdated = OUTDATED.get(self.about.rules, frozenset())
+        return self._at_original(protocol) or (protocol.name in self.about.views and protocol.name not in outdated)
 
     def _at_original(self, protocol: Protocol) -> bool:
         """Whether a protocol counts what every evaluation counts."""
@@ -269,7 +279,8 @@ def _listed(mask: Any) -> Any:
 def _about(table: Mapping[str, Any], uri: str) -> About:
     """What the metadata says; keys that a later version adds are passed over."""
     known = {f.name for f in fields(About)}
-    return build(About, {key: value for key, value in table.items() if key in known}, f"{uri}: about")
+    kept = {key: value for key, value in table.items() if key in known}
+    return build(About, {"rules": 1, **kept}, f"{uri}: about")
 
 
 def _columns(about: About, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> Answers:

@@ -153,12 +153,12 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     if not request.splits:
         raise RefsegError("no split to evaluate", hint="name at least one, for example val")
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
-    for split in splits.values():
-        split.verify(progress)
     device = pick_device(request.device)
     loaded = checkpoint.load(request.model, device, overrides=request.overrides)
     about = describe(request, loaded)
     with writing_records(request.records, about) if request.records else nullcontext() as keep:
+        for split in splits.values():
+            split.verify(progress)
         evaluations = {
             name: evaluate_model(
                 loaded.model,
@@ -198,6 +198,7 @@ def describe(request: EvalRequest, loaded: Checkpoint) -> About:
         changed=", ".join(loaded.changed + disturbed),
         mask_thresholds=MASK_THRESHOLDS if request.curve else (),
         views=plan_views(protocols, loaded.thresholds)[0],
+        without_raw=loaded.recipe.text.field == "raw" and not manifest.has_raw_sentences,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def test_files_from_before_some_columns_are_read_as_far_as_they_go(tmp_path):
     metadata = {b"format": b"refseg.records/1", b"about": b'{"data": "d", "model": "m", "thresholds": {"mask": 0.5}}'}
     pq.write_table(table.drop_columns(added).replace_schema_metadata(metadata), tmp_path / "old.parquet")
     found = read_answers(str(tmp_path / "old.parquet"))
-    assert found.about == about
+    assert found.about == replace(about, rules=1)
     assert found.counts().predicted.tolist() == [4, 0, 2]
     assert found.categories == [(), (), ()]
     assert not found.has_head.any()
@@ -182,3 +183,16 @@ def test_damaged_records_are_no_scores(tmp_path, column, values, message):
 
 def test_a_row_without_a_mask_says_so():
     assert Answer(1, 1, 1, "val", "x", 0, False, False, 0.0, 0, 0, 0, 0, NO_MASK).mask.size == (0, 0)
+
+
+def test_counts_by_rules_of_before_are_no_longer_the_protocols(tmp_path):
+    """lavt took other neighbours, rela crowds, cris another grid: nobody is to take them for today's."""
+    now = pq.read_table(written(tmp_path / "now.parquet"))
+    assert read_answers(str(tmp_path / "now.parquet")).has_counts(PROTOCOLS["lavt"])
+    about = json.loads(now.schema.metadata[b"about"])
+    assert about.pop("rules") == 2
+    metadata = {**now.schema.metadata, b"about": json.dumps(about).encode()}
+    pq.write_table(now.replace_schema_metadata(metadata), tmp_path / "before.parquet")
+    before = read_answers(str(tmp_path / "before.parquet"))
+    assert not before.has_counts(PROTOCOLS["lavt"])
+    assert not before.has_counts(PROTOCOLS["rela"])

@@ -140,3 +140,9 @@ def test_ids_of_other_sources_and_data_without_a_train_split_tell_nothing(data, 
     (tmp_path / "third").mkdir()
     write_split(tmp_path / "third", "val", records("val"))
     assert shared_images(str(data), ["val"], str(tmp_path / "third")) == {}
+
+
+def test_a_model_of_typed_sentences_that_was_asked_cleaned_ones_says_so():
+    (said,) = cautions(replace(ABOUT, data="old", without_raw=True), ["val"])
+    assert "old has no sentences as they were typed" in said
+    assert cautions(ABOUT, ["val"]) == []
