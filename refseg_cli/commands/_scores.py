@@ -200,13 +200,18 @@ def difference_table(title: str, names: tuple[str, str], found: Mapping[str, Dif
             metric,
             percent(d.a),
             percent(d.b),
-            None if math.isnan(d.value) else f"{100 * d.value:+.2f}",
-            None if math.isnan(d.low) else f"{100 * d.low:+.2f} to {100 * d.high:+.2f}",
+            None if math.isnan(d.value) else _signed(d.value),
+            None if math.isnan(d.low) else f"{_signed(d.low)} to {_signed(d.high)}",
             None if math.isnan(d.p) else f"{d.p:.4f}",
         )
         for metric, d in found.items()
     ]
     return Table(title, columns, tuple(rows))
+
+
+def _signed(fraction: float) -> str:
+    """In percent; what rounds to zero has no minus before it."""
+    return f"{round(100 * fraction, 2) + 0.0:+.2f}"
 
 
 # For programs

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from refseg_cli.app import main
+from refseg_cli.commands._scores import difference_table
 from refseg_cli.errors import ERROR, FOUND
 from refseg_cli.evaluation.answers import About, Answer, writing_records
+from refseg_cli.metrics.intervals import Difference
 from refseg_cli.records import Rle
 
 Capture = pytest.CaptureFixture[str]
@@ -70,6 +72,11 @@ def test_few_images_have_no_interval_and_are_told(tmp_path: Path, capsys: Captur
     assert said in streams.err
     assert main(["compare", *few, "--resamples", "0", "--json"]) == FOUND
     assert json.loads(capsys.readouterr().out)["cautions"] == []
+
+
+def test_nothing_has_no_minus() -> None:
+    nearly = Difference(a=0.5, b=0.5, value=-1e-17, low=-1e-9, high=-0.0, p=1.0, images=20)
+    assert difference_table("t", ("A", "B"), {"gIoU": nearly}).rows[0][3:5] == ("+0.00", "+0.00 to +0.00")
 
 
 def test_errors(files: list[str], tmp_path: Path, capsys: Capture) -> None:
