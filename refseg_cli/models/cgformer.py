@@ -240,7 +240,8 @@ class LoadBlock(nn.Module):
             before, reading, behind = tokens[:, :r], tokens[:, r : r + 1], tokens[:, r + 1 :]
         W = self.norm_word(words)
         q, k, v = self.query(self.norm_token(reading)), self.key(W), self.value(W)
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None])
+        q, k, v = (t[:, None] for t in (q, k, v))  # one head, spelt out: torch.onnx takes 4 axes alone
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None, None])[:, 0]
         x = torch.cat([before, reading + self.drop(self.out(read)), behind], 1)
         return self.mlp(self.norm(x))
 
