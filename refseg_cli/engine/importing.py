@@ -24,7 +24,7 @@ from refseg_cli.layers.keymap import Renamed, Rule, rename
 from refseg_cli.layers.weights import read_weights
 from refseg_cli.metrics import protocols
 from refseg_cli.metrics.protocols import Protocol
-from refseg_cli.models import asda, build_model, cgformer, cris, lavt, rela
+from refseg_cli.models import asda_official, build_model, cgformer, cris, lavt, rela
 from refseg_cli.records import Thresholds
 
 LangWeight = Literal["zero", "stored"]
@@ -36,7 +36,7 @@ NAMED_AT_MOST = 10
 class Official:
     """What is known of the checkpoints that an architecture's authors' code writes.
 
-    rules, config: `OFFICIAL_KEYS` and `official_config` of the model's file.
+    rules, config: `OFFICIAL_KEYS` and `official_config` of the model's file, or of one beside it.
     protocol: the authors' evaluation, whose thresholds the imported folder gets.
     """
 
@@ -46,7 +46,7 @@ class Official:
 
 
 OFFICIAL: dict[str, Official] = {
-    "asda": Official(asda.OFFICIAL_KEYS, asda.official_config, protocols.ASDA),
+    "asda": Official(asda_official.OFFICIAL_KEYS, asda_official.official_config, protocols.ASDA),
     "cgformer": Official(cgformer.OFFICIAL_KEYS, cgformer.official_config, protocols.CGFORMER),
     "cris": Official(cris.OFFICIAL_KEYS, cris.official_config, protocols.CRIS),
     "lavt": Official(lavt.OFFICIAL_KEYS, lavt.official_config, protocols.LAVT),

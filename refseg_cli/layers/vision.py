@@ -350,6 +350,19 @@ def conv_bn_relu(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1)
     )
 
 
+SLOPE = 0.1  # of Leaky ReLU: that of Darknet, MCN, VLT and the official ASDA
+
+
+def conv_bn_leaky(inputs: int, outputs: int, *, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch normalisation, Leaky ReLU, at the same size.
+
+    Users: models/{asda,isfp,jmceln}.py.
+    """
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.LeakyReLU(SLOPE))
+
+
 class PyramidSum(nn.Module):
     """The backbone's last three maps, brought to `dim` channels and one grid, summed (VLT: F_vr, thesis 4.2.6).
 
