@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,65 @@ def test_failed_save_leaves_the_old_one_and_no_rubbish(folder: Path, monkeypatch
         checkpoint.save(folder, loaded.model, loaded.recipe, loaded.tokenizer, extra=full)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_disk_that_fills_up_in_torch_save_is_called_that(folder: Path) -> None:
+    loaded = checkpoint.load(folder)
+
+    def full(path: Path) -> None:
+        with Path("/dev/full").open("wb") as file:
+            torch.save({"a": torch.zeros(9999)}, file)
+
+    with pytest.raises(RefsegError, match="cannot write the checkpoint: No space left"):
+        checkpoint.save(folder, loaded.model, loaded.recipe, loaded.tokenizer, extra=full)
+    checkpoint.load(folder)
+
+
+def test_a_new_folder_obeys_the_umask_and_a_replaced_one_keeps_its_modes(folder: Path, tmp_path: Path) -> None:
+    loaded = checkpoint.load(folder)
+    new, link = tmp_path / "new", tmp_path / "link"
+    link.symlink_to("new")
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(link, loaded.model, loaded.recipe, loaded.tokenizer)
+    finally:
+        os.umask(before)
+    assert {p.name: p.stat().st_mode & 0o777 for p in (new, *new.iterdir())} == {
+        "new": 0o750,
+        "model.safetensors": 0o640,
+        "config.json": 0o640,
+        "tokenizer.json": 0o640,
+    }
+    new.chmod(0o700)
+    (new / "config.json").chmod(0o600)
+    checkpoint.save(link, loaded.model, loaded.recipe, loaded.tokenizer)
+    checkpoint.store_thresholds(link, Thresholds(mask=0.3), info={})
+    assert link.is_symlink()
+    assert [(new / name).stat().st_mode & 0o777 for name in ("", "config.json")] == [0o700, 0o600]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model", "new"]
+
+
+@pytest.mark.parametrize("thing", ["file", "folder"])
+def test_what_is_no_checkpoint_is_not_replaced(folder: Path, tmp_path: Path, thing: str) -> None:
+    loaded, there = checkpoint.load(folder), tmp_path / "there"
+    mine = there if thing == "file" else there / "thesis.tex"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("years of work")
+    with pytest.raises(RefsegError, match="there: in the way of a checkpoint folder"):
+        checkpoint.save(there, loaded.model, loaded.recipe, loaded.tokenizer)
+    assert mine.read_text() == "years of work"
+
+
+def test_what_killed_runs_left_is_removed(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / ".best.old")  # cut between the two renames
+    for name in (".last.old", ".last-x0_9abcd", ".best-0123abcd.part", "last"):
+        shutil.copytree(folder, run / name)
+    for name in (".metrics.jsonl-0123abcd.part", ".mine", ".lastly"):
+        (run / name).touch()
+    checkpoint.tidy(run)
+    assert sorted(p.name for p in run.iterdir()) == [".lastly", ".mine", "best", "last"]
 
 
 @pytest.mark.parametrize(

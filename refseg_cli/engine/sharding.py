@@ -24,6 +24,7 @@ from refseg_cli.data.shards import Manifest, ShardInfo, SplitInfo
 from refseg_cli.data.sources import Draft, Problem, Reason, photos
 from refseg_cli.data.storage import Place
 from refseg_cli.errors import RefsegError
+from refseg_cli.files import is_part
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
 
@@ -33,6 +34,7 @@ Entry = tuple[Draft, Path]  # a row to be, and where its photo is
 PROBLEMS = "problems.jsonl"
 IMAGES_FOR_A_PROCESS = 200  # with fewer it has hardly begun when the work is done
 _SHARD_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
+_OLD_PART = re.compile(r"\..+\.unfinished")  # what earlier versions called a file that is still being written
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,7 @@ def _kept(folder: Place, jobs: Sequence[Job], overwrite: bool, progress: Progres
     """
     names = folder.names()
     for name in names:
-        if name.startswith(".") and name.endswith(storage.UNFINISHED):
+        if is_part(name) or _OLD_PART.fullmatch(name):
             (folder / name).delete()
     wanted = {job.name for job in jobs}
     plan = jobs[0].plan

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from refseg_cli.data.shards import Shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import About, Answer, Answers, collect, read_answers, read_masks, writing_records
 from refseg_cli.evaluation.predictions import Given, Problems, Wanted, as_rle, match, read_predictions
+from refseg_cli.files import refuse_input
 from refseg_cli.metrics.counts import Pixels, count_pixels
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress, silent
@@ -70,6 +72,8 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
         RefsegError: no such data or file; or, unless `skip`, entries that are unreadable, unknown, doubled or of other
             sizes than their pictures, or expressions without one; records that cannot be written, or are there already.
     """
+    if request.records:
+        refuse_input(Path(request.records), Path(request.source))
     splits = [shards.open_shards(request.data, name) for name in request.splits]
     problems = Problems()
     rows: list[Answer] = []
