@@ -20,7 +20,7 @@ from refseg_cli import __version__
 from refseg_cli.config import Recipe, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
-from refseg_cli.files import is_part, part_name, whole
+from refseg_cli.files import is_part, parse_json, part_name, whole
 from refseg_cli.models import build_model, config_class
 from refseg_cli.records import Thresholds
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _OLD_PART = re.compile(r"\.(best|last)-[a-z0-9_]{8}")  # how earlier versions called a folder being written
+NAMED = 3  # tensors that a message spells out
 PRETRAINED = ("pretrained", "text_pretrained")  # the settings of a model that fetch weights
 
 # Which settings of a trained model `--set` cannot change, a table or one key of it, and why.
@@ -233,7 +234,7 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
     """
     path = folder / CONFIG
     try:
-        table = json.loads(path.read_text("utf-8"))
+        table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RefsegError(f"{path}: cannot read: {error}") from error
     if not isinstance(table, dict) or table.get("format") != FORMAT:
@@ -251,27 +252,67 @@ def load(folder: str | Path | None = None, device: Any = "cpu", *, overrides: Se
     Raises:
         RefsegError: missing, damaged or unknown, or changes that the model cannot take, with what to do.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
     path = bundled() if folder is None else resolve(folder)
     trained, thresholds, table = read_config(path)
     recipe, changed = adjusted(trained, overrides)
     tokenizer = Tokenizer.load(path)
     model = build_model(without_downloads(recipe), vocab_size=tokenizer.vocab_size)
+    load_weights(model, path / WEIGHTS, changed)
+    return Checkpoint(model.to(device).eval(), recipe, tokenizer, thresholds, path, table, changed)
+
+
+def load_weights(model: nn.Module, file: Path, changed: Sequence[str] = ()) -> None:
+    """Fill a model from a safetensors file.
+
+    changed: settings of the model that are not those it was trained by, see `adjusted`.
+
+    Raises:
+        RefsegError: missing or damaged; tensors that are not the model's, which are named; NaN or infinity.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
     try:
-        load_model(model, path / WEIGHTS, strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if changed and isinstance(error, RuntimeError):  # torch's complaint about names and shapes
+        load_model(model, file, strict=True)
+    except RuntimeError as error:  # torch's complaint about names and shapes, a page for a large model
+        if changed:
             raise RefsegError(
-                f"{path / WEIGHTS}: the weights do not fit a model with {', '.join(changed)}",
+                f"{file}: the weights do not fit a model with {', '.join(changed)}",
                 hint="--set can change what they do not depend on; for anything else train another model",
             ) from error
-        reason = str(error).splitlines()[0]
         raise RefsegError(
-            f"{path / WEIGHTS}: cannot load the weights: {reason}", hint="copy the folder again"
+            f"{file}: cannot load the weights: {_misfit(model, file)}", hint=f"are they of the model in {CONFIG}?"
         ) from error
-    return Checkpoint(model.to(device).eval(), recipe, tokenizer, thresholds, path, table, changed)
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise RefsegError(f"{file}: cannot load the weights: {reason}", hint="copy the folder again") from error
+    if name := not_finite(model):
+        raise RefsegError(f"{file}: {name} holds NaN or infinity", hint="the run that wrote it diverged; train again")
+
+
+def _misfit(model: nn.Module, file: Path) -> str:
+    """Which tensors of a file are not the model's, and which of the model's are not there."""
+    from safetensors import safe_open
+
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    with safe_open(file, "pt") as opened:
+        found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - no dict
+    shapes = [f"{n} is {found[n]}, not {wanted[n]}" for n in wanted if n in found and found[n] != wanted[n]]
+    missing = [f"{n} is missing" for n in wanted if n not in found]
+    wrong = [*shapes, *missing, *(f"{n} is unknown" for n in found if n not in wanted)]
+    more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    return f"{'; '.join(wrong[:NAMED])}{more}"
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """The name of a tensor of the model with NaN or infinity in it, if there is one."""
+    import torch
+
+    for name, tensor in model.state_dict().items():
+        # The extremes are NaN where anything is, and take a twentieth of the time of looking at each value.
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+            return name
+    return None
 
 
 def adjusted(recipe: Recipe, overrides: Sequence[str]) -> tuple[Recipe, tuple[str, ...]]:

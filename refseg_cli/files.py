@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, on the local disk and without pyarrow's start-up time.
+"""Files that appear whole or not at all, on the local disk and without pyarrow's start-up time; JSON from anywhere.
 
 What a name stands for is respected: links are followed, a file's mode is kept, and what is no regular file (a device, a
 FIFO, standard output by its name) is written to, never replaced.
@@ -6,6 +6,7 @@ FIFO, standard output by its name) is written to, never replaced.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from refseg_cli.errors import RefsegError
 
@@ -72,6 +73,18 @@ def write(path: Path, data: bytes) -> None:
     """
     with whole(path) as part:
         part.write_bytes(data)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text from anywhere says.
+
+    Raises:
+        ValueError: not JSON, or nested more deeply than Python follows.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def part_name(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from refseg_cli import checkpoint
 from refseg_cli.errors import RefsegError
@@ -142,8 +143,56 @@ def test_weights_of_another_size_are_refused(folder: Path) -> None:
     table = json.loads(path.read_text("utf-8"))
     table["recipe"]["model"]["dim"] = 32
     path.write_text(json.dumps(table), encoding="utf-8")
-    with pytest.raises(RefsegError, match="cannot load the weights"):
+    with pytest.raises(RefsegError, match=r"cannot load the weights: \S+ is \(16.*\), not \(32.*; and \d+ more"):
         checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["vision.backbone.stem.0.weight", "vision.backbone.stem.1.running_var"])
+def test_weights_that_are_no_numbers_are_refused(folder: Path, name: str, value: float) -> None:
+    """They scored as a model, and answered "no target" with the exit status of one."""
+    weights = load_file(folder / "model.safetensors")
+    weights[name].view(-1)[1] = value
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(RefsegError, match=f"{name} holds NaN or infinity"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "says"),
+    [
+        (("thresholds", "mask"), 1.5, "thresholds: mask: 1.5 is not a probability"),
+        (("thresholds", "exists"), -0.1, "thresholds: exists: -0.1 is not a probability"),
+        (("thresholds", "exists"), float("nan"), "thresholds: exists: nan is not a probability"),
+        (("thresholds", "min_pixels"), -1, "thresholds: min_pixels: -1 is not"),
+        (("recipe", "data", "std"), [0.2, 0, 0.2], r"data: std: \(0.2, 0.0, 0.2\) is not three positive"),
+        (("recipe", "data", "std"), [0.2, float("inf"), 0.2], "data: std: .* is not three positive"),
+        (("recipe", "data", "mean"), [0.2, float("nan"), 0.2], "data: mean: .* is not three"),
+        (("recipe", "data", "size"), [0, 64], r"data: size: \(0, 64\) is not"),
+    ],
+)
+def test_settings_that_no_picture_survives_are_refused(
+    folder: Path, keys: tuple[str, ...], value: object, says: str
+) -> None:
+    path = folder / "config.json"
+    table = json.loads(path.read_text("utf-8"))
+    inner = table
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(RefsegError, match=says) as caught:
+        checkpoint.load(folder)
+    assert str(path) in str(caught.value)
+
+
+def test_deep_nesting_is_no_internal_error(folder: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        before = (folder / name).read_text()
+        (folder / name).write_text('{"a":' * 100_000)
+        with pytest.raises(RefsegError, match=name):
+            checkpoint.load(folder)
+        (folder / name).write_text(before)
 
 
 def test_a_changed_recipe_is_the_loaded_ones_and_what_differs_is_said(folder: Path) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 from refseg_cli import checkpoint
 from refseg_cli.data.loader import batch_for
 from refseg_cli.data.pictures import load_image
-from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Explanation, MapKind, Prediction, Thresholds
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.explain import explain, explained, kinds_of
@@ -137,9 +136,6 @@ def _rows(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction
 
 
 def _override(thresholds: Thresholds, *, mask: float | None, exists: float | None) -> Thresholds:
-    for value in (mask, exists):
-        if value is not None and not 0 <= value <= 1:
-            raise RefsegError(f"threshold {value:g} is no probability", hint="from 0 to 1")
     return replace(
         thresholds,
         mask=thresholds.mask if mask is None else mask,

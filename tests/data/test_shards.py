@@ -182,3 +182,9 @@ def test_a_uri_that_nothing_reads_is_one_line(uri: str) -> None:
     with pytest.raises(RefsegError) as caught:
         storage.locate(uri)
     assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_nested_without_end_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / shards.MANIFEST).write_text('{"splits":' + "[" * 100_000)
+    with pytest.raises(RefsegError, match=r"manifest\.json: damaged manifest: nested too deeply"):
+        shards.read_manifest(str(tmp_path))

@@ -196,7 +196,7 @@ def test_thresholds_decide(untrained: Path) -> None:
     nothing = found(threshold=0.0, no_target_threshold=1.0)
     assert (nothing.exists, nothing.pixels) == (False, 0)
     assert Predictor(untrained).thresholds.exists == 0.4  # the checkpoint's own
-    with pytest.raises(RefsegError, match="no probability"):
+    with pytest.raises(RefsegError, match="not a probability"):
         found(threshold=1.5)
 
 
