@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from refseg_cli import files
 from refseg_cli.evaluation.answers import read_answers
 from refseg_cli.metrics.curves import no_target_curve
 
@@ -214,7 +215,7 @@ def main() -> None:
         "epochs": options.epochs,
         "results": {arch: result_of(study, arch) for arch in ARCHITECTURES if study.finished(arch)},
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    files.write(options.out, (json.dumps(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

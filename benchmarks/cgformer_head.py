@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from refseg_cli import files
 from refseg_cli.layers.upsampling import JoinFiner
 from refseg_cli.models.cgformer import CGFormer, CGFormerConfig, MaskHead
 from refseg_cli.records import Batch
@@ -161,7 +162,7 @@ def main() -> None:
     }
     text = json.dumps(result, indent=1)
     print(text)  # noqa: T201
-    arguments.out.write_text(text + "\n")
+    files.write(arguments.out, (text + "\n").encode())
 
 
 if __name__ == "__main__":

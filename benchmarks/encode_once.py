@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from refseg_cli import files
 from refseg_cli.config import Recipe, load_recipe
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
@@ -190,7 +191,7 @@ def main() -> None:
         "data": "scenes, seed 1",
         "results": results,
     }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    files.write(arguments.out, (json.dumps(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

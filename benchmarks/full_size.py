@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from refseg_cli import files
 from refseg_cli.config import load_recipe
 from refseg_cli.engine.bench import Subject, count_flops, untrained
 from refseg_cli.segmenters.memory import keep_freed_memory
@@ -94,7 +95,7 @@ def main() -> None:
     }
     for recipe in options.recipes:
         result["results"][recipe] = measure(recipe, rounds=options.rounds)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")  # after each: what is measured is not lost
+        files.write(options.out, (json.dumps(result, indent=1) + "\n").encode())  # after each: nothing measured is lost
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from refseg_cli import files
 from refseg_cli.data.shards import ROWS_PER_GROUP
 from refseg_cli.engine.prepare import PrepareRequest, prepare
 
@@ -221,7 +222,7 @@ def main() -> None:
     }
     text = json.dumps(result, indent=1) + "\n"
     if arguments.out:
-        arguments.out.write_text(text)
+        files.write(arguments.out, text.encode())
     sys.stdout.write(text)
 
 

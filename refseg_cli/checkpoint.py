@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
@@ -20,6 +20,7 @@ from refseg_cli import __version__
 from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
+from refseg_cli.files import is_part, parse_json, part_name, whole
 from refseg_cli.models import build_model, config_class
 from refseg_cli.records import Thresholds
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_OLD_PART = re.compile(r"\.(best|last)-[a-z0-9_]{8}")  # how earlier versions called a folder being written
+NAMED = 3  # tensors that a message spells out
 PRETRAINED = ("pretrained", "text_pretrained")  # the settings of a model that fetch weights
 
 # Which settings of a trained model `--set` cannot change, a table or one key of it, and why.
@@ -79,6 +82,9 @@ def save(
     Args:
         info: further facts for config.json, e.g. scores, step, data.
         extra: writes more files into the folder before it takes its name (training state).
+
+    Raises:
+        RefsegError: it cannot be written, or something else than a checkpoint is there; that is then untouched.
     """
     from safetensors.torch import save_model
 
@@ -90,24 +96,48 @@ def save(
         "vocab_size": tokenizer.vocab_size,
         "recipe": to_table(recipe),
     }
+    refuse_foreign(folder)
+    folder = Path(os.path.realpath(folder))
+    new = folder.with_name(part_name(folder.name))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
-        new.chmod(0o755)
+        new.mkdir(parents=True)
         save_model(model, str(new / WEIGHTS))
         tokenizer.save(new)
         (new / CONFIG).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        shutil.copymode(new / CONFIG, new / WEIGHTS)  # safetensors makes it 0600, whatever the umask
         if extra is not None:
             extra(new)
         _take_place(new, folder)
-    except Exception as error:
+    except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
-        if isinstance(error, OSError) or "No space left" in str(error):  # safetensors has an error type of its own
-            raise _cannot_write(folder, error) from error
+        if reason := _storage_fault(error):
+            raise RefsegError(
+                f"{folder}: cannot write the checkpoint: {reason}", hint="the one before it is untouched"
+            ) from error
         raise
+
+
+def _storage_fault(error: BaseException) -> str | None:
+    """What the system said, where an error is about writing: torch buries it below one of its own, safetensors quotes.
+
+    None for other errors.
+    """
+    if "I/O error: " in str(error):
+        return str(error).rpartition("I/O error: ")[2]
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return None if cause is None else cause.strerror or str(cause)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """What stands where a checkpoint would go, and is none.
+
+    Raises:
+        RefsegError: there is a file, or a folder of something else.
+    """
+    if folder.exists() and not (folder / CONFIG).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RefsegError(f"{folder}: in the way of a checkpoint folder", hint="move it, or name another folder")
 
 
 def store_thresholds(folder: Path, thresholds: Thresholds, *, info: Mapping[str, Any]) -> None:
@@ -121,32 +151,27 @@ def store_thresholds(folder: Path, thresholds: Thresholds, *, info: Mapping[str,
         RefsegError: the folder's config.json cannot be read or written; the old one is then untouched.
     """
     table = read_config(folder)[2]
-    path, new = folder / CONFIG, folder / f".{CONFIG}.new"
     text = json.dumps({**table, "thresholds": asdict(thresholds), "calibrated": dict(info)}, indent=2) + "\n"
-    try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise _cannot_write(folder, error) from error
-
-
-def _cannot_write(folder: Path, error: Exception) -> RefsegError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return RefsegError(f"{folder}: cannot write the checkpoint: {reason}", hint="the one before it is untouched")
+    with whole(folder / CONFIG) as new, new.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _take_place(new: Path, folder: Path) -> None:
-    """Give `new` the name of `folder`. Between the two renames the old one lies at `.old`, where `recover` finds it."""
+    """Give `new` the name of `folder`, and the modes of what is there.
+
+    Between the two renames the old one lies at `.old`, where `recover` finds it.
+    """
     for file in new.iterdir():
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
+        if (folder / file.name).exists():
+            shutil.copymode(folder / file.name, file)
     old = _old(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
+        shutil.copymode(folder, new)
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -160,6 +185,23 @@ def recover(folder: Path) -> None:
     """Undo a replacement that was cut between its two renames."""
     if not folder.exists() and _old(folder).exists():
         _old(folder).rename(folder)
+
+
+def tidy(run: Path) -> None:
+    """Recover a training run's checkpoints, and remove what killed runs left half written; nobody may be at work there.
+
+    Raises:
+        RefsegError: something that is no checkpoint stands in the place of one.
+    """
+    for folder in (run / "best", run / "last"):
+        recover(folder)
+        refuse_foreign(folder)
+        shutil.rmtree(_old(folder), ignore_errors=True)
+    for left in run.glob(".*"):
+        if left.is_dir() and (is_part(left.name) or _OLD_PART.fullmatch(left.name)):
+            shutil.rmtree(left, ignore_errors=True)
+        elif is_part(left.name):
+            left.unlink(missing_ok=True)
 
 
 def resolve(path: str | Path) -> Path:
@@ -192,7 +234,7 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
     """
     path = folder / CONFIG
     try:
-        table = json.loads(path.read_text("utf-8"))
+        table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RefsegError(f"{path}: cannot read: {error}") from error
     if not isinstance(table, dict) or table.get("format") != FORMAT:
@@ -210,27 +252,67 @@ def load(folder: str | Path | None = None, device: Any = "cpu", *, overrides: Se
     Raises:
         RefsegError: missing, damaged or unknown, or changes that the model cannot take, with what to do.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
     path = bundled() if folder is None else resolve(folder)
     trained, thresholds, table = read_config(path)
     recipe, changed = adjusted(trained, overrides)
     tokenizer = Tokenizer.load(path)
     model = build_model(without_downloads(recipe), vocab_size=tokenizer.vocab_size)
+    load_weights(model, path / WEIGHTS, changed)
+    return Checkpoint(model.to(device).eval(), recipe, tokenizer, thresholds, path, table, changed)
+
+
+def load_weights(model: nn.Module, file: Path, changed: Sequence[str] = ()) -> None:
+    """Fill a model from a safetensors file.
+
+    changed: settings of the model that are not those it was trained by, see `adjusted`.
+
+    Raises:
+        RefsegError: missing or damaged; tensors that are not the model's, which are named; NaN or infinity.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
     try:
-        load_model(model, path / WEIGHTS, strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if changed and isinstance(error, RuntimeError):  # torch's complaint about names and shapes
+        load_model(model, file, strict=True)
+    except RuntimeError as error:  # torch's complaint about names and shapes, a page for a large model
+        if changed:
             raise RefsegError(
-                f"{path / WEIGHTS}: the weights do not fit a model with {', '.join(changed)}",
+                f"{file}: the weights do not fit a model with {', '.join(changed)}",
                 hint="--set can change what they do not depend on; for anything else train another model",
             ) from error
-        reason = str(error).splitlines()[0]
         raise RefsegError(
-            f"{path / WEIGHTS}: cannot load the weights: {reason}", hint="copy the folder again"
+            f"{file}: cannot load the weights: {_misfit(model, file)}", hint=f"are they of the model in {CONFIG}?"
         ) from error
-    return Checkpoint(model.to(device).eval(), recipe, tokenizer, thresholds, path, table, changed)
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise RefsegError(f"{file}: cannot load the weights: {reason}", hint="copy the folder again") from error
+    if name := not_finite(model):
+        raise RefsegError(f"{file}: {name} holds NaN or infinity", hint="the run that wrote it diverged; train again")
+
+
+def _misfit(model: nn.Module, file: Path) -> str:
+    """Which tensors of a file are not the model's, and which of the model's are not there."""
+    from safetensors import safe_open
+
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    with safe_open(file, "pt") as opened:
+        found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - no dict
+    shapes = [f"{n} is {found[n]}, not {wanted[n]}" for n in wanted if n in found and found[n] != wanted[n]]
+    missing = [f"{n} is missing" for n in wanted if n not in found]
+    wrong = [*shapes, *missing, *(f"{n} is unknown" for n in found if n not in wanted)]
+    more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    return f"{'; '.join(wrong[:NAMED])}{more}"
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """The name of a tensor of the model with NaN or infinity in it, if there is one."""
+    import torch
+
+    for name, tensor in model.state_dict().items():
+        # The extremes are NaN where anything is, and take a twentieth of the time of looking at each value.
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+            return name
+    return None
 
 
 def adjusted(recipe: Recipe, overrides: Sequence[str]) -> tuple[Recipe, tuple[str, ...]]:

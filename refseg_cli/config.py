@@ -14,6 +14,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +22,18 @@ from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import PhraseField
 
 T = TypeVar("T")
+
+
+def _require(config: Any, **rules: tuple[bool, str]) -> None:
+    """Field -> whether its value is what it must be, and what that is; asked so that NaN is not.
+
+    Raises:
+        RefsegError: a value is not.
+    """
+    for name, (holds, wanted) in rules.items():
+        if not holds:
+            raise RefsegError(f"{name}: {getattr(config, name)!r} is not {wanted}")
+
 
 # The keys of models.MODELS, for those who must not import torch.
 ARCHITECTURES = ("align", "asda", "cgformer", "cris", "isfp", "jmceln", "lavt", "m3att", "rela", "vlt")
@@ -57,6 +70,20 @@ class DataConfig:
     phrases_per_image: int = 0
     category_map: bool = False
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        fill = (self.fill,) if isinstance(self.fill, float) else self.fill
+        _require(
+            self,
+            size=(min(self.size) > 0, "a height and a width in pixels"),
+            mean=(all(map(isfinite, self.mean)), "three numbers"),
+            std=(all(0 < value < inf for value in self.std), "three positive numbers"),
+            fill=(all(map(isfinite, fill)), "a number, or three"),
+            flip=(0 <= self.flip <= 1, "a probability"),
+            jitter=(0 <= self.jitter < inf, "a strength"),
+            phrases_per_image=(self.phrases_per_image >= 0, "a number of phrases"),
+            workers=(self.workers >= 0, "a number of processes"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +144,15 @@ class TrainConfig:
     same_object: int = -1
     different_object: float = 0.0
 
+    def __post_init__(self) -> None:
+        counts = ("epochs", "batch_images", "accumulate", "save_every_steps", "eval_every_epochs")
+        _require(
+            self,
+            **{name: (getattr(self, name) > 0, "a number above 0") for name in counts},
+            lr=(0 <= self.lr < inf, "a learning rate"),
+            ema=(0 <= self.ema < 1, "a share below 1"),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -160,7 +196,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         where: what to call the table in an error, e.g. ``vlt.toml:[train]``.
 
     Raises:
-        RefsegError: unknown key (with the nearest name), missing key, or a value of the wrong type.
+        RefsegError: unknown key (with the nearest name), missing key, or a value of the wrong type or out of its range.
     """
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -175,7 +211,11 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     ]
     if required:
         raise RefsegError(f"{where}: missing key {required[0]!r}")
-    return cls(**{key: _coerce(hints[key], value, f"{where}: {key}") for key, value in table.items()})
+    values = {key: _coerce(hints[key], value, f"{where}: {key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except RefsegError as error:
+        raise RefsegError(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def _coerce(kind: Any, value: Any, where: str) -> Any:
@@ -304,7 +344,7 @@ def recipe_table(name_or_path: str) -> dict[str, Any]:
 def _parsed(name_or_path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(recipe_text(name_or_path))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RefsegError(f"{_file_name(name_or_path)}: not valid TOML: {error}") from error
 
 
@@ -333,7 +373,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         raise RefsegError(f"--set {override}: expected key=value", hint="for example train.lr=1e-4")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):  # brackets without end are no TOML either
         value = text
     for key in keys[:-1]:
         table = table.setdefault(key, {})

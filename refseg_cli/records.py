@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from refseg_cli.errors import RefsegError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -211,3 +213,10 @@ class Thresholds:
     mask: float = 0.5
     exists: float = 0.5
     min_pixels: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("mask", "exists"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RefsegError(f"{name}: {getattr(self, name):g} is not a probability", hint="from 0 to 1")
+        if self.min_pixels < 0:
+            raise RefsegError(f"min_pixels: {self.min_pixels} is not a number of pixels")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from refseg_cli import checkpoint
 from refseg_cli.errors import RefsegError
@@ -54,6 +56,65 @@ def test_failed_save_leaves_the_old_one_and_no_rubbish(folder: Path, monkeypatch
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_disk_that_fills_up_in_torch_save_is_called_that(folder: Path) -> None:
+    loaded = checkpoint.load(folder)
+
+    def full(path: Path) -> None:
+        with Path("/dev/full").open("wb") as file:
+            torch.save({"a": torch.zeros(9999)}, file)
+
+    with pytest.raises(RefsegError, match="cannot write the checkpoint: No space left"):
+        checkpoint.save(folder, loaded.model, loaded.recipe, loaded.tokenizer, extra=full)
+    checkpoint.load(folder)
+
+
+def test_a_new_folder_obeys_the_umask_and_a_replaced_one_keeps_its_modes(folder: Path, tmp_path: Path) -> None:
+    loaded = checkpoint.load(folder)
+    new, link = tmp_path / "new", tmp_path / "link"
+    link.symlink_to("new")
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(link, loaded.model, loaded.recipe, loaded.tokenizer)
+    finally:
+        os.umask(before)
+    assert {p.name: p.stat().st_mode & 0o777 for p in (new, *new.iterdir())} == {
+        "new": 0o750,
+        "model.safetensors": 0o640,
+        "config.json": 0o640,
+        "tokenizer.json": 0o640,
+    }
+    new.chmod(0o700)
+    (new / "config.json").chmod(0o600)
+    checkpoint.save(link, loaded.model, loaded.recipe, loaded.tokenizer)
+    checkpoint.store_thresholds(link, Thresholds(mask=0.3), info={})
+    assert link.is_symlink()
+    assert [(new / name).stat().st_mode & 0o777 for name in ("", "config.json")] == [0o700, 0o600]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model", "new"]
+
+
+@pytest.mark.parametrize("thing", ["file", "folder"])
+def test_what_is_no_checkpoint_is_not_replaced(folder: Path, tmp_path: Path, thing: str) -> None:
+    loaded, there = checkpoint.load(folder), tmp_path / "there"
+    mine = there if thing == "file" else there / "thesis.tex"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("years of work")
+    with pytest.raises(RefsegError, match="there: in the way of a checkpoint folder"):
+        checkpoint.save(there, loaded.model, loaded.recipe, loaded.tokenizer)
+    assert mine.read_text() == "years of work"
+
+
+def test_what_killed_runs_left_is_removed(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / ".best.old")  # cut between the two renames
+    for name in (".last.old", ".last-x0_9abcd", ".best-0123abcd.part", "last"):
+        shutil.copytree(folder, run / name)
+    for name in (".metrics.jsonl-0123abcd.part", ".mine", ".lastly"):
+        (run / name).touch()
+    checkpoint.tidy(run)
+    assert sorted(p.name for p in run.iterdir()) == [".lastly", ".mine", "best", "last"]
+
+
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
@@ -82,8 +143,56 @@ def test_weights_of_another_size_are_refused(folder: Path) -> None:
     table = json.loads(path.read_text("utf-8"))
     table["recipe"]["model"]["dim"] = 32
     path.write_text(json.dumps(table), encoding="utf-8")
-    with pytest.raises(RefsegError, match="cannot load the weights"):
+    with pytest.raises(RefsegError, match=r"cannot load the weights: \S+ is \(16.*\), not \(32.*; and \d+ more"):
         checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["vision.backbone.stem.0.weight", "vision.backbone.stem.1.running_var"])
+def test_weights_that_are_no_numbers_are_refused(folder: Path, name: str, value: float) -> None:
+    """They scored as a model, and answered "no target" with the exit status of one."""
+    weights = load_file(folder / "model.safetensors")
+    weights[name].view(-1)[1] = value
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(RefsegError, match=f"{name} holds NaN or infinity"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "says"),
+    [
+        (("thresholds", "mask"), 1.5, "thresholds: mask: 1.5 is not a probability"),
+        (("thresholds", "exists"), -0.1, "thresholds: exists: -0.1 is not a probability"),
+        (("thresholds", "exists"), float("nan"), "thresholds: exists: nan is not a probability"),
+        (("thresholds", "min_pixels"), -1, "thresholds: min_pixels: -1 is not"),
+        (("recipe", "data", "std"), [0.2, 0, 0.2], r"data: std: \(0.2, 0.0, 0.2\) is not three positive"),
+        (("recipe", "data", "std"), [0.2, float("inf"), 0.2], "data: std: .* is not three positive"),
+        (("recipe", "data", "mean"), [0.2, float("nan"), 0.2], "data: mean: .* is not three"),
+        (("recipe", "data", "size"), [0, 64], r"data: size: \(0, 64\) is not"),
+    ],
+)
+def test_settings_that_no_picture_survives_are_refused(
+    folder: Path, keys: tuple[str, ...], value: object, says: str
+) -> None:
+    path = folder / "config.json"
+    table = json.loads(path.read_text("utf-8"))
+    inner = table
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(RefsegError, match=says) as caught:
+        checkpoint.load(folder)
+    assert str(path) in str(caught.value)
+
+
+def test_deep_nesting_is_no_internal_error(folder: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        before = (folder / name).read_text()
+        (folder / name).write_text('{"a":' * 100_000)
+        with pytest.raises(RefsegError, match=name):
+            checkpoint.load(folder)
+        (folder / name).write_text(before)
 
 
 def test_a_changed_recipe_is_the_loaded_ones_and_what_differs_is_said(folder: Path) -> None:

@@ -184,3 +184,30 @@ def test_every_recipe_builds_its_model_at_full_size(name: str) -> None:
     with torch.device("meta"):
         model = build_model(recipe, vocab_size={"words": 10_000, "bert": 30_522, "clip": 49_408}[recipe.text.tokenizer])
     assert sum(p.numel() for p in model.parameters()) > (1e6 if name.endswith("-tiny") else 3e7)
+
+
+def test_deep_nesting_is_no_internal_error(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('arch = "vlt"\n[model]\ndim = ' + "[" * 20_000)
+    with pytest.raises(RefsegError, match=r"mine\.toml: not valid TOML"):
+        load_recipe(str(tmp_path / "mine.toml"))
+    with pytest.raises(RefsegError, match="expected a value of type int"):
+        load_recipe("vlt-tiny", ["train.epochs=" + "[" * 20_000])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.std=[0.2, 0, 0.2]", "data: std: (0.2, 0.0, 0.2) is not three positive numbers"),
+        ("data.std=[0.2, nan, 0.2]", "data: std: (0.2, nan, 0.2) is not three positive numbers"),
+        ("data.mean=[inf, 0, 0]", "data: mean: (inf, 0.0, 0.0) is not three numbers"),
+        ("data.size=[-1, 416]", "data: size: (-1, 416) is not a height and a width"),
+        ("data.flip=1.5", "data: flip: 1.5 is not a probability"),
+        ("train.accumulate=0", "train: accumulate: 0 is not a number above 0"),
+        ("train.save_every_steps=0", "train: save_every_steps: 0 is not a number above 0"),
+        ("train.lr=nan", "train: lr: nan is not a learning rate"),
+    ],
+)
+def test_values_out_of_their_range_are_refused(override: str, says: str) -> None:
+    with pytest.raises(RefsegError) as caught:
+        load_recipe("vlt-tiny", [override])
+    assert says in str(caught.value)

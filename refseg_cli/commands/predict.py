@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
-from refseg_cli.commands._output import STDIO, Format, Sink, sinks_for
-from refseg_cli.console import console, json_line
+from refseg_cli.commands._output import LINES, STDIO, Format, Sink, sinks_for
+from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from refseg_cli.segmenters.base import Found
     from refseg_cli.segmenters.trained import Predictor
+
+# Endings that no phrase has.
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".jxl")
 
 
 def predict(
@@ -62,7 +66,7 @@ def predict(
 
     The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
     IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
-    give numbered files (IMAGE.mask-1.png and so on), or one line each with --format rle or json.
+    give numbered files (IMAGE.mask-1.png and so on), or one line each with --format rle or json, written as they come.
 
     \b
     Example:
@@ -83,20 +87,19 @@ def predict(
         return _demo(Path(output or "refseg-demo"), model, device)
     if image is None or not phrases:
         raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
+    _check(phrases)
     sinks = sinks_for(image, len(phrases), chosen, output)
     name, pixels = _read(image, max_pixels)
 
-    from refseg_cli.segmenters.base import record
     from refseg_cli.segmenters.trained import Predictor
 
     predictor = Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
     answers = _ask(predictor, name, pixels, phrases, explain=chosen == "explain")
-    if chosen in ("rle", "json"):
-        lines = [record(predictor, name, found) for found in answers]
-        _write_lines(sinks, [line if chosen == "json" else line["mask"] for line in lines])
+    if chosen in LINES:
+        exists = _write_lines(sinks[0], answers, chosen, predictor, name)
     else:
-        _write_pictures(sinks, answers, chosen, pixels)
-    return FOUND if no_target_ok or any(found.exists for found in answers) else NO_TARGET
+        exists = _write_pictures(sinks, answers, chosen, pixels)
+    return FOUND if exists or no_target_ok else NO_TARGET
 
 
 def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
@@ -109,6 +112,19 @@ def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
     if len(set(named.values())) > 1:
         raise RefsegError(f"{' and '.join(named)} exclude each other", hint="give one of them")
     return next(iter(named.values()), "png")
+
+
+def _check(phrases: Sequence[str]) -> None:
+    """That each is a phrase: what names a picture would be answered as one, and nobody would notice."""
+    from refseg_cli.segmenters.base import check_phrases
+
+    check_phrases(phrases)
+    for phrase in phrases:
+        if os.path.isfile(phrase) or Path(phrase).suffix.lower() in PICTURES:  # noqa: PTH113 - never raises
+            raise RefsegError(
+                f"{phrase!r}: a file, not a phrase",
+                hint="predict takes one image, then phrases; one that does read like this may end with a space",
+            )
 
 
 def _read(image: str, max_pixels: int | None) -> tuple[str, Tensor]:
@@ -129,23 +145,45 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _ask(predictor: Predictor, name: str, pixels: Tensor, phrases: Sequence[str], *, explain: bool) -> Sequence[Found]:
-    """The answers, after what a user should know before relying on them."""
+def _ask(predictor: Predictor, name: str, pixels: Tensor, phrases: Sequence[str], *, explain: bool) -> Iterator[Found]:
+    """The answers as they come, after what a user should know before relying on them."""
     for caution in predictor.cautions(name, phrases):
         console.warn(caution)
     answers = predictor.explain(pixels, phrases) if explain else predictor.predict(pixels, phrases)
-    if explain and not answers[0].maps:
-        console.warn(f"{predictor.name} has no maps to show: this is its answer alone")
-    return answers
+    for number, found in enumerate(answers):
+        if explain and number == 0 and not found.maps:
+            console.warn(f"{predictor.name} has no maps to show: this is its answer alone")
+        yield found
 
 
-def _write_pictures(sinks: Sequence[Sink], answers: Sequence[Found], format: Format, pixels: Tensor) -> None:
-    """One PNG for each answer; pixels: (3, h, w). No sinks, no pictures."""
+def _write_lines(sink: Sink, answers: Iterable[Found], format: Format, predictor: Predictor, name: str) -> bool:
+    """A line for each answer, as soon as it is there; whether any has a target."""
+    from refseg_cli.segmenters.base import record
+
+    exists = False
+    with sink.lines() as write:
+        for found in answers:
+            line = record(predictor, name, found)
+            write(line if format == "json" else line["mask"])
+            exists |= found.exists
+    return exists
+
+
+def _write_pictures(sinks: Sequence[Sink], answers: Iterable[Found], format: Format, pixels: Tensor) -> bool:
+    """A PNG for each answer, as soon as it is there; whether any has a target. No sinks, no pictures.
+
+    pixels: (3, h, w).
+    """
     picture = pixels.permute(1, 2, 0).numpy()
-    for sink, found in zip(sinks, answers, strict=False):
-        sink.write(_drawn(found, format, picture))
-        where = "" if sink.path is None else f" -> {sink.path}"
-        console.info(f"{found.phrase}: {_verdict(found)}{where}")
+    exists = False
+    for number, found in enumerate(answers):
+        exists |= found.exists
+        if sinks:
+            sink = sinks[number]
+            sink.write(_drawn(found, format, picture))
+            where = "" if sink.path is None else f" -> {sink.path}"
+            console.info(f"{found.phrase}: {_verdict(found)}{where}")
+    return exists
 
 
 def _drawn(found: Found, format: Format, picture: np.ndarray) -> bytes:
@@ -159,11 +197,6 @@ def _drawn(found: Found, format: Format, picture: np.ndarray) -> bytes:
     if format == "overlay":
         return overlay_png(picture, mask, phrase, exists=exists, p_target=p_target)
     return mask_png(mask)
-
-
-def _write_lines(sinks: Sequence[Sink], records: Sequence[object]) -> None:
-    for sink in sinks:
-        sink.write("".join(f"{json_line(record)}\n" for record in records).encode())
 
 
 def _verdict(found: Found) -> str:

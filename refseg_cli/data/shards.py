@@ -29,6 +29,7 @@ from refseg_cli.data import storage
 from refseg_cli.data.schema import SCHEMA, storage_settings, to_batch, to_record
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.files import parse_json
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
 
@@ -164,7 +165,7 @@ def about_shard(place: Place) -> About | None:
     """What a complete shard says of itself; None if the file is no complete shard of ours."""
     try:
         with place.open() as stream:
-            table = json.loads((pq.read_metadata(stream).metadata or {})[_ABOUT])
+            table = parse_json((pq.read_metadata(stream).metadata or {})[_ABOUT])
         return About(table["plan"], _to_split(table["counts"]), table["problems"])
     except (RefsegError, pa.ArrowException, OSError, KeyError, ValueError, TypeError):
         return None
@@ -258,7 +259,7 @@ def parse_manifest(place: Place) -> Manifest:
         RefsegError: it is damaged, or of another format.
     """
     try:
-        table = json.loads(place.read())
+        table = parse_json(place.read())
         if table["format"] not in READABLE:
             raise RefsegError(
                 f"{place.uri}: format {table['format']}, this version reads {FORMAT}", hint="prepare the data again"

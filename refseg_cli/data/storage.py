@@ -19,13 +19,13 @@ import pyarrow as pa
 from pyarrow import fs
 
 from refseg_cli.errors import RefsegError
+from refseg_cli.files import part_name, whole
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-UNFINISHED = ".unfinished"  # suffix, after a leading dot, of a file that is still being written
 CHUNK = 1 << 20  # bytes read at a time
 
 
@@ -178,19 +178,14 @@ def writing(place: Place) -> Iterator[Sink]:
     Raises:
         RefsegError: disk full, no permission or the like.
     """
-    unfinished = place.parent() / f".{place.name}{UNFINISHED}"
-    with _explained(place):
-        place.files.create_dir(place.parent().path, recursive=True)
-        stream = place.files.open_output_stream(unfinished.path)
+    with whole(Path(place.path)) if place.is_local else _unfinished(place) as part, _explained(place):
+        stream = place.files.open_output_stream(str(part))
         try:
             yield Sink(stream)
             stream.close()
-            place.files.move(unfinished.path, place.path)
         except BaseException:
             with suppress(OSError, ValueError):
                 stream.close()
-            with suppress(OSError):
-                place.files.delete_file(unfinished.path)
             raise
 
 
@@ -198,6 +193,21 @@ def write(place: Place, data: bytes) -> None:
     """Write a small file, whole or not at all."""
     with writing(place) as stream:
         stream.write(data)
+
+
+@contextmanager
+def _unfinished(place: Place) -> Iterator[str]:
+    """`files.whole` for storage elsewhere: the path of a new file, moved to its place when the block ends well."""
+    part = place.parent() / part_name(place.name)
+    with _explained(place):
+        place.files.create_dir(place.parent().path, recursive=True)
+        try:
+            yield part.path
+            place.files.move(part.path, place.path)
+        except BaseException:
+            with suppress(OSError):
+                place.files.delete_file(part.path)
+            raise
 
 
 def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:

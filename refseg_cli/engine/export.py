@@ -201,11 +201,13 @@ def _metadata(loaded: Checkpoint, outputs: Sequence[str]) -> dict[str, str]:
 
 
 def _write_pt2(program: ExportedProgram, file: Path, metadata: dict[str, str]) -> None:
-    torch.export.save(program, file, extra_files=metadata)
+    with file.open("wb") as stream:  # by its name alone it would have to end in .pt2
+        torch.export.save(program, stream, extra_files=metadata)
 
 
 def _load_pt2(file: Path) -> Run:
-    module = torch.export.load(file).module()
+    with file.open("rb") as stream:
+        module = torch.export.load(stream).module()
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         with torch.inference_mode():

@@ -135,6 +135,8 @@ def import_checkpoint(request: ImportRequest) -> ImportReport:
     notes += _add_counters(renamed, expected)
     _check(request.source, arch, weights, renamed, expected)
     model.load_state_dict({name: _fresh(t, expected[name]) for name, t in renamed.weights.items()}, assign=True)
+    if name := checkpoint.not_finite(model):
+        raise RefsegError(f"{request.source}: {name} holds NaN or infinity", hint="download the file again")
     thresholds = _thresholds(official.protocol)
     info = {"name": f"{arch}:{request.source.name}", "imported": {"file": request.source.name, "recipe": request.name}}
     checkpoint.save(request.out, model, recipe, tokenizer, thresholds=thresholds, info=info)

@@ -7,11 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from refseg_cli import checkpoint
+from refseg_cli import checkpoint, files
 from refseg_cli.data.pictures import load_image
 from refseg_cli.drawing.overlay import overlay_png
 from refseg_cli.errors import RefsegError
-from refseg_cli.files import whole
 from refseg_cli.segmenters.base import Found
 from refseg_cli.segmenters.trained import Predictor
 
@@ -50,8 +49,7 @@ def demo(out: Path, *, folder: str | Path | None = None, device: str = "auto") -
         for found in predictor.predict(pixels, scene["phrases"]):
             path = out / f"{len(shown) + 1:02}-{_slug(found.phrase)}.png"
             drawn = overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target)
-            with whole(path) as file:
-                file.write_bytes(drawn)
+            files.write(path, drawn)
             shown.append(Shown(str(scenes / scene["image"]), found, path))
     return shown
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import resource
 import signal
 import sys
@@ -15,23 +18,52 @@ from typing import Any
 
 import torch
 
+from refseg_cli import files
+from refseg_cli.errors import RefsegError
+
+LOCK = ".lock"  # in a run folder
+
 
 class RunLog:
-    """metrics.jsonl: one JSON object a line. On resume the lines beyond the saved step go, since they come again."""
+    """metrics.jsonl: one JSON object a line. On resume the lines beyond the saved state go, since they come again.
 
-    def __init__(self, path: Path, step: int, *, active: bool) -> None:
+    Args:
+        step, validated: the saved step, and whether its validation is done, if one was due.
+        active: whether this process writes.
+
+    Raises:
+        RefsegError: there is something else in the file.
+    """
+
+    def __init__(self, path: Path, step: int, *, validated: bool, active: bool) -> None:
         self.path, self.active, self.began = path, active, time.time()
         if not active:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(kept), encoding="utf-8")
+        kept = []
+        for number, line in enumerate(whole_lines(path), start=1):
+            try:
+                table = files.parse_json(line)
+                if table["step"] < step or (table["step"] == step and (validated or "loss" in table)):
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise RefsegError(
+                    f"{path}: line {number} is none of a run's log", hint="remove the line, or move the file away"
+                ) from error
+        files.write(path, "".join(kept).encode())
 
     def write(self, figures: dict[str, Any], **more: float) -> None:
+        """Append a line.
+
+        Raises:
+            RefsegError: disk full and the like.
+        """
         if self.active:
             line = json.dumps({**figures, **more, "seconds": round(time.time() - self.began, 1)})
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            except OSError as error:
+                raise RefsegError(f"{self.path}: cannot write: {error.strerror or error}") from error
 
 
 def whole_lines(path: Path) -> Iterator[str]:
@@ -39,6 +71,32 @@ def whole_lines(path: Path) -> Iterator[str]:
     if path.is_file():
         with path.open(encoding="utf-8") as file:
             yield from (line for line in file if line.endswith("}\n"))
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Keep a run folder to this process. The system lets go of it however the process ends.
+
+    Raises:
+        RefsegError: another one trains there, or the folder cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / LOCK).open("a")
+    except OSError as error:
+        raise RefsegError(f"{out}: cannot write: {error.strerror or error}") from error
+    with file:
+        try:
+            # Of the process, not of the open file: the loader's workers, which may outlive a kill, do not inherit it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise RefsegError(
+                    f"{out}: another process trains here", hint="wait for it, or name another --out"
+                ) from error
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
+                raise RefsegError(f"{out}: cannot lock: {os.strerror(error.errno or 0)}") from error
+        yield
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from refseg_cli.data.shards import Manifest, ShardInfo, SplitInfo
 from refseg_cli.data.sources import Draft, Problem, photos
 from refseg_cli.data.storage import Place
 from refseg_cli.errors import RefsegError
+from refseg_cli.files import is_part
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
 
@@ -34,6 +35,7 @@ PROBLEMS = "_problems.jsonl"
 _LISTS = dict(zip(shards.MANIFESTS, (PROBLEMS, "problems.jsonl"), strict=True))  # beside a manifest of each name
 IMAGES_FOR_A_PROCESS = 200  # with fewer it has hardly begun when the work is done
 _SHARD_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
+_OLD_PART = re.compile(r"\..+\.unfinished")  # what earlier versions called a file that is still being written
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ def _take_over(folder: Place, plan: str, overwrite: bool) -> dict[str, str]:
     """
     names = folder.names()
     for name in names:
-        if name.startswith(".") and name.endswith(storage.UNFINISHED):
+        if is_part(name) or _OLD_PART.fullmatch(name):
             (folder / name).delete()
     manifests = {name: _manifest(folder / name) for name in shards.MANIFESTS if name in names}
     ours = [manifest for manifest in manifests.values() if manifest and manifest.plan == plan]

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,14 +31,23 @@ from refseg_cli.data.loader import Step, StepDataset
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
 from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
-from refseg_cli.engine.run_log import RunLog, flattened, peak_memory, stop_signals
-from refseg_cli.errors import RefsegError
+from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
+from refseg_cli.engine.run_state import (
+    Moving,
+    Position,
+    nothing_to_resume,
+    restore_state,
+    resume_folder,
+    save_state,
+)
+from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.metrics.protocols import REFSEG
 from refseg_cli.models import build_model
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Batch, Thresholds
 from refseg_cli.segmenters.inference import pick_device
 
-STATE, LOG = "training.pt", "metrics.jsonl"
+LOG = "metrics.jsonl"
 LOG_EVERY = 10  # optimiser steps between lines of metrics.jsonl
 
 
@@ -78,38 +87,43 @@ class TrainResult:
     scores: dict[str, float | None] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Position:
-    """How far a run has come: `step` optimiser steps in all, `offset` micro-batches into `epoch`."""
-
-    epoch: int = 0
-    offset: int = 0
-    step: int = 0
-    best: float | None = None
-
-
 def train(request: TrainRequest, *, progress: Progress = silent) -> TrainResult:
     """Train until the recipe's epochs are done or a signal asks to stop.
 
     Raises:
-        RefsegError: data or recipe do not fit, shards are damaged, the run folder is taken, the loss is not finite, the
-            disk is full.
+        RefsegError: data or recipe do not fit, shards are damaged, the run folder is taken or another process trains
+            there, the loss is not finite, validation fails, the disk is full. What was saved before stays, and the run
+            can be resumed.
     """
-    run = _Run(request, progress)
-    with stop_signals() as asked:
-        return run.loop(asked)
+    if request.resume and not request.out.is_dir():
+        raise nothing_to_resume(request.out)
+    accelerator = _accelerator(request.recipe.train, request)
+    with claimed(request.out) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            checkpoint.tidy(request.out)
+        accelerator.wait_for_everyone()
+        run = _Run(request, accelerator, progress)
+        with stop_signals() as asked:
+            return run.loop(asked)
 
 
 class _Run:
     """One training run: what it is made of, and its loop."""
 
-    def __init__(self, request: TrainRequest, progress: Progress) -> None:
-        self.request, self.progress = request, progress
+    def __init__(self, request: TrainRequest, accelerator: Accelerator, progress: Progress) -> None:
+        self.request, self.accelerator, self.progress = request, accelerator, progress
         self.recipe, self.config = request.recipe, request.recipe.train
-        checkpoint.recover(request.out / "last")
-        resumed = self._resume_folder()
+        if self.config.best_metric not in (names := [metric.name for metric in REFSEG.metrics]):
+            error = unknown_name("metric", self.config.best_metric, names)
+            raise RefsegError(f"train.best_metric: {error.message}", hint=error.hint)
+        resumed = resume_folder(request.out, self.recipe, resume=request.resume)
         torch.manual_seed(self.config.seed)
         self.shards = open_shards(request.data, "train")
+        if self.recipe.text.field == "raw" and not self.shards.manifest.has_raw_sentences:
+            raise RefsegError(
+                f"{request.data}: holds no sentences as they were typed, which this recipe reads (text.field = raw)",
+                hint="prepare the data again, or --set text.field=sent",
+            )
         self.validation = self._validation_shards()
         if self.validation:
             self.validation.verify(progress)  # or damage would come to light after an epoch
@@ -124,17 +138,22 @@ class _Run:
         elif not resumed:
             self._load_glove(model)
         model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU, tensor cores want it
-        self.accelerator = _accelerator(self.config, request)
         optimizer = build_optimizer(model, self.config)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
         # validation is to measure what `refseg eval` does: single precision.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.average = self._new_average()
-        self.position = Position()
-        if resumed:
-            self._restore(resumed)
-        self.log = RunLog(request.out / LOG, self.position.step, active=self.accelerator.is_main_process)
+        self.moving = Moving(
+            self.accelerator.unwrap_model(self.model), self._new_average(), self.optimizer, self.accelerator.scaler
+        )
+        earlier = self.shards.manifest.plan
+        self.position = restore_state(resumed, self.moving, earlier=earlier, **self._facts()) if resumed else Position()
+        self.log = RunLog(
+            request.out / LOG,
+            self.position.step,
+            validated=not self.position.due,
+            active=self.accelerator.is_main_process,
+        )
         if request.tracker != "none":
             self.accelerator.init_trackers("logs", config=flattened(to_table(self.recipe)))
         self.dataset = StepDataset(
@@ -153,11 +172,12 @@ class _Run:
 
     def loop(self, asked: Callable[[], str | None]) -> TrainResult:
         stopped = "finished"
+        if self.position.due:  # broken off before it was done
+            self._validate()
         while self.position.epoch < self.config.epochs:
             stopped = self._epoch(asked)
             if stopped != "finished":
                 break
-            self.position.epoch, self.position.offset = self.position.epoch + 1, 0
             self._after_epoch()
         if stopped != "finished":
             self.save_last()
@@ -201,10 +221,11 @@ class _Run:
         batch = batch.to(self.accelerator.device)
         with self.accelerator.autocast():
             prediction = self.model(batch)
-            terms = self.accelerator.unwrap_model(self.model).losses(prediction, batch)
+            terms = self.moving.model.losses(prediction, batch)  # type: ignore[operator]
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
-            raise self._not_finite(terms)
+            figures = ", ".join(f"{name}={float(term.detach()):.4g}" for name, term in terms.items())
+            raise self._not_finite("the loss", position.step + 1, f": {figures}")
         with nullcontext() if boundary else self.accelerator.no_sync(self.model):
             self.accelerator.backward(loss / group)
         if boundary:
@@ -216,16 +237,17 @@ class _Run:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            if self.average is not None:
-                self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+            if self.moving.average is not None:
+                self.moving.average.update_parameters(self.moving.model)
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
-    def _not_finite(self, terms: dict[str, Tensor]) -> RefsegError:
-        figures = ", ".join(f"{name}={float(term.detach()):.4g}" for name, term in terms.items())
-        p = self.position
+    def _not_finite(self, what: str, step: int, more: str = "") -> RefsegError:
+        last = self.request.out / "last"
+        saved = (last / checkpoint.CONFIG).is_file()
+        state = f"{last} holds step {checkpoint.read_config(last)[2].get('step')}" if saved else "nothing was saved"
         return RefsegError(
-            f"the loss is not finite at epoch {p.epoch}, step {p.step}: {figures}",
-            hint=f"{self.request.out}/last holds the last good state; lower train.lr, set train.clip_norm, or use fp32",
+            f"{what} is not finite at epoch {self.position.epoch + 1}, step {step}{more}",
+            hint=f"{state}; lower train.lr, set train.clip_norm, or use fp32",
         )
 
     def _report(self, terms: dict[str, Tensor], rate: float) -> None:
@@ -241,42 +263,59 @@ class _Run:
         self.progress("train", position.step, self.total, epoch=position.epoch + 1, **shown)
 
     def _after_epoch(self) -> None:
-        """Validate if it is time, keep the best, and save where the run stands."""
+        """Save where the run stands, and validate if it is time."""
         position, config = self.position, self.config
-        due = position.epoch % config.eval_every_epochs == 0 or position.epoch == config.epochs
-        if due and self.validation is not None:
-            from refseg_cli.evaluation.evaluate import evaluate_model
+        position.epoch, position.offset = position.epoch + 1, 0
+        position.due = position.epoch % config.eval_every_epochs == 0 or position.epoch == config.epochs
+        self.save_last()  # first: whatever befalls the validation, the epoch is not lost
+        if position.due:
+            self._validate()
 
-            model = self.evaluated_model()
-            model.eval()
-            evaluated = evaluate_model(
-                model,
-                self.tokenizer,
-                self.recipe,
-                Thresholds(),
-                self.validation,
-                device=self.accelerator.device,
-                limit=config.eval_limit,
-                progress=self.progress,
-            )
-            self.last_scores = evaluated.scores.table()
-            self.log.write({"step": position.step, "epoch": position.epoch - 1, config.eval_split: self.last_scores})
-            if self.request.tracker != "none":
-                known = {f"{config.eval_split}/{k}": v for k, v in self.last_scores.items() if v is not None}
-                self.accelerator.log(known, step=position.step)
-            score = _metric(self.last_scores, config.best_metric)
-            if position.best is None or score > position.best:
-                position.best = score
-                self._save(self.request.out / "best", self.last_scores)
-        elif due:
+    def _validate(self) -> None:
+        """Score the weights and keep the best; without a validation split these are the newest."""
+        position, config = self.position, self.config
+        if self.validation is None:
             self._save(self.request.out / "best", {})
+            position.due = False
+            return
+        try:
+            self.last_scores = self._scores(self.validation)
+        except RefsegError as error:
+            hints = (error.hint, f"the epoch is saved in {self.request.out}, --resume goes on with its validation")
+            raise RefsegError(
+                f"validation after epoch {position.epoch}: {error.message}", hint="; ".join(filter(None, hints))
+            ) from error
+        self.log.write({"step": position.step, "epoch": position.epoch - 1, config.eval_split: self.last_scores})
+        if self.request.tracker != "none":
+            known = {f"{config.eval_split}/{k}": v for k, v in self.last_scores.items() if v is not None}
+            self.accelerator.log(known, step=position.step)
+        value = self.last_scores[config.best_metric]
+        score = float("-inf") if value is None else value
+        if position.best is None or score > position.best:
+            position.best = score
+            self._save(self.request.out / "best", self.last_scores)
+        position.due = False
         self.save_last()
 
-    # ---- state ----------------------------------------------------------------------------------------------------
+    def _scores(self, split: Shards) -> dict[str, float | None]:
+        """Every metric of the weights that count, in percent."""
+        from refseg_cli.evaluation.evaluate import evaluate_model
 
-    def evaluated_model(self) -> nn.Module:
-        """The weights that count: the moving average if there is one."""
-        return self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
+        model = self.moving.evaluated
+        model.eval()
+        evaluated = evaluate_model(
+            model,
+            self.tokenizer,
+            self.recipe,
+            Thresholds(),
+            split,
+            device=self.accelerator.device,
+            limit=self.config.eval_limit,
+            progress=self.progress,
+        )
+        return evaluated.scores.table()
+
+    # ---- state ----------------------------------------------------------------------------------------------------
 
     def save_last(self) -> None:
         self._save(self.request.out / "last", self.last_scores, extra=self._save_state)
@@ -285,73 +324,17 @@ class _Run:
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
+        if name := checkpoint.not_finite(self.moving.evaluated):
+            raise self._not_finite(name, self.position.step)
         info = {"step": self.position.step, "epoch": self.position.epoch, "scores": scores, "data": self._data_name()}
-        checkpoint.save(folder, self.evaluated_model(), self.recipe, self.tokenizer, info=info, extra=extra)
+        checkpoint.save(folder, self.moving.evaluated, self.recipe, self.tokenizer, info=info, extra=extra)
 
     def _save_state(self, folder: Path) -> None:
-        position = self.position
-        state: dict[str, Any] = {
-            "position": [position.epoch, position.offset, position.step, position.best],
-            "optimizer": self.optimizer.state_dict(),
-            "data": self.shards.manifest.fingerprint,
-            "processes": self.accelerator.num_processes,
-        }
-        if self.average is not None:
-            state["weights"] = self.accelerator.unwrap_model(self.model).state_dict()
-            state["averaged"] = self.average.n_averaged
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
-        torch.save(state, folder / STATE)
+        save_state(folder, self.moving, self.position, **self._facts())
 
-    def _restore(self, folder: Path) -> None:
-        from safetensors.torch import load_model
-
-        try:
-            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise RefsegError(f"{folder / STATE}: cannot read: {str(error).splitlines()[0]}") from error
-        manifest = self.shards.manifest
-        if state["data"] not in (manifest.fingerprint, manifest.plan):  # the plan: a run of an earlier build
-            raise RefsegError(
-                f"{self.request.data}: not the data that this run began with",
-                hint="resume with the same prepared shards, or begin another run with --out",
-            )
-        if state["processes"] != self.accelerator.num_processes:
-            raise RefsegError(
-                f"this run began with {state['processes']} processes, not {self.accelerator.num_processes}",
-                hint="an exact resume needs the same number",
-            )
-        model = self.accelerator.unwrap_model(self.model)
-        if self.average is None:
-            load_model(model, folder / checkpoint.WEIGHTS)
-        else:
-            load_model(self.average.module, folder / checkpoint.WEIGHTS)
-            model.load_state_dict(state["weights"])
-            self.average.n_averaged.copy_(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler is not None and "scaler" in state:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.position = Position(*state["position"])
-
-    def _resume_folder(self) -> Path | None:
-        last = self.request.out / "last"
-        exists = (last / checkpoint.CONFIG).is_file()
-        if not self.request.resume:
-            if exists:
-                raise RefsegError(
-                    f"{self.request.out}: holds a training run already",
-                    hint="--resume goes on with it; or another --out",
-                )
-            return None
-        if not exists:
-            raise RefsegError(f"{self.request.out}: no run to resume here", hint="leave --resume away to begin one")
-        recipe, _, _ = checkpoint.read_config(last)
-        if _trained(recipe) != _trained(self.recipe):
-            raise RefsegError(
-                f"{self.request.out}: the run began with another recipe",
-                hint="resume with the same --recipe and --set, or begin another run with --out",
-            )
-        return last
+    def _facts(self) -> dict[str, Any]:
+        """What must be the same when a run goes on."""
+        return {"data": self.shards.manifest.fingerprint, "processes": self.accelerator.num_processes}
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
@@ -432,19 +415,6 @@ def _need_tensorboard() -> None:
 
     if find_spec("tensorboard") is None:
         raise RefsegError("--tracker tensorboard needs TensorBoard", hint="pip install 'refseg[tensorboard]'")
-
-
-def _trained(recipe: Recipe) -> Recipe:
-    """The recipe as far as it decides the figures: how often a run saves and who loads its data does not."""
-    data = replace(recipe.data, workers=0)
-    return replace(recipe, data=data, train=replace(recipe.train, save_every_steps=0))
-
-
-def _metric(scores: dict[str, float | None], name: str) -> float:
-    if name not in scores:
-        raise RefsegError(f"train.best_metric: no metric {name!r}", hint=f"one of: {', '.join(scores)}")
-    value = scores[name]
-    return float("-inf") if value is None else value
 
 
 def _mix(*numbers: int) -> int:

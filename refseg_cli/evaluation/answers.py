@@ -17,6 +17,7 @@ import numpy as np
 from refseg_cli.config import build
 from refseg_cli.data import tables
 from refseg_cli.errors import RefsegError
+from refseg_cli.files import parse_json
 from refseg_cli.metrics.counts import Counts
 from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS, Protocol, View
 from refseg_cli.records import Rle, Thresholds
@@ -243,7 +244,7 @@ def read_answers(uri: str) -> Answers:
     if metadata.get("format") != RECORDS_FORMAT:
         raise RefsegError(f"{uri}: not a file of records", hint="`refseg eval --records FILE` writes one")
     try:
-        about = _about(json.loads(metadata.get("about", "{}")), uri)
+        about = _about(parse_json(metadata.get("about", "{}")), uri)
         answers = _columns(about, columns)
         wrong = columns["union"] != answers.predicted + answers.target - answers.intersection
         if wrong.any():

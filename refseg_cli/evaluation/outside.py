@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from refseg_cli.evaluation.answers import (
 from refseg_cli.evaluation.mask_forms import as_rle
 from refseg_cli.evaluation.matching import Wanted, match
 from refseg_cli.evaluation.predictions import Given, Problems, from_records, read_predictions
+from refseg_cli.files import refuse_input
 from refseg_cli.metrics.counts import Pixels, count_pixels
 from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
 from refseg_cli.progress import Progress, silent
@@ -89,6 +91,8 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
             are those of `predictions.Reason`), or expressions without one; records that cannot be written, or are there
             already.
     """
+    if request.records:
+        refuse_input(Path(request.records), Path(request.source))
     splits = [shards.open_shards(request.data, name) for name in request.splits]
     for split in splits:
         split.verify(progress)

@@ -5,6 +5,7 @@ Axes: n answers, in the order of the records.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from refseg_cli.evaluation import report_content
 from refseg_cli.evaluation.analysis import Analysis
 from refseg_cli.evaluation.answers import Answer, Answers, concatenate
 from refseg_cli.evaluation.provenance import PublishedRow
-from refseg_cli.files import whole
+from refseg_cli.files import is_special, part_name, whole
 from refseg_cli.metrics.scores import sample_iou
 from refseg_cli.metrics.slices import find_slices
 from refseg_cli.models import MODELS
@@ -288,18 +289,21 @@ def write_report(report: Report, path: Path) -> None:
         RefsegError: they cannot be written there.
     """
     check_place(path)
-    folder = _folder(path)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    folder = Path(os.path.realpath(_folder(path)))
+    part = folder.with_name(part_name(folder.name))
     try:
         with whole(path) as page:
-            for file in render(report, folder.name):
-                if file.name:
+            for file in render(report, _folder(path).name):
+                if not file.name:
+                    page.write_bytes(file.data)
+                elif is_special(path):
+                    raise RefsegError(f"{path}: no place for the report's pictures beside it", hint="name a file")
+                else:
                     part.mkdir(exist_ok=True)
                     (part / file.name).write_bytes(file.data)
-                else:
-                    page.write_bytes(file.data)
             if folder.exists():
+                if part.exists():
+                    shutil.copymode(folder, part)
                 shutil.rmtree(folder)
             if part.exists():
                 (part / MARKER).touch()

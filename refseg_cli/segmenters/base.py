@@ -5,7 +5,7 @@ Axes: h w pixels of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from refseg_cli.data import masks
+from refseg_cli.errors import RefsegError
 from refseg_cli.records import Explanation, Thresholds
 
 if TYPE_CHECKING:
@@ -48,17 +49,30 @@ class Segmenter(Protocol):
     def thresholds(self) -> Thresholds:
         """What turns its probabilities into decisions."""
 
-    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> list[Found]:
-        """An answer to each phrase, in their order.
+    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+        """An answer to each phrase, in their order, each when it is asked for: masks are large, and phrases many.
 
         image: a file, its bytes, or pixels (3, h, w) uint8 RGB.
 
         Raises:
-            RefsegError: the image cannot be read, or a phrase is empty.
+            RefsegError: the image cannot be read, or a phrase is none (see `check_phrases`).
         """
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         """What a user should know before relying on the answers, a sentence each; name: the picture's file name."""
+
+
+def check_phrases(phrases: Sequence[str]) -> None:
+    """What a segmenter asks of phrases.
+
+    Raises:
+        RefsegError: one is empty, or holds bytes that are no UTF-8 text.
+    """
+    for phrase in phrases:
+        if not phrase.strip():
+            raise RefsegError("a phrase is empty", hint="say what to look for")
+        if not phrase.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in phrase):
+            raise RefsegError(f"{phrase!r}: not UTF-8 text", hint="is the terminal or the script in another encoding?")
 
 
 def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:

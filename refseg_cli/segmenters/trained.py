@@ -16,9 +16,8 @@ from torch import Tensor
 from refseg_cli import checkpoint
 from refseg_cli.data.loader import batch_for
 from refseg_cli.data.pictures import load_image
-from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Explanation, MapKind, Prediction, Thresholds
-from refseg_cli.segmenters.base import Found
+from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.explain import explain, explained, kinds_of
 from refseg_cli.segmenters.inference import Decision, pick_device, postprocess
 
@@ -26,6 +25,7 @@ from refseg_cli.segmenters.inference import Decision, pick_device, postprocess
 CHUNK = 64
 # Mask pixels brought to the picture's size at a time: 128 MB of float32 logits.
 PIXELS_AT_A_TIME = 32_000_000
+ARTICLES = frozenset({"a", "an", "the"})  # a model that was never taught them loses nothing
 MAP_CELLS = 170  # longer side of a map that is drawn
 SCENE_PREFIX = "scene_"  # how `refseg prepare scenes` names its pictures
 
@@ -58,17 +58,17 @@ class Predictor:
     def name(self) -> str:
         return self.checkpoint.name
 
-    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> list[Found]:
+    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """An answer to each phrase, in their order. The picture is encoded once for (up to `CHUNK`) phrases.
 
         image: a file, its bytes, or pixels (3, h, w) uint8 RGB.
 
         Raises:
-            RefsegError: the image cannot be read, or a phrase is empty.
+            RefsegError: the image cannot be read, or a phrase is none; said at once, before the first answer.
         """
         return self._answer(image, phrases, {})
 
-    def explain(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> list[Found]:
+    def explain(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """As `predict`, with the maps of the model's table `EXPLAIN`; without any for a model that has none."""
         return self._answer(image, phrases, kinds_of(self.checkpoint.model))
 
@@ -84,7 +84,7 @@ class Predictor:
                 "do not rely on what it says of a photograph"
             )
         for phrase in phrases:
-            unknown = tokenizer.unknown_words(phrase)
+            unknown = [word for word in tokenizer.unknown_words(phrase) if word.lower() not in ARTICLES]
             if unknown:
                 said.append(f"{phrase!r}: the model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}")
             if tokenizer.pipeline.encode(phrase.strip()).overflowing:
@@ -93,17 +93,15 @@ class Predictor:
 
     def _answer(
         self, image: Path | bytes | Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
-    ) -> list[Found]:
-        for phrase in phrases:
-            if not phrase.strip():
-                raise RefsegError("a phrase is empty", hint="say what to look for")
+    ) -> Iterator[Found]:
+        check_phrases(phrases)
         pixels = image if isinstance(image, Tensor) else load_image(image)
         chunks = (phrases[i : i + CHUNK] for i in range(0, len(phrases), CHUNK))
-        answers = [answer for chunk in chunks for answer in self._decide(pixels, chunk, kinds)]
-        return [
+        answers = (answer for chunk in chunks for answer in self._decide(pixels, chunk, kinds))
+        return (
             Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()), maps)
             for phrase, (d, maps) in zip(phrases, answers, strict=True)
-        ]
+        )
 
     def _decide(
         self, pixels: Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
@@ -115,11 +113,12 @@ class Predictor:
             on_device = batch.to(self.device)
             prediction = explained(found.model, on_device) if kinds else found.model(on_device)
             maps = explain(prediction, batch, kinds, found.tokenizer, longest=MAP_CELLS)
-            rows = max(1, PIXELS_AT_A_TIME // (pixels.shape[1] * pixels.shape[2]))
-            for start in range(0, len(phrases), rows):
-                part = slice(start, start + rows)
-                decisions = postprocess(*_rows(prediction, batch, part), self.thresholds)
-                yield from zip(decisions, islice(maps, len(decisions)), strict=True)
+        rows = max(1, PIXELS_AT_A_TIME // (pixels.shape[1] * pixels.shape[2]))
+        for start in range(0, len(phrases), rows):
+            with torch.inference_mode():  # not across a yield: whoever asks for the answers is none of its business
+                decisions = postprocess(*_rows(prediction, batch, slice(start, start + rows)), self.thresholds)
+                drawn = list(islice(maps, len(decisions)))
+            yield from zip(decisions, drawn, strict=True)
 
 
 def _rows(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction, Batch]:
@@ -137,9 +136,6 @@ def _rows(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction
 
 
 def _override(thresholds: Thresholds, *, mask: float | None, exists: float | None) -> Thresholds:
-    for value in (mask, exists):
-        if value is not None and not 0 <= value <= 1:
-            raise RefsegError(f"threshold {value:g} is no probability", hint="from 0 to 1")
     return replace(
         thresholds,
         mask=thresholds.mask if mask is None else mask,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from refseg_cli.console import console
 from refseg_cli.data import masks
 from refseg_cli.engine import predict as engine
 from refseg_cli.engine.predict import Shown
-from refseg_cli.errors import ERROR, FOUND, NO_TARGET
+from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
 from refseg_cli.records import Explanation, Thresholds
 from refseg_cli.segmenters import trained
 from refseg_cli.segmenters.base import Found
@@ -43,15 +44,15 @@ class FakePredictor:
     def __init__(self, folder: str | None = None, **options: Any) -> None:
         self.calls.append({"folder": folder, **options})
 
-    def predict(self, image: torch.Tensor, phrases: Sequence[str]) -> list[Found]:
+    def predict(self, image: torch.Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         self.calls.append({"image": tuple(image.shape), "phrases": list(phrases)})
         found = ["no" not in phrase for phrase in phrases]
         scores = [(MASK & yes, yes, 0.9 if yes else 0.1, int(MASK.sum()) * yes) for yes in found]
-        return [Found(phrase, *score) for phrase, score in zip(phrases, scores, strict=True)]
+        return (Found(phrase, *score) for phrase, score in zip(phrases, scores, strict=True))
 
-    def explain(self, image: torch.Tensor, phrases: Sequence[str]) -> list[Found]:
+    def explain(self, image: torch.Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         maps = (Explanation("gaze", "map", np.zeros((1, 2, 3), np.float32), (0,), 1),) if self.shows else ()
-        return [replace(found, maps=maps) for found in self.predict(image, phrases)]
+        return (replace(found, maps=maps) for found in self.predict(image, phrases))
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         return [f"{name}: unsure"]
@@ -132,6 +133,10 @@ def test_no_target_is_a_black_mask(calls: object, capfdbinary: Capture) -> None:
         (["dog", "--explain", "-o", "there"], ["there/photo.explain.png"]),
         (["dog", "cat", "-f", "explain", "-o", "m.png"], ["m-1.png", "m-2.png"]),
         (["dog", "cat", "--json", "-o", "x.jsonl"], ["x.jsonl"]),
+        (["dog", "cat", "--json", "-o", "new/"], ["new/photo.jsonl"]),
+        (["dog", "-f", "rle", "-o", "there"], ["there/photo.rle.jsonl"]),
+        (["dog", "-o", "MASK.PNG"], ["MASK.PNG"]),
+        (["dog", "cat", "-o", "MASK.Png"], ["MASK-1.Png", "MASK-2.Png"]),
     ],
 )
 def test_where_files_go(calls: object, capfdbinary: Capture, arguments: list[str], files: list[str]) -> None:
@@ -195,6 +200,79 @@ def test_quiet_is_status_only(calls: object, capfdbinary: Capture, terminal: Non
 
 
 @pytest.mark.parametrize(
+    ("phrase", "words"),
+    [
+        ("", "a phrase is empty"),
+        (" \t", "a phrase is empty"),
+        ("caf\udce9", "'caf\\udce9': not UTF-8 text"),
+        ("photo.png", "'photo.png': a file, not a phrase"),
+        ("notes", "'notes': a file, not a phrase"),
+        ("gone.JPEG", "'gone.JPEG': a file, not a phrase"),
+    ],
+)
+def test_what_is_no_phrase_is_refused_before_the_model_loads(
+    calls: list[dict[str, Any]], capfdbinary: Capture, phrase: str, words: str
+) -> None:
+    Path("notes").touch()
+    assert main(["predict", "photo.png", "dog", phrase, "--json"]) == ERROR
+    assert words in capfdbinary.readouterr().err.decode()
+    assert calls == []
+
+
+def test_what_only_resembles_a_file_is_a_phrase(calls: list[dict[str, Any]], capfdbinary: Capture) -> None:
+    Path("dog").mkdir()
+    phrases = ["dog", "the file photo.png on the left", "photo.png ", "a dog, etc.", "x" * 5000]
+    assert main(["predict", "photo.png", *phrases, "--json"]) == FOUND
+    assert calls[1]["phrases"] == phrases
+
+
+def test_the_picture_on_standard_input_is_not_replaced(
+    calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, standard = Path("photo.png").read_bytes(), os.dup(0)
+    with Path("photo.png").open("rb") as picture:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False, buffer=picture))
+        try:
+            os.dup2(picture.fileno(), 0)
+            assert main(["predict", "-", "dog", "-o", "photo.png"]) == ERROR
+        finally:
+            os.dup2(standard, 0)
+            os.close(standard)
+    assert b"photo.png: is what is read" in capfdbinary.readouterr().err
+    assert Path("photo.png").read_bytes() == before
+
+
+def test_each_answer_is_written_before_the_next_is_asked_for(
+    calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory must not grow with the phrases, and a reader need not wait for the last one."""
+    lines: list[int] = []
+
+    def predict(self: FakePredictor, image: torch.Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+        for phrase in phrases:
+            lines.append(capfdbinary.readouterr().out.count(b"\n"))
+            yield Found(phrase, MASK, True, 0.9, 10)
+
+    monkeypatch.setattr(FakePredictor, "predict", predict)
+    assert main(["predict", "photo.png", "dog", "cat", "bird", "--json"]) == FOUND
+    assert lines == [0, 1, 1]
+    assert main(["predict", "photo.png", "dog", "cat", "-q"]) == FOUND
+    assert main(["predict", "photo.png", "dog", "cat", "-o", "there/", "-f", "overlay"]) == FOUND
+
+
+def test_lines_in_a_file_appear_all_or_none(
+    calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(self: FakePredictor, image: torch.Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+        yield Found(phrases[0], MASK, True, 0.9, 10)
+        raise RefsegError("broken")
+
+    monkeypatch.setattr(FakePredictor, "predict", predict)
+    assert main(["predict", "photo.png", "dog", "cat", "--json", "-o", "x.jsonl"]) == ERROR
+    assert [p.name for p in Path().iterdir()] == ["photo.png"]
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "needs an image and a phrase"),
@@ -209,12 +287,17 @@ def test_quiet_is_status_only(calls: object, capfdbinary: Capture, terminal: Non
         (["photo.png", "dog", "-o", "photo.png/m.png"], "photo.png/m.png: cannot write"),
         (["photo.png", "dog", "--max-pixels", "53"], "(--max-pixels 54 reads it)"),
         (["photo.png", "dog", "--max-pixels", "0"], "Invalid value for '--max-pixels'"),
+        (["photo.png", "dog", "-o", "photo.png"], "photo.png: is what is read, and would be replaced"),
+        (["photo.png", "dog", "-o", "./photo.png", "--json"], "photo.png: is what is read, and would be replaced"),
+        (["photo.png", "dog", "cat", "-o", "fifo"], "2 masks do not fit into one PNG"),
     ],
 )
 def test_errors_are_one_line_and_2(calls: object, capfdbinary: Capture, arguments: list[str], words: str) -> None:
+    os.mkfifo("fifo")
     assert main(["predict", *arguments]) == ERROR
     out, err = capfdbinary.readouterr()
     assert out == b""
+    assert sorted(p.name for p in Path().iterdir()) == ["fifo", "photo.png"]
     last = err.decode().splitlines()[-1]
     assert last.startswith("refseg: ")
     assert words in last

@@ -265,3 +265,9 @@ def test_runs_of_no_pixel_in_shards_made_before_are_joined_on_reading(tmp_path: 
 def test_a_mask_in_a_shard_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: damaged RLE string"):
         written(tmp_path, with_counts(b"~~"))[0]
+
+
+def test_a_manifest_nested_without_end_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / shards.MANIFEST).write_text('{"splits":' + "[" * 100_000)
+    with pytest.raises(RefsegError, match=r"manifest\.json: damaged manifest: nested too deeply"):
+        shards.read_manifest(str(tmp_path))

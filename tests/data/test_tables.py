@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,3 +105,19 @@ def test_a_table_without_checksums_is_read(tmp_path):
     write(tmp_path / "lines.parquet", LINES)
     pq.write_table(pq.read_table(tmp_path / "lines.parquet"), tmp_path / "old.parquet")
     assert read_columns(str(tmp_path / "old.parquet"), ["number"])[0]["number"].tolist() == list(range(8))
+
+
+def test_rows_go_where_the_name_points(tmp_path):
+    """As every file does, see test_files.py: through a link, into a FIFO, with the mode that was there."""
+    write(tmp_path / "real.parquet", LINES[:1])
+    (tmp_path / "real.parquet").chmod(0o600)
+    (tmp_path / "link.parquet").symlink_to("real.parquet")
+    write(tmp_path / "link.parquet", LINES)
+    assert (tmp_path / "link.parquet").is_symlink()
+    assert (tmp_path / "real.parquet").stat().st_mode & 0o777 == 0o600
+    os.mkfifo(tmp_path / "fifo.parquet")
+    with ThreadPoolExecutor(1) as other:
+        read = other.submit((tmp_path / "fifo.parquet").read_bytes)
+        write(tmp_path / "fifo.parquet", LINES)
+        assert read.result(timeout=30) == (tmp_path / "real.parquet").read_bytes()
+    assert (tmp_path / "fifo.parquet").is_fifo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pictures import RECIPE, records, write_split
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, TrainConfig
+from refseg_cli.data import shards
 from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
 from refseg_cli.engine.train import TrainRequest, train
 from refseg_cli.errors import RefsegError
@@ -171,10 +173,165 @@ def test_validation_in_mixed_precision_gives_the_figures_of_eval(data: Path, sav
 
 
 def test_nan_stops_with_a_reason_and_keeps_the_last_state(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """The weights overflow in a step, the loss in the next one: what is saved between them must not be these."""
     settings = replace(recipe.train, lr=1e30, epochs=3, save_every_steps=1)
-    with pytest.raises(RefsegError, match="the loss is not finite at epoch") as caught:
+    with pytest.raises(RefsegError, match="not finite") as caught:
         train(TrainRequest(replace(recipe, train=settings), str(scenes), tmp_path / "run", device="cpu"))
     assert "lower train.lr" in str(caught.value)
+    last = tmp_path / "run/last"
+    assert (f"{last} holds step" in str(caught.value)) == last.exists()
+    if last.exists():
+        checkpoint.load(last)
+
+
+def test_nan_at_the_first_step_names_no_state(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    settings = replace(recipe, model={**recipe.model, "dice_weight": float("nan")})
+    with pytest.raises(RefsegError, match="not finite at epoch 1, step 1") as caught:
+        train(TrainRequest(settings, str(scenes), tmp_path / "run", device="cpu"))
+    assert "last" not in str(caught.value).replace(str(tmp_path), "")
+    assert "nothing was saved" in str(caught.value)
+
+
+def test_a_failed_validation_loses_nothing(
+    scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken off in it and resumed, a run validates the epoch, and is the run that was never broken off."""
+    from refseg_cli.evaluation import evaluate
+
+    def broken(*args: Any, **options: Any) -> None:
+        raise RefsegError("val-00000-of-00001.parquet: damaged shard", hint="prepare again")
+
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    train(TrainRequest(recipe, str(scenes), whole, device="cpu"))
+    for _ in range(recipe.train.epochs):
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "evaluate_model", broken)
+            with pytest.raises(RefsegError, match=r"validation after epoch \d: val-.*damaged") as caught:
+                train(TrainRequest(recipe, str(scenes), out, resume=out.exists(), device="cpu"))
+        assert "prepare again" in str(caught.value)
+        assert "--resume" in str(caught.value)
+    result = train(TrainRequest(recipe, str(scenes), out, resume=True, device="cpu"))
+    assert [plain(line) for line in log(out)] == [plain(line) for line in log(whole)]
+    for name in ("best", "last"):
+        ours, theirs = (checkpoint.read_config(folder / name)[2] for folder in (out, whole))
+        assert ours == theirs
+    assert result.best == max(line["val"]["gIoU"] for line in log(whole) if "val" in line)
+
+
+def plain(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in ("seconds", "rate")}
+
+
+def test_a_validation_cut_after_its_line_is_not_logged_twice(
+    scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real = tmp_path / "run", checkpoint.save
+
+    def save(folder: Path, *args: Any, **options: Any) -> None:
+        if folder.name == "best":
+            raise KeyboardInterrupt
+        real(folder, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            train(TrainRequest(recipe, str(scenes), out, device="cpu"))
+    train(TrainRequest(recipe, str(scenes), out, resume=True, device="cpu"))
+    assert len([line for line in log(out) if "val" in line]) == recipe.train.epochs
+    assert (out / "best").is_dir()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_disk_that_fills_up_is_called_that(
+    scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from refseg_cli.engine import run_log, run_state
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_state, "STATE", "/dev/full")
+        with pytest.raises(RefsegError, match="last: cannot write the checkpoint: No space left on device"):
+            train(TrainRequest(recipe, str(scenes), tmp_path / "run", device="cpu"))
+    monkeypatch.setattr(run_log.RunLog, "write", full_log(run_log.RunLog.write))
+    with pytest.raises(RefsegError, match="/dev/full: cannot write: No space left on device"):
+        train(TrainRequest(recipe, str(scenes), tmp_path / "other", device="cpu"))
+
+
+def full_log(write: Any) -> Any:
+    def write_to_full(self: Any, *args: Any, **options: Any) -> None:
+        self.path = Path("/dev/full")
+        write(self, *args, **options)
+
+    return write_to_full
+
+
+LOCKED = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_share_a_folder(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    from refseg_cli.engine.run_log import LOCK
+
+    out = tmp_path / "run"
+    out.mkdir()
+    settings = replace(recipe, train=replace(recipe.train, epochs=1, eval_split=""))
+    other = subprocess.Popen(
+        [sys.executable, "-c", LOCKED, str(out / LOCK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(RefsegError, match="run: another process trains here"):
+            train(TrainRequest(settings, str(scenes), out, device="cpu"))
+    finally:
+        other.kill()
+        other.communicate()
+    assert train(TrainRequest(settings, str(scenes), out, device="cpu")).stopped == "finished"
+
+
+def test_what_a_killed_run_left_is_removed(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / ".last-x0_9abcd").mkdir(parents=True)
+    settings = replace(recipe, train=replace(recipe.train, epochs=1, eval_split=""))
+    train(TrainRequest(settings, str(scenes), out, device="cpu"))
+    assert sorted(p.name for p in out.iterdir()) == [".lock", "best", "last", "metrics.jsonl"]
+
+
+def test_weights_of_another_shape_are_named_on_resuming(
+    run: Path, scenes: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    weights = load_file(out / "last/model.safetensors")
+    weights["vision.backbone.stem.0.weight"] = torch.zeros(2, 3)
+    save_file(weights, out / "last/model.safetensors")
+    with pytest.raises(RefsegError, match=r"last/model\.safetensors: .*vision\.backbone\.stem\.0\.weight is \(2, 3\)"):
+        train(TrainRequest(recipe, str(scenes), out, resume=True, device="cpu"))
+
+
+def test_a_damaged_log_is_named(run: Path, scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"not": "ours"}\n')
+    with pytest.raises(RefsegError, match=r"metrics\.jsonl: line \d+ is none of a run's log"):
+        train(TrainRequest(recipe, str(scenes), out, resume=True, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("AP", "train.best_metric: unknown metric 'AP'"), ("gIou", "did you mean 'gIoU'")]
+)
+def test_an_unknown_metric_is_refused_before_the_run(
+    scenes: Path, recipe: Recipe, tmp_path: Path, name: str, says: str
+) -> None:
+    settings = replace(recipe, train=replace(recipe.train, best_metric=name))
+    with pytest.raises(RefsegError, match=says):
+        train(TrainRequest(settings, str(scenes), tmp_path / "run", device="cpu"))
+    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def test_existing_run_is_not_overwritten(run: Path, scenes: Path, recipe: Recipe) -> None:
@@ -188,6 +345,7 @@ def test_resume_needs_the_same_recipe_and_data(run: Path, scenes: Path, recipe: 
         train(TrainRequest(other, str(scenes), run, resume=True, device="cpu"))
     with pytest.raises(RefsegError, match="no run to resume here"):
         train(TrainRequest(recipe, str(scenes), tmp_path / "nothing", resume=True, device="cpu"))
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_metrics_and_scores_are_kept(run: Path) -> None:
@@ -293,3 +451,12 @@ def test_language_blind_control_reaches_the_loader(
     settings = replace(recipe, train=replace(recipe.train, epochs=1, eval_split=""))
     train(TrainRequest(settings, str(scenes), tmp_path / "run", shuffle_phrases=True, device="cpu"))
     assert seen == [True]
+
+
+def test_a_recipe_of_typed_sentences_wants_data_that_has_them(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    shutil.copytree(scenes, tmp_path / "old")
+    manifest = tmp_path / "old" / shards.MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 1}))
+    typed = replace(recipe, text=replace(recipe.text, field="raw"))
+    with pytest.raises(RefsegError, match="holds no sentences as they were typed"):
+        train(TrainRequest(typed, str(tmp_path / "old"), tmp_path / "run", device="cpu"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -245,6 +247,34 @@ def test_a_failure_leaves_the_page_before(
     with pytest.raises(RefsegError, match="gone"):
         write_report(replace(report, pictures=[*report.pictures[:-1], last]), path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_page_and_folder_go_where_the_name_points(
+    scenes: Path, watched: tuple[EvalReport, Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every file does, see test_files.py."""
+    report, path, folder = built(scenes, watched), tmp_path / "r.html", tmp_path / "r_files"
+    os.mkfifo(tmp_path / "fifo")
+    with ThreadPoolExecutor(1) as other:
+        read = other.submit((tmp_path / "fifo").read_bytes)
+        write_report(report, tmp_path / "fifo")
+        assert read.result(timeout=30).startswith(b"<!doctype html>")
+        monkeypatch.setattr(page, "INLINE_BYTES", 1000)
+        read = other.submit((tmp_path / "fifo").read_bytes)
+        with pytest.raises(RefsegError, match="no place for the report's pictures"):
+            write_report(report, tmp_path / "fifo")
+        assert read.result(timeout=30) == b""
+    write_report(report, path)
+    path.chmod(0o600)
+    folder.chmod(0o700)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to("elsewhere")
+    (folder / "old.js").touch()
+    write_report(report, path)
+    assert (path.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert folder.is_symlink()
+    assert not (folder / "old.js").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "fifo", "r.html", "r_files"]
 
 
 def test_places_that_cannot_be(tmp_path: Path) -> None:

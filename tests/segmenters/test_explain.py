@@ -157,7 +157,7 @@ def test_the_predictor_explains_what_it_predicts(untrained: Path) -> None:
     phrases = ["two people on left", "the red car"]
     pixels = torch.randint(0, 256, (3, 30, 50), dtype=torch.uint8)
     predictor = Predictor(untrained, device="cpu")
-    explained, predicted = predictor.explain(pixels, phrases), predictor.predict(pixels, phrases)
+    explained, predicted = list(predictor.explain(pixels, phrases)), predictor.predict(pixels, phrases)
     for one, other in zip(explained, predicted, strict=True):
         assert np.array_equal(one.mask, other.mask)
         assert (one.p_target, other.maps) == (other.p_target, ())
@@ -177,7 +177,7 @@ def test_chunks_of_phrases_keep_their_maps(untrained: Path, monkeypatch: pytest.
     pixels = torch.randint(0, 256, (3, 30, 50), dtype=torch.uint8)
     phrases = ["two people", "the red car", "a dog", "the big one", "a cat"]
     predictor = Predictor(untrained, device="cpu")
-    together = predictor.explain(pixels, phrases)
+    together = list(predictor.explain(pixels, phrases))
     monkeypatch.setattr(module, "CHUNK", 3)
     monkeypatch.setattr(module, "PIXELS_AT_A_TIME", 30 * 50 * 2)
     for one, other in zip(together, predictor.explain(pixels, phrases), strict=True):

@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_damage_never_ends_in_another_error(kind: str) -> None:
 
 def test_many_phrases_equal_single_calls(predictor: Predictor) -> None:
     image = load_image(encoded(a_picture()))
-    together = predictor.predict(image, PHRASES)
+    together = list(predictor.predict(image, PHRASES))
     assert [found.phrase for found in together] == PHRASES
     assert any(0 < found.pixels < 50 * 120 for found in together)  # else all masks were equal anyway
     for found in together:
@@ -141,7 +142,7 @@ def test_many_phrases_equal_single_calls(predictor: Predictor) -> None:
 def test_files_bytes_and_pixels_are_the_same_picture(predictor: Predictor, tmp_path: Path) -> None:
     data = encoded(a_picture())
     (tmp_path / "a.png").write_bytes(data)
-    one, two, three = (predictor.predict(s, PHRASES[:1])[0] for s in (tmp_path / "a.png", data, load_image(data)))
+    one, two, three = (next(predictor.predict(s, PHRASES[:1])) for s in (tmp_path / "a.png", data, load_image(data)))
     assert np.array_equal(one.mask, two.mask)
     assert np.array_equal(one.mask, three.mask)
 
@@ -153,11 +154,11 @@ def test_the_picture_is_encoded_once_for_a_chunk_of_phrases(
     backbone = predictor.checkpoint.model.vision.backbone
     hook = backbone.register_forward_hook(lambda module, inputs, output: encoded_images.append(len(inputs[0])))
     image = load_image(encoded(a_picture()))
-    whole_answer = predictor.predict(image, PHRASES)
+    whole_answer = list(predictor.predict(image, PHRASES))
     assert encoded_images == [1]
     monkeypatch.setattr(trained, "CHUNK", 3)
     monkeypatch.setattr(trained, "PIXELS_AT_A_TIME", 1)  # masks brought to size one after the other
-    in_parts = predictor.predict(image, PHRASES)
+    in_parts = list(predictor.predict(image, PHRASES))
     hook.remove()
     assert encoded_images == [1, 1, 1]
     for a, b in zip(whole_answer, in_parts, strict=True):
@@ -165,24 +166,37 @@ def test_the_picture_is_encoded_once_for_a_chunk_of_phrases(
         assert (a.mask != b.mask).mean() < 1e-3
 
 
+def test_answers_that_were_taken_are_let_go(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trained, "CHUNK", 3)
+    monkeypatch.setattr(trained, "PIXELS_AT_A_TIME", 1)
+    taken: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+    for found in predictor.predict(load_image(encoded(a_picture())), PHRASES * 2):
+        taken.append(weakref.ref(found.mask))
+        alive.append(sum(mask() is not None for mask in taken))
+        assert not torch.is_inference_mode_enabled()  # it is the consumer's turn
+    assert len(alive) == 2 * len(PHRASES)
+    assert max(alive) <= 2  # this one, and the one before until it is replaced
+
+
 def test_thresholds_decide(untrained: Path) -> None:
     image = load_image(encoded(a_picture()))
 
     def found(**thresholds: float) -> Found:
-        return Predictor(untrained, device="cpu", **thresholds).predict(image, PHRASES[:1])[0]
+        return next(Predictor(untrained, device="cpu", **thresholds).predict(image, PHRASES[:1]))
 
     assert found(threshold=0.0, no_target_threshold=0.0).pixels == 50 * 120
     assert not found(threshold=1.0, no_target_threshold=0.0).exists  # no pixel is left
     nothing = found(threshold=0.0, no_target_threshold=1.0)
     assert (nothing.exists, nothing.pixels) == (False, 0)
     assert Predictor(untrained).thresholds.exists == 0.4  # the checkpoint's own
-    with pytest.raises(RefsegError, match="no probability"):
+    with pytest.raises(RefsegError, match="not a probability"):
         found(threshold=1.5)
 
 
-@pytest.mark.parametrize("phrase", ["", "  \t"])
-def test_an_empty_phrase_is_refused(predictor: Predictor, phrase: str) -> None:
-    with pytest.raises(RefsegError, match="a phrase is empty"):
+@pytest.mark.parametrize(("phrase", "says"), [("", "is empty"), ("  \t", "is empty"), ("\udcff", "not UTF-8 text")])
+def test_what_is_no_phrase_is_refused_at_once(predictor: Predictor, phrase: str, says: str) -> None:
+    with pytest.raises(RefsegError, match=says):
         predictor.predict(encoded(a_picture()), ["dog", phrase])
 
 
@@ -218,6 +232,7 @@ def test_cautions(predictor: Predictor) -> None:
     assert "knows generated scenes only" in photograph
     (unknown,) = predictor.cautions("scene_1.jpg", ["The red unicorn on the unicorn"])
     assert unknown.endswith("the model does not know 'unicorn'")
+    assert predictor.cautions("scene_1.jpg", ["An a the THE car"]) == []
     (long,) = predictor.cautions("scene_1.jpg", ["the red car on the left and the dog"])
     assert long.endswith("reads its first 6 tokens")
 
@@ -284,6 +299,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 START = """
 import sys
+import weakref
 from pathlib import Path
 from refseg_cli.segmenters.trained import Predictor
 Predictor(sys.argv[1], device="cpu").predict(Path(sys.argv[2]), ["the red car"])

@@ -29,6 +29,7 @@ from refseg_cli.data.phrases.nouns import Category
 from refseg_cli.data.scenes.catalogue import catalogue
 from refseg_cli.data.scenes.compose import Composition, compose
 from refseg_cli.errors import RefsegError
+from refseg_cli.files import write
 
 Json = dict[str, Any]
 
@@ -225,10 +226,3 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)

@@ -1,0 +1,141 @@
+"""What a training run saves to go on with, and whether a folder is one that it may go on from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from refseg_cli import checkpoint
+from refseg_cli.config import Recipe, to_table
+from refseg_cli.errors import RefsegError
+
+STATE = "training.pt"
+
+
+@dataclass(slots=True)
+class Position:
+    """How far a run has come: `step` optimiser steps in all, `offset` micro-batches into `epoch`.
+
+    best: the validation metric of `best`.  due: the epoch before this one has yet to be validated.
+    """
+
+    epoch: int = 0
+    offset: int = 0
+    step: int = 0
+    best: float | None = None
+    due: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """What training changes: the weights, their moving average if there is one, and what moves them."""
+
+    model: nn.Module
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that count: the moving average if there is one."""
+        return self.model if self.average is None else self.average.module
+
+
+def save_state(folder: Path, moving: Moving, position: Position, *, data: str, processes: int) -> None:
+    """Write what a checkpoint folder does not hold of a run.
+
+    Args:
+        data: fingerprint of the prepared data.
+        processes: how many train together.
+    """
+    state: dict[str, Any] = {
+        "position": [position.epoch, position.offset, position.step, position.best, position.due],
+        "optimizer": moving.optimizer.state_dict(),
+        "data": data,
+        "processes": processes,
+    }
+    if moving.average is not None:
+        state["weights"] = moving.model.state_dict()
+        state["averaged"] = moving.average.n_averaged
+    if moving.scaler is not None:
+        state["scaler"] = moving.scaler.state_dict()
+    with (folder / STATE).open("wb") as file:  # given a name, torch would not say why it cannot write
+        torch.save(state, file)
+
+
+def restore_state(folder: Path, moving: Moving, *, data: str, earlier: str, processes: int) -> Position:
+    """Take over what `save_state` and the checkpoint in the same folder hold.
+
+    earlier: what runs of earlier versions kept in place of `data`.
+
+    Raises:
+        RefsegError: damaged or of another model; or the run had other data or another number of processes.
+    """
+    try:
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise RefsegError(f"{folder / STATE}: cannot read: {str(error).splitlines()[0]}") from error
+    try:
+        if state["data"] not in (data, earlier):
+            raise RefsegError(
+                f"{folder.parent}: the run began with other data",
+                hint="resume with the same prepared shards, or begin another run with --out",
+            )
+        if state["processes"] != processes:
+            raise RefsegError(
+                f"this run began with {state['processes']} processes, not {processes}",
+                hint="an exact resume needs the same number",
+            )
+        checkpoint.load_weights(moving.evaluated, folder / checkpoint.WEIGHTS)
+        if moving.average is not None:
+            moving.model.load_state_dict(state["weights"])
+            moving.average.n_averaged.copy_(state["averaged"])
+        moving.optimizer.load_state_dict(state["optimizer"])
+        if moving.scaler is not None and "scaler" in state:
+            moving.scaler.load_state_dict(state["scaler"])
+        return Position(*state["position"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RefsegError(f"{folder / STATE}: not the state of this run: {str(error).splitlines()[0]}") from error
+
+
+def resume_folder(out: Path, recipe: Recipe, *, resume: bool) -> Path | None:
+    """The checkpoint folder to go on from; None for a new run.
+
+    Raises:
+        RefsegError: there is a run and `resume` is off, or there is none, or one of another recipe, and it is on.
+    """
+    last = out / "last"
+    exists = (last / checkpoint.CONFIG).is_file()
+    if not resume:
+        if exists:
+            raise RefsegError(f"{out}: holds a training run already", hint="--resume goes on with it; or another --out")
+        return None
+    if not exists:
+        raise nothing_to_resume(out)
+    begun, _, _ = checkpoint.read_config(last)
+    if _trained(begun) != _trained(recipe):
+        raise RefsegError(
+            f"{out}: the run began with another recipe",
+            hint="resume with the same --recipe and --set, or begin another run with --out",
+        )
+    return last
+
+
+def nothing_to_resume(out: Path) -> RefsegError:
+    return RefsegError(f"{out}: no run to resume here", hint="leave --resume away to begin one")
+
+
+def _trained(recipe: Recipe) -> Any:
+    """The recipe as far as it decides the figures: how often a run saves and who loads its data does not.
+
+    As a file would hold it, where there are no tuples.
+    """
+    data = replace(recipe.data, workers=0)
+    kept = replace(recipe, data=data, train=replace(recipe.train, save_every_steps=1))
+    return json.loads(json.dumps(to_table(kept)))
