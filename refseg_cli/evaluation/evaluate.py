@@ -153,11 +153,11 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     if not request.splits:
         raise RefsegError("no split to evaluate", hint="name at least one, for example val")
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
-    for split in splits.values():
-        split.verify(progress)
     device = pick_device(request.device)
     loaded = checkpoint.load(request.model, device, overrides=request.overrides)
     about = describe(request, loaded)
+    for split in splits.values():
+        split.verify()
     with writing_records(request.records, about) if request.records else nullcontext() as keep:
         evaluations = {
             name: evaluate_model(
