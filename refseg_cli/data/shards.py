@@ -30,7 +30,6 @@ from refseg_cli.data.schema import SCHEMA, storage_settings, to_batch, to_record
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.files import parse_json
-from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
 
 # Part of every plan, so that a rerun does not mix shards of two formats. 1: pages without checksums, sentences in one
@@ -334,7 +333,7 @@ class Shards:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def verify(self, progress: Progress = silent) -> None:
+    def verify(self) -> None:
         """Compare the files with the hashes in the manifest.
 
         Page checksums, which are verified whenever something is read, would stop a run only when it comes to the
@@ -348,7 +347,6 @@ class Shards:
                 raise RefsegError(
                     f"{self._place(number).uri}: damaged shard: its SHA-256 is not that of the manifest", hint=REPAIR
                 )
-            progress(f"check {self.split}", number + 1, len(self._files))
 
     @property
     def expression_counts(self) -> np.ndarray:

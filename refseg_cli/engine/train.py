@@ -126,9 +126,9 @@ class _Run:
             )
         self.validation = self._validation_shards()
         if self.validation:
-            self.validation.verify(progress)  # or damage would come to light after an epoch
+            self.validation.verify()  # or damage would come to light after an epoch
         if not self.shards.manifest.has_page_checksums:
-            self.shards.verify(progress)  # or damage would not come to light at all
+            self.shards.verify()  # or damage would not come to light at all
         init = None if resumed or request.init is None else checkpoint.load(request.init)
         self.tokenizer = Tokenizer.load(resumed) if resumed else init.tokenizer if init else self._new_tokenizer()
         model = build_model(self.recipe, vocab_size=self.tokenizer.vocab_size)

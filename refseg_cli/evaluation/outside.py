@@ -95,7 +95,7 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
         refuse_input(Path(request.records), Path(request.source))
     splits = [shards.open_shards(request.data, name) for name in request.splits]
     for split in splits:
-        split.verify(progress)
+        split.verify()
     problems = Problems()
     rows: list[Answer] = []
     found = _recorded(request, splits, problems)
