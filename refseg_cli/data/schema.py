@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refseg_cli.data import masks
-from refseg_cli.data.orientation import AS_STORED
+from refseg_cli.data.orientation import AS_STORED, ORIENTATIONS
 from refseg_cli.records import Expression, Instance, Record, Rle
 
 T = TypeVar("T")
@@ -121,9 +121,12 @@ def _expressions(expressions: list[Expression]) -> pa.StructArray:
 
 
 def to_record(row: Mapping[str, Any]) -> Record:
-    """Raises ValueError: a mask that is none."""
+    """Raises ValueError: a mask, or an orientation, that is none."""
     # Shards made before `masks.from_segmentation` saw to it may have runs of length zero.
     rles = masks.normal([_to_rle(i["rle"]) for i in row["instances"]])
+    orientation = row.get("orientation", AS_STORED)  # shards of before are of the pixels as stored
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"orientation {orientation}")
     return Record(
         image_id=row["image_id"],
         file_name=row["file_name"],
@@ -135,7 +138,7 @@ def to_record(row: Mapping[str, Any]) -> Record:
         expressions=tuple(
             Expression(e["text"], e["ref_id"], e["sent_id"], tuple(e["targets"])) for e in row["expressions"]
         ),
-        orientation=row.get("orientation", AS_STORED),  # shards of before are of the pixels as stored
+        orientation=orientation,
     )
 
 

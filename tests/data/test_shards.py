@@ -8,6 +8,7 @@ import os
 import pickle
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,5 @@ def test_runs_of_no_pixel_in_shards_made_before_are_joined_on_reading(tmp_path: 
 def test_a_mask_in_a_shard_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: damaged RLE string"):
         written(tmp_path, with_counts(b"~~"))[0]
+    with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: orientation 9"):
+        written(tmp_path, replace(with_counts(b"`0"), orientation=9))[0]
