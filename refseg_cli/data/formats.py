@@ -93,7 +93,7 @@ def opened(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> Iterator[Imag
         with _open(data, formats) as image:
             if image.format == "TIFF" and (image.tag_v2.get(_SUBFILE, 0) == 1 or _DNG in image.tag_v2):  # type: ignore[attr-defined]
                 # Pillow would read the preview, some 160 pixels wide.
-                raise _foreign("a camera's RAW file")
+                raise _foreign("a camera's RAW file (DNG, NEF, ARW or the like)")
             if max_pixels is not None:
                 check_size((image.height, image.width), _BYTES.get(image.mode, 3), max_pixels)
             yield image

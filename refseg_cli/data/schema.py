@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refseg_cli.data import masks
-from refseg_cli.data.orientation import AS_STORED
+from refseg_cli.data.orientation import AS_STORED, ORIENTATIONS
 from refseg_cli.records import Expression, Instance, Record, Rle
 
 T = TypeVar("T")
@@ -128,9 +128,12 @@ def _expressions(expressions: list[Expression]) -> pa.StructArray:
 
 
 def to_record(row: Mapping[str, Any]) -> Record:
-    """Raises ValueError: a mask that is none."""
+    """Raises ValueError: a mask, or an orientation, that is none."""
     # Shards made before `masks.from_segmentation` saw to it may have runs of length zero.
     rles = masks.normal([_to_rle(i["rle"]) for i in row["instances"]])
+    orientation = row.get("orientation", AS_STORED)  # shards of before are of the pixels as stored
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"orientation {orientation}")
     return Record(
         image_id=row["image_id"],
         file_name=row["file_name"],
@@ -140,7 +143,7 @@ def to_record(row: Mapping[str, Any]) -> Record:
         image=row["image"]["bytes"],
         instances=tuple(map(_to_instance, row["instances"], rles)),
         expressions=tuple(map(_to_expression, row["expressions"])),
-        orientation=row.get("orientation", AS_STORED),  # shards of before are of the pixels as stored
+        orientation=orientation,
     )
 
 

@@ -156,11 +156,9 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     device = pick_device(request.device)
     loaded = checkpoint.load(request.model, device, overrides=request.overrides)
     about = describe(request, loaded)
-    for split in splits.values():
-        split.verify()
     with writing_records(request.records, about) if request.records else nullcontext() as keep:
         for split in splits.values():
-            split.verify(progress)
+            split.verify()
         evaluations = {
             name: evaluate_model(
                 loaded.model,

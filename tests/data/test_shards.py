@@ -265,6 +265,8 @@ def test_runs_of_no_pixel_in_shards_made_before_are_joined_on_reading(tmp_path: 
 def test_a_mask_in_a_shard_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: damaged RLE string"):
         written(tmp_path, with_counts(b"~~"))[0]
+    with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: orientation 9"):
+        written(tmp_path, replace(with_counts(b"`0"), orientation=9))[0]
 
 
 def test_a_manifest_nested_without_end_is_damaged(tmp_path: Path) -> None:
