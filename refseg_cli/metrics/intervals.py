@@ -7,13 +7,13 @@ machine and in any order.
 
     a metric      Wilson's score interval, as if of R(1-R)/variance independent yes-or-no trials: it stays in [0, 1] and
                   has a width at 0 and 1. IoUs take Student's t; its degrees of freedom are the number of pictures that
-                  the variance effectively comes from, plus one: a few large objects that fail decide a cIoU.
+                  the variance effectively comes from (a few large objects that fail decide a cIoU) and a little more.
                   Shares (Pr@X, N-acc, T-acc) take the normal quantile, and no more trials than expressions.
-    a difference  Student's t with the paired jackknife. A share is given one expression more that is answered
+    a difference  The paired jackknife, with Student's t for IoUs. A share is given one expression more that is answered
                   differently, half in either direction (Agresti and Min 2005): none seen is not none there.
 
-`benchmarks/coverage.py` measures how often they hold the truth. With fewer than `FEWEST` pictures that would be a
-promise without ground, and there is no interval.
+`benchmarks/coverage.py` measures how often they hold the truth, and `FREEDOM` was chosen by it. With fewer than
+`FEWEST` pictures that would be a promise without ground, and there is no interval.
 
 Axes: n expressions, m metrics, c pictures.
 """
@@ -37,7 +37,10 @@ LEVEL = 0.95
 FEWEST = 10  # pictures that define a metric
 NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
 SMOOTHED = 1e-6  # nearer to 0 or 1 than this is there: protocols that smooth leave an IoU of 1 so much below
-SHARES = ("precision", "no-target", "target")  # kinds of metrics that count expressions
+FREEDOM = {
+    "overall": 0.5,
+    "mean": 2.0,
+}  # beyond `Influence.behind`, of the kinds of metrics that are IoUs; others count
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +150,9 @@ def _interval(metric: Metric, part: np.ndarray, whole: np.ndarray) -> tuple[floa
     if not variance or not SMOOTHED < rate < 1 - SMOOTHED:  # no spread to see: a picture is one trial
         return _wilson(rate, influence.pictures, NORMAL)
     trials = rate * (1 - rate) / variance
-    if metric.kind in SHARES:
-        return _wilson(rate, min(trials, float(whole.sum())), NORMAL)
-    return _wilson(rate, trials, student(influence.behind + 1))
+    if metric.kind in FREEDOM:
+        return _wilson(rate, trials, student(influence.behind + FREEDOM[metric.kind]))
+    return _wilson(rate, min(trials, float(whole.sum())), NORMAL)
 
 
 def _difference(
@@ -162,11 +165,13 @@ def _difference(
     either = int(np.count_nonzero((a[1] > 0) | (b[1] > 0)))
     value = float(b[0].sum() / b[1].sum() - a[0].sum() / a[1].sum())
     variance = Influence(after.each - before.each, either).variance
-    if metric.kind in SHARES:
+    quantile = student(either - 1)
+    if metric.kind not in FREEDOM:
         expressions = float(a[1].sum())
         shrunk = expressions / (expressions + 2)
         value, variance = shrunk * value, shrunk**2 * variance + 1 / (expressions + 2) ** 2
-    half = student(either - 1) * math.sqrt(variance)
+        quantile = NORMAL
+    half = quantile * math.sqrt(variance)
     return max(-1.0, value - half), min(1.0, value + half)
 
 
@@ -188,9 +193,9 @@ def _wilson(rate: float, trials: float, quantile: float) -> tuple[float, float]:
 
 
 def student(freedom: float) -> float:
-    """The quantile of Student's t that leaves (1 - `LEVEL`) / 2 above it, for 2 or more degrees of freedom.
+    """The quantile of Student's t that leaves (1 - `LEVEL`) / 2 above it.
 
-    Abramowitz and Stegun 26.7.5, within 1 % from 2 degrees of freedom on, 0.1 % from 4.
+    Abramowitz and Stegun 26.7.5: too small by 2.5 % at 1.5 degrees of freedom, 1 % at 2, 0.1 % at 4.
     """
     x, v = NORMAL, freedom
     return (

@@ -58,9 +58,11 @@ def test_equal_to_the_jackknife_in_loops(protocol):
         value, rest = left_out(table, images, j)
         c, squares = len(rest), [(value - r) ** 2 for r in rest]
         trials = value * (1 - value) / ((c - 1) / c * sum(squares)) if sum(squares) else c
-        quantile = student(1 + sum(squares) ** 2 / sum(s * s for s in squares)) if sum(squares) else Z
         if metric.kind in ("precision", "no-target", "target"):
             trials, quantile = min(trials, table.denominators[:, j].sum()), Z
+        else:
+            behind = sum(squares) ** 2 / sum(s * s for s in squares)
+            quantile = student(behind + (0.5 if metric.kind == "overall" else 2))
         if value in (0, 1):
             trials = c
         low, high = wilson(value, trials, quantile)
@@ -195,10 +197,12 @@ def test_a_difference_by_loops():
         c, gap = len(rest_x), y - x
         assert len(rest_y) == c == d.images
         variance = (c - 1) / c * sum((gap - (q - p)) ** 2 for p, q in zip(rest_x, rest_y, strict=True))
+        quantile = student(c - 1)
         if metric.kind in ("precision", "no-target", "target"):
             n = one.denominators[:, j].sum()
             gap, variance = gap * n / (n + 2), variance * (n / (n + 2)) ** 2 + 1 / (n + 2) ** 2
-        half = student(c - 1) * math.sqrt(variance)
+            quantile = Z
+        half = quantile * math.sqrt(variance)
         assert (d.low, d.high) == pytest.approx((max(-1, gap - half), min(1, gap + half))), metric.name
         assert d.value == d.b - d.a
 
@@ -211,7 +215,7 @@ def test_the_same_answers_do_not_differ():
         assert (found[name].low, found[name].high) == (0, 0)
     # that none of 50 answers changed does not say that none would
     n = int((~drawn_counts(50, 3).has_target).sum())
-    assert found["N-acc"].high == -found["N-acc"].low == pytest.approx(student(found["N-acc"].images - 1) / (n + 2))
+    assert found["N-acc"].high == -found["N-acc"].low == pytest.approx(Z / (n + 2))
 
 
 def test_a_swap_changes_the_sign():
