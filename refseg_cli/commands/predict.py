@@ -136,6 +136,8 @@ def _read(image: str) -> tuple[str, Tensor]:
 
 def _stdin() -> bytes:
     """The image that comes down the pipe; nobody types one."""
+    if sys.stdin is None:
+        raise RefsegError("- reads an image from standard input, which is closed", hint="refseg predict - ... < IMAGE")
     if sys.stdin.isatty():
         raise RefsegError(
             "- reads an image from standard input, which is a terminal", hint="refseg predict - ... < IMAGE"
@@ -207,5 +209,7 @@ def _demo(out: Path, model: str | None, device: str) -> int:
 
     shown = demo(out, folder=model, device=device)
     rows = [[one.found.phrase, _verdict(one.found), one.path] for one in shown]
-    console.table(f"Scenes and what was found in them, drawn into {out}", ["phrase", "answer", "picture"], rows)
+    console.table(
+        f"Scenes and what was found in them, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
+    )
     return FOUND

@@ -135,5 +135,5 @@ def _trained(recipe: Recipe) -> Any:
     As a file would hold it, where there are no tuples.
     """
     data = replace(recipe.data, workers=0)
-    kept = replace(recipe, data=data, train=replace(recipe.train, save_every_steps=0))
+    kept = replace(recipe, data=data, train=replace(recipe.train, save_every_steps=1))
     return json.loads(json.dumps(to_table(kept)))
