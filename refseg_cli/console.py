@@ -300,9 +300,7 @@ def _drawn_table(
     for i, (name, right) in enumerate(zip(columns, numeric, strict=True)):
         width = max((len(row[i]) for row in cells), default=0) if name in whole else NARROWEST
         needed += width + len(" " + " |")
-        table.add_column(
-            Text(name), justify="right" if right else "left", no_wrap=name in whole or None, overflow="fold"
-        )
+        table.add_column(Text(name), justify="right" if right else "left", no_wrap=name in whole, overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     terminal.width = max(terminal.width, needed)

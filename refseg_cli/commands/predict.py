@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 # Endings that no phrase has.
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".jxl")
 
+FormatName = Annotated[
+    Format | None,
+    typer.Option("--format", "-f", help="Mask, mask over the image, model's maps, COCO RLE, or JSON lines."),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", metavar="P", min=0, max=1, help="Probability that puts a pixel into the mask."),
+]
+NoTargetThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--no-target-threshold", metavar="P", min=0, max=1, help="Probability that a target is there, to report it."
+    ),
+]
+
 
 def predict(
     image: Annotated[
@@ -37,25 +52,14 @@ def predict(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
     ] = None,
-    format: Annotated[
-        Format | None,
-        typer.Option("--format", "-f", help="Mask, mask over the image, model's maps, COCO RLE, or JSON lines."),
-    ] = None,
+    format: FormatName = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
     ] = False,
     model: Model = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", metavar="P", min=0, max=1, help="Probability that puts a pixel into the mask."),
-    ] = None,
-    no_target_threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--no-target-threshold", metavar="P", min=0, max=1, help="Probability that a target is there, to report it."
-        ),
-    ] = None,
+    threshold: Threshold = None,
+    no_target_threshold: NoTargetThreshold = None,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled scenes.")] = False,
     device: Device = "auto",
