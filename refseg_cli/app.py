@@ -83,6 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
     args: the words after `refseg`; None for those of this process.
     """
     console.reset()
+    _fill_closed_streams()
     try:
         status = app(args=args, prog_name="refseg", standalone_mode=False)
     except SystemExit as stop:
@@ -93,6 +94,15 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _explain(error)
     return status if isinstance(status, int) else FOUND
+
+
+def _fill_closed_streams() -> None:
+    """Take the numbers of closed standard streams: the next opened file would get one, and what libraries print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
 
 
 def _explain(error: Exception) -> int:
@@ -119,6 +129,10 @@ def _explain_usage(error: typer.TyperException) -> None:
 def _as_refseg_error(error: Exception) -> RefsegError:
     """What the system or a library complains of, in words that help; a fault of ours is called one."""
     text = str(error)
+    if isinstance(error, RecursionError):
+        return RefsegError("something in the input is nested too deeply", hint="REFSEG_DEBUG=1 shows the traceback")
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:  # bytes of a file name or an argument
+        return RefsegError(f"{error.object!r}: not UTF-8 text", hint="rename it, or write it in UTF-8")
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text:
         where = getattr(error, "filename", None)
         return RefsegError(f"{where}: disk full" if where else "disk full", hint="free some space or write elsewhere")

@@ -30,6 +30,7 @@ Color = Literal["auto", "always", "never"]
 ProgressStyle = Literal["auto", "lines", "never"]
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where no terminal can redraw one
+NARROWEST = 8  # letters that a column on a terminal has in any case
 RED, YELLOW, DIM = "31", "33", "2"  # ANSI SGR codes
 
 
@@ -61,26 +62,31 @@ class Console:
 
     def json(self, value: object) -> None:
         """`value` as one line of JSON, see `json_line`."""
-        self._write_out(json_line(value) + "\n")
+        self._write_out(json_line(value, _encoding(_stdout())) + "\n")
 
     def binary(self, data: bytes) -> None:
         """Bytes as they are, for a picture that goes down a pipe."""
         if _speaks():
+            out = _stdout()
             with _closed_pipe_ends_quietly():
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
+                out.buffer.write(data)
+                out.buffer.flush()
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: Sequence[str] = ()
+    ) -> None:
         """A table: aligned plain text in a pipe, drawn by rich on a terminal; not printed with --quiet.
 
         A float is shown with two decimals and None as "-"; hand over strings for anything else.
+
+        whole: columns that a narrow terminal must not break: names and paths, which people copy.
         """
         if self.quiet:
             return
         cells = [[cell(value) for value in row] for row in rows]
         numeric = [all(is_number(row[i]) for row in rows) for i in range(len(columns))]
         if self.on_terminal():
-            self._write_out(_drawn_table(title, columns, cells, numeric, self._rich(sys.stdout)))
+            self._write_out(_drawn_table(title, columns, cells, numeric, self._rich(_stdout()), whole))
         else:
             self._write_out(_plain_table(title, columns, cells, numeric))
 
@@ -112,7 +118,7 @@ class Console:
     @contextmanager
     def progress(self) -> Iterator[Progress]:
         """A `Progress` to hand to the engine: bars on a terminal, a plain line now and then elsewhere."""
-        if self.quiet or self.progress_style == "never" or not _speaks():
+        if self.quiet or self.progress_style == "never" or not _speaks() or sys.stderr is None:
             yield silent
         elif self.progress_style == "auto" and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             with _bars(self._rich(sys.stderr)) as bars:
@@ -128,7 +134,7 @@ class Console:
 
     def on_terminal(self) -> bool:
         """Whether a person, not a pipe or a file, gets what goes to stdout."""
-        return sys.stdout.isatty()
+        return sys.stdout is not None and sys.stdout.isatty()
 
     def colored(self, stream: TextIO) -> bool:
         """Whether escape codes may go to `stream`: --color, then NO_COLOR (no-color.org), then what the stream is."""
@@ -147,6 +153,8 @@ class Console:
             self._write_err(text, code)
 
     def _write_err(self, text: str, code: str = "") -> None:
+        if sys.stderr is None:  # closed; `print` would take stdout in its place
+            return
         if code and self.colored(sys.stderr):
             text = f"\033[{code}m{text}\033[0m"
         # While bars are drawn, rich stands in for sys.stderr and puts the line above them.
@@ -154,9 +162,11 @@ class Console:
 
     def _write_out(self, text: str) -> None:
         if _speaks():
+            out = _stdout()
+            encoding = _encoding(out)  # a file name of other bytes, say, is shown with escapes
             with _closed_pipe_ends_quietly():
-                sys.stdout.write(text)
-                sys.stdout.flush()
+                out.write(text.encode(encoding, "backslashreplace").decode(encoding))
+                out.flush()
 
 
 class Lines:
@@ -280,15 +290,20 @@ def _drawn_table(
     cells: Sequence[Sequence[str]],
     numeric: Sequence[bool],
     terminal: rich.console.Console,
+    whole: Sequence[str],
 ) -> str:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(title) if title else None, title_justify="left")
-    for name, right in zip(columns, numeric, strict=True):
-        table.add_column(Text(name), justify="right" if right else "left")
+    needed = 1  # letters, the frame's included; a terminal with fewer breaks the lines, where rich would cut them
+    for i, (name, right) in enumerate(zip(columns, numeric, strict=True)):
+        width = max((len(row[i]) for row in cells), default=0) if name in whole else NARROWEST
+        needed += width + len(" " + " |")
+        table.add_column(Text(name), justify="right" if right else "left", no_wrap=name in whole, overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
+    terminal.width = max(terminal.width, needed)
     with terminal.capture() as captured:
         terminal.print(table)
     return captured.get()
@@ -306,13 +321,20 @@ def is_number(value: object) -> bool:
     return value is None or isinstance(value, int | float) or str(value).lstrip("+-")[:1].isdigit()
 
 
-def json_line(value: object) -> str:
+def json_line(value: object, encoding: str = "utf-8") -> str:
     """JSON without a line break; dataclasses, paths and numpy scalars included.
+
+    Where `encoding` has no bytes for a letter, a file name's that is no UTF-8, say, all but ASCII is escaped.
 
     Raises:
         ValueError: NaN or infinity, which JSON has no word for.
     """
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False, default=_plain)
+    return line
 
 
 def _plain(value: Any) -> Any:
@@ -324,6 +346,21 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return value.tolist()
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _stdout() -> TextIO:
+    """Where data goes.
+
+    Raises:
+        RefsegError: nowhere, as after `>&-`.
+    """
+    if sys.stdout is None:
+        raise RefsegError("standard output is closed", hint="send it to a file, or to /dev/null")
+    return sys.stdout
+
+
+def _encoding(stream: TextIO) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
 def _speaks() -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
@@ -141,6 +143,11 @@ class OutOfMemoryError(RuntimeError):
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "refseg: /x: Permission denied\n"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate"), "refseg: out of memory (take smaller batches"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "refseg: out of memory (take smaller batches"),
+        (RecursionError("maximum recursion depth exceeded"), "refseg: something in the input is nested too deeply ("),
+        (
+            UnicodeEncodeError("utf-8", "a\udce9", 1, 2, "surrogates not allowed"),
+            r"refseg: 'a\udce9': not UTF-8 text (rename it",
+        ),
         (
             ValueError("two\nlines"),
             "refseg: internal error: ValueError: two lines (REFSEG_DEBUG=1 shows the traceback)\n",
@@ -155,6 +162,19 @@ def test_any_error_is_one_line_and_2(
     assert streams.out == ""
     assert streams.err.startswith(line)
     assert streams.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_become_files(closed: str, tmp_path: Path) -> None:
+    """The system gives a file that is opened the lowest free number: talk and data would go into it."""
+    script = (
+        "import os, sys\nfrom refseg_cli.app import main\nmain(['--version'])\n"
+        "numbers = [os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)]\nsys.exit(0 if min(numbers) > 2 else 1)"
+    )
+    words = [sys.executable, "-c", shlex.quote(script), str(tmp_path / "file")]
+    done = subprocess.run(["sh", "-c", f"{' '.join(words)} {closed}"], capture_output=True)
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_debug_shows_the_traceback(

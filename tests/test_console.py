@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -95,6 +96,53 @@ def test_table_on_a_terminal_keeps_every_word(console: Console, monkeypatch: pyt
         ],
     )
     assert all(text in terminal.getvalue() for text in ("[bold]T", "a[red]", "[x]"))
+
+
+@pytest.mark.parametrize("longest", [31, 100])
+def test_names_are_never_cut_on_a_terminal(console: Console, monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ["a", "n" * longest]
+    rows = [[name, "some words that may be broken between them", "Transformer; " * 9, 12.5] for name in names]
+    console.table("T", ["name", "text", "more", "number"], rows, whole=["name"])
+    lines = re.sub(r"\x1b\[\d+m", "", terminal.getvalue()).splitlines()
+    assert any(f" {'n' * longest} " in line for line in lines)
+    assert "…" not in terminal.getvalue()
+    assert longest > 80 or max(map(len, lines)) <= 80
+
+
+def test_text_that_the_stream_cannot_hold_is_escaped(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file name of bytes that are no UTF-8 reaches us with surrogates; in JSON their escapes are the right ones."""
+    for encoding, shown in (("utf-8", "Tür"), ("ascii", "T\\xfcr")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+        console.result("Tür-\udce9.png")
+        console.json({"image": "\udce9.png"})
+        plain, line = raw.getvalue().decode(encoding).splitlines()
+        assert plain == f"{shown}-\\udce9.png"
+        assert json.loads(line) == {"image": "\udce9.png"}
+
+
+@pytest.mark.parametrize("say", ["result", "json", "table", "binary"])
+def test_data_for_a_closed_stdout_is_an_error(console: Console, monkeypatch: pytest.MonkeyPatch, say: str) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python finds it after `>&-`
+    given = {"result": ("text",), "json": (1,), "table": ("T", ["x"], [[1]]), "binary": (b"x",)}[say]
+    with pytest.raises(RefsegError, match="standard output is closed"):
+        getattr(console, say)(*given)
+    assert not console.on_terminal()
+
+
+def test_talk_to_a_closed_stderr_is_not_heard(
+    console: Console, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    console.warn("odd")
+    console.error("broken")
+    with console.progress() as progress:
+        progress("train", 1, 1)
+    monkeypatch.undo()
+    assert capsys.readouterr() == ("", "")  # least of all on stdout
 
 
 @dataclass

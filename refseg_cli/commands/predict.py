@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 # Endings that no phrase has.
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".jxl")
 
+FormatName = Annotated[
+    Format | None,
+    typer.Option("--format", "-f", help="Mask, mask over the image, model's maps, COCO RLE, or JSON lines."),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", metavar="P", min=0, max=1, help="Probability that puts a pixel into the mask."),
+]
+NoTargetThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--no-target-threshold", metavar="P", min=0, max=1, help="Probability that a target is there, to report it."
+    ),
+]
+
 
 def predict(
     image: Annotated[
@@ -37,25 +52,14 @@ def predict(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
     ] = None,
-    format: Annotated[
-        Format | None,
-        typer.Option("--format", "-f", help="Mask, mask over the image, model's maps, COCO RLE, or JSON lines."),
-    ] = None,
+    format: FormatName = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
     ] = False,
     model: Model = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", metavar="P", min=0, max=1, help="Probability that puts a pixel into the mask."),
-    ] = None,
-    no_target_threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--no-target-threshold", metavar="P", min=0, max=1, help="Probability that a target is there, to report it."
-        ),
-    ] = None,
+    threshold: Threshold = None,
+    no_target_threshold: NoTargetThreshold = None,
     max_pixels: MaxPixels = None,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled scenes.")] = False,
@@ -138,6 +142,8 @@ def _read(image: str, max_pixels: int | None) -> tuple[str, Tensor]:
 
 def _stdin() -> bytes:
     """The image that comes down the pipe; nobody types one."""
+    if sys.stdin is None:
+        raise RefsegError("- reads an image from standard input, which is closed", hint="refseg predict - ... < IMAGE")
     if sys.stdin.isatty():
         raise RefsegError(
             "- reads an image from standard input, which is a terminal", hint="refseg predict - ... < IMAGE"
@@ -209,5 +215,7 @@ def _demo(out: Path, model: str | None, device: str) -> int:
 
     shown = demo(out, folder=model, device=device)
     rows = [[one.found.phrase, _verdict(one.found), one.path] for one in shown]
-    console.table(f"Scenes and what was found in them, drawn into {out}", ["phrase", "answer", "picture"], rows)
+    console.table(
+        f"Scenes and what was found in them, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
+    )
     return FOUND

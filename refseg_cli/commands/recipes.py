@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -34,6 +35,12 @@ def list_(
     entries = catalogue(arch=arch, paper=paper, table=table)
     if json:
         console.json(entries)
+        return
+    if console.on_terminal():  # where lines are short
+        for (of, title), group in groupby(entries, lambda entry: (entry.arch, entry.paper)):
+            rows = [[e.name, e.table or None, e.row, e.main_figures or None] for e in group]
+            console.result(f"{of}: {title or 'ours'}")
+            console.table("", ["recipe", "table", "row", "published"], rows, whole=["recipe"])
         return
     rows = [[e.name, e.arch, e.paper or None, e.table or None, e.row, e.main_figures or None] for e in entries]
     console.table("", ["recipe", "arch", "paper", "table", "row", "published"], rows)

@@ -80,6 +80,7 @@ def claimed(out: Path) -> Iterator[None]:
     Raises:
         RefsegError: another one trains there, or the folder cannot be written to.
     """
+    new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / LOCK).open("a")
@@ -96,7 +97,12 @@ def claimed(out: Path) -> Iterator[None]:
                 ) from error
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
                 raise RefsegError(f"{out}: cannot lock: {os.strerror(error.errno or 0)}") from error
-        yield
+        try:
+            yield
+        finally:
+            if new and [path.name for path in out.iterdir()] == [LOCK]:  # the run failed before it began
+                (out / LOCK).unlink()
+                out.rmdir()
 
 
 @contextmanager

@@ -303,6 +303,48 @@ def test_errors_are_one_line_and_2(calls: object, capfdbinary: Capture, argument
     assert words in last
 
 
+def test_a_closed_standard_input_is_an_error(
+    calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python finds it after `<&-`
+    assert main(["predict", "-", "dog"]) == ERROR
+    assert b"standard input, which is closed" in capfdbinary.readouterr().err
+    assert main(["predict", "photo.png", "dog", "--json"]) == FOUND
+
+
+def test_a_closed_standard_output_is_an_error_where_it_is_needed(
+    calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python finds it after `>&-`
+    assert main(["predict", "photo.png", "dog", "--json"]) == ERROR
+    assert b"standard output is closed" in capfdbinary.readouterr().err
+    assert main(["predict", "photo.png", "dog", "-o", "m.png"]) == FOUND
+    assert main(["predict", "photo.png", "dog", "-q"]) == FOUND
+
+
+def test_a_file_name_that_is_no_utf8(calls: object, capfdbinary: Capture, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    Path("photo.png").rename(name)
+    assert main(["predict", name, "dog", "--json"]) == FOUND
+    assert json.loads(capfdbinary.readouterr().out)["image"] == name
+    assert main(["predict", name, "dog", "-f", "overlay", "-o", "./"]) == FOUND
+    assert Path(os.fsdecode(b"caf\xe9.overlay.png")).exists()
+
+
+def test_demo_names_whole_files_on_a_terminal(
+    capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, terminal: None
+) -> None:
+    def demo(out: Path, **options: Any) -> list[Shown]:
+        found = Found("all cars except the two red ones in front of the house", MASK, True, 0.9, 10)
+        return [Shown("s.jpg", found, out / "01-all-cars-except-the-two-red-ones-in-front.png")]
+
+    monkeypatch.setattr(engine, "demo", demo)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["predict", "--demo"]) == FOUND
+    out = capfdbinary.readouterr().out.decode()
+    assert " refseg-demo/01-all-cars-except-the-two-red-ones-in-front.png " in out
+
+
 def test_nobody_types_an_image(calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     assert main(["predict", "-", "dog"]) == ERROR

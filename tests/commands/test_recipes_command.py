@@ -9,6 +9,7 @@ import pytest
 
 from refseg_cli.app import main
 from refseg_cli.config import load_recipe, recipe_names, recipe_table
+from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND
 
 Capture = pytest.CaptureFixture[str]
@@ -21,6 +22,17 @@ def test_list_is_a_table_of_what_each_reproduces(capsys: Capture) -> None:
     [row] = [row for row in rows if row.startswith("vlt-darknet53-refcocog-umd ")]
     assert " ".join(row.split()).endswith("VLT (ours), Darknet-53 refcocog-umd IoU 54.96 val, 57.73 test")
     assert all(" 4.7 " in row for row in rows)
+
+
+def test_list_on_a_terminal_of_80_columns_has_whole_names(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["recipes", "list"]) == FOUND
+    text = capsys.readouterr().out
+    assert all(f" {name} " in text for name in recipe_names())
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "vlt: Liu 2024 (thesis); Ding et al., TPAMI 2022" in text.splitlines()
 
 
 def test_list_in_json_has_every_figure(capsys: Capture) -> None:

@@ -331,7 +331,7 @@ def test_an_unknown_metric_is_refused_before_the_run(
     settings = replace(recipe, train=replace(recipe.train, best_metric=name))
     with pytest.raises(RefsegError, match=says):
         train(TrainRequest(settings, str(scenes), tmp_path / "run", device="cpu"))
-    assert not (tmp_path / "run/metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_existing_run_is_not_overwritten(run: Path, scenes: Path, recipe: Recipe) -> None:
