@@ -277,6 +277,8 @@ def _show(report: PrepareReport, json: bool) -> None:
     if report.differences:
         told = "; ".join(str(difference) for difference in report.differences)
         console.warn(f"{manifest.dataset} ({manifest.split_by}): not the published counts: {told}")
+    if report.is_release():
+        console.info(f"{manifest.dataset} ({manifest.split_by}): as released, which is less than the paper counts")
     if report.problems:
         reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.problems.items())
         console.warn(f"{len(report.problems)} broken inputs left out ({reasons}), all in {report.out}/problems.jsonl")

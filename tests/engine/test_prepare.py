@@ -25,7 +25,7 @@ from refseg_cli.app import main
 from refseg_cli.data import masks, shards, storage
 from refseg_cli.data.check import Leak, check
 from refseg_cli.data.sources import Reason
-from refseg_cli.data.sources.catalogue import PUBLISHED
+from refseg_cli.data.sources.catalogue import PUBLISHED, RELEASED
 from refseg_cli.engine import sharding
 from refseg_cli.engine.prepare import PrepareReport, PrepareRequest, prepare, prepare_scenes, share_scenes
 from refseg_cli.errors import ERROR, FOUND, RefsegError
@@ -142,6 +142,54 @@ def test_differences_from_the_published_counts_are_found(raw: Path, tmp_path: Pa
     assert found[("all", "images")] == (4, 19_994)
     some = {d.split for d in run(raw, tmp_path / "val", splits=("val",)).differences}
     assert some == {"val"}
+
+
+def test_either_form_of_the_references_is_read(raw: Path, tmp_path: Path) -> None:
+    for dataset, name, ending in (("refcoco", "refs(unc)", ".p"), ("grefcoco", "grefs(unc)", ".json")):
+        run(raw, tmp_path / dataset, dataset)
+        path = raw / dataset / f"{name}{ending}"
+        rows = pickle.loads(path.read_bytes()) if ending == ".p" else json.loads(path.read_text())
+        path.unlink()
+        if ending == ".p":
+            path.with_suffix(".json").write_text(json.dumps(rows))
+        else:
+            saved = [{key.encode(): tuple(v) if isinstance(v, list) else v for key, v in row.items()} for row in rows]
+            path.with_suffix(".p").write_bytes(pickle.dumps(tuple(saved), protocol=2))
+        run(raw, tmp_path / f"{dataset} again", dataset)
+        for split in ("train", "val"):
+            a, b = (shards.open_shards(str(tmp_path / out), split) for out in (dataset, f"{dataset} again"))
+            assert [a[i] for i in range(len(a))] == [b[i] for i in range(len(b))]
+
+
+def test_a_pickle_is_read_before_json_as_rela_does(raw: Path, tmp_path: Path) -> None:
+    (raw / "grefcoco/grefs(unc).p").write_bytes(pickle.dumps(raw_layout.grefcoco_refs()[:1]))
+    report = run(raw, tmp_path / "out", "grefcoco")
+    assert report.manifest.splits["train"].expressions == 1
+    assert "grefcoco/grefs(unc).p" in report.manifest.source["sha256"]
+
+
+def test_text_of_json_is_taken_as_it_is(raw: Path, tmp_path: Path) -> None:
+    raw_layout.write_grefcoco(raw, [raw_layout.ref(0, 1, [10], "train", ["caf\u00c3\u00a9"])])
+    run(raw, tmp_path / "out", "grefcoco")  # in a pickle that would be Python 2's UTF-8
+    assert shards.open_shards(str(tmp_path / "out"), "train")[0].expressions[0].text == "caf\u00c3\u00a9"
+
+
+def test_counts_of_the_paper_and_of_the_released_file_are_known(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    assert PUBLISHED[("grefcoco", "unc")]["all"]["expressions"] == 278_232
+    assert RELEASED[("grefcoco", "unc")]["all"]["expressions"] == 259_859
+    report = run(raw, tmp_path / "a", "grefcoco")
+    assert not report.is_release()
+    told = [str(difference) for difference in report.differences]
+    assert "all: 5 expressions, published are 278232 and released are 259859" in told
+    assert "all: 2 multi, published are 80022" in told
+    monkeypatch.setitem(RELEASED, ("grefcoco", "unc"), {"all": {"expressions": 5}})
+    report = run(raw, tmp_path / "b", "grefcoco")
+    assert (report.is_release(), report.differences) == (True, ())
+    assert refseg("prepare", "grefcoco", "--root", raw, "--out", tmp_path / "c") == FOUND
+    assert "grefcoco (unc): as released, which is less than the paper counts" in capfd.readouterr().err
+    assert run(raw, tmp_path / "d", "grefcoco", splits=("val",)).is_release() is False
 
 
 def test_published_splits_add_up() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref
+from refseg_cli.data.sources.downloads import named
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import Expression
 
@@ -54,8 +55,10 @@ def load_json(path: Path) -> tuple[Any, str]:
         raise RefsegError(
             f"{path}: {error.strerror}", hint="--root is the folder that holds refcoco/, grefcoco/ and the like"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise RefsegError(f"{path}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise RefsegError(f"{path}: not JSON as annotations have it: nested too deeply") from error
+    except ValueError as error:
+        raise named(path, data, form="JSON", otherwise=RefsegError(f"{path}: not JSON: {error}")) from error
 
 
 def _without_tokens(table: dict[str, Any]) -> dict[str, Any]:
