@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -279,10 +280,13 @@ def _show(report: PrepareReport, json: bool) -> None:
         console.warn(f"{manifest.dataset} ({manifest.split_by}): not the published counts: {told}")
     if report.is_release():
         console.info(f"{manifest.dataset} ({manifest.split_by}): as released, which is less than the paper counts")
-    if report.problems:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.problems.items())
-        console.warn(f"{len(report.problems)} broken inputs left out ({reasons}), all in {report.out}/problems.jsonl")
-        for problem in report.problems[:3]:
+    losses = [problem for problem in report.problems if not problem.caution]
+    cautions = [problem for problem in report.problems if problem.caution]
+    for problems, told in (losses, "broken inputs left out"), (cautions, "cautions, by which no expression is lost"):
+        if problems:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(p.reason for p in problems).items()))
+            console.warn(f"{len(problems)} {told} ({reasons}), all in {report.out}/problems.jsonl")
+        for problem in problems[:3]:
             console.warn(str(problem))
     if json:
         console.json(report)

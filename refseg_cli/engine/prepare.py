@@ -228,8 +228,8 @@ def _find_photos(drafts: Sequence[Draft], folder: Path, problems: list[Problem])
 
 def _write(material: Material, request: PrepareRequest, progress: Progress) -> PrepareReport:
     """Make the shards that are not there yet, then the list of problems, then the manifest."""
-    if request.on_error == "fail" and material.problems:
-        raise sharding.stop(material.problems)
+    if request.on_error == "fail":
+        sharding.stop(material.problems)
     if not material.entries:
         raise RefsegError(f"{material.dataset}: nothing to prepare", hint="no reference has a usable image")
     jobs = sharding.plan(

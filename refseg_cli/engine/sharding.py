@@ -138,9 +138,10 @@ def make(job: Job, *, progress: Progress = silent, done: int = 0, total: int = 0
     def records() -> Iterator[Record]:
         for number, (draft, path) in enumerate(job.entries, start=done + 1):
             record = photos.finish(draft, path, problems)
-            if problems and job.on_error == "fail":
-                raise stop(problems)
-            rows.extend(asdict(problem) for problem in problems[len(rows) :])
+            found = problems[len(rows) :]
+            if job.on_error == "fail":
+                stop(found)
+            rows.extend(map(asdict, found))
             if record:
                 yield record
             progress("shards", number, total)
@@ -150,11 +151,18 @@ def make(job: Job, *, progress: Progress = silent, done: int = 0, total: int = 0
     return Made(info, tuple(problems))
 
 
-def stop(problems: Sequence[Problem]) -> RefsegError:
-    """The error that names the first of the broken inputs."""
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return RefsegError(
-        f"{problems[0]}{more}", hint=f"--on-error skip leaves such inputs out and lists them in OUT/{PROBLEMS}"
+def stop(problems: Sequence[Problem]) -> None:
+    """Stop if expressions are lost, and name the first of the broken inputs.
+
+    Raises:
+        RefsegError: there is a problem that is no caution.
+    """
+    losses = [problem for problem in problems if not problem.caution]
+    if not losses:
+        return
+    more = f" (and {len(losses) - 1} more)" if len(losses) > 1 else ""
+    raise RefsegError(
+        f"{losses[0]}{more}", hint=f"--on-error skip leaves such inputs out and lists them in OUT/{PROBLEMS}"
     )
 
 
@@ -245,4 +253,5 @@ def _manifest(folder: Place) -> Manifest | None:
 
 
 def _to_problem(row: dict[str, Any]) -> Problem:
-    return Problem(Reason(row["reason"]), row["file"], tuple(row["ref_ids"]), row["detail"])
+    about = Problem(Reason(row["reason"]), row["file"], tuple(row["ref_ids"]), row["detail"])
+    return replace(about, caution=row.get("caution", False))  # older shards have none

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from refseg_cli.data.sources import Problem, Reason, Ref, grefer, instances, photos, pickles, refer, without
-from refseg_cli.errors import RefsegError
-from refseg_cli.records import Expression
+from refseg_cli.data.sources import Problem, Reason, Ref, grefer, instances, photos, pickles, refer
+
+NAN = float("nan")
+HUGE = pytest.param(10**5000, id="5,001 digits")  # more than Python prints
 
 # References
 
@@ -52,6 +54,9 @@ def test_grefer_reads_none_one_and_several_targets() -> None:
         {**raw_layout.ref(5, 1, 10, "train"), "sentences": [{"sent_id": 1}]},
         {**raw_layout.ref(5, 1, 10, "train"), "sentences": [{"sent_id": 1, "sent": 3}]},
         {**raw_layout.ref(5, 1, 10, "train"), "sentences": None},
+        *(raw_layout.ref(5, 1, ann_id, "train") for ann_id in (NAN, 1.5, True, 1 << 63, 10**5000, "1" * 5000, {})),
+        raw_layout.ref(5, NAN, 10, "train"),  # type: ignore[arg-type]
+        raw_layout.ref(5, 1, 10, None),  # type: ignore[arg-type]
     ],
 )
 @pytest.mark.parametrize("reader", [refer, grefer])
@@ -64,107 +69,31 @@ def test_a_broken_row_is_named_and_the_others_are_read(reader: Any, row: Any) ->
     assert problem.ref_ids == ((5,) if row and "ref_id" in row else ())
 
 
+@pytest.mark.parametrize("ref_id", [float("inf"), NAN, 1 << 63, HUGE, "x", None])
+@pytest.mark.parametrize("reader", [refer, grefer])
+def test_an_id_that_is_no_number_of_64_bits_is_named(reader: Any, ref_id: Any) -> None:
+    problems: list[Problem] = []
+    assert not list(reader.refs([raw_layout.ref(0, 1, 10, "train") | {"ref_id": ref_id}], file="f", problems=problems))
+    [problem] = problems
+    assert (problem.reason, problem.ref_ids) == (Reason.BROKEN_REF, ())
+    assert problem.detail.startswith("row 0: ref_id ")
+    json.dumps(asdict(problem)).encode()
+
+
+def test_ids_may_be_digits_and_whole_floats() -> None:
+    problems: list[Problem] = []
+    [ref] = refer.refs(
+        [raw_layout.ref(5, 1, 10, "train") | {"ref_id": "7", "ann_id": 10.0}], file="f", problems=problems
+    )
+    assert (ref.ref_id, ref.ann_ids, problems) == (7, (10,), [])
+
+
 @pytest.mark.parametrize("ann_id", [[-1, 10], [10]])
 def test_contradictory_targets_are_a_broken_row(ann_id: list[int]) -> None:
     problems: list[Problem] = []
     row = raw_layout.ref(5, 1, ann_id, "train", no_target=True)
     assert not list(grefer.refs([row], file="f", problems=problems))
     assert problems[0].reason == Reason.BROKEN_REF
-
-
-# instances.json and the join
-
-
-def drafts(tmp_path: Path, rows: list[raw_layout.Json], refs: list[raw_layout.Json], **options: Any) -> Any:
-    """(drafts, problems) of annotations and references."""
-    raw_layout.write_instances(tmp_path, rows)
-    found, _ = instances.read(tmp_path / "instances.json")
-    problems: list[Problem] = []
-    parsed = refer.refs(refs, file="refs", problems=problems)
-    return instances.drafts(parsed, found, splits=options.get("splits", ()), file="refs", problems=problems), problems
-
-
-def test_an_image_is_one_row_for_each_split(tmp_path: Path) -> None:
-    refs = [*raw_layout.refcoco_refs(), raw_layout.ref(9, 1, 11, "val", ["again"])]
-    found, problems = drafts(tmp_path, raw_layout.annotations(), refs)
-    assert [(d.split, d.image_id) for d in found] == [
-        ("train", 1),
-        ("train", 2),
-        ("train", 3),
-        ("val", 1),
-        ("val", 4),
-    ]
-    assert [(e.text, e.targets) for e in found[0].expressions] == [
-        ("left cat", (0,)),
-        ("the cat on the left", (0,)),
-        ("crowd", (1,)),
-    ]
-    assert [(e.text, e.targets) for e in found[3].expressions] == [("again", (1,))]
-    assert [a.iscrowd for a in found[0].annotations] == [False, True]
-    assert [a.category for a in found[2].annotations] == ["cat", "dog"]
-    assert not problems
-
-
-def test_only_the_wanted_splits_are_read(tmp_path: Path) -> None:
-    found, _ = drafts(tmp_path, raw_layout.annotations(), raw_layout.refcoco_refs(), splits=("val",))
-    assert {draft.split for draft in found} == {"val"}
-    with pytest.raises(RefsegError, match="did you mean 'train'"):
-        drafts(tmp_path, raw_layout.annotations(), raw_layout.refcoco_refs(), splits=("trian",))
-
-
-NAN = float("nan")
-TO_12 = raw_layout.ref(5, 1, 12, "train")
-BROKEN = [
-    ([], [raw_layout.ref(5, 1, 99, "train")], Reason.UNKNOWN_ANNOTATION, "99"),
-    ([], [raw_layout.ref(5, 1, 40, "train")], Reason.UNKNOWN_ANNOTATION, "40, which belongs to image 4"),
-    ([], [raw_layout.ref(5, 77, 10, "train")], Reason.UNKNOWN_IMAGE, "image 77"),
-    ([], [raw_layout.ref(5, 1, 10, "../evil")], Reason.BROKEN_REF, "split '../evil'"),
-    ([], [raw_layout.ref(5, 1, 10, "train", [" "])], Reason.EMPTY_EXPRESSION, "sentence 50"),
-    (
-        [raw_layout.annotation(12, 1, bbox=[1, 2, NAN, 4])],
-        [raw_layout.ref(5, 1, 12, "train")],
-        Reason.BROKEN_BOX,
-        "nan",
-    ),
-    ([raw_layout.annotation(12, 1, bbox=[1, 2, -3, 4])], [raw_layout.ref(5, 1, 12, "train")], Reason.BROKEN_BOX, "-3"),
-    ([raw_layout.annotation(12, 1, bbox=None)], [raw_layout.ref(5, 1, 12, "train")], Reason.BROKEN_BOX, "None"),
-    (
-        [raw_layout.annotation(12, 1, category_id=7)],
-        [raw_layout.ref(5, 1, 12, "train")],
-        Reason.UNKNOWN_CATEGORY,
-        "annotation 12: 7",
-    ),
-]
-
-
-@pytest.mark.parametrize(("rows", "refs", "reason", "detail"), BROKEN)
-def test_a_broken_input_is_named_and_left_out(
-    tmp_path: Path, rows: list[raw_layout.Json], refs: list[raw_layout.Json], reason: Reason, detail: str
-) -> None:
-    sound = raw_layout.refcoco_refs()
-    expected, _ = drafts(tmp_path, raw_layout.annotations(), sound)
-    found, problems = drafts(tmp_path, [*raw_layout.annotations(), *rows], [*sound, *refs])
-    assert found == expected
-    [problem] = problems
-    assert problem.reason == reason
-    assert problem.ref_ids == (5,)
-    assert detail in problem.detail
-    assert "ref 5" in str(problem)
-
-
-def test_a_lost_target_loses_its_expressions_only() -> None:
-    expressions = (Expression("a", 1, 1, (0,)), Expression("b", 1, 2, (1, 2)), Expression("c", 1, 3, ()))
-    assert without(expressions, [0]) == (Expression("b", 1, 2, (0, 1)), Expression("c", 1, 3, ()))
-    assert without(expressions, [1]) == (Expression("a", 1, 1, (0,)), Expression("c", 1, 3, ()))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"images": 3, "annotations": [], "categories": []}', "[" * 9999]
-)
-def test_a_damaged_instances_file_is_one_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "instances.json").write_text(text)
-    with pytest.raises(RefsegError, match=r"instances\.json: (not JSON|not a COCO file|an empty file)"):
-        instances.read(tmp_path / "instances.json")
 
 
 # Photos
@@ -283,24 +212,3 @@ def test_real_files_are_read(shared: Path) -> None:
         assert record is not None
         assert record.image == path.read_bytes()
     assert not problems
-
-
-@given(st.lists(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(), min_size=1), min_size=1))
-def test_polygons_are_kept_as_text_that_says_the_same(
-    tmp_path_factory: pytest.TempPathFactory, polygons: list[list[float]]
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "polygons.json"
-    row = {"name": '"segmentation": [[1]]', "segmentation": polygons, "b": [[1, 2]]}
-    for indent in (None, 1):
-        path.write_text(json.dumps([row, row], indent=indent))
-        value, _ = instances.load_json(path)
-        assert [json.loads(found.pop("segmentation")) for found in value] == [polygons, polygons]
-        assert value == [{"name": row["name"], "b": [[1, 2]]}] * 2
-
-
-def test_other_segmentations_and_sentences_come_as_they_are(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    rows = [[["a", 2]], {"size": [1, 2], "counts": [2]}, [{"size": [1, 2], "counts": "2"}], [], [[float("inf")]]]
-    path.write_text(json.dumps([{"segmentation": row, "tokens": [1], "raw": "r", "sent": "s"} for row in rows]))
-    value, _ = instances.load_json(path)
-    assert value == [{"segmentation": row, "sent": "s"} for row in rows]

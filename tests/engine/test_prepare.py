@@ -407,6 +407,38 @@ def nan_box(raw: Path) -> Reason:
     return Reason.BROKEN_BOX
 
 
+def lone_surrogate(raw: Path) -> Reason:
+    refs = [raw_layout.ref(3, 3, 31, "train", ["\ud83d"]) if r["ref_id"] == 3 else r for r in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    return Reason.BROKEN_TEXT
+
+
+def lone_surrogate_in_a_category(raw: Path) -> Reason:
+    path = raw / "refcoco/instances.json"
+    path.write_text(path.read_text().replace('"dog"', r'"dog\ud83d"'))
+    return Reason.BROKEN_TEXT
+
+
+def lone_surrogate_in_a_file_name(raw: Path) -> Reason:
+    path = raw / "refcoco/instances.json"
+    path.write_text(path.read_text().replace("000000000003.jpg", r"\ud83d.jpg"))
+    return Reason.BROKEN_ANNOTATION
+
+
+def infinite_ref_id(raw: Path) -> Reason:
+    rows = [r for r in raw_layout.refcoco_refs() if r["ref_id"] != 3]
+    raw_layout.write_refcoco(raw, [*rows, raw_layout.ref(3, 3, 31, "train") | {"image_id": float("inf")}])
+    return Reason.BROKEN_REF
+
+
+def deep_polygons(raw: Path) -> Reason:
+    deep = raw_layout.annotation(31, 3, segmentation="DEEP")
+    raw_layout.write_refcoco(raw, rows=[deep if row["id"] == 31 else row for row in raw_layout.annotations()])
+    path = raw / "refcoco/instances.json"
+    path.write_text(path.read_text().replace('"DEEP"', "[" * 5000 + "]" * 5000))
+    return Reason.BROKEN_MASK
+
+
 BREAKAGES = [
     broken_photo,
     missing_photo,
@@ -415,6 +447,11 @@ BREAKAGES = [
     large_mask,
     empty_expression,
     nan_box,
+    lone_surrogate,
+    lone_surrogate_in_a_category,
+    lone_surrogate_in_a_file_name,
+    infinite_ref_id,
+    deep_polygons,
 ]
 
 
@@ -449,6 +486,56 @@ def test_skipping_leaves_out_what_is_broken_and_nothing_else(raw: Path, tmp_path
     assert again.kept == len(splits)
     assert again.problems == report.problems
     assert hashes(out) == before
+
+
+def with_rows(raw: Path, *rows: raw_layout.Json) -> None:
+    """RefCOCO with some annotations changed and some added."""
+    changed = {row["id"]: row for row in raw_layout.annotations()} | {row["id"]: row for row in rows}
+    raw_layout.write_refcoco(raw, rows=list(changed.values()))
+
+
+SQUARE = [2.0, 5.0, 6.0, 5.0, 6.0, 8.0, 2.0, 8.0]
+
+
+def test_what_nobody_refers_to_stops_no_run(raw: Path, tmp_path: Path, capfd: Capture) -> None:
+    run(raw, tmp_path / "sound")
+    broken_mask = raw_layout.annotation(12, 1, segmentation=[[1.0, 2.0, 3.0]])
+    with_rows(raw, broken_mask, raw_layout.annotation(13, 1, bbox=[0, 0, -1, 1]))
+    assert refseg("prepare", "refcoco", "--root", raw, "--out", tmp_path / "out") == FOUND
+    told = capfd.readouterr().err
+    assert "2 cautions, by which no expression is lost (1 NaN or broken box, 1 broken mask)" in told
+    assert "left out" not in told
+    rows = [json.loads(line) for line in (tmp_path / "out/problems.jsonl").read_text().splitlines()]
+    assert [(row["caution"], row["ref_ids"]) for row in rows] == [(True, []), (True, [])]
+    sound, found = (shards.open_shards(str(tmp_path / name), "train")[0] for name in ("sound", "out"))
+    assert found == sound
+    assert run(raw, tmp_path / "out").kept == 2
+
+
+def test_a_polygon_of_two_points_is_left_out_of_its_target(raw: Path, tmp_path: Path) -> None:
+    with_rows(raw, raw_layout.annotation(10, 1, segmentation=[SQUARE, [1.0, 1.0, 9.0, 9.0], []]))
+    report = run(raw, tmp_path / "out")
+    [problem] = report.problems
+    assert (problem.reason, problem.ref_ids, problem.caution) == (Reason.SHORT_POLYGON, (0,), True)
+    assert problem.detail == "annotation 10: 2 of 3 polygons left out"
+    assert report.manifest.problems == {"polygon of less than three points": 1}
+    first = shards.open_shards(str(tmp_path / "out"), "train")[0]
+    assert masks.area(first.instances[0].rle) == 12
+    assert [e.targets for e in first.expressions] == [(0,), (0,), (1,)]
+    assert run(raw, tmp_path / "out").problems == report.problems  # as kept in the shard
+
+
+def test_a_target_of_short_polygons_alone_is_broken(raw: Path, tmp_path: Path) -> None:
+    with_rows(raw, raw_layout.annotation(31, 3, segmentation=[[1.0, 1.0, 9.0, 9.0], [2.0, 2.0]]))
+    [problem] = run(raw, tmp_path / "out", on_error="skip").problems
+    assert (problem.reason, problem.ref_ids, problem.caution) == (Reason.BROKEN_MASK, (3,), False)
+
+
+def test_a_missing_box_is_made_from_the_mask(raw: Path, tmp_path: Path) -> None:
+    with_rows(raw, raw_layout.annotation(10, 1, bbox=None))
+    report = run(raw, tmp_path / "out")
+    assert not report.problems
+    assert shards.open_shards(str(tmp_path / "out"), "train")[0].instances[0].box == (2, 5, 4, 3)
 
 
 def test_what_is_left_out_is_told(raw: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -29,17 +29,24 @@ class Reason(StrEnum):
     BROKEN_BOX = "NaN or broken box"
     BROKEN_ANNOTATION = "broken annotation"
     BROKEN_REF = "broken ref"
+    BROKEN_TEXT = "broken text"
+    SHORT_POLYGON = "polygon of less than three points"
     EMPTY_EXPRESSION = "empty expression"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A broken input.  file: the file at fault.  ref_ids: the refs that lose an expression by it."""
+    """A broken input.
+
+    file: the file at fault.  ref_ids: the refs that it is about; unless it is a caution, they lose an expression by it.
+    caution: no expression is lost by it, so that it stops no run.
+    """
 
     reason: Reason
     file: str
     ref_ids: tuple[int, ...] = ()
     detail: str = ""
+    caution: bool = False
 
     def __str__(self) -> str:
         named = ", ".join(str(ref_id) for ref_id in self.ref_ids[:3]) + (", ..." if len(self.ref_ids) > 3 else "")
@@ -51,14 +58,15 @@ class Problem:
 class Annotation:
     """One object as annotated.
 
-    box: (x, y, width, height) in pixels.  segmentation: in COCO's form, not yet looked at; polygons as a JSON string.
+    box: (x, y, width, height) in pixels; None to take the mask's.  segmentation: in COCO's form, not yet looked at, but
+    not deeper than that; polygons as a JSON string.
     """
 
     ann_id: int
     image_id: int
     category_id: int
     category: str
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None
     segmentation: Any
     iscrowd: bool
 

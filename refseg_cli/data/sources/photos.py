@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -187,15 +188,33 @@ def _instances(draft: Draft, problems: list[Problem]) -> tuple[tuple[Instance, .
     lost: list[int] = []
     for i, a in enumerate(draft.annotations):
         try:
-            polygons = json.loads(a.segmentation) if isinstance(a.segmentation, str) else a.segmentation
-            rle = masks.from_segmentation(polygons, draft.height, draft.width)
-        except ValueError as error:
+            segmentation = json.loads(a.segmentation) if isinstance(a.segmentation, str) else a.segmentation
+            sound, short = _without_short(segmentation)
+            rle = masks.from_segmentation(sound, draft.height, draft.width)
+        except (ValueError, RecursionError) as error:
             large = isinstance(error, masks.MaskTooLarge)
-            losers = tuple(dict.fromkeys(e.ref_id for e in draft.expressions if i in e.targets))
+            losers = _refs_to(draft, i)
             detail = f"annotation {a.ann_id}: {error}" + (f" in {draft.width}x{draft.height}" if large else "")
             reason = Reason.LARGE_MASK if large else Reason.BROKEN_MASK
-            problems.append(Problem(reason, draft.file_name, losers, detail))
+            problems.append(Problem(reason, draft.file_name, losers, detail, caution=not losers))
             lost.append(i)
         else:
-            found.append(Instance(a.ann_id, a.category_id, a.category, a.box, rle, a.iscrowd))
+            if short:
+                detail = f"annotation {a.ann_id}: {short} of {short + len(sound)} polygons left out"
+                problem = Problem(Reason.SHORT_POLYGON, draft.file_name, _refs_to(draft, i), detail, caution=True)
+                problems.append(problem)
+            found.append(Instance(a.ann_id, a.category_id, a.category, a.box or masks.box(rle), rle, a.iscrowd))
     return tuple(found), lost
+
+
+def _refs_to(draft: Draft, position: int) -> tuple[int, ...]:
+    """The references to one of a draft's annotations."""
+    return tuple(dict.fromkeys(e.ref_id for e in draft.expressions if position in e.targets))
+
+
+def _without_short(segmentation: Any) -> tuple[Any, int]:
+    """The segmentation without polygons that enclose nothing, and how many these were; as it is if it has no others."""
+    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
+        return segmentation, 0
+    sound = [polygon for polygon in segmentation if len(polygon) >= 6]
+    return (sound, len(segmentation) - len(sound)) if sound else (segmentation, 0)
