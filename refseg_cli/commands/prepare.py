@@ -26,7 +26,8 @@ Root = Annotated[
     Path, typer.Option("--root", metavar="DIR", help="Folder with refcoco/, grefcoco/ and so on, as downloaded.")
 ]
 Images = Annotated[
-    Path | None, typer.Option("--images", metavar="DIR", help="Folder of the photos; ROOT/images if not given.")
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="Folder of the photos; ROOT/images or ROOT if not given."),
 ]
 Out = Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder or URI (s3://...) for the shards.")]
 Splits = Annotated[

@@ -12,8 +12,9 @@ from typing import Any
 from refseg_cli import __version__
 from refseg_cli.data import storage
 from refseg_cli.data.shards import Manifest, SplitInfo
-from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, photos, pickles
+from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, pickles
 from refseg_cli.data.sources.catalogue import ALL, FORMS, PUBLISHED, RELEASED, SOURCES, Source
+from refseg_cli.data.sources.whereabouts import Photos
 from refseg_cli.engine import sharding
 from refseg_cli.engine.sharding import Entry, OnError
 from refseg_cli.errors import RefsegError, unknown_name
@@ -29,7 +30,7 @@ class PrepareRequest:
     dataset:     a name in `SOURCES`.
     out:         folder or URI for the shards.
     root:        folder that holds `refcoco/`, `grefcoco/` and the like.
-    images:      folder of the photos; None for `root/images`.
+    images:      folder of the photos; None for `root/images` and `root`.
     split_by:    whose splits; None for the usual ones.
     splits:      the wanted ones; none for all.
     workers:     processes, each of which makes whole shards.
@@ -187,7 +188,7 @@ def _read(request: PrepareRequest) -> Material:
     refs, refs_digest = _read_refs(path, source, problems)
     found, digest = instances.read(folder / "instances.json")
     drafts = instances.drafts(refs, found, splits=request.splits, file=path.name, problems=problems)
-    entries = tuple(_find_photos(drafts, request.images or request.root / "images", problems))
+    entries = tuple(_find_photos(drafts, _photo_folders(request), problems))
     hashes = {f"{source.folder}/{path.name}": refs_digest, f"{source.folder}/instances.json": digest}
     return Material(request.dataset, split_by, source.image_source, {"sha256": hashes}, tuple(entries), tuple(problems))
 
@@ -215,15 +216,34 @@ def _read_refs(path: Path, source: Source, problems: list[Problem]) -> tuple[Ite
     return source.parse(plain, file=path.name, problems=problems), digest
 
 
-def _find_photos(drafts: Sequence[Draft], folder: Path, problems: list[Problem]) -> Iterator[Entry]:
-    if not folder.is_dir():
-        raise RefsegError(f"{folder}: no such folder", hint="--images is the folder of the photos")
+def _find_photos(drafts: Sequence[Draft], folders: Sequence[Path], problems: list[Problem]) -> Iterator[Entry]:
+    index = Photos(folders)
+    paths = {name: index.find(name) for name in {draft.file_name for draft in drafts}}
+    names = Counter(path for path in paths.values() if path)
     for draft in drafts:
-        if path := photos.find(folder, draft.file_name):
-            yield draft, path
+        path = paths[draft.file_name]
+        if not path:
+            fault = f"not in {index.searched}"
+        elif names[path] > 1 and not path.as_posix().endswith(f"/{draft.file_name}"):
+            fault = f"{path} may be another photo, for {names[path]} names lead there"
         else:
-            losers = tuple(dict.fromkeys(e.ref_id for e in draft.expressions))
-            problems.append(Problem(Reason.MISSING_IMAGE, draft.file_name, losers, f"not in {folder}"))
+            yield draft, path
+            continue
+        losers = tuple(dict.fromkeys(e.ref_id for e in draft.expressions))
+        problems.append(Problem(Reason.MISSING_IMAGE, draft.file_name, losers, fault))
+
+
+def _photo_folders(request: PrepareRequest) -> list[Path]:
+    """Where photos are looked for.
+
+    Raises:
+        RefsegError: the folder that the user names is not there.
+    """
+    if request.images is None:
+        return [folder for folder in (request.root / "images", request.root) if folder.is_dir()]
+    if not request.images.is_dir():
+        raise RefsegError(f"{request.images}: no such folder", hint="--images is the folder of the photos")
+    return [request.images]
 
 
 def _write(material: Material, request: PrepareRequest, progress: Progress) -> PrepareReport:
@@ -231,7 +251,8 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
     if request.on_error == "fail":
         sharding.stop(material.problems)
     if not material.entries:
-        raise RefsegError(f"{material.dataset}: nothing to prepare", hint="no reference has a usable image")
+        first = f", e.g. {material.problems[0]}" if material.problems else ""
+        raise RefsegError(f"{material.dataset}: nothing to prepare", hint=f"no reference has a usable image{first}")
     jobs = sharding.plan(
         material.entries,
         out=request.out,

@@ -551,6 +551,39 @@ def test_what_is_left_out_is_told(raw: Path, tmp_path: Path, capfd: Capture) -> 
     assert told.out.splitlines()[2].split() == ["train", "2", "3", "4", "4", "0", "0", "120624"]
 
 
+def test_photos_are_found_below_the_root_and_the_folders_tried_are_named(
+    raw: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    run(raw, tmp_path / "a")
+    (raw / "coco").mkdir()
+    (raw / "images").rename(raw / "coco/train2017")
+    for path in (raw / "coco/train2017").iterdir():
+        path.rename(path.with_name(path.name.removeprefix("COCO_train2014_")))
+    run(raw, tmp_path / "b")
+    a, b = (shards.open_shards(str(tmp_path / out), "train") for out in "ab")
+    assert [a[i] for i in range(len(a))] == [b[i] for i in range(len(b))]
+    (raw / "coco").rename(raw / "elsewhere")
+    for how in ("fail", "skip"):
+        assert refseg("prepare", "refcoco", "--root", raw, "--out", tmp_path / "c", "--on-error", how) == ERROR
+        told = capfd.readouterr().err
+        assert f"missing image: not in {raw}, or below in train2014, " in told
+        assert "coco/train2014, COCO/train2014" in told
+
+
+def test_two_names_that_lead_to_one_photo_are_no_guess(raw: Path, tmp_path: Path) -> None:
+    path = raw / "refcoco/instances.json"
+    table = json.loads(path.read_text())
+    table["images"][0]["file_name"], table["images"][1]["file_name"] = "a/x.jpg", "b/x.jpg"
+    path.write_text(json.dumps(table))
+    (raw / "images/COCO_train2014_000000000001.jpg").rename(raw / "images/x.jpg")
+    problems = run(raw, tmp_path / "out", on_error="skip").problems
+    assert [(p.reason, p.file) for p in problems] == [
+        (Reason.MISSING_IMAGE, "a/x.jpg"),
+        (Reason.MISSING_IMAGE, "b/x.jpg"),
+    ]
+    assert "x.jpg may be another photo, for 2 names lead there" in problems[0].detail
+
+
 class Attack:
     def __init__(self, command: str) -> None:
         self.command = command

@@ -1,4 +1,4 @@
-"""Photos on disk: where they are, whether they are whole, and the records that they complete."""
+"""Photos on disk: whether they are whole, and the records that they complete."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -15,9 +15,6 @@ from PIL import Image, UnidentifiedImageError
 from refseg_cli.data import masks
 from refseg_cli.data.sources import Draft, Problem, Reason, without
 from refseg_cli.records import Instance, Record
-
-# Below the folder that the user names, in the order of trial: as COCO and as the REFER tool unpack them.
-FOLDERS = ("", "train2014", "mscoco/images/train2014", "images/mscoco/images/train2014", "saiapr_tc-12")
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOF, _SOS = (0xC0, 0xC1), 0xDA
@@ -29,17 +26,6 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 class _Unsure(Exception):
     """The quick look does not suffice."""
-
-
-def find(folder: Path, file_name: str) -> Path | None:
-    """Where a photo is below `folder`; None if it is nowhere, or its name leads out of the folder."""
-    name = PurePosixPath(file_name)
-    if name.is_absolute() or ".." in name.parts or not name.parts:
-        return None
-    for place in FOLDERS:
-        if (path := folder / place / name).is_file():
-            return path
-    return None
 
 
 def size_of(data: bytes) -> tuple[int, int]:
