@@ -283,7 +283,7 @@ def _show(report: PrepareReport, json: bool) -> None:
         console.info(f"{manifest.dataset} ({manifest.split_by}): as released, which is less than the paper counts")
     losses = [problem for problem in report.problems if not problem.caution]
     cautions = [problem for problem in report.problems if problem.caution]
-    for problems, told in (losses, "broken inputs left out"), (cautions, "cautions, by which no expression is lost"):
+    for problems, told in (losses, "broken inputs left out"), (cautions, "cautions, no expression lost"):
         if problems:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(p.reason for p in problems).items()))
             console.warn(f"{len(problems)} {told} ({reasons}), all in {report.out}/problems.jsonl")

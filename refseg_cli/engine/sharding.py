@@ -169,7 +169,9 @@ def stop(problems: Sequence[Problem]) -> None:
 def finish(folder: Place, manifest: Manifest, problems: Sequence[Problem]) -> None:
     """Write the list of what was left out, if there is any, and then the manifest."""
     lines = "".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
-    for name, data in ((PROBLEMS, lines.encode()), (shards.MANIFEST, manifest.to_json())):
+    # Names of folders may be no Unicode; what stands for such bytes is escaped, as JSON has it.
+    listed = lines.encode("utf-8", "backslashreplace")
+    for name, data in ((PROBLEMS, listed), (shards.MANIFEST, manifest.to_json())):
         place = folder / name
         there = place.read() if place.exists() else b""
         if there and not data:

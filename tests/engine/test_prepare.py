@@ -503,7 +503,7 @@ def test_what_nobody_refers_to_stops_no_run(raw: Path, tmp_path: Path, capfd: Ca
     with_rows(raw, broken_mask, raw_layout.annotation(13, 1, bbox=[0, 0, -1, 1]))
     assert refseg("prepare", "refcoco", "--root", raw, "--out", tmp_path / "out") == FOUND
     told = capfd.readouterr().err
-    assert "2 cautions, by which no expression is lost (1 NaN or broken box, 1 broken mask)" in told
+    assert "2 cautions, no expression lost (1 NaN or broken box, 1 broken mask)" in told
     assert "left out" not in told
     rows = [json.loads(line) for line in (tmp_path / "out/problems.jsonl").read_text().splitlines()]
     assert [(row["caution"], row["ref_ids"]) for row in rows] == [(True, []), (True, [])]
@@ -518,7 +518,7 @@ def test_a_polygon_of_two_points_is_left_out_of_its_target(raw: Path, tmp_path: 
     [problem] = report.problems
     assert (problem.reason, problem.ref_ids, problem.caution) == (Reason.SHORT_POLYGON, (0,), True)
     assert problem.detail == "annotation 10: 2 of 3 polygons left out"
-    assert report.manifest.problems == {"polygon of less than three points": 1}
+    assert report.manifest.problems == {"polygon of fewer than three points": 1}
     first = shards.open_shards(str(tmp_path / "out"), "train")[0]
     assert masks.area(first.instances[0].rle) == 12
     assert [e.targets for e in first.expressions] == [(0,), (0,), (1,)]
@@ -568,6 +568,15 @@ def test_photos_are_found_below_the_root_and_the_folders_tried_are_named(
         told = capfd.readouterr().err
         assert f"missing image: not in {raw}, or below in train2014, " in told
         assert "coco/train2014, COCO/train2014" in told
+
+
+def test_folders_may_have_names_that_are_no_unicode(raw: Path, tmp_path: Path) -> None:
+    folder = raw / os.fsdecode(b"photos\xff")
+    (raw / "images").rename(folder)
+    (folder / "COCO_train2014_000000000003.jpg").unlink()
+    [problem] = run(raw, tmp_path / "out", images=folder, on_error="skip").problems
+    assert problem.reason == Reason.MISSING_IMAGE
+    assert json.loads((tmp_path / "out/problems.jsonl").read_text())["detail"] == problem.detail
 
 
 def test_two_names_that_lead_to_one_photo_are_no_guess(raw: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Reason(StrEnum):
     BROKEN_ANNOTATION = "broken annotation"
     BROKEN_REF = "broken ref"
     BROKEN_TEXT = "broken text"
-    SHORT_POLYGON = "polygon of less than three points"
+    SHORT_POLYGON = "polygon of fewer than three points"
     EMPTY_EXPRESSION = "empty expression"
 
 

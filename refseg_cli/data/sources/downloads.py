@@ -19,7 +19,7 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|script|\?xml|error|!--)", re.IGNORECASE)
 
 
-def named(path: object, data: bytes, *, form: str, otherwise: RefsegError) -> RefsegError:
+def recognised(path: object, data: bytes, *, form: str, otherwise: RefsegError) -> RefsegError:
     """The error for a file that cannot be read, which says what it is if that can be told.
 
     Args:

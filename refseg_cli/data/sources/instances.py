@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref
-from refseg_cli.data.sources.downloads import named
+from refseg_cli.data.sources.downloads import recognised
 from refseg_cli.data.sources.values import brief, deeper_than, fault_of, text, whole
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import Expression
@@ -67,7 +67,7 @@ def load_json(path: Path) -> tuple[Any, str]:
     except RecursionError as error:
         raise RefsegError(f"{path}: not JSON as annotations have it: nested too deeply") from error
     except ValueError as error:
-        raise named(path, data, form="JSON", otherwise=RefsegError(f"{path}: not JSON: {error}")) from error
+        raise recognised(path, data, form="JSON", otherwise=RefsegError(f"{path}: not JSON: {error}")) from error
 
 
 def _without_tokens(table: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def drafts(
     groups: dict[str, dict[int, list[Ref]]] = {}
     for ref in refs:
         if not _SPLIT_NAME.fullmatch(ref.split):
-            problems.append(Problem(Reason.BROKEN_REF, file, (ref.ref_id,), f"split {ref.split!r}"))
+            problems.append(Problem(Reason.BROKEN_REF, file, (ref.ref_id,), f"split {brief(ref.split)}"))
         elif ref.image_id in instances.broken_photos:
             detail = f"image {ref.image_id}: {instances.broken_photos[ref.image_id]}"
             problems.append(Problem(Reason.BROKEN_ANNOTATION, instances.file, (ref.ref_id,), detail))

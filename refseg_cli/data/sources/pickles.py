@@ -17,21 +17,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from refseg_cli.data.sources.downloads import named
-from refseg_cli.data.sources.values import deeper_than
+from refseg_cli.data.sources.downloads import recognised
+from refseg_cli.data.sources.values import levels
 from refseg_cli.errors import RefsegError
 
 MAX_BYTES = 1 << 30  # the largest file of the family has 50 MB
 MAX_DEPTH = 32  # the rows of the family are five containers deep
+MAX_ITEMS_PER_BYTE = 8  # what is spelled out has less than one; more come of containers that are held again and again
 # Python salts the hashes of strings, not those of numbers, so numbers can be chosen to collide. Among so few that costs
 # no more than reading them does.
-MAX_NUMBER_KEYS = 1000
+MAX_NUMBER_KEYS = 100
 
 _TEXT_KEYS = frozenset({str, bytes})
 _KEYS = _TEXT_KEYS | {int, float, bool, type(None)}
 _SEQUENCES = frozenset({list, tuple, set, frozenset})
-
-
 _NOTHING = object()  # what was never remembered
 
 
@@ -65,7 +64,6 @@ class _Unpickler(pickle._Unpickler):
     """
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
-
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, data: bytes) -> None:
@@ -310,12 +308,22 @@ def read(path: Path) -> Any:
         raise RefsegError(f"{path}: {error.strerror}") from error
     try:
         value = _Unpickler(data).load()
-        if deeper_than(value, MAX_DEPTH):
-            raise Refused(f"nests more than {MAX_DEPTH} containers")
+        _check_shape(value, len(data))
         return value
     except Exception as error:
         # A damaged pickle can fail in any way; none of what it holds has run.
-        raise named(path, data, form="pickle", otherwise=_unread(path, error)) from error
+        raise recognised(path, data, form="pickle", otherwise=_unread(path, error)) from error
+
+
+def _check_shape(value: Any, size: int) -> None:
+    """Refuse what is too deep, or too large for a file of `size` bytes, for those who go through all of it."""
+    items = 0
+    for depth, level in enumerate(levels(value)):
+        items += sum(map(len, level))
+        if depth == MAX_DEPTH:
+            raise Refused(f"nests more than {MAX_DEPTH} containers")
+        if items > MAX_ITEMS_PER_BYTE * size:
+            raise Refused("makes more than it holds")
 
 
 def _unread(path: Path, error: Exception) -> RefsegError:

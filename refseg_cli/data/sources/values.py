@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
@@ -73,12 +74,15 @@ def brief(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def deeper_than(value: Any, limit: int) -> bool:
-    """Whether containers are nested more than `limit` deep; what holds itself has no end at all."""
+def levels(value: Any) -> Iterator[list[Any]]:
+    """The containers in a value, level by level, each as often as it is held; without end if one holds itself."""
     level = [value] if type(value) in _CONTAINERS else []
-    for _ in range(limit):
+    while level:
+        yield level
         held = chain.from_iterable(c.values() if isinstance(c, dict) else c for c in level)
-        level = list({id(c): c for c in held if type(c) in _CONTAINERS}.values())  # each once, however often it is held
-        if not level:
-            return False
-    return True
+        level = [c for c in held if type(c) in _CONTAINERS]
+
+
+def deeper_than(value: Any, limit: int) -> bool:
+    """Whether containers are nested more than `limit` deep."""
+    return any(depth == limit for depth, _ in enumerate(levels(value)))
