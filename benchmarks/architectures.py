@@ -11,8 +11,8 @@ val, for blind copies too, whose best is often to say "no target" always (protoc
 What is finished in
 `--work` is not made again, so the command can be stopped and repeated.
 
-The result has each run's scores with 95 % intervals (bootstrap over images), and how far the first seed's seeing run is
-from its blind copy, with the interval of a paired bootstrap.
+The result has each run's scores with 95 % intervals, and how far the first seed's seeing run is from its blind copy,
+with the interval of `refseg compare`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ _refseg() {
             break
         fi
         case "$command ${COMP_WORDS[i]}" in
-            "refseg train" | "refseg eval" | "refseg compare" | "refseg predict" | "refseg export" | "refseg bench" | "refseg import" | "refseg prepare" | "refseg prepare refcoco" | "refseg prepare refcoco+" | "refseg prepare refcocog" | "refseg prepare refclef" | "refseg prepare grefcoco" | "refseg prepare scenes" | "refseg prepare check" | "refseg recipes" | "refseg recipes list" | "refseg recipes show") command+=" ${COMP_WORDS[i]}" ;;
+            "refseg train" | "refseg eval" | "refseg calibrate" | "refseg compare" | "refseg predict" | "refseg export" | "refseg bench" | "refseg import" | "refseg prepare" | "refseg prepare refcoco" | "refseg prepare refcoco+" | "refseg prepare refcocog" | "refseg prepare refclef" | "refseg prepare grefcoco" | "refseg prepare scenes" | "refseg prepare check" | "refseg recipes" | "refseg recipes list" | "refseg recipes show") command+=" ${COMP_WORDS[i]}" ;;
         esac
     done
     if [[ -z $dashes ]]; then
@@ -36,19 +36,25 @@ _refseg() {
             "refseg eval --set") return ;;
             "refseg eval --split") _refseg_words train val test testA testB; return ;;
             "refseg eval --protocol") _refseg_words refseg thesis thesis-50pix lavt cris cgformer vlt asda rela mmdet all; return ;;
+            "refseg eval --limit") return ;;
+            "refseg eval --calibrate") _refseg_words train val test testA testB; return ;;
             "refseg eval --from") compopt -o default; return ;;
             "refseg eval --on-error") _refseg_words fail skip; return ;;
-            "refseg eval --calibrate") _refseg_words train val test testA testB; return ;;
+            "refseg eval --merge") _refseg_words union; return ;;
+            "refseg eval --report") compopt -o default; return ;;
+            "refseg eval --records") compopt -o default; return ;;
+            "refseg eval --trained-on") compopt -o dirnames; return ;;
             "refseg eval --mask-words") _refseg_words random attended; return ;;
             "refseg eval --mask-count") return ;;
             "refseg eval --sanity") _refseg_words shuffled-phrases wrong-image; return ;;
-            "refseg eval --trained-on") compopt -o dirnames; return ;;
-            "refseg eval --records") compopt -o default; return ;;
-            "refseg eval --report") compopt -o default; return ;;
             "refseg eval --resamples") return ;;
             "refseg eval --batch-images") return ;;
-            "refseg eval --limit") return ;;
             "refseg eval --device") _refseg_words auto cpu cuda mps; return ;;
+            "refseg calibrate --model") compopt -o dirnames; return ;;
+            "refseg calibrate --data") compopt -o dirnames; return ;;
+            "refseg calibrate --split") _refseg_words train val test testA testB; return ;;
+            "refseg calibrate --batch-images") return ;;
+            "refseg calibrate --device") _refseg_words auto cpu cuda mps; return ;;
             "refseg compare --protocol") _refseg_words refseg thesis thesis-50pix lavt cris cgformer vlt asda rela mmdet all; return ;;
             "refseg compare --resamples") return ;;
             "refseg predict --output" | "refseg predict -o") compopt -o default; return ;;
@@ -56,6 +62,7 @@ _refseg() {
             "refseg predict --model") compopt -o dirnames; return ;;
             "refseg predict --threshold") return ;;
             "refseg predict --no-target-threshold") return ;;
+            "refseg predict --max-pixels") return ;;
             "refseg predict --device") _refseg_words auto cpu cuda mps; return ;;
             "refseg export --output" | "refseg export -o") compopt -o default; return ;;
             "refseg export --model") compopt -o dirnames; return ;;
@@ -83,6 +90,8 @@ _refseg() {
             "refseg prepare refcoco --splits") _refseg_words train val test testA testB; return ;;
             "refseg prepare refcoco --workers") return ;;
             "refseg prepare refcoco --on-error") _refseg_words fail skip; return ;;
+            "refseg prepare refcoco --masks-on") _refseg_words upright stored; return ;;
+            "refseg prepare refcoco --max-pixels") return ;;
             "refseg prepare refcoco+ --root") compopt -o dirnames; return ;;
             "refseg prepare refcoco+ --out" | "refseg prepare refcoco+ -o") compopt -o dirnames; return ;;
             "refseg prepare refcoco+ --images") compopt -o dirnames; return ;;
@@ -90,6 +99,8 @@ _refseg() {
             "refseg prepare refcoco+ --splits") _refseg_words train val test testA testB; return ;;
             "refseg prepare refcoco+ --workers") return ;;
             "refseg prepare refcoco+ --on-error") _refseg_words fail skip; return ;;
+            "refseg prepare refcoco+ --masks-on") _refseg_words upright stored; return ;;
+            "refseg prepare refcoco+ --max-pixels") return ;;
             "refseg prepare refcocog --root") compopt -o dirnames; return ;;
             "refseg prepare refcocog --out" | "refseg prepare refcocog -o") compopt -o dirnames; return ;;
             "refseg prepare refcocog --images") compopt -o dirnames; return ;;
@@ -97,6 +108,8 @@ _refseg() {
             "refseg prepare refcocog --splits") _refseg_words train val test testA testB; return ;;
             "refseg prepare refcocog --workers") return ;;
             "refseg prepare refcocog --on-error") _refseg_words fail skip; return ;;
+            "refseg prepare refcocog --masks-on") _refseg_words upright stored; return ;;
+            "refseg prepare refcocog --max-pixels") return ;;
             "refseg prepare refclef --root") compopt -o dirnames; return ;;
             "refseg prepare refclef --out" | "refseg prepare refclef -o") compopt -o dirnames; return ;;
             "refseg prepare refclef --images") compopt -o dirnames; return ;;
@@ -104,6 +117,8 @@ _refseg() {
             "refseg prepare refclef --splits") _refseg_words train val test testA testB; return ;;
             "refseg prepare refclef --workers") return ;;
             "refseg prepare refclef --on-error") _refseg_words fail skip; return ;;
+            "refseg prepare refclef --masks-on") _refseg_words upright stored; return ;;
+            "refseg prepare refclef --max-pixels") return ;;
             "refseg prepare grefcoco --root") compopt -o dirnames; return ;;
             "refseg prepare grefcoco --out" | "refseg prepare grefcoco -o") compopt -o dirnames; return ;;
             "refseg prepare grefcoco --images") compopt -o dirnames; return ;;
@@ -111,6 +126,8 @@ _refseg() {
             "refseg prepare grefcoco --splits") _refseg_words train val test testA testB; return ;;
             "refseg prepare grefcoco --workers") return ;;
             "refseg prepare grefcoco --on-error") _refseg_words fail skip; return ;;
+            "refseg prepare grefcoco --masks-on") _refseg_words upright stored; return ;;
+            "refseg prepare grefcoco --max-pixels") return ;;
             "refseg prepare scenes --out" | "refseg prepare scenes -o") compopt -o dirnames; return ;;
             "refseg prepare scenes --images") return ;;
             "refseg prepare scenes --seed") return ;;
@@ -124,18 +141,19 @@ _refseg() {
             case $command in
                 "refseg") _refseg_words --version --quiet -q --verbose -v --color --progress --help -h ;;
                 "refseg train") _refseg_words --data --arch --recipe --set --out -o --init --resume --tracker --shuffle-phrases --device --json --quiet -q --help -h ;;
-                "refseg eval") _refseg_words --data --model --set --split --protocol --from --on-error --slices --curves --calibrate --mask-words --mask-count --sanity --trained-on --records --report --resamples --batch-images --limit --device --json --markdown --latex --quiet -q --help -h ;;
+                "refseg eval") _refseg_words --data --model --set --split --protocol --limit --calibrate --from --on-error --merge --slices --curves --report --records --trained-on --mask-words --mask-count --sanity --resamples --batch-images --device --json --markdown --latex --quiet -q --help -h ;;
+                "refseg calibrate") _refseg_words --model --data --split --batch-images --device --json --quiet -q --help -h ;;
                 "refseg compare") _refseg_words --protocol --resamples --json --markdown --latex --quiet -q --help -h ;;
-                "refseg predict") _refseg_words --output -o --format -f --json --explain --model --threshold --no-target-threshold --no-target-ok --demo --device --quiet -q --help -h ;;
+                "refseg predict") _refseg_words --output -o --format -f --json --explain --model --threshold --no-target-threshold --max-pixels --no-target-ok --demo --device --quiet -q --help -h ;;
                 "refseg export") _refseg_words --output -o --model --format -f --json --quiet -q --help -h ;;
                 "refseg bench") _refseg_words --model --arch --recipe --set --batch-sizes --phrases --repeat --warmup --precision --device --json --quiet -q --help -h ;;
                 "refseg import") _refseg_words --arch --output -o --recipe --set --vocab --lang-weight --json --quiet -q --help -h ;;
                 "refseg prepare") _refseg_words --help -h ;;
-                "refseg prepare refcoco") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --overwrite --json --quiet -q --help -h ;;
-                "refseg prepare refcoco+") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --overwrite --json --quiet -q --help -h ;;
-                "refseg prepare refcocog") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --overwrite --json --quiet -q --help -h ;;
-                "refseg prepare refclef") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --overwrite --json --quiet -q --help -h ;;
-                "refseg prepare grefcoco") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --overwrite --json --quiet -q --help -h ;;
+                "refseg prepare refcoco") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --masks-on --max-pixels --overwrite --json --quiet -q --help -h ;;
+                "refseg prepare refcoco+") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --masks-on --max-pixels --overwrite --json --quiet -q --help -h ;;
+                "refseg prepare refcocog") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --masks-on --max-pixels --overwrite --json --quiet -q --help -h ;;
+                "refseg prepare refclef") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --masks-on --max-pixels --overwrite --json --quiet -q --help -h ;;
+                "refseg prepare grefcoco") _refseg_words --root --out -o --images --split-by --splits --workers --on-error --masks-on --max-pixels --overwrite --json --quiet -q --help -h ;;
                 "refseg prepare scenes") _refseg_words --out -o --images --seed --raw --workers --overwrite --json --quiet -q --help -h ;;
                 "refseg prepare check") _refseg_words --json --quiet -q --help -h ;;
                 "refseg recipes") _refseg_words --help -h ;;
@@ -146,9 +164,10 @@ _refseg() {
         fi
     fi
     case $command in
-        "refseg") _refseg_words train eval compare predict export bench import prepare recipes ;;
+        "refseg") _refseg_words train eval calibrate compare predict export bench import prepare recipes ;;
         "refseg train") ;;
         "refseg eval") ;;
+        "refseg calibrate") ;;
         "refseg compare") compopt -o default; ;;
         "refseg predict") compopt -o default; ;;
         "refseg export") ;;

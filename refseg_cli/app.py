@@ -17,7 +17,8 @@ from typing import Annotated
 import typer
 
 from refseg_cli import __version__
-from refseg_cli.commands import bench, compare, eval, export, import_, predict, prepare, recipes, train
+from refseg_cli.commands import bench, calibrate, compare, eval, export, import_, predict, prepare, recipes, train
+from refseg_cli.commands._help import Grouped
 from refseg_cli.commands._options import Quiet
 from refseg_cli.console import Color, ProgressStyle, console
 from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, RefsegError
@@ -33,7 +34,8 @@ app = typer.Typer(
 )
 app.add_typer(prepare.app, name="prepare")
 app.command("train")(train.train)
-app.command("eval")(eval.eval_)
+app.command("eval", cls=Grouped)(eval.eval_)
+app.command("calibrate")(calibrate.calibrate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)

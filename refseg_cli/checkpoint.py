@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refseg_cli import __version__
-from refseg_cli.config import Recipe, apply_override, build, to_table
+from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model, config_class
@@ -33,9 +33,9 @@ PRETRAINED = ("pretrained", "text_pretrained")  # the settings of a model that f
 # Which settings of a trained model `--set` cannot change, a table or one key of it, and why.
 FIXED = {
     "arch": "the weights are of this architecture",
-    "text": "the tokenizer is stored beside the weights",
     "train": "only training reads it",
     "published": "it is what the paper says",
+    **{f"text.{f.name}": "the tokenizer is stored beside the weights" for f in fields(TextConfig) if f.name != "field"},
     **{f"data.{key}": "only training reads it" for key in ("flip", "jitter", "phrases_per_image", "category_map")},
     **{f"model.{key}": "all weights are in the checkpoint" for key in PRETRAINED},
 }
@@ -248,7 +248,7 @@ def adjusted(recipe: Recipe, overrides: Sequence[str]) -> tuple[Recipe, tuple[st
         if why:
             raise RefsegError(
                 f"--set {override}: cannot be changed in a trained model: {why}",
-                hint="what can: model settings, and data.size, resize, mean, std, fill and workers",
+                hint="what can: model settings, text.field, and data.size, resize, mean, std, fill and workers",
             )
         apply_override(table, override)
     wanted = build(Recipe, table, "--set")
@@ -263,7 +263,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         RefsegError: a `[model]` key that the architecture does not read.
     """
     config: Any = build(config_class(recipe.arch), recipe.model, f"{recipe.arch}: [model]")
-    tables = {"model": asdict(config), "data": asdict(recipe.data)}
+    tables = {"model": asdict(config), "text": asdict(recipe.text), "data": asdict(recipe.data)}
     keys = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
     return {key: value for key, value in keys.items() if key not in FIXED and key != "data.workers"}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.records import PhraseField
 
 T = TypeVar("T")
 
@@ -37,7 +38,9 @@ class DataConfig:
     """How a picture becomes network input.
 
     size:   (height, width) of the network input in pixels.
-    resize: `letterbox` keeps the aspect ratio and pads on all sides; `squash` does not.
+    resize: `letterbox` keeps the aspect ratio and pads on all sides; `squash` does not; `warp` is CRIS's letterbox, by
+            cv2.warpAffine: bicubic, without smoothing, centres of pixels at i * scale + bias.
+    fill:   colour of the padding in [0, 1], one number or R, G and B.
     flip:   probability of a horizontal flip in training; left and right are swapped in the phrase.
     jitter: strength of brightness and contrast changes in training, 0 for none (hue is never touched: colour words).
     phrases_per_image: expressions drawn per image and epoch in training; 0 for all.
@@ -45,10 +48,10 @@ class DataConfig:
     """
 
     size: tuple[int, int] = (416, 416)
-    resize: Literal["letterbox", "squash"] = "letterbox"
+    resize: Literal["letterbox", "squash", "warp"] = "letterbox"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    fill: float = 0.5
+    fill: float | tuple[float, float, float] = 0.5
     flip: float = 0.0
     jitter: float = 0.0
     phrases_per_image: int = 0
@@ -60,12 +63,15 @@ class DataConfig:
 class TextConfig:
     """How a phrase becomes tokens.
 
+    field:     which form of a sentence is read, in training and evaluation: `sent`, cleaned, or `raw`, as it was typed
+               (see `records.Expression`). `predict` takes every phrase as it is given.
     tokenizer: `words` (own vocabulary, built from the training phrases), `bert` (WordPiece) or `clip` (BPE).
     vocab:     for `bert`: a `vocab.txt`, or the name of a hub model that has one; for `clip`: its release's
                `bpe_simple_vocab_16e6.txt.gz`.
     glove:     for `words`: a GloVe text file whose vectors initialise the embedding; empty for learned embeddings.
     """
 
+    field: PhraseField = "sent"
     tokenizer: Literal["words", "bert", "clip"] = "words"
     max_tokens: int = 15
     vocab: str = ""
@@ -184,7 +190,11 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _coerce(next(a for a in args if a is not type(None)), value, where)
+        kinds = [a for a in args if a is not type(None)]
+        kind = next((kind for kind in kinds if len(kinds) == 1 or _is_like(value, kind)), None)
+        if kind is None:
+            raise _wrong(where, f"a value of type {' or '.join(_name(kind) for kind in kinds)}", value)
+        return _coerce(kind, value, where)
     if origin is Literal:
         if value not in args:
             error = unknown_name("value", str(value), args)
@@ -201,6 +211,18 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise _wrong(where, f"a value of type {kind.__name__}", value)
     return value
+
+
+def _is_like(value: Any, kind: Any) -> bool:
+    """Whether a value of TOML is meant for this one of several kinds."""
+    plain = typing.get_origin(kind) or kind
+    if plain is tuple:
+        return isinstance(value, list | tuple)
+    return type(value) is plain or (plain is float and type(value) is int)
+
+
+def _name(kind: Any) -> str:
+    return "list" if typing.get_origin(kind) is tuple else kind.__name__
 
 
 def _coerce_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -39,21 +39,41 @@ class Instance:
     iscrowd: bool = False
 
 
+# The two forms in which the REFER files have a sentence: cleaned, and as it was typed.
+PhraseField = Literal["sent", "raw"]
+
+
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One phrase.  targets: positions in `Record.instances`; none for a no-target expression."""
+    """One phrase.
+
+    text:    REFER's `sent`: lower case, in RefCOCOg also without punctuation.
+    raw:     REFER's `raw`: as the annotator typed it; equal to `text` where the source has one form only.
+    targets: positions in `Record.instances`; none for a no-target expression.
+    """
 
     text: str
     ref_id: int
     sent_id: int
     targets: tuple[int, ...]
+    raw: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.raw.strip():
+            object.__setattr__(self, "raw", self.text)
+
+    def phrase(self, form: PhraseField) -> str:
+        """The form that a recipe's `text.field` asks for."""
+        return self.raw if form == "raw" else self.text
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One image with all its expressions of one split.
 
-    image: the file's bytes as found, never re-encoded.  height, width: pixels of the decoded image.
+    image: the file's bytes as found, never re-encoded.  height, width: pixels of the picture.
+    orientation: EXIF's number (1 to 8) by which the pixels that the file stores are turned to be the picture that
+                 height, width, masks and boxes are of; 1: as stored.
     """
 
     image_id: int
@@ -64,14 +84,17 @@ class Record:
     image: bytes = field(repr=False)
     instances: tuple[Instance, ...]
     expressions: tuple[Expression, ...]
+    orientation: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What evaluation must know of one expression.
 
+    text: the phrase as it is asked, see `Expression.phrase`.
     target: union of the target instances at original size; an all-zero mask where there is no target.
     categories: names of the target instances' categories, each once, in alphabetical order.
+    without_crowds: `target` without crowd annotations, see `masks.targets_without_crowds`; None where it is the same.
     """
 
     image_id: int
@@ -82,6 +105,7 @@ class Sample:
     target: Rle
     instance_count: int
     categories: tuple[str, ...] = ()
+    without_crowds: Rle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +116,16 @@ class Batch:
     tokens:         (N, L) int64, padded on the right with the tokeniser's pad id
     attention_mask: (N, L) bool, True at real tokens
     image_index:    (N,) int64, ascending
-    masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; None without
-                    annotations
+    masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; with `data.resize`
+                    `warp` edges lie between 0 and 1; None without annotations
     has_target:     (N,) bool; None without annotations
     target_id:      (N,) int64, equal exactly where two expressions of the batch have the same targets in the
                     same image; None without annotations
     categories:     (I, H, W) int64, category id of the annotated object at each pixel, 0 elsewhere; None unless the
                     recipe's `data.category_map` asks for it
     sizes:          (I, 2) int64, original (height, width) in pixels
-    content:        (I, 4) int64, (top, left, height, width) of the picture inside the H x W input (letterbox)
+    content:        (I, 4) float32, (top, left, height, width) of the picture inside the H x W input (letterbox), in
+                    pixels between their edges; whole numbers unless the recipe's `data.resize` is `warp`
     samples:        N entries for evaluation; empty without annotations
     """
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from refseg_cli.config import DataConfig, Recipe, TextConfig
 from refseg_cli.data import masks, storage
-from refseg_cli.data.shards import Manifest, write_shard
+from refseg_cli.data.shards import MANIFEST, Manifest, write_shard
 from refseg_cli.records import Batch, Expression, Instance, Prediction, Record
 
 INPUT = (32, 32)
@@ -67,12 +67,12 @@ def records(split: str) -> list[Record]:
 def write_split(folder: Path, split: str, content: list[Record]) -> None:
     """Add a split to the prepared data in `folder`."""
     place = storage.locate(folder)
-    known = json.loads((folder / "manifest.json").read_text())["splits"] if (folder / "manifest.json").exists() else {}
+    known = json.loads((folder / MANIFEST).read_text())["splits"] if (folder / MANIFEST).exists() else {}
     info = write_shard(place / f"{split}-00000-of-00001.parquet", content, plan="test", problems=[])
     manifest = Manifest("test", "", "test", {}, "test", {split: info})
     table = json.loads(manifest.to_json())
     table["splits"] = {**known, **table["splits"]}
-    (folder / "manifest.json").write_text(json.dumps(table))
+    (folder / MANIFEST).write_text(json.dumps(table))
 
 
 class Fake(nn.Module):

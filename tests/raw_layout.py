@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from refseg_cli.data import masks
@@ -120,3 +121,15 @@ def write_grefcoco(root: Path, refs: Any = None, rows: Sequence[Json] | None = N
     write_instances(root / "grefcoco", annotations() if rows is None else rows)
     write_photos(root)
     (root / "grefcoco/grefs(unc).json").write_text(json.dumps(grefcoco_refs() if refs is None else refs))
+
+
+def flip(file: Path, column: str, count: int = 10) -> None:
+    """Damage a Parquet file: flip every bit of `count` bytes in the middle of a column's first chunk."""
+    metadata = pq.read_metadata(file)
+    leaves = [metadata.schema.column(i).path for i in range(len(metadata.schema))]
+    chunk = metadata.row_group(0).column(leaves.index(column))
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data = bytearray(file.read_bytes())
+    for position in range(start + chunk.total_compressed_size // 2, start + chunk.total_compressed_size // 2 + count):
+        data[position] ^= 0xFF
+    file.write_bytes(data)

@@ -98,12 +98,22 @@ def test_a_changed_recipe_is_the_loaded_ones_and_what_differs_is_said(folder: Pa
     assert (found.recipe.data.mean, found.recipe.data.workers) == ((0.5, 0, 0), 3)
 
 
+def test_a_checkpoint_from_before_text_field_asks_what_it_always_did(folder: Path) -> None:
+    table = json.loads((folder / "config.json").read_text("utf-8"))
+    del table["recipe"]["text"]["field"]
+    (folder / "config.json").write_text(json.dumps(table), encoding="utf-8")
+    assert checkpoint.load(folder).recipe.text.field == "sent"
+    changed = checkpoint.load(folder, overrides=["text.field=raw"])
+    assert (changed.recipe.text.field, changed.changed) == ("raw", ("text.field=raw",))
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
         ("train.lr=1", "only training reads it"),
         ("data.flip=0.5", "only training reads it"),
         ("text.max_tokens=20", "the tokenizer is stored beside the weights"),
+        ("text.field=spoken", "--set: text: field: unknown value 'spoken'"),
         ("arch=lavt", "the weights are of this architecture"),
         ("published.figures.a=1", "it is what the paper says"),
         ("model.pretrained=true", "all weights are in the checkpoint"),

@@ -77,7 +77,7 @@ def test_override_reaches_the_field_with_its_type() -> None:
         ("train.epochs=1.5", "expected a value of type int, not 1.5"),
         ("train.epochs=true", "expected a value of type int, not True"),
         ("data.size=[64]", "expected a list of 2"),
-        ("data.resize=stretch", "one of: letterbox, squash"),
+        ("data.resize=stretch", "one of: letterbox, squash, warp"),
         ("train.lr", "expected key=value"),
         ("arch.name=1", "is not a table"),
         ("data=3", "expected a table"),
@@ -164,6 +164,12 @@ def test_every_training_setting_has_a_reader() -> None:
     source = "".join(p.read_text("utf-8") for p in root.rglob("*.py") if p.name != "config.py")
     unread = [name for name in TrainConfig.__dataclass_fields__ if f".{name}" not in source]
     assert unread == []
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("-tiny")])
+def test_every_recipe_reads_the_form_of_a_sentence_that_its_papers_code_does(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.text.field == ("raw" if recipe.arch in ("lavt", "rela") else "sent")
 
 
 @pytest.mark.parametrize("name", recipe_names())

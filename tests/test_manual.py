@@ -54,7 +54,9 @@ def sample_app() -> typer.Typer:
             str | None, typer.Option("--brush", metavar="NAME|FILE", help="A brush.", autocompletion=brushes)
         ] = None,
         out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where to.", envvar="TOOL_OUT")] = "-x",
-        layer: Annotated[list[str] | None, typer.Option("--layer", help="More; repeatable.")] = None,
+        layer: Annotated[
+            list[str] | None, typer.Option("--layer", help="More; repeatable.", rich_help_panel="In depth")
+        ] = None,
         varnish: Annotated[bool, typer.Option(help="Varnish it.")] = True,
     ) -> None:
         """Paint a C:\\picture.
@@ -165,6 +167,8 @@ def test_a_page_has_every_section_and_no_line_that_roff_would_obey(tool: Command
         *("NAME", "SYNOPSIS", "DESCRIPTION", "ARGUMENTS", "OPTIONS"),
         *("EXAMPLES", "EXIT STATUS", "ENVIRONMENT", "SEE ALSO"),
     ]
+    assert re.search(r"^\.SS In depth\n\.TP\n.*layer", page, flags=re.M)
+    assert page.index(".SS In depth") > page.index("varnish")  # below the options without a heading
     assert "\\&.Dotted words and a back\\eslash." in page
     assert "\\&.hidden" in page
     assert "\\fB3\\fR\nOut of paint." in page

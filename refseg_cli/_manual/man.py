@@ -34,7 +34,7 @@ def page(command: Command, *, version: str, date: str, parent: Command | None) -
     lines += [".SH DESCRIPTION", *_description(command)]
     lines += _section("ARGUMENTS", (_entry(_argument_tag(p), p) for p in command.arguments))
     lines += _section("COMMANDS", (_tagged(bold(c.words[-1]), prose(f"{c.summary}.")) for c in command.commands))
-    lines += _section("OPTIONS", (_entry(_option_tag(p), p) for p in command.options))
+    lines += _section("OPTIONS", _options(command))
     lines += _section("EXAMPLES", _examples(command))
     lines += _section("EXIT STATUS", _exit_status(command.blocks.get("Exit status", "")))
     lines += _section("ENVIRONMENT", _environment(command))
@@ -116,6 +116,14 @@ def _verbatim(body: str) -> list[str]:
 def _section(title: str, entries: Iterable[Sequence[str]]) -> list[str]:
     lines = [line for entry in entries for line in entry]
     return [f".SH {title}", *lines] if lines else []
+
+
+def _options(command: Command) -> Iterable[list[str]]:
+    """Those without a heading of their own first, then each heading's."""
+    for group in dict.fromkeys(("", *(p.group for p in command.options))):
+        if group:
+            yield [f".SS {prose(group)}"]
+        yield from (_entry(_option_tag(p), p) for p in command.options if p.group == group)
 
 
 def _tagged(tag: str, text: str) -> list[str]:

@@ -28,6 +28,7 @@ class Parameter:
     options: its names, as typed; empty for an argument.  metavar: what stands for its value.
     takes:   how a shell completes the value where `choices` do not; "nothing" for a flag.
     default: as a person would type it; "" where there is none worth naming.
+    group:   the heading that it stands below in the help; "" for none.
     """
 
     options: tuple[str, ...]
@@ -39,6 +40,7 @@ class Parameter:
     repeatable: bool = False
     default: str = ""
     environment: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ def _parameter(name: str, hint: Any, default: Any, where: str) -> Parameter:
         repeatable=repeatable,
         default=_shown(default) if info.show_default is True else str(info.show_default or ""),
         environment=(info.envvar,) if isinstance(info.envvar, str) else tuple(info.envvar or ()),
+        group=text_or_empty(info.rich_help_panel),
     )
 
 

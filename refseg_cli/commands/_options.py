@@ -65,6 +65,15 @@ Quiet = Annotated[
     typer.Option("--quiet", "-q", help="Print errors and asked-for data only.", callback=_silence),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        metavar="N",
+        min=1,
+        help="The largest picture to read, in pixels of three bytes; 179 million if not given.",
+    ),
+]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
 Latex = Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX (booktabs).")]
 Resamples = Annotated[
@@ -73,7 +82,7 @@ Resamples = Annotated[
         "--resamples",
         metavar="N",
         min=0,
-        help="Of the bootstrap over images, for the 95 % intervals; 0 for none.",
+        help="Random swaps of two models' answers behind a p-value; 0 for neither p-values nor intervals.",
     ),
 ]
 Protocols = Annotated[

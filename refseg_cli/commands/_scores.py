@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refseg_cli.commands._tables import Table
+from refseg_cli.metrics.curves import digits
+from refseg_cli.metrics.intervals import FEWEST
 from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
     from refseg_cli.evaluation.analysis import Analysis
     from refseg_cli.evaluation.answers import About
     from refseg_cli.evaluation.provenance import PublishedRow
-    from refseg_cli.metrics.bootstrap import Difference, Estimate
+    from refseg_cli.metrics.intervals import Difference, Estimate
     from refseg_cli.records import Thresholds
 
 SCHEMA, COMPARE_SCHEMA = "refseg.eval/1", "refseg.compare/1"
@@ -54,6 +56,18 @@ def rule(protocol: Protocol, about: About) -> str:
             + (" without a head" if absence.head and absence.exists else "")
         ]
     return ", ".join(said)
+
+
+def few_images(where: str, found: Mapping[str, Estimate] | Mapping[str, Difference]) -> list[str]:
+    """Why some of the metrics have no interval, in words; where: what they are of."""
+    few: dict[int, list[str]] = {}
+    for metric, figure in found.items():
+        if 0 < figure.images < FEWEST:
+            few.setdefault(figure.images, []).append(metric)
+    return [
+        f"{where}: no interval for {', '.join(metrics)}: formed over {n} image{'s' if n > 1 else ''}, it takes {FEWEST}"
+        for n, metrics in few.items()
+    ]
 
 
 def score_tables(about: About, splits: Mapping[str, Analysis], published: Rows) -> list[Table]:
@@ -147,7 +161,7 @@ def slice_table(about: About, split: str, analysis: Analysis) -> Table:
         for part in analysis.slices
         if part.group != "category" or part.name not in left_out
     ]
-    title = f"{heading(about)}, {split}: slices, refseg"
+    title = f"{heading(about)}, {split}: slices, by the protocol refseg"
     return Table(title + (f"; {len(left_out)} more categories in --json" if left_out else ""), columns, tuple(rows))
 
 
@@ -160,15 +174,15 @@ def curve_tables(about: About, split: str, analysis: Analysis) -> list[Table]:
         keeping = [np.flatnonzero(curve.t_acc >= kept) for kept in T_ACC_ROWS]
         places = dict.fromkeys(int(found[-1]) for found in keeping if len(found))
         rows = [
-            (f"{curve.thresholds[i]:.4g}", 100 * float(curve.n_acc[i]), 100 * float(curve.t_acc[i])) for i in places
+            (f"{digits(curve.thresholds[i])}", 100 * float(curve.n_acc[i]), 100 * float(curve.t_acc[i])) for i in places
         ]
-        rows.append((f"{curve.chosen:.4g} (in force)", 100 * curve.chosen_n_acc, 100 * curve.chosen_t_acc))
+        rows.append((f"{digits(curve.chosen)} (in force)", 100 * curve.chosen_n_acc, 100 * curve.chosen_t_acc))
         title = f"{where}: no-target threshold on the {curve.score}, area {curve.area:.4f}"
         tables.append(Table(title, ("threshold", "N-acc", "T-acc"), tuple(rows)))
     if (masks := analysis.mask_curve) is not None:
         found = zip(masks.thresholds, masks.g_iou, masks.c_iou, strict=True)
         cells = tuple((f"{t:g}", percent(float(g)), percent(float(c))) for t, g, c in found)
-        title = f"{where}: mask threshold, {masks.chosen:g} in force"
+        title = f"{where}: mask threshold, {masks.chosen:g} in force, by the protocol refseg"
         tables.append(Table(title, ("threshold", "gIoU", "cIoU"), cells))
     if (told := analysis.reliability) is not None:
         edges = zip(told.edges[:-1], told.edges[1:], strict=True)
@@ -186,13 +200,18 @@ def difference_table(title: str, names: tuple[str, str], found: Mapping[str, Dif
             metric,
             percent(d.a),
             percent(d.b),
-            None if math.isnan(d.value) else f"{100 * d.value:+.2f}",
-            None if math.isnan(d.low) else f"{100 * d.low:+.2f} to {100 * d.high:+.2f}",
+            None if math.isnan(d.value) else _signed(d.value),
+            None if math.isnan(d.low) else f"{_signed(d.low)} to {_signed(d.high)}",
             None if math.isnan(d.p) else f"{d.p:.4f}",
         )
         for metric, d in found.items()
     ]
     return Table(title, columns, tuple(rows))
+
+
+def _signed(fraction: float) -> str:
+    """In percent; what rounds to zero has no minus before it."""
+    return f"{round(100 * fraction, 2) + 0.0:+.2f}"
 
 
 # For programs
@@ -283,7 +302,13 @@ def _thresholds(own: Thresholds) -> dict[str, float]:
 
 def _estimates(scores: Mapping[str, Estimate]) -> dict[str, Any]:
     return {
-        name: {"value": percent(e.value), "low": percent(e.low), "high": percent(e.high), "expressions": e.count}
+        name: {
+            "value": percent(e.value),
+            "low": percent(e.low),
+            "high": percent(e.high),
+            "expressions": e.count,
+            "images": e.images,
+        }
         for name, e in scores.items()
     }
 
@@ -297,6 +322,7 @@ def difference_json(found: Mapping[str, Difference]) -> dict[str, Any]:
             "low": percent(d.low),
             "high": percent(d.high),
             "p": None if math.isnan(d.p) else d.p,
+            "images": d.images,
         }
         for name, d in found.items()
     }

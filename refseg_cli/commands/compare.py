@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +17,11 @@ from refseg_cli.commands._options import (
     Resamples,
     choose_protocols,
 )
-from refseg_cli.commands._tables import chosen_form, show
+from refseg_cli.commands._tables import Form, chosen_form, show
 from refseg_cli.console import console
+
+if TYPE_CHECKING:
+    from refseg_cli.metrics.intervals import Difference
 
 
 def compare(
@@ -31,9 +36,9 @@ def compare(
 ) -> None:
     """Tell whether two models differ, from their answers to the same phrases.
 
-    Prints each metric of both, the difference (second minus first) with its 95 % interval, and a two-sided p-value,
-    from a paired bootstrap over images: both models are scored on the same resampled images, so that what is hard
-    for both does not blur the difference.
+    Prints each metric of both, the difference (second minus first) with its 95 % interval, and a two-sided p-value: how
+    often the difference would be as large if it were chance which of the two models gave which image's answers. Both
+    are seen on the same images, so what is hard for both does not blur the difference.
 
     \b
     Example:
@@ -41,17 +46,49 @@ def compare(
       refseg eval --data scenes --records bundled.parquet
       refseg compare bundled.parquet first.parquet
     """
-    from refseg_cli.commands._scores import COMPARE_SCHEMA, difference_json, difference_table, subject
+    from refseg_cli.commands._scores import subject
     from refseg_cli.evaluation.analysis import compare_by_split
     from refseg_cli.evaluation.answers import read_answers
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     one, other = read_answers(a), read_answers(b)
-    found = compare_by_split(one, other, choose_protocols(protocol), resamples=resamples)
-    if form == "json":
-        table = {f"{split}/{name}": difference_json(differences) for (split, name), differences in found.items()}
-        console.json({"schema": COMPARE_SCHEMA, "a": a, "b": b, "differences": table})
-        return
-    names = (f"A {subject(one.about)}", f"B {subject(other.about)}")
+    found = compare_by_split(one, other, choose_protocols(protocol), swaps=resamples)
     where = one.about.dataset or one.about.data
-    show([difference_table(f"B against A on {where}, {s}: {n}", names, d) for (s, n), d in found.items()], form)
+    titles = {(split, name): f"B against A on {where}, {split}: {name}" for split, name in found}
+    show_differences(found, (a, b), (f"A {subject(one.about)}", f"B {subject(other.about)}"), titles, form)
+
+
+def show_differences(
+    found: Mapping[tuple[str, str], Mapping[str, Difference]],
+    sources: tuple[str, str],
+    names: tuple[str, str],
+    titles: Mapping[tuple[str, str], str],
+    form: Form,
+) -> None:
+    """Print how two sets of answers differ, and why some differences have no interval.
+
+    found, titles: by split and protocol.  sources, names: of A and B, for programs and for people.
+    """
+    from refseg_cli.commands._scores import COMPARE_SCHEMA, difference_json, difference_table, few_images
+
+    cautions = [
+        sentence
+        for (split, name), differences in found.items()
+        if not all(math.isnan(d.p) for d in differences.values())  # as with --resamples 0
+        for sentence in few_images(f"{split}, {name}", differences)
+    ]
+    for sentence in cautions:
+        console.warn(sentence)
+    if form == "json":
+        table = {f"{split}/{name}": difference_json(d) for (split, name), d in found.items()}
+        console.json(
+            {
+                "schema": COMPARE_SCHEMA,
+                "a": sources[0],
+                "b": sources[1],
+                "differences": table,
+                "cautions": cautions,
+            }
+        )
+        return
+    show([difference_table(titles[key], names, d) for key, d in found.items()], form)

@@ -25,6 +25,8 @@ from refseg_cli.commands._options import (
     split_choices,
 )
 from refseg_cli.commands._tables import Form, chosen_form, show
+from refseg_cli.commands.calibrate import choose, describe, thresholds
+from refseg_cli.commands.compare import show_differences
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest
     from refseg_cli.evaluation.outside import OutsideRequest
     from refseg_cli.evaluation.report import Watch
-    from refseg_cli.records import Rle, Thresholds
+    from refseg_cli.records import Rle
     from refseg_cli.report.content import PackedMap
 
 # What answers
@@ -47,59 +49,113 @@ Settings = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one value of the model's recipe, e.g. model.oracle=mask; repeatable."
     ),
 ]
-Source = Annotated[
-    str | None,
-    typer.Option("--from", metavar="FILE", help="Score these predictions instead: JSON lines, COCO or records."),
+Splits = Annotated[
+    str,
+    typer.Option("--split", metavar="NAMES", help="Splits, with commas between them.", autocompletion=split_choices),
 ]
-OnError = Annotated[
-    Literal["fail", "skip"],
-    typer.Option("--on-error", help="With --from: refuse a file with gaps or faults, or score the rest."),
-]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Images of each split; 0 for all.")]
 Calibrate = Annotated[
     str | None,
     typer.Option(
         "--calibrate",
         metavar="SPLIT",
-        help="First choose the thresholds of the highest gIoU there, and store them in the model's folder.",
+        help="First do as 'refseg calibrate' does, on that split.",
         autocompletion=split_choices,
     ),
 ]
 
-# What is asked
-
-Splits = Annotated[
-    str,
-    typer.Option("--split", metavar="NAMES", help="Splits, with commas between them.", autocompletion=split_choices),
+OTHERS = "Predictions of others"
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="Score these predictions instead: JSON lines, COCO or records.",
+        rich_help_panel=OTHERS,
+    ),
 ]
-Words = Literal["random", "attended"]
-MaskWords = Annotated[
-    Words | None, typer.Option("--mask-words", help="Ask again with words taken out of every phrase.")
+OnError = Annotated[
+    Literal["fail", "skip"],
+    typer.Option(
+        "--on-error",
+        help="What to do with missing or invalid predictions: refuse the file, or score the rest.",
+        rich_help_panel=OTHERS,
+    ),
 ]
-MaskCount = Annotated[int, typer.Option("--mask-count", metavar="N", min=1, help="How many words; one always stays.")]
-Sanity = Literal["shuffled-phrases", "wrong-image"]
-AskSanity = Annotated[
-    Sanity | None, typer.Option("--sanity", help="Ask again with another image's phrases, or of another image.")
+
+Merge = Annotated[
+    Literal["union"] | None,
+    typer.Option(
+        "--merge",
+        help="One mask of all entries for the same phrase, e.g. one per instance.",
+        rich_help_panel=OTHERS,
+    ),
 ]
-Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Images of each split; 0 for all.")]
 
-# What is shown and written
+# What else is asked and shown
 
-Slices = Annotated[bool, typer.Option("--slices", help="Also by kind of target, by words and by category.")]
+BEYOND = "Beyond the scores"
+Slices = Annotated[
+    bool,
+    typer.Option(
+        "--slices",
+        help="Also by kind of target, by words and by category; counted by the protocol refseg.",
+        rich_help_panel=BEYOND,
+    ),
+]
 Curves = Annotated[
-    bool, typer.Option("--curves", help="Also at other thresholds, and the no-target head's calibration.")
-]
-TrainedOn = Annotated[
-    str | None,
-    typer.Option("--trained-on", metavar="DIR", help="Prepared training data, to look for shared images in."),
-]
-Records = Annotated[
-    str | None,
-    typer.Option("--records", metavar="FILE", help="Also write every answer there (Parquet), to score it again."),
+    bool,
+    typer.Option(
+        "--curves",
+        help="Also at other thresholds, by the protocol refseg, and how far the no-target head can be believed.",
+        rich_help_panel=BEYOND,
+    ),
 ]
 Page = Annotated[
     str | None,
     typer.Option(
-        "--report", metavar="FILE", help="Also write a page to browse: tables, curves, slices and every sample."
+        "--report",
+        metavar="FILE",
+        help="Also write a page to browse: tables, curves, slices and every sample.",
+        rich_help_panel=BEYOND,
+    ),
+]
+Records = Annotated[
+    str | None,
+    typer.Option(
+        "--records",
+        metavar="FILE",
+        help="Also write every answer there (Parquet), to score it again.",
+        rich_help_panel=BEYOND,
+    ),
+]
+TrainedOn = Annotated[
+    str | None,
+    typer.Option(
+        "--trained-on",
+        metavar="DIR",
+        help="Prepared training data, to look for shared images in.",
+        rich_help_panel=BEYOND,
+    ),
+]
+
+LANGUAGE = "Whether language is used"
+Words = Literal["random", "attended"]
+MaskWords = Annotated[
+    Words | None,
+    typer.Option("--mask-words", help="Ask again with words taken out of every phrase.", rich_help_panel=LANGUAGE),
+]
+MaskCount = Annotated[
+    int,
+    typer.Option(
+        "--mask-count", metavar="N", min=1, help="How many words; one always stays.", rich_help_panel=LANGUAGE
+    ),
+]
+Sanity = Literal["shuffled-phrases", "wrong-image"]
+AskSanity = Annotated[
+    Sanity | None,
+    typer.Option(
+        "--sanity", help="Ask again with another image's phrases, or of another image.", rich_help_panel=LANGUAGE
     ),
 ]
 
@@ -110,20 +166,21 @@ def eval_(
     overrides: Settings = None,
     split: Splits = "val",
     protocol: Protocols = "refseg",
+    limit: Limit = 0,
+    calibrate: Calibrate = None,
     source: Source = None,
     on_error: OnError = "fail",
+    merge: Merge = None,
     slices: Slices = False,
     curves: Curves = False,
-    calibrate: Calibrate = None,
+    page: Page = None,
+    records: Records = None,
+    trained_on: TrainedOn = None,
     mask_words: MaskWords = None,
     mask_count: MaskCount = 1,
     sanity: AskSanity = None,
-    trained_on: TrainedOn = None,
-    records: Records = None,
-    page: Page = None,
     resamples: Resamples = 10_000,
     batch_images: BatchImages = 8,
-    limit: Limit = 0,
     device: Device = "auto",
     json: Json = False,
     markdown: Markdown = False,
@@ -132,18 +189,16 @@ def eval_(
 ) -> None:
     """Score a model, or anybody's predictions, on prepared data.
 
-    Prints the protocol's metrics of each split in percent, with 95 % intervals from a bootstrap over images, and the
+    Prints the protocol's metrics of each split in percent, with 95 % intervals from how much images differ, and the
     paper's figures beside them where the recipe has some that were counted by the same protocol. Where nothing defines
     a metric, as N-acc without no-target phrases, there is a dash (null in JSON). The protocols are explained in
     docs/metrics.md.
 
     \b
     Example:
-      refseg prepare scenes --out scenes --images val=40
-      refseg eval --data scenes --split val
       refseg eval --data scenes --protocol all --records answers.parquet
       refseg eval --data scenes --from answers.parquet --slices
-      refseg eval --data scenes --report report.html
+      refseg eval --data scenes --split val,testA --report report.html
       refseg eval --data scenes --sanity shuffled-phrases
       refseg eval --data refcoco --model runs/isfp --set model.oracle=location
     """
@@ -152,40 +207,26 @@ def eval_(
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     wanted = _Wanted(choose_protocols(protocol), slices, curves, resamples, trained_on, form)
-    splits = choose_splits(split)
-    if on_error != "fail" and source is None:
-        raise RefsegError("--on-error is about the file of --from", hint="add --from FILE, or leave it away")
-    disturb = _disturbance(mask_words, mask_count, sanity)
+    splits, disturb = choose_splits(split), _disturbance(mask_words, mask_count, sanity)
     path = _page(page, disturb)
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit}
         _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
         skip, masks = on_error == "skip", path is not None
-        found = _score_file(OutsideRequest(source, data, splits, wanted.protocols, skip, masks, records))
+        found = _score_file(OutsideRequest(source, data, splits, wanted.protocols, skip, masks, records, merge))
+        _present(found, wanted, data, path)
+        return
+    if others := [name for name, given in {"--on-error": on_error != "fail", "--merge": merge}.items() if given]:
+        raise RefsegError(f"{others[0]} is about the file of --from", hint="add --from FILE, or leave it away")
+    plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
+    curve, changes = curves or path is not None, tuple(overrides or ())
+    request = replace(plain, protocols=wanted.protocols, curve=curve, overrides=changes)
+    if calibrate:
+        _calibrate(request, calibrate)
+    if disturb is not None:
+        _show_disturbed(request, disturb, wanted)
     else:
-        request = EvalRequest(
-            data,
-            splits,
-            model,
-            device,
-            batch_images=batch_images,
-            limit=limit,
-            records=records,
-            protocols=wanted.protocols,
-            curve=curves or path is not None,
-            overrides=tuple(overrides or ()),
-        )
-        if calibrate:
-            _calibrate(request, calibrate)
-        if disturb is not None:
-            _show_disturbed(request, disturb, wanted)
-            return
-        found = _score_model(request, keep=path is not None)
-    analyses = _analyses(found, wanted, whole=path is not None)
-    shown = {name: analysis.only(slices=slices, curves=curves) for name, analysis in analyses.items()}
-    said = _show(found, shown, wanted)
-    if path:
-        _write_page(path, data, found, analyses, said)
+        _present(_score_model(request, keep=path is not None), wanted, data, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,22 +318,9 @@ def _answers(report: EvalReport) -> dict[str, Answers]:
 def _calibrate(request: EvalRequest, split: str) -> None:
     if request.overrides:
         raise RefsegError("--calibrate stores thresholds of the model without --set", hint="leave one away")
-    from refseg_cli.evaluation.calibrate import calibrate
-
-    with console.progress() as progress:
-        found = calibrate(request, split, progress=progress)
-    if found.new == found.old:
-        console.info(f"{found.folder}: {_thresholds(found.old)} stay, none gives more on {split}")
-    else:
-        gain = f"gIoU on {split} {100 * found.before:.2f} → {100 * found.after:.2f}"
-        console.info(f"{found.folder}: now {_thresholds(found.new)}; before {_thresholds(found.old)}; {gain}")
+    console.info(describe(choose(request, split)))
     if split in request.splits:
         console.warn(f"{split}: the thresholds were chosen on it; another split tells what they are worth")
-
-
-def _thresholds(own: Thresholds) -> str:
-    pixels = f"{own.min_pixels} pixel{'s' if own.min_pixels > 1 else ''}"
-    return f"threshold {own.mask:g}, no-target threshold {own.exists:g}, at least {pixels}"
 
 
 def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:
@@ -302,7 +330,7 @@ def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:
         report = evaluate(request, watch=watch, progress=progress)
     changed = f"{report.about.changed}; " if report.about.changed else ""
     console.info(
-        f"{changed}{_thresholds(report.thresholds)}; "
+        f"{changed}{thresholds(report.thresholds)}; "
         + "; ".join(
             f"{name}: {len(e.answers)} expressions, {e.images} images, {e.expressions_per_second:.0f} expr/s"
             for name, e in report.evaluations.items()
@@ -313,7 +341,7 @@ def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:
 
 def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted) -> None:
     """The figures as they are and with disturbed questions, and how sure their difference is."""
-    from refseg_cli.commands._scores import COMPARE_SCHEMA, difference_json, difference_table, heading
+    from refseg_cli.commands._scores import heading
     from refseg_cli.evaluation.analysis import compare
     from refseg_cli.metrics.protocols import PROTOCOLS
 
@@ -321,17 +349,22 @@ def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted)
     after = _answers(_evaluate(replace(request, disturb=disturb, records=None)))
     plain = _evaluate(request)
     found = {
-        (split, name): compare(before, after[split], PROTOCOLS[name], resamples=wanted.resamples)
+        (split, name): compare(before, after[split], PROTOCOLS[name], swaps=wanted.resamples)
         for split, before in _answers(plain).items()
         for name in wanted.protocols
     }
     names = (plain.about.changed or "as it is", str(disturb))
-    if wanted.form == "json":
-        table = {f"{split}/{name}": difference_json(differences) for (split, name), differences in found.items()}
-        console.json({"schema": COMPARE_SCHEMA, "a": names[0], "b": names[1], "differences": table})
-        return
-    where = heading(plain.about)
-    show([difference_table(f"{where}, {s}: {n}", names, d) for (s, n), d in found.items()], wanted.form)
+    titles = {(split, name): f"{heading(plain.about)}, {split}: {name}" for split, name in found}
+    show_differences(found, names, names, titles, wanted.form)
+
+
+def _present(found: _Found, wanted: _Wanted, data: str, path: Path | None) -> None:
+    """Print what the answers say, and write the page if one is asked for."""
+    analyses = _analyses(found, wanted, whole=path is not None)
+    shown = {name: analysis.only(slices=wanted.slices, curves=wanted.curves) for name, analysis in analyses.items()}
+    said = _show(found, shown, wanted)
+    if path:
+        _write_page(path, data, found, analyses, said)
 
 
 def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analysis]:
@@ -340,7 +373,7 @@ def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analy
 
     slices, curves = whole or wanted.slices, whole or wanted.curves
     return {
-        name: analyse(answers, wanted.protocols, slices=slices, curves=curves, resamples=wanted.resamples)
+        name: analyse(answers, wanted.protocols, slices=slices, curves=curves, intervals=wanted.resamples > 0)
         for name, answers in found.answers.items()
     }
 
@@ -352,7 +385,7 @@ def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> lis
 
     about = next(iter(found.answers.values())).about
     said = [*found.cautions, *cautions(about, list(splits), trained_on=wanted.trained_on)]
-    said += _warnings(splits, found.published)
+    said += _warnings(splits, found.published, intervals=wanted.resamples > 0)
     for sentence in said:
         console.warn(sentence)
     if wanted.form == "json":
@@ -385,8 +418,11 @@ def _write_page(path: Path, data: str, found: _Found, analyses: Mapping[str, Ana
     console.info(f"{len(report.samples)} samples -> {path}")
 
 
-def _warnings(splits: Mapping[str, Analysis], published: Rows) -> list[str]:
-    """What the figures themselves do not tell: protocols that know no no-target, published ones that do not compare."""
+def _warnings(splits: Mapping[str, Analysis], published: Rows, *, intervals: bool) -> list[str]:
+    """What the figures themselves do not tell: protocols that know no no-target, images too few for the intervals that
+    were asked for, published figures that do not compare.
+    """
+    from refseg_cli.commands._scores import few_images
     from refseg_cli.metrics.protocols import PROTOCOLS
 
     said = []
@@ -395,6 +431,8 @@ def _warnings(splits: Mapping[str, Analysis], published: Rows) -> list[str]:
         if blind and analysis.no_target:
             number = f"{analysis.no_target} of {analysis.expressions} expressions have no target"
             said.append(f"{split}: {number}, scored as any other by {', '.join(blind)}")
+        if intervals:
+            said += few_images(split, {m: e for scores in analysis.scores.values() for m, e in scores.items()})
     for split, rows in published.items():
         found = [row for row in rows.values() if row]
         if found and all(row.caution and not row.figures for row in found):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refseg_cli.commands._options import Device, Model, Quiet
+from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
 from refseg_cli.commands._output import STDIO, Format, Sink, sinks_for
 from refseg_cli.console import console, json_line
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
@@ -52,6 +52,7 @@ def predict(
             "--no-target-threshold", metavar="P", min=0, max=1, help="Probability that a target is there, to report it."
         ),
     ] = None,
+    max_pixels: MaxPixels = None,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled scenes.")] = False,
     device: Device = "auto",
@@ -83,7 +84,7 @@ def predict(
     if image is None or not phrases:
         raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
     sinks = sinks_for(image, len(phrases), chosen, output)
-    name, pixels = _read(image)
+    name, pixels = _read(image, max_pixels)
 
     from refseg_cli.segmenters.base import record
     from refseg_cli.segmenters.trained import Predictor
@@ -110,12 +111,13 @@ def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
     return next(iter(named.values()), "png")
 
 
-def _read(image: str) -> tuple[str, Tensor]:
+def _read(image: str, max_pixels: int | None) -> tuple[str, Tensor]:
     """What to call the image, and its pixels (3, h, w)."""
+    from refseg_cli.data.formats import MAX_PIXELS
     from refseg_cli.data.pictures import load_image
 
     source, name = (_stdin(), "stdin") if image == STDIO else (Path(image), image)
-    return name, load_image(source, name)
+    return name, load_image(source, name, max_pixels=max_pixels or MAX_PIXELS)
 
 
 def _stdin() -> bytes:

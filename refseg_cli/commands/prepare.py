@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from refseg_cli.commands._options import Json, Quiet, split_choices
+from refseg_cli.commands._options import Json, MaxPixels, Quiet, split_choices
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, RefsegError
 
@@ -42,9 +42,19 @@ Workers = Annotated[
 ]
 OnError = Annotated[
     Literal["fail", "skip"],
-    typer.Option("--on-error", help="Stop at a broken input, or leave it out and list it in OUT/problems.jsonl."),
+    typer.Option("--on-error", help="Stop at a broken input, or leave it out and list it in OUT/_problems.jsonl."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what other inputs have left in --out.")]
+MasksOn = Annotated[
+    Literal["upright", "stored"],
+    typer.Option(
+        "--masks-on",
+        help="What masks were drawn on where EXIF turns a photo and its size does not tell: the photo as viewers show "
+        "it, or its stored pixels.",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what other inputs or options have left in --out.")
+]
 
 
 @app.command("refcoco")
@@ -56,6 +66,8 @@ def refcoco(
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
+    masks_on: MasksOn = "upright",
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -66,7 +78,7 @@ def refcoco(
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcoco --root refer --images train2014 --out prepared/refcoco
     """
-    _prepare("refcoco", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+    _prepare("refcoco", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
 
 
 @app.command("refcoco+")
@@ -78,6 +90,8 @@ def refcoco_plus(
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
+    masks_on: MasksOn = "upright",
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -88,7 +102,7 @@ def refcoco_plus(
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcoco+ --root refer --images train2014 --out prepared/refcoco+
     """
-    _prepare("refcoco+", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+    _prepare("refcoco+", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
 
 
 @app.command("refcocog")
@@ -100,6 +114,8 @@ def refcocog(
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
+    masks_on: MasksOn = "upright",
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -112,7 +128,7 @@ def refcocog(
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcocog --root refer --images train2014 --split-by umd --out prepared/refcocog
     """
-    _prepare("refcocog", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+    _prepare("refcocog", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
 
 
 @app.command("refclef")
@@ -124,6 +140,8 @@ def refclef(
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
+    masks_on: MasksOn = "upright",
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -134,7 +152,7 @@ def refclef(
     Example, with the downloads in ./refer and the photos of SAIAPR TC-12 in ./saiapr_tc-12:
       refseg prepare refclef --root refer --images saiapr_tc-12 --split-by berkeley --out prepared/refclef
     """
-    _prepare("refclef", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+    _prepare("refclef", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
 
 
 @app.command("grefcoco")
@@ -146,6 +164,8 @@ def grefcoco(
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
+    masks_on: MasksOn = "upright",
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -157,7 +177,7 @@ def grefcoco(
       refseg prepare scenes --images 8 --raw raw --out scenes
       refseg prepare grefcoco --root raw --out prepared/grefcoco
     """
-    _prepare("grefcoco", root, out, images, split_by, splits, workers, on_error, overwrite, json)
+    _prepare("grefcoco", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
 
 
 @app.command("scenes")
@@ -253,9 +273,13 @@ def _prepare(
     splits: str,
     workers: int | None,
     on_error: Literal["fail", "skip"],
+    masks_on: Literal["upright", "stored"],
+    max_pixels: int | None,
     overwrite: bool,
     json: bool,
 ) -> None:
+    from refseg_cli.data.formats import MAX_PIXELS
+    from refseg_cli.data.sources.photos import Rules
     from refseg_cli.engine.prepare import PrepareRequest, prepare
 
     request = PrepareRequest(
@@ -268,6 +292,7 @@ def _prepare(
         workers=workers or _cores(),
         on_error=on_error,
         overwrite=overwrite,
+        rules=Rules(masks_on, max_pixels or MAX_PIXELS),
     )
     with console.progress() as progress:
         report = prepare(request, progress=progress)
@@ -281,12 +306,14 @@ def _show(report: PrepareReport, json: bool) -> None:
         console.warn(f"{manifest.dataset} ({manifest.split_by}): not the published counts: {told}")
     if report.is_release():
         console.info(f"{manifest.dataset} ({manifest.split_by}): as released, which is less than the paper counts")
+    for sentence in report.repeated:
+        console.warn(sentence)
     losses = [problem for problem in report.problems if not problem.caution]
     cautions = [problem for problem in report.problems if problem.caution]
     for problems, told in (losses, "broken inputs left out"), (cautions, "cautions, no expression lost"):
         if problems:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(p.reason for p in problems).items()))
-            console.warn(f"{len(problems)} {told} ({reasons}), all in {report.out}/problems.jsonl")
+            console.warn(f"{len(problems)} {told} ({reasons}), all in {report.out}/_problems.jsonl")
         for problem in problems[:3]:
             console.warn(str(problem))
     if json:

@@ -75,7 +75,7 @@ def check(outs: Sequence[str], *, progress: Progress = silent) -> CheckReport:
     for c, name, split in opened:
         reason = _miscount(split, c.manifest.splits[name])
         if reason:
-            damage.append(Damage((storage.locate(c.out) / shards.MANIFEST).uri, f"{name}: {reason}"))
+            damage.append(Damage(shards.find_manifest(storage.locate(c.out)).uri, f"{name}: {reason}"))
     return CheckReport(checked, tuple(damage), tuple(_leaks(opened)))
 
 

@@ -19,7 +19,8 @@ from refseg_cli.data import masks, transforms
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.data.transforms import Placement
-from refseg_cli.records import Batch, Record, Sample
+from refseg_cli.errors import RefsegError
+from refseg_cli.records import Batch, Expression, PhraseField, Record, Sample
 
 if TYPE_CHECKING:
     from refseg_cli.data.shards import Shards
@@ -97,6 +98,7 @@ class StepDataset(Dataset[Batch]):
     """Turns a `Step` into a `Batch`; the index of this map-style dataset is the step itself.
 
     Args:
+        field: which form of a sentence is asked.
         augment: (seed, epoch) for training: flips, jitter; None for evaluation, which keeps `Batch.samples` instead.
         shuffle_phrases: deal the phrases of a step out anew: a control that cannot learn language.
     """
@@ -107,11 +109,12 @@ class StepDataset(Dataset[Batch]):
         tokenizer: Tokenizer,
         config: DataConfig,
         *,
+        field: PhraseField = "sent",
         augment: tuple[int, int] | None = None,
         shuffle_phrases: bool = False,
     ) -> None:
         self.shards, self.tokenizer, self.config = shards, tokenizer, config
-        self.augment, self.shuffle_phrases = augment, shuffle_phrases
+        self.field, self.augment, self.shuffle_phrases = field, augment, shuffle_phrases
 
     def __getitem__(self, step: Step) -> Batch:
         parts = [self._image(pick) for pick in step]
@@ -126,29 +129,29 @@ class StepDataset(Dataset[Batch]):
             tokens=tokens,
             attention_mask=attention_mask,
             image_index=torch.repeat_interleave(torch.arange(len(parts)), repeats),
-            masks=torch.cat([part.masks for part in parts])[:, None].float(),
+            masks=torch.cat([part.masks for part in parts])[:, None],
             has_target=torch.cat([part.has_target for part in parts]),
             categories=torch.stack([p.categories for p in parts]) if self._wants_categories else None,  # type: ignore[misc]
             target_id=_distinct([(i, t) for i, part in enumerate(parts) for t in part.targets]),
             sizes=torch.tensor([part.size for part in parts]),
-            content=torch.tensor([_as_row(part.placement) for part in parts]),
+            content=torch.stack([_as_row(part.placement) for part in parts]),
             samples=tuple(sample for part in parts for sample in part.samples),
         )
 
     def _image(self, pick: Pick) -> _ImagePart:
         record = self.shards[pick.image]
         size = (record.height, record.width)
-        image = decode_image(record.image, record.file_name)
+        image = decode_image(record.image, record.file_name, orientation=record.orientation, size=size)
         placement = transforms.place(size, self.config)
         pixels = transforms.to_input(image, placement, self.config)
         expressions = [record.expressions[e] for e in pick.expressions]
         targets = [tuple(sorted(e.targets)) for e in expressions]
         target_masks = self._targets(record, targets, placement)
         categories = self._categories(record, placement) if self._wants_categories else None
-        phrases = [e.text for e in expressions]
+        phrases = [e.phrase(self.field) for e in expressions]
         samples: tuple[Sample, ...] = ()
         if self.augment is None:
-            samples = tuple(_sample(record, e) for e in pick.expressions)
+            samples = tuple(_sample(record, e, self.field) for e in expressions)
         else:
             rng = np.random.default_rng((*self.augment, pick.image))
             if rng.random() < self.config.flip:
@@ -176,11 +179,11 @@ class StepDataset(Dataset[Batch]):
         )
 
     def _targets(self, record: Record, targets: Sequence[tuple[int, ...]], placement: Placement) -> Tensor:
-        """(K, H, W) uint8: the union of each expression's instances, every instance decoded and resized once."""
+        """(K, H, W): the union of each expression's instances, every instance decoded and resized once."""
         wanted = sorted({t for ids in targets for t in ids})
         decoded = [torch.from_numpy(masks.decode(record.instances[t].rle)) for t in wanted]
         fitted = transforms.masks_to_input(torch.stack(decoded), placement, self.config) if decoded else None
-        union = torch.zeros(len(targets), *self.config.size, dtype=torch.uint8)
+        union = torch.zeros(len(targets), *self.config.size)
         for row, ids in enumerate(targets):
             if fitted is not None and ids:
                 union[row] = fitted[[wanted.index(t) for t in ids]].amax(0)
@@ -197,7 +200,7 @@ class StepDataset(Dataset[Batch]):
         if objects:
             decoded = torch.stack([torch.from_numpy(masks.decode(i.rle)) for i in objects])
             for mask, instance in zip(transforms.masks_to_input(decoded, placement, self.config), objects, strict=True):
-                canvas[mask.bool()] = instance.category_id
+                canvas[mask > 0.5] = instance.category_id
         return canvas
 
 
@@ -216,18 +219,19 @@ class _ImagePart:
     samples: tuple[Sample, ...]
 
 
-def _sample(record: Record, index: int) -> Sample:
-    expression = record.expressions[index]
-    rles = [record.instances[t].rle for t in expression.targets]
+def _sample(record: Record, expression: Expression, field: PhraseField) -> Sample:
+    objects = [record.instances[t] for t in expression.targets]
+    crowds = any(instance.iscrowd for instance in objects)
     return Sample(
         image_id=record.image_id,
         ref_id=expression.ref_id,
         sent_id=expression.sent_id,
         split=record.split,
-        text=expression.text,
-        target=masks.union(rles, (record.height, record.width)),
-        instance_count=len(rles),
-        categories=tuple(sorted({record.instances[t].category for t in expression.targets})),
+        text=expression.phrase(field),
+        target=masks.targets(record, expression),
+        instance_count=len(objects),
+        categories=tuple(sorted({instance.category for instance in objects})),
+        without_crowds=masks.targets_without_crowds(record, expression) if crowds else None,
     )
 
 
@@ -237,16 +241,20 @@ def _distinct(keys: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys], dtype=torch.int64)
 
 
-def _as_row(placement: Placement) -> tuple[int, int, int, int]:
-    return (placement.top, placement.left, placement.height, placement.width)
+def _as_row(placement: Placement) -> Tensor:
+    return torch.tensor([placement.top, placement.left, placement.height, placement.width], dtype=torch.float32)
 
 
 def iterate(
     dataset: StepDataset, steps: Sequence[Step], *, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """The batches of `steps` in order, prepared ahead by `workers` processes."""
+    """The batches of `steps` in order, prepared ahead by `workers` processes.
+
+    Raises:
+        RefsegError: a shard or a picture in it is damaged.
+    """
     loader = DataLoader(
-        dataset,
+        _Told(dataset),
         sampler=steps,  # any iterable of indices will do
         batch_size=None,
         num_workers=min(workers, len(steps)),
@@ -254,7 +262,23 @@ def iterate(
         prefetch_factor=4 if workers and steps else None,
         generator=torch.Generator(),  # its own, so that starting it leaves the run's random numbers alone
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, RefsegError):
+            raise batch
+        yield batch
+
+
+class _Told(Dataset["Batch | RefsegError"]):
+    """A dataset whose errors are items: raised in a worker, they would come out as text with its traceback."""
+
+    def __init__(self, dataset: StepDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, step: Step) -> Batch | RefsegError:
+        try:
+            return self.dataset[step]
+        except RefsegError as error:
+            return error
 
 
 def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, config: DataConfig) -> Batch:
@@ -268,5 +292,5 @@ def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, confi
         attention_mask=attention_mask,
         image_index=torch.zeros(len(phrases), dtype=torch.int64),
         sizes=torch.tensor([size]),
-        content=torch.tensor([_as_row(placement)]),
+        content=_as_row(placement)[None],
     )

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
-from refseg_cli.records import Rle
+from refseg_cli.data.orientation import AS_STORED, Frame, turned, turned_size
+from refseg_cli.records import Expression, Record, Rle
 
 # Annotators overshoot the border by a little, and pycocotools clips it; a polygon that goes further out than this many
 # pixels was drawn on another image.
 OVERSHOOT = 8.0
+MASKS_AT_A_TIME = 1024  # whose strings are looked through together: some 50 MB
 
 
 class MaskTooLarge(ValueError):
@@ -46,6 +49,17 @@ def union(rles: Sequence[Rle], size: tuple[int, int]) -> Rle:
     return _rle(coco.merge([_plain(rle) for rle in rles]))
 
 
+def targets(record: Record, expression: Expression) -> Rle:
+    """The union of what the expression refers to."""
+    return union([record.instances[t].rle for t in expression.targets], (record.height, record.width))
+
+
+def targets_without_crowds(record: Record, expression: Expression) -> Rle:
+    """The same without crowd annotations; they stay where there is nothing else."""
+    objects = tuple(t for t in expression.targets if not record.instances[t].iscrowd)
+    return targets(record, replace(expression, targets=objects or expression.targets))
+
+
 def area(rle: Rle) -> int:
     """Pixels inside the mask."""
     return int(coco.area(_plain(rle)))
@@ -72,6 +86,26 @@ def box(rle: Rle) -> tuple[float, float, float, float]:
     return (x, y, w, h)
 
 
+def resize_by_centres(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) -> (H, W) by the pixel under each new pixel's centre."""
+    rows, columns = (((np.arange(to) + 0.5) * of / to).astype(int) for to, of in zip(size, mask.shape, strict=True))
+    return mask[rows][:, columns]
+
+
+def resize_as_pillow(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) -> (H, W) by the pixels that `Image.resize` with NEAREST takes.
+
+    It adds up its step in floating point: where a centre lies on the border of two pixels, the sum may fall short of it
+    (findings/pillow-nearest-drift.sh).
+    """
+    steps = ((of / to, to) for to, of in zip(size, mask.shape, strict=True))
+    rows, columns = (np.cumsum([step / 2, *[step] * (to - 1)]).astype(int) for step, to in steps)
+    return mask[rows][:, columns]
+
+
+NEAREST = {"centres": resize_by_centres, "pillow": resize_as_pillow}
+
+
 def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:
     """The mask of a COCO annotation, equal to what `COCO.annToRLE` makes of it.
 
@@ -92,27 +126,120 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:
     return _from_polygons(segmentation, height, width)
 
 
+def upright(segmentation: Any, size: tuple[int, int], orientation: int, frame: Frame = "upright") -> Rle:
+    """The mask of a COCO annotation or prediction as it lies on the upright picture.
+
+    Args:
+        size: (height, width), upright.
+        orientation: EXIF's number, by which the stored pixels are turned.
+        frame: the pixels that it was drawn on. An RLE of a picture turned by a quarter says so itself, by its size.
+
+    Raises:
+        As `from_segmentation`.
+    """
+    stored = turned_size(size, orientation)
+    if stored != size and (said := _size(segmentation)) in (size, stored):
+        frame = "upright" if said == size else "stored"
+    if frame == "upright":
+        return from_segmentation(segmentation, *size)
+    rle = from_segmentation(segmentation, *stored)
+    return rle if orientation == AS_STORED else encode(turned(decode(rle), orientation))
+
+
+def _size(segmentation: Any) -> tuple[Any, ...]:
+    """The size that an RLE, or the first of several, says; () for anything else."""
+    first = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
+    size = first.get("size") if isinstance(first, Mapping) else None
+    return tuple(size) if isinstance(size, list | tuple) else ()
+
+
 def runs(rle: Rle) -> np.ndarray:
     """Lengths of the runs, (n,) int64, zeros first.
 
     Raises:
         ValueError: the string does not follow COCO's format. pycocotools itself does not look.
     """
-    codes = np.frombuffer(rle.counts, dtype=np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((codes & 0x20) == 0)  # a number is five bits a character, the sixth bit says "more"
-    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or ends[-1:].tolist() != [codes.size - 1]:
+    return _runs([rle.counts])[0]
+
+
+def normal(rles: Sequence[Rle]) -> list[Rle]:
+    """The same masks without runs of length zero, but for a first one.
+
+    COCO's format has them (writers that cap a run at 65,535 go on after one), and pycocotools decodes them, but its
+    `merge` and `iou` stop at the first pixel where two masks have one.
+
+    Raises:
+        ValueError: a string that does not follow COCO's format, or runs that do not add up to the mask's size.
+    """
+    parts = (rles[i : i + MASKS_AT_A_TIME] for i in range(0, len(rles), MASKS_AT_A_TIME))
+    return [rle for part in parts for rle in _normal(part)]
+
+
+def _normal(rles: Sequence[Rle]) -> list[Rle]:
+    lengths, counts = _runs([rle.counts for rle in rles])
+    starts = np.cumsum(counts) - counts
+    pixels = [height * width for height, width in (rle.size for rle in rles)]
+    if lengths.min() < 0 or np.add.reduceat(lengths, starts).tolist() != pixels:
+        raise ValueError("RLE counts that do not add up to the image")
+    empty = lengths == 0
+    empty[starts] = False
+    found = list(rles)
+    if empty.any():
+        for i in np.flatnonzero(np.logical_or.reduceat(empty, starts)).tolist():
+            found[i] = _compressed(lengths[starts[i] : starts[i] + counts[i]], rles[i].size)
+    return found
+
+
+def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The lengths of all runs of all strings, one string after the other, and how many each has; int64.
+
+    Raises:
+        ValueError: a string that does not follow COCO's format.
+    """
+    codes = np.frombuffer(b"".join(strings), dtype=np.uint8) - np.uint8(48)  # what is below wraps round
+    lasts = np.cumsum([len(string) for string in strings]) - 1  # where each string ends
+    if not all(strings) or codes.max() > 63 or codes[lasts].max() > 31:
         raise ValueError("damaged RLE string")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    digit = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
-    if digit.max() > 6:  # 35 bits: more than any image has pixels
+    ends = np.flatnonzero(codes < 32)  # a number is five bits a character, the sixth bit says "more"
+    widths = np.diff(ends, prepend=-1)
+    if widths.max() > 7:  # 35 bits: more than any image has pixels
         raise ValueError("damaged RLE string")
-    numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), starts)
-    numbers -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * (ends - starts + 1)), 0)
-    # From the fourth number on, what is stored is the difference to the run before the last one.
-    lengths = numbers.copy()
-    lengths[1::2] = np.cumsum(numbers[1::2])
-    lengths[2::2] = np.cumsum(numbers[2::2])
-    return lengths
+    numbers = (codes[ends] & 0x1F).astype(np.int64)
+    numbers -= (numbers & 0x10) << 1  # the sign, in a number's last character
+    for k in range(1, int(widths.max())):  # the characters before it are lower bits
+        longer = np.flatnonzero(widths > k)
+        numbers[longer] = (numbers[longer] << 5) | (codes[ends[longer] - k] & 0x1F)
+    counts = np.diff(np.searchsorted(ends, lasts) + 1, prepend=0)
+    return _summed(numbers, counts), counts
+
+
+def _summed(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Stored numbers to lengths: from the fourth on, each is the difference to the run before the last one.
+
+    numbers: (n,) of all strings.  counts: how many of them each string has.
+    """
+    # A table of two columns, zeros and ones of a mask, where every string begins a row.
+    rows = (counts + 1) // 2
+    first = np.cumsum(rows) - rows
+    places = np.arange(numbers.size) + np.repeat(2 * first - (np.cumsum(counts) - counts), counts)
+    table = np.zeros((int(rows.sum()), 2), np.int64)
+    table.flat[places] = numbers
+    start = table[first, 0].copy()
+    table[first, 0] = 0
+    total = np.cumsum(table, axis=0)
+    total -= np.repeat(total[first] - table[first], rows, axis=0)
+    total[first, 0] = start
+    return total.flat[places]
+
+
+def _compressed(lengths: np.ndarray, size: tuple[int, int]) -> Rle:
+    """The mask of these runs, (n,) zeros first, which fill it; runs of length zero may be among them."""
+    values, kept = np.arange(lengths.size) % 2, np.flatnonzero(lengths)
+    # Where the runs that have pixels change from zeros to ones or back.
+    starts = np.flatnonzero(np.diff(values[kept], prepend=-1))
+    merged = np.add.reduceat(lengths[kept], starts).tolist()
+    counts = [0, *merged] if values[kept[0]] else merged
+    return _rle(coco.frPyObjects({"size": list(size), "counts": counts}, *size))
 
 
 def _from_runs(segmentation: Mapping[str, Any], height: int, width: int) -> Rle:
@@ -125,17 +252,16 @@ def _from_runs(segmentation: Mapping[str, Any], height: int, width: int) -> Rle:
         lengths = np.asarray(counts)
         if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or not _fills(lengths, height, width):
             raise ValueError("RLE counts that do not add up to the image")
-        return _rle(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+        return _compressed(lengths, (height, width))
     if not isinstance(counts, str | bytes):
         raise ValueError("RLE without counts")
-    rle = Rle((height, width), counts.encode() if isinstance(counts, str) else counts)
-    if not _fills(runs(rle), height, width):
-        raise ValueError("RLE counts that do not add up to the image")
-    return rle
+    return normal([Rle((height, width), counts.encode() if isinstance(counts, str) else counts)])[0]
 
 
 def _fills(lengths: np.ndarray, height: int, width: int) -> bool:
-    return bool(lengths.size and lengths.min() >= 0 and int(lengths.sum()) == height * width)
+    pixels = height * width
+    # Each within the mask first: a sum of larger ones may wrap.
+    return bool(lengths.size and lengths.min() >= 0 and lengths.max() <= pixels and int(lengths.sum()) == pixels > 0)
 
 
 def _from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
@@ -150,8 +276,10 @@ def _from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
 def _checked(polygon: Any, height: int, width: int) -> Sequence[float]:
     """The polygon itself; plain Python, which for some twenty points is faster than numpy."""
     try:
-        low, right, bottom = min(polygon), max(polygon[0::2]), max(polygon[1::2])
+        low, right, bottom = float(min(polygon)), float(max(polygon[0::2])), float(max(polygon[1::2]))
         finite = math.isfinite(sum(polygon))
+    except OverflowError:  # a whole number that no float holds
+        raise ValueError("a polygon with NaN or infinite coordinates") from None
     except (TypeError, ValueError, KeyError):
         raise ValueError("a polygon that is no list of numbers") from None
     if len(polygon) % 2:

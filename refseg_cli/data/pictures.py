@@ -1,30 +1,32 @@
 """Picture files to pixels.
 
-Axes: h w of the picture.
+Axes: h w of the picture, upright.
 """
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from refseg_cli.data import formats
+from refseg_cli.data.formats import MAX_PIXELS, UnreadablePicture
+from refseg_cli.data.orientation import AS_STORED, turned, turned_size
 from refseg_cli.errors import RefsegError
 
 
-def load_image(source: Path | bytes, name: str | None = None) -> Tensor:
-    """(3, h, w) uint8 RGB, turned upright as a viewer shows it.
+def load_image(source: Path | bytes, name: str | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """(3, h, w) uint8 RGB, turned upright by its EXIF orientation, as a viewer shows it.
 
     Args:
         source: a file, or the bytes of one.
         name: what to call it in an error; the path, or `stdin`, if not given.
+        max_pixels: the largest picture to read; a pixel counts as RGB does, three bytes.
 
     Raises:
-        RefsegError: no such file, not a file, empty, cut short, not an image, or too large to be one.
+        RefsegError: no such file, not a file, empty, cut short, no picture of a format that is read, or too large.
     """
     if isinstance(source, bytes):
         data, name = source, name or "stdin"
@@ -36,44 +38,61 @@ def load_image(source: Path | bytes, name: str | None = None) -> Tensor:
             raise RefsegError(f"{name}: cannot read the image: {error.strerror or error}") from error
     if not data:
         raise RefsegError(f"{name}: cannot read the image: it is empty")
-    return decode_image(data, name, upright=True)
+    try:
+        with formats.opened(data, max_pixels=max_pixels) as image:
+            return _pixels(np.asarray(formats.rgb(image)), formats.orientation(image))
+    except UnreadablePicture as error:
+        raise _unreadable(name, error) from error
 
 
-def decode_image(data: bytes, name: str = "image", *, upright: bool = False) -> Tensor:
-    """(3, h, w) uint8 RGB.
+def decode_image(
+    data: bytes, name: str = "image", *, orientation: int = AS_STORED, size: tuple[int, int] | None = None
+) -> Tensor:
+    """(3, h, w) uint8 RGB of a picture in prepared data, turned from the pixels as stored.
 
-    JPEG goes through torchvision, which agrees with the annotations' pixel grid; everything else through Pillow.
+    JPEG goes through torchvision, which gives the pixels that `load_image` gives, faster; the rest through Pillow.
 
     Args:
-        upright: obey the EXIF orientation, as a viewer does. Annotated sets are drawn on the stored pixels: off.
+        orientation: EXIF's number, as the data says: the file itself is not asked.
+        size: (height, width) that the picture must have, upright; None for any within `MAX_PIXELS`.
 
     Raises:
-        RefsegError: not an image, or cut short.
+        RefsegError: no picture of a format that is read, cut short, too large, or not of that size.
     """
+    stored = None if size is None else turned_size(size, orientation)
     try:
-        if data[:2] == b"\xff\xd8" and not upright:
-            from torchvision.io import ImageReadMode, decode_jpeg
-
-            try:
-                return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-            except RuntimeError:
-                pass  # CMYK and other rarities: Pillow reads them, or says why not
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.exif_transpose(opened) if upright else opened
-            return torch.from_numpy(np.array(_eight_bit(image).convert("RGB"))).permute(2, 0, 1).contiguous()
-    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as error:
-        reason = str(error).split(" <_io", maxsplit=1)[0] or type(error).__name__
-        raise RefsegError(f"{name}: cannot read the image: {reason}") from error
+        pixels = _jpeg(data, stored)
+        if pixels is None:
+            with formats.opened(data, max_pixels=MAX_PIXELS if size is None else None) as image:
+                if stored and stored != (image.height, image.width):
+                    raise UnreadablePicture(
+                        f"it is {image.width}x{image.height} pixels, the data says {stored[1]}x{stored[0]}"
+                    )
+                return _pixels(np.asarray(formats.rgb(image)), orientation)
+    except UnreadablePicture as error:
+        raise _unreadable(name, error) from error
+    return pixels if orientation == AS_STORED else torch.from_numpy(turned(pixels.numpy(), orientation).copy())
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey as eight bits; Pillow's own conversion would clip nearly all of it to white.
+def _jpeg(data: bytes, stored: tuple[int, int] | None) -> Tensor | None:
+    """(3, h, w) as stored; None if it is no JPEG of that size, or one that torchvision does not read."""
+    found = formats.jpeg_size(data)
+    if found is None or stored not in (None, found):
+        return None  # torchvision makes room for whatever a header says; Pillow is asked first
+    if stored is None:
+        formats.check_size(found, 3, MAX_PIXELS)
+    from torchvision.io import ImageReadMode, decode_jpeg
 
-    Raises:
-        ValueError: 32-bit or floating point pixels, which have no black and no white.
-    """
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of {'floating point' if image.mode == 'F' else '32 bits'} have no fixed range")
-    return image
+    try:
+        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except RuntimeError:
+        return None  # CMYK and other rarities: Pillow reads them, or says why not
+
+
+def _pixels(picture: np.ndarray, orientation: int) -> Tensor:
+    """(h, w, 3) as stored to (3, h, w) upright."""
+    return torch.from_numpy(np.array(turned(picture.transpose(2, 0, 1), orientation), order="C"))
+
+
+def _unreadable(name: str, error: UnreadablePicture) -> RefsegError:
+    return RefsegError(f"{name}: cannot read the image: {error}", hint=error.hint or None)

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from refseg_cli.data import masks
+from refseg_cli.data.orientation import AS_STORED
 from refseg_cli.records import Expression, Instance, Record, Rle
 
 T = TypeVar("T")
@@ -26,7 +28,13 @@ _INSTANCE = pa.struct(
     ]
 )
 _EXPRESSION = pa.struct(
-    [("text", pa.string()), ("ref_id", pa.int64()), ("sent_id", pa.int64()), ("targets", pa.list_(pa.int32()))]
+    [
+        ("text", pa.string()),
+        ("ref_id", pa.int64()),
+        ("sent_id", pa.int64()),
+        ("targets", pa.list_(pa.int32())),
+        ("raw", pa.string()),
+    ]
 )
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -50,6 +58,7 @@ _COLUMNS = pa.schema(
         ("split", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("orientation", pa.int8()),
         ("instances", pa.list_(_INSTANCE)),
         ("expressions", pa.list_(_EXPRESSION)),
     ]
@@ -70,6 +79,7 @@ def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
             pa.array([r.split for r in records], pa.string()),
             pa.array([r.height for r in records], pa.int32()),
             pa.array([r.width for r in records], pa.int32()),
+            pa.array([r.orientation for r in records], pa.int8()),
             _lists([r.instances for r in records], _instances),
             _lists([r.expressions for r in records], _expressions),
         ],
@@ -111,12 +121,16 @@ def _expressions(expressions: list[Expression]) -> pa.StructArray:
             pa.array([e.ref_id for e in expressions], pa.int64()),
             pa.array([e.sent_id for e in expressions], pa.int64()),
             _lists([e.targets for e in expressions], lambda targets: pa.array(targets, pa.int32())),
+            pa.array([e.raw for e in expressions], pa.string()),
         ],
         fields=list(_EXPRESSION),
     )
 
 
 def to_record(row: Mapping[str, Any]) -> Record:
+    """Raises ValueError: a mask that is none."""
+    # Shards made before `masks.from_segmentation` saw to it may have runs of length zero.
+    rles = masks.normal([_to_rle(i["rle"]) for i in row["instances"]])
     return Record(
         image_id=row["image_id"],
         file_name=row["file_name"],
@@ -124,28 +138,37 @@ def to_record(row: Mapping[str, Any]) -> Record:
         height=row["height"],
         width=row["width"],
         image=row["image"]["bytes"],
-        instances=tuple(_to_instance(i) for i in row["instances"]),
-        expressions=tuple(
-            Expression(e["text"], e["ref_id"], e["sent_id"], tuple(e["targets"])) for e in row["expressions"]
-        ),
+        instances=tuple(map(_to_instance, row["instances"], rles)),
+        expressions=tuple(map(_to_expression, row["expressions"])),
+        orientation=row.get("orientation", AS_STORED),  # shards of before are of the pixels as stored
     )
 
 
-def _to_instance(row: Mapping[str, Any]) -> Instance:
+def _to_expression(row: Mapping[str, Any]) -> Expression:
+    raw = row.get("raw") or ""  # shards of versions before that column have none
+    return Expression(row["text"], row["ref_id"], row["sent_id"], tuple(row["targets"]), raw)
+
+
+def _to_rle(row: Mapping[str, Any]) -> Rle:
+    height, width = row["size"]
+    return Rle((height, width), row["counts"].encode())
+
+
+def _to_instance(row: Mapping[str, Any], rle: Rle) -> Instance:
     x, y, w, h = row["box"]
-    height, width = row["rle"]["size"]
     return Instance(
         ann_id=row["ann_id"],
         category_id=row["category_id"],
         category=row["category"],
         box=(x, y, w, h),
-        rle=Rle((height, width), row["rle"]["counts"].encode()),
+        rle=rle,
         iscrowd=row["iscrowd"],
     )
 
 
 def storage_settings() -> dict[str, Any]:
-    """How a shard is laid out: photos stored as they are, everything else zstd, an index of the pages.
+    """How a shard is laid out: photos stored as they are, everything else zstd, an index of the pages and
+    a checksum for each.
 
     Statistics are off for photos, which they would copy; dictionaries are on where values repeat.
     """
@@ -156,6 +179,7 @@ def storage_settings() -> dict[str, Any]:
         "use_dictionary": ["split", "instances.list.element.category"],
         "write_statistics": [leaf for leaf in leaves if leaf != photo],
         "write_page_index": True,
+        "write_page_checksum": True,
         "store_schema": True,
     }
 

@@ -1,20 +1,23 @@
 """Prepared data: Parquet shards with one image a row, and the manifest that says they are complete.
 
     OUT/train-00000-of-00012.parquet    image bytes as found, instances, expressions
-    OUT/manifest.json                   counts and hashes; written last, so its presence means "complete"
+    OUT/_manifest.json                  counts and hashes; written last, so its presence means "complete"
 
+`pyarrow.dataset.dataset(OUT)` and `pandas.read_parquet(OUT)` read the folder as one table;
 `datasets.load_dataset("parquet", data_files=...)` reads the shards too, with `image` as an Image.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +29,20 @@ from refseg_cli.data import storage
 from refseg_cli.data.schema import SCHEMA, storage_settings, to_batch, to_record
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+# Part of every plan, so that a rerun does not mix shards of two formats. 1: pages without checksums, sentences in one
+# form, pictures as stored.
+FORMAT = 2
+READABLE = (1, FORMAT)
+MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over names with an underscore
+MANIFESTS = (MANIFEST, "manifest.json")  # and the earlier name
 _ABOUT = b"refseg"  # in a shard's metadata: `About` as JSON
 # Reading one image at random reads its row group: small ones, since an image is some 150 kB.
 ROWS_PER_GROUP = 8
 GROUPS_KEPT = 4  # row groups that a reader keeps
+REPAIR = "run the same `refseg prepare` again: it makes damaged shards anew"
 WRITE_BYTES = 1 << 20  # gathered before they are hashed and passed on: Parquet writes many small pieces
 
 
@@ -68,11 +77,11 @@ class SplitInfo:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What OUT/manifest.json says.
+    """What OUT/_manifest.json says.
 
     image_source: where image ids come from; the same id means the same picture within one source only.
     source:       what the data was made from: file names and hashes, or a generator's settings.
-    plan:         fingerprint of everything that the bytes of the shards depend on.
+    plan:         fingerprint of everything that the bytes of the shards depend on, but for the photos.
     problems:     reason -> how many broken inputs there were, cautions among them.
     """
 
@@ -85,6 +94,22 @@ class Manifest:
     problems: dict[str, int] = field(default_factory=dict)
     refseg: str = ""
     format: int = FORMAT
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for the same shards, photos included."""
+        files = sorted((file.name, file.sha256) for split in self.splits.values() for file in split.files)
+        return hashlib.sha256(json.dumps([self.plan, files]).encode()).hexdigest()
+
+    @property
+    def has_page_checksums(self) -> bool:
+        """Whether damage to the shards shows when they are read."""
+        return self.format > 1
+
+    @property
+    def has_raw_sentences(self) -> bool:
+        """Whether sentences are there as they were typed, too, where the source had them."""
+        return self.format > 1
 
     def to_json(self) -> bytes:
         return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
@@ -145,6 +170,37 @@ def about_shard(place: Place) -> About | None:
         return None
 
 
+def holds(place: Place, images: Iterable[tuple[int, bytes]]) -> bool:
+    """Whether a shard is sound, and has exactly these images in this order.
+
+    Args:
+        images: the id of each, and the bytes of its photo.
+    """
+    try:
+        return all(found == wanted for found, wanted in zip_longest(_photos(place), images))
+    except RefsegError:
+        return False
+
+
+def _photos(place: Place) -> Iterator[tuple[int, pa.Buffer]]:
+    """Image id and photo of each row. All columns are read with them, so that every page is verified."""
+    with place.open() as stream, _explained(place):
+        file = pq.ParquetFile(stream, page_checksum_verification=True)
+        for batch in file.iter_batches(ROWS_PER_GROUP, use_threads=False):
+            photos = batch.column("image").field("bytes")
+            yield from zip(batch.column("image_id").to_pylist(), (photo.as_buffer() for photo in photos), strict=True)
+
+
+@contextmanager
+def _explained(place: Place, where: str = "") -> Iterator[None]:
+    """What Arrow complains of while it reads a shard, in one line with its name; where: in it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RefsegError(f"{place.uri}: damaged shard: {where}{reason}", hint=REPAIR) from error
+
+
 def row_count(place: Place) -> int:
     """Rows of a shard, by its footer.
 
@@ -177,16 +233,33 @@ def read_manifest(uri: str | Place) -> Manifest:
     Raises:
         RefsegError: there is none, or it is of another format.
     """
-    folder = uri if isinstance(uri, Place) else locate(uri)
-    place = folder / MANIFEST
-    if not place.exists():
-        raise RefsegError(
-            f"{folder.uri}: no complete prepared data here ({MANIFEST} is missing)",
-            hint="`refseg prepare` writes it last; run it again if it was interrupted",
-        )
+    return parse_manifest(find_manifest(uri if isinstance(uri, Place) else locate(uri)))
+
+
+def find_manifest(folder: Place) -> Place:
+    """Where the manifest of prepared data is, under its name of today or the earlier one.
+
+    Raises:
+        RefsegError: there is none.
+    """
+    for name in MANIFESTS:
+        if (folder / name).exists():
+            return folder / name
+    raise RefsegError(
+        f"{folder.uri}: no complete prepared data here ({MANIFEST} is missing)",
+        hint="`refseg prepare` writes it last; run it again if it was interrupted",
+    )
+
+
+def parse_manifest(place: Place) -> Manifest:
+    """What a manifest says.
+
+    Raises:
+        RefsegError: it is damaged, or of another format.
+    """
     try:
         table = json.loads(place.read())
-        if table["format"] != FORMAT:
+        if table["format"] not in READABLE:
             raise RefsegError(
                 f"{place.uri}: format {table['format']}, this version reads {FORMAT}", hint="prepare the data again"
             )
@@ -239,13 +312,42 @@ class Shards:
         starts = self._group_starts(file)
         group = int(np.searchsorted(starts, row, side="right")) - 1
         row -= int(starts[group])
-        return to_record(self._row_group(file, group).slice(row, 1).to_pylist()[0])
+        table = self._row_group(file, group)
+        with _explained(self._place(file), f"row {index - int(self._starts[file])}: "):
+            return to_record(table.slice(row, 1).to_pylist()[0])
+
+    def annotations(self) -> Iterator[Record]:
+        """The records in their order with `image` left empty: the photos, nearly all of the data, are not read."""
+        for file in range(len(self._files)):
+            parquet = self._open(file)
+            columns = [name for name in parquet.schema_arrow.names if name != "image"]
+            for group in range(parquet.metadata.num_row_groups):
+                with _explained(self._place(file)):
+                    rows = parquet.read_row_group(group, columns=columns, use_threads=False).to_pylist()
+                    records = [to_record({**row, "image": {"bytes": b""}}) for row in rows]
+                yield from records
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "split": self.split, "manifest": self.manifest}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    def verify(self, progress: Progress = silent) -> None:
+        """Compare the files with the hashes in the manifest.
+
+        Page checksums, which are verified whenever something is read, would stop a run only when it comes to the
+        damage. They also leave out the footer, and old shards have none.
+
+        Raises:
+            RefsegError: a file is damaged or missing.
+        """
+        for number, file in enumerate(self._files):
+            if self._place(number).sha256() != file.sha256:
+                raise RefsegError(
+                    f"{self._place(number).uri}: damaged shard: its SHA-256 is not that of the manifest", hint=REPAIR
+                )
+            progress(f"check {self.split}", number + 1, len(self._files))
 
     @property
     def expression_counts(self) -> np.ndarray:
@@ -272,7 +374,8 @@ class Shards:
         return np.concatenate([np.zeros(0, np.int64), *columns])
 
     def _column(self, file: int, name: str) -> pa.ChunkedArray:
-        return self._open(file).read(columns=[name], use_threads=False).column(0)
+        with _explained(self._place(file)):
+            return self._open(file).read(columns=[name], use_threads=False).column(0)
 
     def _group_starts(self, file: int) -> np.ndarray:
         """(groups,) the first row of each row group; read from the file, since writers may choose other sizes."""
@@ -284,8 +387,8 @@ class Shards:
 
     def _row_group(self, file: int, group: int) -> pa.Table:
         if (file, group) not in self._groups or self._process != os.getpid():
-            table = self._open(file).read_row_group(group, use_threads=False)
-            self._groups[file, group] = table
+            with _explained(self._place(file)):
+                self._groups[file, group] = self._open(file).read_row_group(group, use_threads=False)
             if len(self._groups) > GROUPS_KEPT:
                 self._groups.popitem(last=False)
         self._groups.move_to_end((file, group))
@@ -295,14 +398,13 @@ class Shards:
         if self._process != os.getpid():  # a file position must not be shared across a fork
             self._forget()
         if file not in self._opened:
-            place = locate(self.uri) / self._files[file].name
-            try:
-                self._opened[file] = pq.ParquetFile(place.open())
-            except pa.ArrowException as error:
-                raise RefsegError(
-                    f"{place.uri}: damaged shard: {error}", hint="`refseg prepare` again; it repairs what is damaged"
-                ) from error
+            place = self._place(file)
+            with _explained(place):
+                self._opened[file] = pq.ParquetFile(place.open(), page_checksum_verification=True)
         return self._opened[file]
+
+    def _place(self, file: int) -> Place:
+        return locate(self.uri) / self._files[file].name
 
     def _forget(self) -> None:
         self._process = os.getpid()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ import pyarrow as pa
 from pyarrow import fs
 
 from refseg_cli.errors import RefsegError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".unfinished"  # suffix, after a leading dot, of a file that is still being written
 CHUNK = 1 << 20  # bytes read at a time
@@ -129,6 +135,40 @@ def locate(uri: str | Path) -> Place:
 def is_shared(place: Place) -> bool:
     """Whether another process sees the same files; fsspec's `memory://` lives in one."""
     return "memory" not in place.files.type_name
+
+
+@contextmanager
+def locked(folder: Place) -> Iterator[None]:
+    """Keep a local folder, which is made if need be, from a second run until the block or its process ends.
+
+    Other storage has no locks; what is written there appears whole, the later of two.
+
+    Raises:
+        RefsegError: another run has it, or it cannot be made.
+    """
+    if not folder.is_local or fcntl is None:
+        yield
+        return
+    with _explained(folder):
+        folder.files.create_dir(folder.path, recursive=True)
+        handle = os.open(folder.path, os.O_RDONLY)
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Place) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RefsegError(
+            f"{folder.uri}: another `refseg prepare` is writing here", hint="wait for it, or choose another --out"
+        ) from None
+    except OSError as error:  # NFS, Lustre and others have no locks on folders
+        if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def writing_rows(uri: str, row: type[Row], *, metadata: Mapping[str, str]) -> It
             flush()
 
     with storage.writing(storage.locate(uri)) as stream:
-        writer = pq.ParquetWriter(stream, schema, compression="zstd")
+        writer = pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True)
         try:
             yield append
             if pending:
@@ -81,7 +81,7 @@ def read_columns(
     """
     with storage.locate(uri).open() as file:
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
             metadata = {k.decode(): v.decode() for k, v in (parquet.schema_arrow.metadata or {}).items()}
             for name in names:
                 if name not in parquet.schema_arrow.names:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,12 +22,37 @@ _SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a picture lies in the network input: (top, left, height, width) in input pixels."""
+    """Where a picture lies in the network input: (top, left, height, width) in input pixels, between their edges.
 
-    top: int
-    left: int
-    height: int
-    width: int
+    Whole numbers, but for `warp`.
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+    @property
+    def whole(self) -> bool:
+        return all(float(side).is_integer() for side in (self.top, self.left, self.height, self.width))
+
+    def fills(self, size: tuple[int, int]) -> bool:
+        """Whether it is all of an input of `size`, without padding."""
+        return (self.top, self.left, self.height, self.width) == (0, 0, *size)
+
+    def box(self) -> tuple[slice, slice]:
+        """Its rows and columns of the input, to the nearest pixel, and at least one."""
+        return _span(self.top, self.height), _span(self.left, self.width)
+
+    def inverse(self, size: tuple[int, int], input_size: tuple[int, int]) -> Placement:
+        """Where the input lies in the picture of `size`, in the picture's pixels."""
+        y, x = size[0] / self.height, size[1] / self.width
+        return Placement(-self.top * y, -self.left * x, input_size[0] * y, input_size[1] * x)
+
+
+def _span(start: float, length: float) -> slice:
+    first = max(0, round(start))
+    return slice(first, max(first + 1, round(start + length)))
 
 
 def place(size: tuple[int, int], config: DataConfig) -> Placement:
@@ -35,30 +61,39 @@ def place(size: tuple[int, int], config: DataConfig) -> Placement:
     if config.resize == "squash":
         return Placement(0, 0, H, W)
     scale = min(H / height, W / width)
+    if config.resize == "warp":
+        # CRIS counts from the first centre: centre i lies at i * scale + (H - scale * h) / 2. A placement counts from
+        # the first edge, which lies half a pixel before it: 1 / 2 in the input, scale / 2 in the picture.
+        top, left = ((to - scale * of + 1 - scale) / 2 for to, of in zip(config.size, size, strict=True))
+        return Placement(top, left, height * scale, width * scale)
     h, w = max(1, round(height * scale)), max(1, round(width * scale))
     return Placement((H - h) // 2, (W - w) // 2, h, w)
 
 
 def to_input(image: Tensor, placement: Placement, config: DataConfig) -> Tensor:
     """(3, h, w) uint8 -> (3, H, W) float32 in [0, 1], the padding filled with `config.fill`; not yet normalised."""
-    fitted = _resize(image, placement, mode="bilinear", antialias=True)
-    canvas = torch.full((3, *config.size), config.fill)
-    canvas[:, placement.top : placement.top + placement.height, placement.left : placement.left + placement.width] = (
-        fitted.float() / 255
-    )
+    fill = torch.tensor(config.fill).view(-1, 1, 1).expand(3, 1, 1)
+    if config.resize == "warp":
+        of_input = placement.inverse((image.shape[1], image.shape[2]), config.size)
+        # Beyond the picture is the padding's colour, which pixels at its border are mixed with; rounded as upstream.
+        pixels = resample(image.float() - 255 * fill, of_input, config.size, mode="bicubic", padding="zeros")
+        return (pixels + 255 * fill).round().clamp(0, 255) / 255
+    canvas = fill.repeat(1, *config.size)
+    canvas[:, *placement.box()] = _resize(image, placement, mode="bilinear", antialias=True).float() / 255
     return canvas
 
 
 def masks_to_input(masks: Tensor, placement: Placement, config: DataConfig) -> Tensor:
-    """(K, h, w) uint8 -> (K, H, W) uint8, nearest neighbour at pixel centres, zero in the padding."""
+    """(K, h, w) uint8 in {0, 1} -> (K, H, W), zero in the padding.
+
+    uint8, nearest neighbour at pixel centres; with `warp` float32 in [0, 1], bilinear.
+    """
+    if config.resize == "warp":
+        of_input = placement.inverse((masks.shape[1], masks.shape[2]), config.size)
+        return resample(masks.float(), of_input, config.size, mode="bilinear", padding="zeros")
     canvas = torch.zeros(len(masks), *config.size, dtype=torch.uint8)
     if len(masks):
-        fitted = _resize(masks, placement, mode="nearest-exact")
-        rows, columns = (
-            slice(placement.top, placement.top + placement.height),
-            slice(placement.left, placement.left + placement.width),
-        )
-        canvas[:, rows, columns] = fitted
+        canvas[:, *placement.box()] = _resize(masks, placement, mode="nearest-exact")
     return canvas
 
 
@@ -67,10 +102,35 @@ def _resize(pixels: Tensor, placement: Placement, *, mode: str, antialias: bool 
 
     Not called through torchvision: importing its transforms costs `refseg predict` four seconds.
     """
-    size = (placement.height, placement.width)
+    size = (int(placement.height), int(placement.width))
     if tuple(pixels.shape[1:]) == size:
         return pixels
     return F.interpolate(pixels[None], size, mode=mode, antialias=antialias)[0]
+
+
+def resample(
+    values: Tensor,
+    placement: Placement,
+    size: tuple[int, int],
+    *,
+    mode: Literal["bilinear", "bicubic"],
+    padding: Literal["zeros", "border"],
+) -> Tensor:
+    """What lies at `placement` in (k, H, W) float32, as (k, *size), without smoothing.
+
+    padding: what is read beyond the H x W: zeros, or its nearest pixel.
+    """
+    H, W = values.shape[-2:]
+    y = _coordinates(size[0], placement.top, placement.height, H, values)
+    x = _coordinates(size[1], placement.left, placement.width, W, values)
+    places = torch.stack([x.expand(size[0], -1), y[:, None].expand(-1, size[1])], dim=-1)
+    return F.grid_sample(values[None], places[None], mode=mode, padding_mode=padding, align_corners=False)[0]
+
+
+def _coordinates(count: int, start: float, length: float, whole: int, like: Tensor) -> Tensor:
+    """(count,) centres of `count` pixels spread over `length` of `whole` pixels; -1 and 1 are the outer edges."""
+    centres = (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count
+    return (start + length * centres) / whole * 2 - 1
 
 
 def normalise(image: Tensor, config: DataConfig) -> Tensor:
@@ -101,8 +161,9 @@ def to_original(logits: Tensor, placement: Placement, input_size: tuple[int, int
     The inverse of `to_input`'s geometry: logits are brought to input size, the padding is cut off, the rest resized.
     """
     scores = logits[:, None].float()
-    if (placement.height, placement.width) != input_size:
+    if not placement.fills(input_size):
         scores = F.interpolate(scores, input_size, mode="bilinear", align_corners=False)
-        rows = slice(placement.top, placement.top + placement.height)
-        scores = scores[:, :, rows, placement.left : placement.left + placement.width]
+        if not placement.whole:
+            return resample(scores[:, 0], placement, size, mode="bilinear", padding="border")
+        scores = scores[:, :, *placement.box()]
     return F.interpolate(scores, size, mode="bilinear", align_corners=False)[:, 0]

@@ -40,7 +40,7 @@ SCHEMA = "refseg.export/1"
 INPUTS = ("images", "tokens", "attention_mask", "image_index")
 OUTPUTS = ("mask_logits", "exists_logit")
 TRACED = (2, 3)  # images, expressions; one of anything would be taken for a constant
-PROVEN = ((1, 1), (1, 4), (2, 5), (3, 3))
+PROVEN = ((1, 1), (1, 4), (2, 5), (3, 3))  # likewise: other sizes than the traced one
 # Largest difference from the model, as a share of its largest logit (at least 1). The same float32 sums in another
 # order differ by 1e-7 to 1e-5 of that; an operator that means something else differs by far more than 1e-4.
 TOLERANCE = 1e-4
@@ -99,7 +99,7 @@ def export(request: ExportRequest, *, progress: Progress = silent) -> ExportRepo
     _check(request)
     loaded = checkpoint.load(request.model)
     graph = Graph(loaded.model).eval()
-    write, read = (_write_onnx, _load_onnx) if request.format == "onnx" else (_write_pt2, _load_pt2)
+    write, read = FORMATS[request.format]
     with whole(request.out) as file:
         progress("export", 0, 3)
         with _quiet(loaded, request.format):
@@ -268,5 +268,19 @@ def _quiet(loaded: Checkpoint, format: Format) -> Iterator[None]:
     except (RefsegError, OSError, MemoryError):
         raise  # a full disk stays what it is
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = _innermost(error)
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise RefsegError(f"{loaded.name}: cannot be exported to {format}: {reason}") from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What went wrong first: exporters wrap it, layer by layer, into advice of their own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+FORMATS: dict[Format, tuple[Callable[[ExportedProgram, Path, dict[str, str]], None], Callable[[Path], Run]]] = {
+    "onnx": (_write_onnx, _load_onnx),
+    "pt2": (_write_pt2, _load_pt2),
+}  # how a file is written and how it is opened

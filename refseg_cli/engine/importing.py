@@ -6,18 +6,13 @@ that the model lacks, or that no rule knows, stops the import.
 
 from __future__ import annotations
 
-import argparse
-import re
-import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,25 +21,22 @@ from refseg_cli.config import Published, Recipe
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.layers.keymap import Renamed, Rule, rename
+from refseg_cli.layers.weights import read_weights
 from refseg_cli.metrics import protocols
 from refseg_cli.metrics.protocols import Protocol
-from refseg_cli.models import asda, build_model, cgformer, cris, lavt, rela
+from refseg_cli.models import asda_official, build_model, cgformer, cris, lavt, rela
 from refseg_cli.records import Thresholds
 
 LangWeight = Literal["zero", "stored"]
 
-# Where trainers put the state dict: LAVT, ReLA and detectron2; CRIS and ASDA; CGFormer.
-NESTS = ("model", "state_dict", "model_state_dict")
-TEXT_NEST = "bert_model"  # LAVT's two-module layout has its text encoder beside `model`
 NAMED_AT_MOST = 10
-HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Official:
     """What is known of the checkpoints that an architecture's authors' code writes.
 
-    rules, config: `OFFICIAL_KEYS` and `official_config` of the model's file.
+    rules, config: `OFFICIAL_KEYS` and `official_config` of the model's file, or of one beside it.
     protocol: the authors' evaluation, whose thresholds the imported folder gets.
     """
 
@@ -54,7 +46,7 @@ class Official:
 
 
 OFFICIAL: dict[str, Official] = {
-    "asda": Official(asda.OFFICIAL_KEYS, asda.official_config, protocols.ASDA),
+    "asda": Official(asda_official.OFFICIAL_KEYS, asda_official.official_config, protocols.ASDA),
     "cgformer": Official(cgformer.OFFICIAL_KEYS, cgformer.official_config, protocols.CGFORMER),
     "cris": Official(cris.OFFICIAL_KEYS, cris.official_config, protocols.CRIS),
     "lavt": Official(lavt.OFFICIAL_KEYS, lavt.official_config, protocols.LAVT),
@@ -69,21 +61,6 @@ IMPOSSIBLE = {
     "vlt": "the official weights are of a Keras model with another graph (see the header of models/vlt.py): "
     "ReLU after every attention projection, causal queries, no spatial-dynamic fusion",
 }
-
-# What torch's reader raises on damaged files: the older of its two formats is unpickled before anything is checked.
-DAMAGED = (
-    UnpicklingError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,91 +174,6 @@ def _tokenizer(recipe: Recipe) -> Tokenizer:
     if not recipe.text.vocab:
         raise RefsegError(f"tokenizer {recipe.text.tokenizer!r} needs a vocabulary", hint="give its file by --vocab")
     return build_tokenizer(recipe.text, ())
-
-
-# Reading
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, under its official names without `module.`.
-
-    Raises:
-        RefsegError: no such file, one that would have to be trusted, or one without a state dict.
-    """
-    if not path.is_file():
-        raise RefsegError(f"{path}: no such file")
-    with path.open("rb") as file:
-        start = file.read(len(HDF5))
-    if start == HDF5:
-        raise RefsegError(f"{path}: a Keras file (HDF5), which no model here has weights for: {IMPOSSIBLE['vlt']}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return state_dict(content, path)
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise RefsegError(f"{path}: not a safetensors file: {error}") from error
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(harmless_globals()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGED as error:
-        asked = re.search(r"GLOBAL ([\w.]*\w) ", str(error))  # a cut file may end within a name
-        if asked is None:
-            raise RefsegError(f"{path}: not a PyTorch checkpoint, or a damaged one") from error
-        raise RefsegError(
-            f"{path}: refused, as it asks for {asked[1]}, which might run code",
-            hint="where you trust its source, write the state dict alone as .safetensors and import that",
-        ) from error
-
-
-def harmless_globals() -> list[Any]:
-    """What official files hold besides tensors: LAVT its arguments, ASDA its best IoU as a numpy scalar.
-
-    None of them runs anything: a bag of attributes, a number and its type. numpy 1 has other names for the second.
-    """
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "bool")]
-    return [
-        argparse.Namespace,
-        scalar,
-        (scalar, "numpy.core.multiarray.scalar"),
-        np.dtype,
-        *kinds,
-    ]
-
-
-def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors by their official names in whatever a trainer wrote around them.
-
-    Raises:
-        RefsegError: none, several of one name, or something that is no tensor among them.
-    """
-    if not isinstance(content, Mapping):
-        raise RefsegError(f"{path}: no state dict in it, but a {type(content).__name__}")
-    nested = next((content[key] for key in NESTS if isinstance(content.get(key), Mapping)), content)
-    text = content.get(TEXT_NEST, {})
-    weights: dict[str, Tensor] = {}
-    for key, value in [*nested.items(), *(text.items() if isinstance(text, Mapping) else ())]:
-        name = str(key).removeprefix("module.")
-        if not isinstance(value, Tensor):
-            raise RefsegError(
-                f"{path}: {key!r} is no tensor but a {type(value).__name__}",
-                hint=f"expected a state dict, at the top or under one of: {', '.join(NESTS)}",
-            )
-        if name in weights:
-            raise RefsegError(f"{path}: two tensors are called {name!r}")
-        weights[name] = value
-    if not weights:
-        raise RefsegError(f"{path}: no tensors in it")
-    return weights
 
 
 # Checking

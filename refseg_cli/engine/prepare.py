@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from refseg_cli import __version__
 from refseg_cli.data import storage
 from refseg_cli.data.shards import Manifest, SplitInfo
-from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, pickles
+from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, photos, pickles
 from refseg_cli.data.sources.catalogue import ALL, FORMS, PUBLISHED, RELEASED, SOURCES, Source
+from refseg_cli.data.sources.repeated import repeated_ids
 from refseg_cli.data.sources.whereabouts import Photos
 from refseg_cli.engine import sharding
 from refseg_cli.engine.sharding import Entry, OnError
@@ -35,8 +36,9 @@ class PrepareRequest:
     splits:      the wanted ones; none for all.
     workers:     processes, each of which makes whole shards.
     on_error:    whether a broken input stops the run, or is left out and reported.
-    overwrite:   replace what other inputs have left in `out`.
+    overwrite:   replace what other inputs or options have left in `out`.
     shard_bytes: photos in one shard, at most.
+    rules:       which way up masks were drawn, and how large a photo may be.
     """
 
     dataset: str
@@ -49,6 +51,7 @@ class PrepareRequest:
     on_error: OnError = "fail"
     overwrite: bool = False
     shard_bytes: int = SHARD_BYTES
+    rules: photos.Rules = photos.RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class PrepareReport:
     """What was prepared.
 
     written, kept: shards made now, and those that were there already.
-    problems:      what was left out; `OUT/problems.jsonl` says the same.
+    problems:      what was left out; `OUT/_problems.jsonl` says the same.
     differences:   from the published counts; none if the counts are those of the file as released.
     """
 
@@ -85,6 +88,7 @@ class PrepareReport:
     kept: int
     problems: tuple[Problem, ...]
     differences: tuple[Difference, ...]
+    repeated: tuple[str, ...]  # what to know of ids that stand for more than one thing
 
     def published(self, split: str) -> int | None:
         """How many expressions the split has by its authors' count; None if that is not known."""
@@ -98,13 +102,17 @@ class PrepareReport:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What was read before anything is written.  dataset ... source: as in `Manifest`."""
+    """What was read before anything is written.
+
+    dataset ... source: as in `Manifest`.  split_of: ref id -> its split, of the wanted splits; broken refs among them.
+    """
 
     dataset: str
     split_by: str
     image_source: str
     source: dict[str, Any]
     entries: tuple[Entry, ...]
+    split_of: dict[int, str]
     problems: tuple[Problem, ...] = field(default=())
 
 
@@ -187,10 +195,22 @@ def _read(request: PrepareRequest) -> Material:
     problems: list[Problem] = []
     refs, refs_digest = _read_refs(path, source, problems)
     found, digest = instances.read(folder / "instances.json")
+    split_of: dict[int, str] = {}
+    refs = _noted(refs, request.splits, split_of)
     drafts = instances.drafts(refs, found, splits=request.splits, file=path.name, problems=problems)
     entries = tuple(_find_photos(drafts, _photo_folders(request), problems))
     hashes = {f"{source.folder}/{path.name}": refs_digest, f"{source.folder}/instances.json": digest}
-    return Material(request.dataset, split_by, source.image_source, {"sha256": hashes}, tuple(entries), tuple(problems))
+    return Material(
+        request.dataset, split_by, source.image_source, {"sha256": hashes}, entries, split_of, tuple(problems)
+    )
+
+
+def _noted(refs: Iterable[Ref], splits: Sequence[str], split_of: dict[int, str]) -> Iterator[Ref]:
+    """The references, each put down in `split_of` before anything of it is left out."""
+    for ref in refs:
+        if ref.split in splits or (not splits and instances.SPLIT_NAME.fullmatch(ref.split)):
+            split_of[ref.ref_id] = ref.split
+        yield ref
 
 
 def _refs_path(folder: Path, source: Source, split_by: str) -> Path:
@@ -250,34 +270,60 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
     """Make the shards that are not there yet, then the list of problems, then the manifest."""
     if request.on_error == "fail":
         sharding.stop(material.problems)
+    _refuse_emptied(material.split_of, {draft.split for draft, _ in material.entries}, material.problems)
     if not material.entries:
-        first = f", e.g. {material.problems[0]}" if material.problems else ""
-        raise RefsegError(f"{material.dataset}: nothing to prepare", hint=f"no reference has a usable image{first}")
+        raise RefsegError(f"{material.dataset}: nothing to prepare", hint="no reference has a usable image")
     jobs = sharding.plan(
         material.entries,
         out=request.out,
         source=[material.dataset, material.split_by, material.image_source, material.source],
         shard_bytes=request.shard_bytes,
         on_error=request.on_error,
+        rules=request.rules,
     )
-    made, kept = sharding.run(jobs, workers=request.workers, overwrite=request.overwrite, progress=progress)
-    problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
-    splits: dict[str, SplitInfo] = {}
-    for job in jobs:
-        splits[job.split] = splits.get(job.split, SplitInfo()).plus(made[job.name].info)
-    manifest = Manifest(
-        dataset=material.dataset,
-        split_by=material.split_by,
-        image_source=material.image_source,
-        source=material.source,
-        plan=jobs[0].plan,
-        splits=splits,
-        problems=dict(sorted(Counter(str(problem.reason) for problem in problems).items())),
-        refseg=__version__,
-    )
-    sharding.finish(storage.locate(request.out), manifest, problems)
+    folder = storage.locate(request.out)
+    with storage.locked(folder):
+        made, kept = sharding.run(jobs, workers=request.workers, overwrite=request.overwrite, progress=progress)
+        problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
+        splits: dict[str, SplitInfo] = {}
+        for job in jobs:
+            splits[job.split] = splits.get(job.split, SplitInfo()).plus(made[job.name].info)
+        left = {split for split, info in splits.items() if info.images}
+        for job in jobs:
+            if job.split not in left:
+                (folder / job.name).delete()
+        _refuse_emptied(material.split_of, left, problems)
+        manifest = Manifest(
+            dataset=material.dataset,
+            split_by=material.split_by,
+            image_source=material.image_source,
+            source=material.source,
+            plan=jobs[0].plan,
+            splits=splits,
+            problems=dict(sorted(Counter(str(problem.reason) for problem in problems).items())),
+            refseg=__version__,
+        )
+        sharding.finish(folder, manifest, problems)
     found = differences(manifest, whole=not request.splits)
-    return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found)
+    repeated = repeated_ids(draft for draft, _ in material.entries)
+    return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found, repeated)
+
+
+def _refuse_emptied(split_of: Mapping[int, str], left: Collection[str], problems: Sequence[Problem]) -> None:
+    """See that every split has an image left.
+
+    Raises:
+        RefsegError: one has none; with the first reasons.
+    """
+    for split in dict.fromkeys(split_of.values()):
+        if split not in left:
+            losses = (p for p in problems if not p.caution)
+            reasons = [str(p) for p in losses if any(split_of.get(ref_id) == split for ref_id in p.ref_ids)]
+            more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+            raise RefsegError(
+                f"split {split}: nothing of it is left: {'; '.join(reasons[:3]) or 'no expression'}{more}",
+                hint="mend the inputs, or name the other splits with --splits",
+            )
 
 
 def differences(manifest: Manifest, *, whole: bool) -> tuple[Difference, ...]:

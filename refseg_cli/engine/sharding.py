@@ -1,7 +1,7 @@
 """Drafts to complete shards: the plan, what is kept of earlier runs, and the processes that make the rest.
 
-The whole plan is made before the first byte is written. It depends on the inputs alone, so a rerun makes the same
-bytes, keeps the shards that are there, and knows those of other inputs.
+The whole plan is made before the first byte is written. It depends on annotations and options alone, so a rerun knows
+the shards of others; of its own it keeps those whose photos are still the same, byte for byte, and makes the rest anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context, parent_process
@@ -30,7 +30,8 @@ from refseg_cli.records import Record
 OnError = Literal["fail", "skip"]
 Entry = tuple[Draft, Path]  # a row to be, and where its photo is
 
-PROBLEMS = "problems.jsonl"
+PROBLEMS = "_problems.jsonl"
+_LISTS = dict(zip(shards.MANIFESTS, (PROBLEMS, "problems.jsonl"), strict=True))  # beside a manifest of each name
 IMAGES_FOR_A_PROCESS = 200  # with fewer it has hardly begun when the work is done
 _SHARD_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
 
@@ -45,6 +46,7 @@ class Job:
     plan: str
     entries: tuple[Entry, ...]
     on_error: OnError
+    rules: photos.Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +57,37 @@ class Made:
     problems: tuple[Problem, ...]
 
 
-def plan(entries: Sequence[Entry], *, out: str, source: object, shard_bytes: int, on_error: OnError) -> list[Job]:
+def plan(
+    entries: Sequence[Entry],
+    *,
+    out: str,
+    source: object,
+    shard_bytes: int,
+    on_error: OnError,
+    rules: photos.Rules = photos.RULES,
+) -> list[Job]:
     """Cut the rows into shards of at most `shard_bytes` of photos (and at least one row), split by split.
+
+    The fingerprint names no photo's size or content, so that a photo may be repaired without the run becoming another.
 
     Args:
         source: what else the result depends on, for the fingerprint; JSON.
     """
     groups: list[tuple[str, list[Entry]]] = []
-    sizes = [path.stat().st_size for _, path in entries]
     filled = 0
-    for entry, size in zip(entries, sizes, strict=True):
-        split = entry[0].split
+    for entry in entries:
+        split, size = entry[0].split, entry[1].stat().st_size
         if not groups or groups[-1][0] != split or filled + size > shard_bytes:
             groups.append((split, []))
             filled = 0
         groups[-1][1].append(entry)
         filled += size
     names = _names([split for split, _ in groups])
-    rows = [
-        [draft.split, draft.image_id, draft.file_name, size] for (draft, _), size in zip(entries, sizes, strict=True)
-    ]
-    fingerprint = hashlib.sha256(json.dumps([shards.FORMAT, source, names, rows]).encode()).hexdigest()
+    rows = [[draft.split, draft.image_id, draft.file_name] for draft, _ in entries]
+    inputs = [shards.FORMAT, source, on_error, shard_bytes, rows, rules.masks_on]
+    fingerprint = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     return [
-        Job(out, name, split, fingerprint, tuple(group), on_error)
+        Job(out, name, split, fingerprint, tuple(group), on_error, rules)
         for name, (split, group) in zip(names, groups, strict=True)
     ]
 
@@ -105,11 +115,17 @@ def run(
         RefsegError: other data is in the way, a broken input with `on_error="fail"`, a full disk.
     """
     folder = storage.locate(jobs[0].out)
-    made = _kept(folder, jobs, overwrite, progress)
+    hashes = _take_over(folder, jobs[0].plan, overwrite)
+    made = _kept(folder, jobs, hashes, progress)
     kept = len(made)
     todo = [job for job in jobs if job.name not in made]
-    if todo and (folder / shards.MANIFEST).exists():
-        (folder / shards.MANIFEST).delete()  # it says "complete", which is no longer so
+    if todo:  # what says "complete" no longer tells the truth
+        for name in shards.MANIFESTS:
+            _withdraw(folder, name)
+    wanted = {job.name for job in jobs}
+    for name in folder.names():
+        if _SHARD_NAME.fullmatch(name) and name not in wanted:
+            (folder / name).delete()  # of this plan, from when photos of other sizes took more shards or fewer
     images = sum(len(job.entries) for job in jobs)
     missing = sum(len(job.entries) for job in todo)
     done = images - missing
@@ -137,7 +153,7 @@ def make(job: Job, *, progress: Progress = silent, done: int = 0, total: int = 0
 
     def records() -> Iterator[Record]:
         for number, (draft, path) in enumerate(job.entries, start=done + 1):
-            record = photos.finish(draft, path, problems)
+            record = photos.finish(draft, path, problems, job.rules)
             found = problems[len(rows) :]
             if job.on_error == "fail":
                 stop(found)
@@ -178,6 +194,16 @@ def finish(folder: Place, manifest: Manifest, problems: Sequence[Problem]) -> No
             place.delete()
         elif there != data:  # a rerun that finds all in order writes nothing
             storage.write(place, data)
+    for name in shards.MANIFESTS[1:]:
+        _withdraw(folder, name)
+
+
+def _withdraw(folder: Place, manifest: str) -> None:
+    """Delete a manifest, if it is there, and the list of problems that goes with it."""
+    if (folder / manifest).exists():
+        for place in (folder / manifest, folder / _LISTS[manifest]):
+            if place.exists():
+                place.delete()
 
 
 def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Made]]:
@@ -205,51 +231,75 @@ def _follow_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _kept(folder: Place, jobs: Sequence[Job], overwrite: bool, progress: Progress) -> dict[str, Made]:
-    """The shards of this plan that are there and whole; removes what must not stay.
+def _take_over(folder: Place, plan: str, overwrite: bool) -> dict[str, str]:
+    """Remove what a killed run has left half-written, and what was made by other plans.
+
+    Returns:
+        name -> SHA-256 of the shards, as a manifest of this plan has them; none if there is no such manifest.
 
     Raises:
-        RefsegError: there is data of other inputs, and it is not to be overwritten.
+        RefsegError: there is data of another plan, and it is not to be overwritten.
     """
     names = folder.names()
     for name in names:
         if name.startswith(".") and name.endswith(storage.UNFINISHED):
             (folder / name).delete()
-    wanted = {job.name for job in jobs}
-    plan = jobs[0].plan
-    present = [name for name in names if _SHARD_NAME.fullmatch(name)]
-    abouts = {name: shards.about_shard(folder / name) for name in present}
-    strange = [name for name, about in abouts.items() if about is None or about.plan != plan or name not in wanted]
-    hashes: dict[str, str] = {}
-    if shards.MANIFEST in names:
-        manifest = _manifest(folder)
-        if manifest and manifest.plan == plan:
-            hashes = {file.name: file.sha256 for split in manifest.splits.values() for file in split.files}
-            strange = [name for name in strange if name not in wanted]  # a damaged one is ours to repair
-        else:
-            strange = [shards.MANIFEST, *strange]
-    if strange and not overwrite:
+    manifests = {name: _manifest(folder / name) for name in shards.MANIFESTS if name in names}
+    ours = [manifest for manifest in manifests.values() if manifest and manifest.plan == plan]
+    strange_manifests = [name for name, manifest in manifests.items() if manifest not in ours]
+    # A shard that our manifest names and that is no longer of our plan is damaged, and ours to repair.
+    hashes = {
+        file.name: file.sha256 for manifest in ours[:1] for split in manifest.splits.values() for file in split.files
+    }
+    present = [name for name in names if _SHARD_NAME.fullmatch(name) and name not in hashes]
+    strange = [name for name in present if (about := shards.about_shard(folder / name)) is None or about.plan != plan]
+    if (others := [*strange_manifests, *strange]) and not overwrite:
         raise RefsegError(
-            f"{folder.uri}: holds data prepared from other inputs ({strange[0]})",
+            f"{folder.uri}: holds data prepared from other inputs, with other options or by another version "
+            f"({others[0]})",
             hint="choose another --out, or replace it with --overwrite",
         )
-    for name in strange:  # the manifest first: without the shards it would be a lie
+    for name in strange_manifests:  # before the shards, without which they would be a lie
+        _withdraw(folder, name)
+    for name in strange:
         (folder / name).delete()
+    return hashes
+
+
+def _kept(folder: Place, jobs: Sequence[Job], hashes: Mapping[str, str], progress: Progress) -> dict[str, Made]:
+    """The shards that are there, whole, and as they would be made now.
+
+    Those that lost something are not among them: what a photo or a mask was left out for may have been mended since, in
+    the inputs or in this program.
+    """
+    names = set(folder.names())
+    present = [job for job in jobs if job.name in names]
     found: dict[str, Made] = {}
-    for number, (name, about) in enumerate(abouts.items(), start=1):
-        if about and about.plan == plan and name not in strange:
-            digest = (folder / name).sha256()
-            if hashes.get(name, digest) == digest:
-                file = ShardInfo(name, (folder / name).size(), digest, about.counts.images)
-                found[name] = Made(replace(about.counts, files=(file,)), tuple(map(_to_problem, about.problems)))
-            progress("check what is there", number, len(abouts))
+    for number, job in enumerate(present, start=1):
+        place = folder / job.name
+        about = shards.about_shard(place)
+        problems = tuple(map(_to_problem, about.problems)) if about else ()
+        if about and about.plan == job.plan and all(problem.caution for problem in problems):
+            digest = place.sha256()
+            if hashes.get(job.name, digest) == digest and _is_current(place, job):
+                file = ShardInfo(job.name, place.size(), digest, about.counts.images)
+                found[job.name] = Made(replace(about.counts, files=(file,)), problems)
+        progress("check what is there", number, len(present))
     return found
 
 
-def _manifest(folder: Place) -> Manifest | None:
-    """The manifest, unless it is damaged or of another format."""
+def _is_current(place: Place, job: Job) -> bool:
+    """Whether a shard has the images of its job, with their photos as they are now."""
     try:
-        return shards.read_manifest(folder)
+        return shards.holds(place, ((draft.image_id, path.read_bytes()) for draft, path in job.entries))
+    except OSError:  # a photo that is gone: making the shard again says which
+        return False
+
+
+def _manifest(place: Place) -> Manifest | None:
+    """A manifest, unless it is damaged or of another format."""
+    try:
+        return shards.parse_manifest(place)
     except RefsegError:
         return None
 

@@ -92,7 +92,8 @@ def train(request: TrainRequest, *, progress: Progress = silent) -> TrainResult:
     """Train until the recipe's epochs are done or a signal asks to stop.
 
     Raises:
-        RefsegError: data or recipe do not fit, the run folder is taken, the loss is not finite, the disk is full.
+        RefsegError: data or recipe do not fit, shards are damaged, the run folder is taken, the loss is not finite, the
+            disk is full.
     """
     run = _Run(request, progress)
     with stop_signals() as asked:
@@ -110,6 +111,10 @@ class _Run:
         torch.manual_seed(self.config.seed)
         self.shards = open_shards(request.data, "train")
         self.validation = self._validation_shards()
+        if self.validation:
+            self.validation.verify(progress)  # or damage would come to light after an epoch
+        if not self.shards.manifest.has_page_checksums:
+            self.shards.verify(progress)  # or damage would not come to light at all
         init = None if resumed or request.init is None else checkpoint.load(request.init)
         self.tokenizer = Tokenizer.load(resumed) if resumed else init.tokenizer if init else self._new_tokenizer()
         model = build_model(self.recipe, vocab_size=self.tokenizer.vocab_size)
@@ -122,6 +127,9 @@ class _Run:
         self.accelerator = _accelerator(self.config, request)
         optimizer = build_optimizer(model, self.config)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
+        # validation is to measure what `refseg eval` does: single precision.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.average = self._new_average()
         self.position = Position()
         if resumed:
@@ -133,6 +141,7 @@ class _Run:
             self.shards,
             self.tokenizer,
             self.recipe.data,
+            field=self.recipe.text.field,
             augment=(self.config.seed, 0),
             shuffle_phrases=request.shuffle_phrases,
         )
@@ -284,7 +293,7 @@ class _Run:
         state: dict[str, Any] = {
             "position": [position.epoch, position.offset, position.step, position.best],
             "optimizer": self.optimizer.state_dict(),
-            "data": self.shards.manifest.plan,
+            "data": self.shards.manifest.fingerprint,
             "processes": self.accelerator.num_processes,
         }
         if self.average is not None:
@@ -301,7 +310,8 @@ class _Run:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             raise RefsegError(f"{folder / STATE}: cannot read: {str(error).splitlines()[0]}") from error
-        if state["data"] != self.shards.manifest.plan:
+        manifest = self.shards.manifest
+        if state["data"] not in (manifest.fingerprint, manifest.plan):  # the plan: a run of an earlier build
             raise RefsegError(
                 f"{self.request.data}: not the data that this run began with",
                 hint="resume with the same prepared shards, or begin another run with --out",
@@ -346,8 +356,9 @@ class _Run:
     # ---- parts ----------------------------------------------------------------------------------------------------
 
     def _new_tokenizer(self) -> Tokenizer:
-        phrases = (e.text for i in range(len(self.shards)) for e in self.shards[i].expressions)
-        return build_tokenizer(self.recipe.text, phrases if self.recipe.text.tokenizer == "words" else ())
+        text = self.recipe.text
+        phrases = (e.phrase(text.field) for i in range(len(self.shards)) for e in self.shards[i].expressions)
+        return build_tokenizer(text, phrases if text.tokenizer == "words" else ())
 
     def _load_glove(self, model: nn.Module) -> None:
         if not self.recipe.text.glove:

@@ -9,7 +9,6 @@ import numpy as np
 
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import Answers
-from refseg_cli.metrics.bootstrap import RESAMPLES, Difference, Estimate, differences, estimates
 from refseg_cli.metrics.curves import (
     MaskCurve,
     NoTargetCurve,
@@ -18,11 +17,11 @@ from refseg_cli.metrics.curves import (
     no_target_curve,
     reliability,
 )
+from refseg_cli.metrics.intervals import Difference, Estimate, differences, estimates
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG, Protocol
 from refseg_cli.metrics.scores import Ratios, ratios
 from refseg_cli.metrics.slices import find_slices
-
-SLICE_RESAMPLES = 2_000  # there are a hundred slices
+from refseg_cli.metrics.swaps import SWAPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +64,18 @@ def analyse(
     *,
     slices: bool = True,
     curves: bool = True,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: bool = True,
 ) -> Analysis:
     """Everything that the answers of one split say.
 
     Args:
-        resamples: of the bootstrap, 0 for no intervals; slices take at most `SLICE_RESAMPLES`.
+        intervals: otherwise there are none, NaN.
 
     Raises:
         RefsegError: the answers hold no counts for one of the protocols.
     """
     tables: list[tuple[Ratios, np.ndarray | None]] = [(table_of(answers, PROTOCOLS[name]), None) for name in protocols]
-    found = estimates(tables, answers.image_id, resamples=resamples, seed=seed)
+    found = estimates(tables, answers.image_id, intervals=intervals)
     drawn = curves and not answers.about.finished  # finished masks have one threshold behind them
     own, thresholds = answers.counts(), answers.about.thresholds
     return Analysis(
@@ -85,7 +83,7 @@ def analyse(
         images=len(np.unique(answers.image_id)),
         no_target=int(np.count_nonzero(~answers.has_target)),
         scores=dict(zip(protocols, found, strict=True)),
-        slices=_slices(answers, min(resamples, SLICE_RESAMPLES), seed) if slices else (),
+        slices=_slices(answers, intervals=intervals) if slices else (),
         no_target_curve=no_target_curve(own, exists=thresholds.exists, min_pixels=thresholds.min_pixels)
         if drawn
         else None,
@@ -115,7 +113,7 @@ def table_of(answers: Answers, protocol: Protocol) -> Ratios:
 
 
 def compare(
-    a: Answers, b: Answers, protocol: Protocol = REFSEG, *, resamples: int = RESAMPLES, seed: int = 0
+    a: Answers, b: Answers, protocol: Protocol = REFSEG, *, swaps: int = SWAPS, seed: int = 0
 ) -> dict[str, Difference]:
     """The protocol's metrics of two models on the same expressions, B minus A.
 
@@ -133,11 +131,11 @@ def compare(
     one, other = a.rows(rows_a), b.rows(rows_b)
     if (one.target != other.target).any() or (one.has_target != other.has_target).any():
         raise RefsegError("the two files hold other truths for the same expressions", hint="prepare the data once")
-    return differences(table_of(one, protocol), table_of(other, protocol), one.image_id, resamples=resamples, seed=seed)
+    return differences(table_of(one, protocol), table_of(other, protocol), one.image_id, swaps=swaps, seed=seed)
 
 
 def compare_by_split(
-    a: Answers, b: Answers, protocols: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+    a: Answers, b: Answers, protocols: Sequence[str], *, swaps: int = SWAPS, seed: int = 0
 ) -> dict[tuple[str, str], dict[str, Difference]]:
     """`compare` for each (split, protocol).
 
@@ -150,7 +148,7 @@ def compare_by_split(
             hint="evaluate both models on the same ones",
         )
     return {
-        (split, name): compare(a.of_split(split), b.of_split(split), PROTOCOLS[name], resamples=resamples, seed=seed)
+        (split, name): compare(a.of_split(split), b.of_split(split), PROTOCOLS[name], swaps=swaps, seed=seed)
         for split in a.splits
         for name in protocols
     }
@@ -161,14 +159,15 @@ def _order(answers: Answers) -> np.ndarray:
     return np.array(sorted(range(len(answers)), key=lambda i: (keys[i], i)), dtype=np.int64)
 
 
-def _keys(answers: Answers, rows: Iterable[int]) -> list[tuple[str, int, int]]:
-    return [(answers.split[i], int(answers.image_id[i]), int(answers.sent_id[i])) for i in rows]
+def _keys(answers: Answers, rows: Iterable[int]) -> list[tuple[str, int, int, int]]:
+    ids = np.stack([answers.image_id, answers.ref_id, answers.sent_id], axis=1).tolist()
+    return [(answers.split[i], *ids[i]) for i in rows]
 
 
-def _slices(answers: Answers, resamples: int, seed: int) -> tuple[SliceScores, ...]:
+def _slices(answers: Answers, *, intervals: bool) -> tuple[SliceScores, ...]:
     table = _only(ratios(answers.counts(), REFSEG), REFSEG.headline)
     found = find_slices(answers.text, answers.instance_count, answers.target, answers.categories)
-    scores = estimates([(table, part.rows) for part in found], answers.image_id, resamples=resamples, seed=seed)
+    scores = estimates([(table, part.rows) for part in found], answers.image_id, intervals=intervals)
     return tuple(
         SliceScores(
             part.group,

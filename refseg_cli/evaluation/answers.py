@@ -62,6 +62,11 @@ class Answer:
 NO_MASK = Rle((0, 0), b"")
 
 
+# The protocols whose counts were made by other rules, by `About.rules`: such counts are no longer theirs.
+OUTDATED = {1: frozenset({"cris", "lavt", "rela"})}
+RULES = 2
+
+
 @dataclass(frozen=True, slots=True)
 class About:
     """What answers depend on.
@@ -72,6 +77,8 @@ class About:
     asked; empty for nothing.
     mask_thresholds: those of `Answer.curve`.
     views: protocol -> its place in `Answer.views`; those that count at original size by `thresholds.mask` need none.
+    without_raw: the model reads sentences as they were typed, but the data had only the cleaned ones to ask.
+    rules: which version of the protocols counted `Answer.views`, see `OUTDATED`.
     finished: masks were all there was, no logits: what is counted at original size serves every protocol that compares
     there, and thresholds are not known.
     """
@@ -86,6 +93,8 @@ class About:
     changed: str = ""
     mask_thresholds: tuple[float, ...] = ()
     views: dict[str, int] = field(default_factory=dict)
+    without_raw: bool = False
+    rules: int = RULES
     finished: bool = False
 
 
@@ -155,7 +164,8 @@ class Answers:
 
     def has_counts(self, protocol: Protocol) -> bool:
         """Whether `counts` can answer for that protocol."""
-        return self._at_original(protocol) or protocol.name in self.about.views
+        outdated = OUTDATED.get(self.about.rules, frozenset())
+        return self._at_original(protocol) or (protocol.name in self.about.views and protocol.name not in outdated)
 
     def _at_original(self, protocol: Protocol) -> bool:
         """Whether a protocol counts what every evaluation counts."""
@@ -246,30 +256,39 @@ def read_answers(uri: str) -> Answers:
         raise RefsegError(f"{uri}: damaged records: {error}") from error
 
 
-def read_masks(uri: str, rows: Sequence[int] | None = None) -> list[Rle]:
+def read_masks(uri: str, rows: Sequence[int] | None = None) -> list[Any]:
     """The predicted masks of a file of records, of those rows in that order, or of all.
+
+    As they stand there, which nobody has looked at: COCO's RLE as a dictionary, as a rule.
 
     Raises:
         RefsegError: no such file, or without masks.
     """
     columns, _ = tables.read_columns(uri, ["mask"])
     found = columns["mask"] if rows is None else columns["mask"][np.asarray(rows, dtype=np.int64)]
-    return [Rle((int(m["size"][0]), int(m["size"][1])), m["counts"].encode()) for m in found]
+    return [_listed(mask) for mask in found]
+
+
+def _listed(mask: Any) -> Any:
+    """With arrays as lists, as JSON has them."""
+    if isinstance(mask, Mapping):
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in mask.items()}
+    return mask.tolist() if isinstance(mask, np.ndarray) else mask
 
 
 def _about(table: Mapping[str, Any], uri: str) -> About:
     """What the metadata says; keys that a later version adds are passed over."""
     known = {f.name for f in fields(About)}
-    return build(About, {key: value for key, value in table.items() if key in known}, f"{uri}: about")
+    kept = {key: value for key, value in table.items() if key in known}
+    return build(About, {"rules": 1, **kept}, f"{uri}: about")
 
 
 def _columns(about: About, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> Answers:
     n = len(columns["target"])
-    known: dict[str, Any] = {name: np.asarray(columns[name], dtype=np.int64) for name in NUMBERS}
+    known: dict[str, Any] = {name: _whole(columns[name], name) for name in NUMBERS}
     # Files from before these columns: what the rule left is all that is known.
     known |= {
-        name: np.asarray(columns[name], dtype=np.int64) if name in columns else known[name.removeprefix("raw_")]
-        for name in RAW
+        name: _whole(columns[name], name) if name in columns else known[name.removeprefix("raw_")] for name in RAW
     }
     known |= {name: np.asarray(columns.get(name, np.zeros(n)), dtype=np.bool_) for name in FLAGS}
     known |= {name: list(columns[name]) for name in ("split", "text")}
@@ -281,6 +300,18 @@ def _columns(about: About, columns: Mapping[str, Sequence[Any] | np.ndarray]) ->
         curve=_stacked(columns.get("curve"), n, len(about.mask_thresholds), 2),
         views=_stacked(columns.get("views"), n, len(set(about.views.values())), 3),
     )
+
+
+def _whole(column: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
+    """(n,) int64. Raises ValueError: numbers that are not whole, or too large to be told apart."""
+    values = np.asarray(column)
+    if not values.size:
+        return values.astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        found = values.astype(np.int64)
+    if values.dtype.kind not in "iuf" or (found != values).any():
+        raise ValueError(f"{name} has values that are no whole numbers")
+    return found
 
 
 def _stacked(rows: Sequence[Any] | np.ndarray | None, n: int, count: int, each: int) -> np.ndarray:

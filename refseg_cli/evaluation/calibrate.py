@@ -1,4 +1,4 @@
-"""Thresholds chosen on a held-out split and kept in the checkpoint: `refseg eval --calibrate`."""
+"""Thresholds chosen on a held-out split and kept in the checkpoint: `refseg calibrate`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from refseg_cli.metrics.scores import scores
 from refseg_cli.metrics.tuning import tune
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Thresholds
+
+ROUNDING = 1e-9  # of a gIoU: no gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
             the split; or the folder cannot be written.
     """
     if request.model is None:
-        raise RefsegError("the bundled model keeps its thresholds", hint="--calibrate needs --model RUN")
+        raise RefsegError("the bundled model keeps its thresholds", hint="name a trained one with --model RUN")
     folder = checkpoint.resolve(request.model)
     passed = replace(request, splits=(split,), protocols=("refseg",), curve=True, records=None, disturb=None)
     answers = evaluate(passed, progress=progress).evaluations[split].answers
@@ -48,7 +50,7 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     old, levels = answers.about.thresholds, answers.about.mask_thresholds
     before = scores(answers.counts()).values["gIoU"]
     best = tune([answers.counts_at(i) for i in range(len(levels))], levels, min_pixels=old.min_pixels)
-    if best.g_iou <= before:
+    if best.g_iou <= before + ROUNDING:
         return Calibration(folder, split, old, old, before, before)
     new = Thresholds(best.mask, old.exists if best.exists is None else best.exists, best.min_pixels)
     about = {"data": answers.about.dataset, "split": split, "expressions": len(answers), "gIoU": [before, best.g_iou]}

@@ -123,7 +123,8 @@ def _phrases_of(batch: Batch, dataset: StepDataset, partners: dict[int, int]) ->
     known: dict[int, list[str]] = {}
     for sample in batch.samples:
         if sample.image_id not in known:
-            known[sample.image_id] = [e.text for e in dataset.shards[partners[sample.image_id]].expressions]
+            others = dataset.shards[partners[sample.image_id]].expressions
+            known[sample.image_id] = [e.phrase(dataset.field) for e in others]
         phrases = known[sample.image_id]
         texts.append(phrases[seen[sample.image_id] % len(phrases)])
         seen[sample.image_id] += 1

@@ -142,8 +142,8 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     watch: sees every batch with its prediction and answers, masks included.
 
     Raises:
-        RefsegError: no such data, split, model or device, overrides that the model cannot take, or records that cannot
-            be written there. All of it but a full disk is found before the first image.
+        RefsegError: no such data, split, model or device, damaged shards, overrides that the model cannot take, or
+            records that cannot be written there. All of it but a full disk is found before the first image.
     """
     from refseg_cli import checkpoint
     from refseg_cli.segmenters.inference import pick_device
@@ -157,6 +157,8 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     loaded = checkpoint.load(request.model, device, overrides=request.overrides)
     about = describe(request, loaded)
     with writing_records(request.records, about) if request.records else nullcontext() as keep:
+        for split in splits.values():
+            split.verify(progress)
         evaluations = {
             name: evaluate_model(
                 loaded.model,
@@ -196,6 +198,7 @@ def describe(request: EvalRequest, loaded: Checkpoint) -> About:
         changed=", ".join(loaded.changed + disturbed),
         mask_thresholds=MASK_THRESHOLDS if request.curve else (),
         views=plan_views(protocols, loaded.thresholds)[0],
+        without_raw=loaded.recipe.text.field == "raw" and not manifest.has_raw_sentences,
     )
 
 
@@ -236,7 +239,7 @@ def evaluate_model(
     per_image = np.array(split.expression_counts)
     if limit:
         per_image[np.flatnonzero(per_image)[limit:]] = 0
-    dataset = StepDataset(split, tokenizer, recipe.data)
+    dataset = StepDataset(split, tokenizer, recipe.data, field=recipe.text.field)
     batches = iterate(
         dataset,
         sequential_steps(per_image, batch_images=batch_images),

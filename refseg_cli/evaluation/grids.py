@@ -6,6 +6,7 @@ Axes: N expressions, h' w' network output, H W network input, h w original pictu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.data import masks
-from refseg_cli.data.transforms import Placement, to_original
+from refseg_cli.data.transforms import Placement, resample, to_original
 from refseg_cli.metrics.counts import count_pixels
 from refseg_cli.metrics.protocols import Grid, Interpolation, View
 from refseg_cli.records import Batch, Prediction, Rle, Sample
 
-MODES = {
+MODES: dict[str, tuple[Literal["bilinear", "bicubic"], bool]] = {
     "bilinear": ("bilinear", False),
     "bilinear-corners": ("bilinear", True),
     "bicubic-corners": ("bicubic", True),
@@ -41,7 +42,7 @@ def count_views(
         for rows, values in values_at(prediction, batch, grid):
             array = values.cpu().numpy()
             for n, value in zip(rows.tolist(), array, strict=True):
-                truth = truths[n] if grid.size == "original" else _input_truth(batch, n)
+                truth = truths[n] if grid.size == "original" else _input_truth(batch, n, truths[n], grid)
                 for v, cut in wanted:
                     counts[n, v] = count_pixels(value > cut, truth)
     return counts
@@ -96,31 +97,16 @@ def _restored(values: Tensor, grid: Grid, placement: Placement, size: tuple[int,
     assert grid.restore is not None
     if grid.sigmoid == "restore":
         values = values.sigmoid()
-    if grid.restore == "bicubic-warp":
-        return _warp(values, placement, size)
-    rows = slice(placement.top, placement.top + placement.height)
-    return _resize(values[:, rows, placement.left : placement.left + placement.width], size, grid.restore)
+    if grid.restore == "bicubic-warp":  # beside the content padding is read, beyond the input zeros
+        return resample(values, placement, size, mode="bicubic", padding="zeros")
+    if not placement.whole:
+        return resample(values, placement, size, mode=MODES[grid.restore][0], padding="border")
+    return _resize(values[:, *placement.box()], size, grid.restore)
 
 
 def _resize(values: Tensor, size: tuple[int, int], how: Interpolation) -> Tensor:
     mode, corners = MODES[how]
     return F.interpolate(values[:, None], size, mode=mode, align_corners=corners)[:, 0]
-
-
-def _warp(values: Tensor, placement: Placement, size: tuple[int, int]) -> Tensor:
-    """Bicubic at the places of the picture's pixels in the input; beside its content padding is read, then zeros."""
-    H, W = values.shape[-2:]
-    y = _coordinates(size[0], placement.top, placement.height, H, values)
-    x = _coordinates(size[1], placement.left, placement.width, W, values)
-    places = torch.stack([x.expand(size[0], -1), y[:, None].expand(-1, size[1])], dim=-1)
-    places = places.expand(len(values), -1, -1, -1)
-    return F.grid_sample(values[:, None], places, mode="bicubic", padding_mode="zeros", align_corners=False)[:, 0]
-
-
-def _coordinates(count: int, start: int, length: int, whole: int, like: Tensor) -> Tensor:
-    """(count,) centres of `count` pixels spread over `length` of `whole` pixels; -1 and 1 are the outer edges."""
-    centres = (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count
-    return (start + length * centres) / whole * 2 - 1
 
 
 def _cut(view: View) -> float:
@@ -130,7 +116,13 @@ def _cut(view: View) -> float:
     return float(torch.logit(torch.tensor(view.threshold, dtype=torch.float64)))
 
 
-def _input_truth(batch: Batch, n: int) -> np.ndarray:
-    """(H, W) bool: the true mask at the network's input, nearest neighbour (see `transforms.masks_to_input`)."""
-    assert batch.masks is not None
-    return (batch.masks[n, 0] > 0.5).numpy()
+def _input_truth(batch: Batch, n: int, truth: np.ndarray, grid: Grid) -> np.ndarray:
+    """(H, W) bool: the true mask (h, w) at the network's input, False in the padding."""
+    assert batch.content is not None
+    sample = batch.samples[n] if batch.samples else None
+    if not grid.crowds and sample is not None and sample.without_crowds is not None:
+        truth = masks.decode(sample.without_crowds).astype(bool)
+    found = np.zeros(batch.images.shape[-2:], dtype=bool)
+    content = found[Placement(*batch.content[batch.image_index[n]].tolist()).box()]
+    content[:] = masks.NEAREST[grid.nearest](truth, content.shape)
+    return found

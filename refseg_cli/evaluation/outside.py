@@ -2,29 +2,44 @@
 
 A mask is taken as it is: whatever threshold made it stands. Protocols that compare at the picture's own size differ in
 their rules only; those that compare at a network's input see prediction and truth at its official size, both brought
-there by nearest neighbour. `About.finished` says so.
+there by the protocol's nearest neighbours. `About.finished` says so.
 
 Axes: h w original picture, H W a protocol's size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
-from refseg_cli.data import masks, shards
+from refseg_cli.data import formats, masks, shards
+from refseg_cli.data.orientation import AS_STORED, turned_size
 from refseg_cli.data.shards import Shards
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.answers import About, Answer, Answers, collect, read_answers, read_masks, writing_records
-from refseg_cli.evaluation.predictions import Given, Problems, Wanted, as_rle, match, read_predictions
+from refseg_cli.evaluation.answers import (
+    NO_MASK,
+    About,
+    Answer,
+    Answers,
+    collect,
+    read_answers,
+    read_masks,
+    writing_records,
+)
+from refseg_cli.evaluation.mask_forms import as_rle
+from refseg_cli.evaluation.matching import Wanted, match
+from refseg_cli.evaluation.predictions import Given, Problems, from_records, read_predictions
 from refseg_cli.metrics.counts import Pixels, count_pixels
-from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Expression, Record, Rle
 
 NAMED = 5  # problems that a message spells out
+Merge = Literal["union"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,7 @@ class OutsideRequest:
     skip:      leave expressions without a proper prediction out, rather than refuse the file.
     masks:     keep the masks too, to show them.
     records:   Parquet file to write the answers to, as an evaluation does; None for none.
+    merge:     make one answer of several entries for the same expression, by the union of their masks.
     """
 
     source: str
@@ -46,6 +62,7 @@ class OutsideRequest:
     skip: bool = False
     masks: bool = False
     records: str | None = None
+    merge: Merge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +81,17 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
     """Match a file of predictions with prepared data, and count.
 
     A file of refseg's records that holds the counts of every protocol asked for is scored from these, to the last bit;
-    like any other it has to answer every expression of the splits, and each once.
+    like any other it has to answer every expression of the splits, and each once, and its counts have to be of the
+    truth that the data have now.
 
     Raises:
-        RefsegError: no such data or file; or, unless `skip`, entries that are unreadable, unknown, doubled or of other
-            sizes than their pictures, or expressions without one; records that cannot be written, or are there already.
+        RefsegError: no such data or file, damaged shards; or, unless `skip`, entries that cannot be scored (the reasons
+            are those of `predictions.Reason`), or expressions without one; records that cannot be written, or are there
+            already.
     """
     splits = [shards.open_shards(request.data, name) for name in request.splits]
+    for split in splits:
+        split.verify(progress)
     problems = Problems()
     rows: list[Answer] = []
     found = _recorded(request, splits, problems)
@@ -83,7 +104,7 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
         more = f"; and {len(problems.found) - NAMED} more" if len(problems.found) > NAMED else ""
         raise RefsegError(
             f"{request.source} against {','.join(request.splits)} of {request.data}: {problems} ({listed}{more})",
-            hint="--on-error skip scores the others only",
+            hint=_advice(problems, request),
         )
     for name, answers in found.answers.items():
         if not len(answers):
@@ -94,22 +115,45 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
     return found
 
 
+def _advice(problems: Problems, request: OutsideRequest) -> str:
+    found = problems.counts()
+    skip = "--on-error skip scores the others only"
+    if "duplicate" in found and request.merge is None:
+        return f"{skip}; --merge union makes one mask of several for a phrase"
+    return f"{skip}; ref_id, sent_id or the picture's folder would tell more" if "ambiguous" in found else skip
+
+
 def _matched(
     request: OutsideRequest, splits: Sequence[Shards], problems: Problems, progress: Progress
 ) -> tuple[Outside, list[Answer]]:
     """What can be scored of a file of masks, and its answers, split after split."""
     given = read_predictions(request.source, problems, splits=request.splits)
-    answered = match(given, [wanted for split in splits for wanted in _wanted(split)], problems)
+    wanted = [one for split in splits for one in _wanted(split)]
+    answered = match(given, wanted, problems, union=request.merge == "union")
+    _add_missing(wanted, answered, problems)
     answers: dict[str, Answers] = {}
     all_rows: list[Answer] = []
     first = 0
     for split in splits:
-        mine = {n - first: entry for n, entry in answered.items() if n >= first}
+        mine = {n - first: entries for n, entries in answered.items() if n >= first}
         rows = _score_split(request, split, mine, problems, progress)
         answers[split.split] = collect(_about(request, split), rows)
         all_rows += rows
         first += int(split.expression_counts.sum())
     return Outside(answers, problems, [row.mask for row in all_rows] if request.masks else []), all_rows
+
+
+def _wanted(split: Shards) -> Iterator[Wanted]:
+    for record in split.annotations():
+        for e in record.expressions:
+            names = (split.split, record.image_id, record.file_name, e.ref_id, e.sent_id, (e.text, e.raw))
+            yield Wanted(*names, targets=e.targets)
+
+
+def _add_missing(wanted: Sequence[Wanted], answered: Mapping[int, Any], problems: Problems) -> None:
+    for n, one in enumerate(wanted):
+        if n not in answered:
+            problems.add("missing", f"sent_id {one.sent_id}", str(one))
 
 
 def _recorded(request: OutsideRequest, splits: Sequence[Shards], problems: Problems) -> Outside | None:
@@ -122,106 +166,141 @@ def _recorded(request: OutsideRequest, splits: Sequence[Shards], problems: Probl
     missing = [name for name in request.splits if name not in answers.splits]
     if missing:
         raise RefsegError(f"{request.source}: no answers of {missing[0]}", hint=f"it has {', '.join(answers.splits)}")
-    rows = {split.split: _asked(request.source, answers, split, problems) for split in splits}
-    kept = read_masks(request.source, np.concatenate(list(rows.values())).tolist()) if request.masks else []
-    return Outside({name: answers.rows(which) for name, which in rows.items()}, problems, kept)
+    given = from_records(request.source, answers, request.splits, read_masks(request.source) if request.masks else ())
+    wanted = [one for split in splits for one in _wanted(split)]
+    answered = match(given, wanted, problems)
+    _add_missing(wanted, answered, problems)
+    found: dict[str, Answers] = {}
+    kept: list[Rle] = []
+    first = 0
+    for split in splits:
+        mine = {n - first: entries[0] for n, entries in answered.items() if n >= first}
+        sound = _sound_rows(request, split, mine, answers, problems)
+        found[split.split] = answers.rows(np.array(list(sound), dtype=np.int64))
+        kept += sound.values() if request.masks else ()
+        first += int(split.expression_counts.sum())
+    return Outside(found, problems, kept)
 
 
-def _asked(source: str, answers: Answers, split: Shards, problems: Problems) -> np.ndarray:
-    """(k,) the rows of the records that answer an expression of the split, each once; the others are problems.
+def _sound_rows(
+    request: OutsideRequest, split: Shards, answered: Mapping[int, Given], answers: Answers, problems: Problems
+) -> dict[int, Rle]:
+    """The rows whose counts are of the truth that the data have now, in the file's order; with their masks, if asked.
 
-    Where every image has as many answers as expressions, as after an evaluation of the whole split, nothing else is
-    read: pictures lie beside their expressions, and there may be gigabytes of them.
+    answered: the row of each expression, by its place in the split.
     """
-    rows = np.flatnonzero(np.array(answers.split, dtype=object) == split.split)
-    expected = np.repeat(split.image_ids(), split.expression_counts)
-    if np.array_equal(np.sort(answers.image_id[rows]), np.sort(expected)):
-        return rows
-    wanted = {(one.image_id, one.sent_id): one for one in _wanted(split)}
-    found: dict[tuple[int, int], int] = {}
-    for row in rows.tolist():
-        key = (int(answers.image_id[row]), int(answers.sent_id[row]))
-        where, what = f"{source}: row {row}", f"sent_id {key[1]}"
-        if key not in wanted:
-            problems.add("unknown", where, f"{what} of image {key[0]}")
-        elif key in found:
-            problems.add("duplicate", where, f"{what} is answered by row {found[key]}")
-        else:
-            found[key] = row
-    for key, one in wanted.items():
-        if key not in found:
-            _miss(problems, one)
-    return np.array(list(found.values()), dtype=np.int64)
-
-
-def _miss(problems: Problems, expression: Wanted) -> None:
-    problems.add("missing", f"sent_id {expression.sent_id}", f"{expression.file_name} {expression.phrase!r}")
-
-
-def _wanted(split: Shards) -> Iterator[Wanted]:
-    for record in _records(split):
-        for expression in record.expressions:
-            yield Wanted(expression.sent_id, record.image_id, record.file_name, expression.text)
-
-
-def _score_split(
-    request: OutsideRequest, split: Shards, answered: dict[int, Given], problems: Problems, progress: Progress
-) -> list[Answer]:
-    """answered: the entry of each expression, by its place in the split."""
-    sizes = _sizes(request)
-    rows: list[Answer] = []
+    sound: dict[int, Rle] = {}
     n = 0
-    for done, record in enumerate(_records(split), start=1):
+    for place, record in enumerate(split.annotations()):
         for expression in record.expressions:
             entry = answered.get(n)
             n += 1
             if entry is None:
-                _miss(problems, Wanted(expression.sent_id, record.image_id, record.file_name, expression.text))
                 continue
-            try:
-                mask = as_rle(entry, (record.height, record.width))
-            except masks.MaskTooLarge as error:
-                problems.add("wrong size", entry.where, f"{error}, the picture has {record.width}x{record.height}")
-            except ValueError as error:
-                problems.add("unreadable", entry.where, str(error))
-            else:
-                rows.append(_answer(record, expression, entry, mask, split.split, sizes))
+            had, has = int(answers.target[entry.number]), masks.area(masks.targets(record, expression))
+            if had != has or answers.has_target[entry.number] != bool(expression.targets):
+                what = f"{entry}: counted against {had} pixels, the target now has {has}"
+                problems.add("changed truth", entry.where, what)
+            elif not request.masks:
+                sound[entry.number] = NO_MASK
+            elif mask := _read_mask((entry,), record, partial(_photo, split, place), request, problems):
+                sound[entry.number] = mask
+    return dict(sorted(sound.items()))
+
+
+def _score_split(
+    request: OutsideRequest,
+    split: Shards,
+    answered: Mapping[int, Sequence[Given]],
+    problems: Problems,
+    progress: Progress,
+) -> list[Answer]:
+    """answered: the entries of each expression, by its place in the split."""
+    at_input = _at_input(request)
+    rows: list[Answer] = []
+    n = 0
+    for done, record in enumerate(split.annotations(), start=1):
+        for expression in record.expressions:
+            entries = answered.get(n, ())
+            n += 1
+            photo = partial(_photo, split, done - 1)
+            if entries and (mask := _read_mask(entries, record, photo, request, problems)):
+                rows.append(_answer(record, expression, _says_target(entries), mask, split.split, at_input))
         progress(f"score {split.split}", done, len(split))
     return rows
 
 
-def _records(split: Shards) -> Iterator[Record]:
-    return (split[i] for i in range(len(split)))
+def _read_mask(
+    entries: Sequence[Given], record: Record, photo: Callable[[], bytes], request: OutsideRequest, problems: Problems
+) -> Rle | None:
+    """The entries' masks in one, upright; None, with a problem added, where one of them is none.
+
+    photo: the record's, which is read where sizes differ.
+    """
+    size = (record.height, record.width)
+    found = []
+    for entry in entries:
+        try:
+            found.append(as_rle(entry, size, record.orientation, source=request.source))
+        except masks.MaskTooLarge as error:
+            problems.add("wrong size", entry.where, f"{error}, {_described(record, photo)}")
+            return None
+        except ValueError as error:
+            problems.add("unreadable", entry.where, str(error))
+            return None
+    return masks.union(found, size)
 
 
-def _sizes(request: OutsideRequest) -> list[tuple[int, int]]:
-    """The sizes, each once, at which protocols compare masks that come without a network."""
-    return list(dict.fromkeys(size for name in request.protocols if (size := PROTOCOLS[name].size)))
+def _photo(split: Shards, place: int) -> bytes:
+    return split[place].image
+
+
+def _described(record: Record, photo: Callable[[], bytes]) -> str:
+    """The size of a picture, and what else it has where masks are read as they lie on the stored pixels."""
+    size = f"the picture has {record.width}x{record.height}"
+    turns = formats.orientation_of(photo()) if record.orientation == AS_STORED else AS_STORED
+    if turned_size((record.height, record.width), turns) == (record.height, record.width):
+        return size
+    return f"{size} as stored, and is turned by its EXIF orientation: prepare the data again"
+
+
+def _says_target(entries: Sequence[Given]) -> bool | None:
+    """A target, if one of the entries does not deny it; None where none says anything."""
+    said = [entry.says_target for entry in entries]
+    return None if said.count(None) == len(said) else said.count(False) < len(said)
+
+
+def _at_input(request: OutsideRequest) -> list[Protocol]:
+    """The protocols, each once, that compare masks at their network's input."""
+    return [PROTOCOLS[name] for name in dict.fromkeys(request.protocols) if PROTOCOLS[name].size]
 
 
 def _about(request: OutsideRequest, split: Shards) -> About:
-    sizes = _sizes(request)
     return About(
         data=request.data,
         dataset=split.manifest.dataset,
         split_by=split.manifest.split_by,
         model=request.source,
-        views={name: sizes.index(size) for name in request.protocols if (size := PROTOCOLS[name].size)},
+        views={protocol.name: place for place, protocol in enumerate(_at_input(request))},
         finished=True,
     )
 
 
 def _answer(
-    record: Record, expression: Expression, entry: Given, mask: Rle, split: str, sizes: Sequence[tuple[int, int]]
+    record: Record,
+    expression: Expression,
+    said: bool | None,
+    mask: Rle,
+    split: str,
+    at_input: Sequence[Protocol],
 ) -> Answer:
-    size = (record.height, record.width)
-    truth = masks.decode(masks.union([record.instances[t].rle for t in expression.targets], size)).astype(bool)
+    """said: whether there is a target, None if the prediction leaves that to its mask."""
+    truth = masks.decode(masks.targets(record, expression)).astype(bool)
     predicted = masks.decode(mask).astype(bool)
     pixels = count_pixels(predicted, truth)
-    says = True if entry.says_target is None else entry.says_target
+    says = True if said is None else said
     kept = pixels if says else Pixels(0, 0, pixels.target)
-    resized = [count_pixels(_nearest(predicted, to), _nearest(truth, to)) for to in sizes]
-    has_head = entry.says_target is not None
+    resized = [_count_at_input(predicted, record, expression, protocol) for protocol in at_input]
     return Answer(
         image_id=record.image_id,
         ref_id=expression.ref_id,
@@ -238,7 +317,7 @@ def _answer(
         predicted=kept.predicted,
         target=pixels.target,
         mask=mask,
-        has_head=has_head,
+        has_head=said is not None,
         categories=tuple(sorted({record.instances[t].category for t in expression.targets})),
         raw_intersection=pixels.intersection,
         raw_predicted=pixels.predicted,
@@ -246,7 +325,11 @@ def _answer(
     )
 
 
-def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool -> (H, W) by the pixel under each new pixel's centre."""
-    rows, columns = (((np.arange(to) + 0.5) * of / to).astype(int) for to, of in zip(size, mask.shape, strict=True))
-    return mask[rows][:, columns]
+def _count_at_input(predicted: np.ndarray, record: Record, expression: Expression, protocol: Protocol) -> Pixels:
+    """Pixels at the size of the protocol's network, where both masks are brought to by its nearest neighbours."""
+    assert protocol.size is not None
+    resize, targets = masks.NEAREST[protocol.grid.nearest], masks.targets
+    if not protocol.grid.crowds:
+        targets = masks.targets_without_crowds
+    truth = masks.decode(targets(record, expression)).astype(bool)
+    return count_pixels(resize(predicted, protocol.size), resize(truth, protocol.size))

@@ -1,47 +1,80 @@
-"""Somebody's predictions in a file, matched with prepared expressions: JSON lines, COCO results, refseg's records.
+"""Somebody's predictions in a file: JSON lines, a JSON list or object, COCO results, refseg's records.
 
-An entry names its expression by `sent_id` (or `expression_id`), or by `image` (file name) or `image_id` and `phrase`
-(or `text`, `sent`). Its mask is COCO's (`mask` or `segmentation`: RLE or polygons, null for none); `no_target` (a
-boolean) may stand beside it. So the lines of `refseg predict --json` will do.
+An entry names its expression by any of sent_id, ref_id, picture and phrase, and holds masks in one of the usual forms;
+docs/metrics.md lists them all. Nothing here knows the data: `matching` finds the expressions, `mask_forms` the masks.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from refseg_cli.data import storage
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.answers import read_answers, read_masks
-from refseg_cli.records import Rle
+from refseg_cli.evaluation.answers import Answers, read_answers, read_masks
 
-Reason = Literal["unreadable", "unknown", "duplicate", "wrong size", "missing"]
-REASONS: tuple[Reason, ...] = ("unreadable", "unknown", "duplicate", "wrong size", "missing")
-IDS = ("sent_id", "expression_id")
-PHRASES = ("phrase", "text", "sent")
-MASKS = ("mask", "segmentation")
+Reason = Literal[
+    "unreadable", "unknown", "contradictory", "ambiguous", "duplicate", "wrong size", "changed truth", "missing"
+]
+REASONS: tuple[Reason, ...] = (
+    "unreadable",
+    "unknown",
+    "contradictory",
+    "ambiguous",
+    "duplicate",
+    "wrong size",
+    "changed truth",
+    "missing",
+)
+
+# Of each kind of name the first that is there counts.
+SENT_IDS = ("sent_id", "expression_id")
+IMAGES = ("image", "file_name")
+PHRASES = ("phrase", "sent", "text", "expression", "caption")
+MASKS = ("mask", "segmentation", "masks", "mask_path")
+WRAPPERS = ("annotations", "results", "predictions", "data")  # keys of an object that holds the list of entries
+
+_QUOTE = reprlib.Repr()  # what others wrote may be of any length and depth
+_QUOTE.maxstring = _QUOTE.maxother = _QUOTE.maxlong = 80
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """One entry of a file.
+def quoted(value: Any) -> str:
+    """A value of the file, short enough for a message."""
+    return _QUOTE.repr(value)
 
-    where:    its line or place, for messages.
-    sent_id:  of the expression; None where `image` (a file name, or an id) and `phrase` name it.
-    mask:     as it stood there: RLE or polygons of COCO; None for an empty one.
+
+class Given(NamedTuple):
+    """One entry of a file; a tuple, since there may be millions.
+
+    where:    its line or place, for messages.  number: of the row, in records.
+    sent_id, ref_id: of the expression.  images: ids (int) and file names (str) of its picture, which have to agree.
+    phrase:   as it stood there.  split: of records.  What it does not name is None or empty.
+    masks:    as they stood there; the prediction is their union, and empty if there are none.
     says_target: None where the entry does not say.
     """
 
     where: str
-    sent_id: int | None
-    image: str | int | None
-    phrase: str | None
-    mask: Any
+    sent_id: int | None = None
+    ref_id: int | None = None
+    images: tuple[int | str, ...] = ()
+    phrase: str | None = None
+    split: str | None = None
+    masks: tuple[Any, ...] = ()
     says_target: bool | None = None
+    number: int = 0
+
+    def __str__(self) -> str:
+        """Its names."""
+        ids = (("sent_id", self.sent_id), ("ref_id", self.ref_id))
+        names = [f"{kind} {value}" for kind, value in ids if value is not None]
+        words = [f"image {image}" if isinstance(image, int) else image[:80] for image in self.images]
+        words += [quoted(self.phrase)] if self.phrase is not None else []
+        return ", ".join([*names, " ".join(words)] if words else names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +117,15 @@ def read_predictions(uri: str, problems: Problems, *, splits: Sequence[str]) -> 
     """The entries of a file; what is no entry goes to `problems`.
 
     `.parquet` is a file of records, of which those of `splits` are taken; a file that begins with [ or is one JSON
-    object with `annotations` is a COCO result; anything else has a JSON object a line.
+    object with a list under one of `WRAPPERS` is read as a whole; anything else has a JSON object a line.
 
     Raises:
         RefsegError: no such file, or none of these.
     """
     if uri.endswith(".parquet"):
-        return list(_from_records(uri, splits))
+        return from_records(uri, read_answers(uri), splits, read_masks(uri))
     try:
-        text = storage.locate(uri).read().decode("utf-8")
+        text = storage.locate(uri).read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _foreign(uri) from error
     entries = _whole_file(text, uri)
@@ -100,49 +133,59 @@ def read_predictions(uri: str, problems: Problems, *, splits: Sequence[str]) -> 
     return list(_given(numbered, problems))
 
 
+def from_records(uri: str, answers: Answers, splits: Sequence[str], found: Sequence[Any] = ()) -> list[Given]:
+    """The entries of records, those of `splits`.  found: the masks of all rows; none if they are not wanted."""
+    return [
+        Given(
+            where=f"{uri}: row {row}",
+            sent_id=int(answers.sent_id[row]),
+            ref_id=int(answers.ref_id[row]),
+            images=(int(answers.image_id[row]),),
+            phrase=answers.text[row],
+            split=split,
+            masks=tuple(mask for mask in found[row : row + 1] if mask is not None),
+            says_target=bool(answers.says_target[row]) if answers.has_head[row] else None,
+            number=row,
+        )
+        for row, split in enumerate(answers.split)
+        if split in splits
+    ]
+
+
 def _foreign(uri: str) -> RefsegError:
     return RefsegError(f"{uri}: neither JSON nor Parquet", hint="JSON lines, COCO results, or refseg's records")
 
 
-def _from_records(uri: str, splits: Sequence[str]) -> Iterator[Given]:
-    answers, found = read_answers(uri), read_masks(uri)
-    for i, mask in enumerate(found):
-        if answers.split[i] in splits:
-            yield Given(
-                where=f"{uri}: row {i}",
-                sent_id=int(answers.sent_id[i]),
-                image=None,
-                phrase=None,
-                mask={"size": list(mask.size), "counts": mask.counts.decode("ascii")},
-                says_target=bool(answers.says_target[i]) if answers.has_head[i] else None,
-            )
-
-
 def _whole_file(text: str, uri: str) -> Iterable[tuple[int, Any]] | None:
-    """The entries of a COCO result, numbered from 0; None if the file is not one JSON value with a list of them."""
-    if not text.strip():
+    """The entries of one JSON value, numbered from 0; None if the file is not one with a list of them."""
+    start = re.search(r"\S", text)
+    if not start:
         raise RefsegError(f"{uri}: empty", hint="a line of JSON for each expression")
-    if not text.lstrip().startswith(("[", "{")):
+    if start.group() not in "[{":
         raise _foreign(uri)
     try:
         value = json.loads(text)
-    except ValueError as error:
-        if text.lstrip().startswith("["):
-            raise RefsegError(f"{uri}: not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        if start.group() == "[":
+            what = error if isinstance(error, ValueError) else "nested too deeply"
+            raise RefsegError(f"{uri}: not valid JSON: {what}") from error
         return None
     if isinstance(value, Mapping):
-        value = value.get("annotations")
+        value = next((value[key] for key in WRAPPERS if isinstance(value.get(key), list)), None)
     return enumerate(value) if isinstance(value, list) else None
 
 
 def _lines(text: str, uri: str, problems: Problems) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
+    # Not splitlines, to which U+2028 and the like inside a phrase are line ends too.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line and not line.isspace():
             where = f"{uri}:{number}"
             try:
                 yield where, json.loads(line)
             except ValueError:
                 problems.add("unreadable", where, "not JSON")
+            except RecursionError:
+                problems.add("unreadable", where, "nested too deeply")
 
 
 def _given(entries: Iterable[tuple[str, Any]], problems: Problems) -> Iterator[Given]:
@@ -157,95 +200,64 @@ def _entry(where: str, entry: Any) -> Given:
     """Raises ValueError: no object, no name of an expression, no mask, or values of another kind."""
     if not isinstance(entry, Mapping):
         raise ValueError("not an object")
-    if entry.get("error"):
-        raise ValueError(f"holds an error: {entry['error']}")
-    sent_id = next((entry[key] for key in IDS if key in entry), None)
-    image = next((entry[key] for key in ("image_id", "image", "file_name") if entry.get(key) is not None), None)
-    phrase = next((entry[key] for key in PHRASES if key in entry), None)
-    if sent_id is None and (image is None or not isinstance(phrase, str)):
-        raise ValueError("names no expression: neither sent_id, nor image and phrase")
-    if isinstance(sent_id, str) and sent_id.isdecimal():
-        sent_id = int(sent_id)
-    if sent_id is not None and (isinstance(sent_id, bool) or not isinstance(sent_id, int)):
-        raise ValueError(f"sent_id {sent_id!r} is no whole number")
+    if error := entry.get("error"):
+        raise ValueError(f"holds an error: {error[:200] if isinstance(error, str) else quoted(error)}")
+    sent_id = _whole(_first(entry, SENT_IDS), "sent_id")
+    ref_id = _whole(entry.get("ref_id"), "ref_id")
+    images = _images(entry)
+    phrase = _first(entry, PHRASES)
+    if phrase is not None and not isinstance(phrase, str):
+        raise ValueError(f"phrase {quoted(phrase)} is no text")
+    if sent_id is None and ref_id is None and not (images and phrase is not None):
+        raise ValueError("names no expression: neither sent_id, nor ref_id, nor image and phrase")
     no_target = entry.get("no_target")
-    if not any(key in entry for key in MASKS) and no_target is not True:
+    if no_target is not None and not (isinstance(no_target, bool | int | float) and no_target in (0, 1)):
+        raise ValueError(f"no_target {quoted(no_target)} is neither true nor false")
+    if not no_target and not any(key in entry for key in MASKS):
         raise ValueError("has no mask")
-    if no_target is not None and not isinstance(no_target, bool):
-        raise ValueError(f"no_target {no_target!r} is neither true nor false")
     return Given(
         where=where,
         sent_id=sent_id,
-        image=image if isinstance(image, int) else str(image).replace("\\", "/").rpartition("/")[2],
+        ref_id=ref_id,
+        images=images,
         phrase=phrase,
-        mask=next((entry[key] for key in MASKS if key in entry), None),
+        masks=_masks(entry),
         says_target=None if no_target is None else not no_target,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An expression of the split, as an entry may name it."""
-
-    sent_id: int
-    image_id: int
-    file_name: str
-    phrase: str
+def _first(entry: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    for key in keys:
+        if (value := entry.get(key)) is not None:
+            return value
+    return None
 
 
-def match(given: Sequence[Given], wanted: Sequence[Wanted], problems: Problems) -> dict[int, Given]:
-    """The entry of each expression, by the expression's place in `wanted`.
-
-    An entry of image and phrase answers every expression of that image with that phrase; where there are as many
-    entries as such expressions, each answers one, in order. Letters' case and spaces do not matter in phrases.
-    """
-    by_id: dict[int, list[int]] = defaultdict(list)
-    by_name: dict[tuple[str | int, str], list[int]] = defaultdict(list)
-    for n, expression in enumerate(wanted):
-        by_id[expression.sent_id].append(n)
-        for image in (expression.image_id, expression.file_name):
-            by_name[image, _plain(expression.phrase)].append(n)
-    groups: dict[tuple[int, ...], list[Given]] = defaultdict(list)
-    for entry in given:
-        if entry.sent_id is not None:
-            places = tuple(by_id.get(entry.sent_id, ()))
-        else:
-            assert entry.image is not None
-            places = tuple(by_name.get((entry.image, _plain(entry.phrase or "")), ()))
-        if places:
-            groups[places].append(entry)
-        else:
-            problems.add("unknown", entry.where, _named(entry))
-    answered: dict[int, Given] = {}
-    for numbers, entries in groups.items():
-        each = len(entries) == len(numbers)
-        for n, entry in zip(numbers, entries if each else [entries[0]] * len(numbers), strict=True):
-            if n in answered:
-                problems.add("duplicate", entry.where, f"{_named(entry)} is answered by {answered[n].where}")
-            else:
-                answered[n] = entry
-        for entry in () if each else entries[1:]:
-            problems.add("duplicate", entry.where, f"{_named(entry)} is answered by {entries[0].where}")
-    return answered
+def _whole(value: Any, name: str) -> int | None:
+    """An id: as a number, as one that pandas made a float, or as digits."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and value.isdecimal()):
+        return int(value)
+    raise ValueError(f"{name} {quoted(value)} is no whole number")
 
 
-def _plain(phrase: str) -> str:
-    return " ".join(phrase.lower().split())
+def _images(entry: Mapping[str, Any]) -> tuple[int | str, ...]:
+    """What names the picture: an id and a file name, each of which people put under the other's key."""
+    image_id, image = entry.get("image_id"), _first(entry, IMAGES)
+    if isinstance(image_id, str) and image_id.isdecimal():
+        image_id = int(image_id)
+    names = [value if isinstance(value, str) else _whole(value, "image id") for value in (image_id, image)]
+    return tuple([name for name in names if name is not None])
 
 
-def _named(entry: Given) -> str:
-    return f"sent_id {entry.sent_id}" if entry.sent_id is not None else f"{entry.image} {entry.phrase!r}"
-
-
-def as_rle(entry: Given, size: tuple[int, int]) -> Rle:
-    """The entry's mask. size: (height, width) of its picture.
-
-    Raises:
-        MaskTooLarge: it was made for a picture of another size.
-        ValueError: it is no mask.
-    """
-    from refseg_cli.data import masks
-
-    if entry.mask is None or entry.mask == []:
-        return masks.union([], size)
-    return masks.from_segmentation(entry.mask, *size)
+def _masks(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    for key in MASKS:
+        value = entry.get(key)
+        if value is not None and value != []:
+            if key != "masks":
+                return (value,)
+            if not isinstance(value, list):
+                raise ValueError("masks is no list")
+            return tuple(part for part in value if part is not None and part != [])
+    return ()

@@ -112,6 +112,11 @@ def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = No
         RefsegError: `trained_on` is no prepared data.
     """
     said = []
+    if about.without_raw:
+        said.append(
+            f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it was asked "
+            "the cleaned ones; prepare the data again"
+        )
     if about.trained_on and about.trained_on != about.dataset:
         said.append(f"trained on {about.trained_on}, evaluated on {about.dataset}: a cross-dataset figure")
     if TRAIN in splits and about.trained_on == about.dataset:

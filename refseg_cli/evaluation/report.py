@@ -161,7 +161,8 @@ def gallery(
         given, truths = [m.mask for m in here], [m.truth for m in here]
         pairs.append(pair_up(record, [m.expression for m in here], given, truths, first=len(matches)))
         matches += here
-        pictures.append(Picture(record.height, record.width, read=partial(_image, shards, position)))
+        read = partial(_image, shards, position)
+        pictures.append(Picture(record.height, record.width, read, record.orientation))
         progress("report", len(matches), len(answers))
     kept = np.array([m.row for m in matches], np.int64)
     union = answers.predicted + answers.target - answers.intersection

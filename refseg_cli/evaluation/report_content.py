@@ -14,7 +14,8 @@ import numpy as np
 from refseg_cli.evaluation.analysis import Analysis, SliceScores
 from refseg_cli.evaluation.answers import About, Answers
 from refseg_cli.evaluation.provenance import PublishedRow
-from refseg_cli.metrics.bootstrap import Estimate
+from refseg_cli.metrics.curves import digits
+from refseg_cli.metrics.intervals import FEWEST, Estimate
 from refseg_cli.metrics.scores import sample_iou
 from refseg_cli.report.content import Cell, Chart, Interval, Line, Mark, Part, Sample, Slice, Table
 from refseg_cli.report.failures import FAILURES
@@ -55,7 +56,9 @@ def score_tables(
             if paper and paper.figures:
                 rows.append([f"{split}, in the paper", *(paper.figures.get(metric) for metric in metrics)])
                 sources.append(paper.source)
-        note = "; ".join(["Percent, with 95 % intervals", *(f"paper: {s}" for s in dict.fromkeys(sources))])
+        note = "; ".join(
+            [f"Percent, with 95 % intervals from {FEWEST} images on", *(f"paper: {s}" for s in dict.fromkeys(sources))]
+        )
         tables.append(Table(f"Protocol {protocol}", ("split", *metrics), rows, note=f"{note}."))
     return tables
 
@@ -90,6 +93,7 @@ def _slices(title: str, members: Sequence[SliceScores], places: Mapping[tuple[st
         groups=[member.group for member in members] if len({member.group for member in members}) > 1 else (),
         slices=[places.get((member.group, member.name)) for member in members],
         plotted=2,
+        note="By the protocol refseg.",
     )
 
 
@@ -116,13 +120,13 @@ def _no_target(analysis: Analysis) -> Chart | None:
     if curve is None:
         return None
     unit = "pixels" if curve.score == "pixels" else "probability"
-    labels = [f"{unit} from {threshold:.4g}" for threshold in curve.thresholds]
+    labels = [f"{unit} from {digits(threshold)}" for threshold in curve.thresholds]
     return Chart(
         "Knowing when there is nothing",
         "T-acc",
         "N-acc",
         [Line("threshold", curve.t_acc.tolist(), curve.n_acc.tolist(), labels)],
-        [Mark(f"in force: {curve.chosen:.4g}", curve.chosen_t_acc, curve.chosen_n_acc)],
+        [Mark(f"in force: {digits(curve.chosen)}", curve.chosen_t_acc, curve.chosen_n_acc)],
         note=f"As the threshold on the {curve.score} rises. Area under the curve {curve.area:.3f}; 0.5 is chance.",
     )
 

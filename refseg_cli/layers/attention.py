@@ -33,14 +33,21 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
         """keep: (b, k) bool, True where a key may be attended to."""
-        q, k, v = self._split(self.q(query)), self._split(self.k(key)), self._split(self.v(value))
+        q, k, v = (split_heads(x, self.heads) for x in (self.q(query), self.k(key), self.v(value)))
         mask = None if keep is None else keep[:, None, None, :]
         drop = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop, is_causal=self.causal)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        return self.out(join_heads(attended))
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (b, heads, tokens, c / heads)
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(b, tokens, c) -> (b, heads, tokens, c / heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """The inverse of `split_heads`."""
+    return x.transpose(1, 2).flatten(2)
 
 
 def feed_forward(dim: int, *, hidden: int, dropout: float = 0.0) -> nn.Sequential:

@@ -20,7 +20,6 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.layers.attention import Attention
 from refseg_cli.layers.keymap import Rule, attention_rules, rename
 from refseg_cli.layers.language import SentencePooling, TextEncoder, pretrained_clip
-from refseg_cli.layers.vision import pretrained_clip_pool
 
 POSITIONS = 77  # rows of a released text tower's position table
 POOL_GRID = 7  # places a side of a released ResNet's attention pool (224 px)
@@ -158,17 +157,17 @@ class SpatialAttentionPool(nn.Module):
     Args:
         inputs, outputs: channels; heads have 64 of the first, as in CLIP.
         grid: places a side of the position table, which is resized to the map.
-        pretrained: timm's name of the ResNet whose pool it starts from; empty for fresh weights.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, grid: int = POOL_GRID, pretrained: str = "") -> None:
+    def __init__(self, inputs: int, outputs: int, *, grid: int = POOL_GRID) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.randn(grid * grid, inputs) / inputs**0.5)
         self.attention = Attention(inputs, heads=max(1, inputs // 64), outputs=outputs)
         self.connect = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
-        if pretrained:
-            weights = rename(pretrained_clip_pool(pretrained), TIMM_POOL_RULES).weights
-            self.load_state_dict(weights, strict=False)  # `connect` is not CLIP's
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Start from the pool of a CLIP ResNet, under timm's names."""
+        self.load_state_dict(rename(weights, TIMM_POOL_RULES).weights, strict=False)  # `connect` is not CLIP's
 
     def forward(self, vision: Tensor) -> Tensor:
         """(i, inputs, h, w) -> (i, outputs, h, w)."""

@@ -11,7 +11,15 @@ from typing import Literal
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.clip import POSITIONS, ClipText, SpatialAttentionPool
 from refseg_cli.layers.language import Bert, BiGru, BiLstm, SmallTransformer, TextEncoder
-from refseg_cli.layers.vision import Backbone, ConvNet, StageLayers, TimmBackbone, VitLayers, freeze
+from refseg_cli.layers.vision import (
+    Backbone,
+    ConvNet,
+    StageLayers,
+    TimmBackbone,
+    VitLayers,
+    freeze,
+    pretrained_clip_pool,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,8 @@ class EncoderConfig:
 
     backbone: str = "convnet"  # `convnet` (small, ours) or any timm model with feature maps
     backbone_channels: tuple[int, ...] = ()  # only for `convnet`: stem and four stages
-    pretrained: bool = True  # timm's weights
+    # The backbone's weights: timm's from the hub; a file (.safetensors, .pth); or an installed package that holds one
+    pretrained: bool | str = True
     frozen: bool = False  # no gradients for the backbone, and its stored batch statistics
     drop_path: float | None = None  # largest stochastic depth rate in a timm model; without it timm's own
     text: Literal["gru", "lstm", "transformer", "bert", "clip"] = "transformer"
@@ -42,7 +51,7 @@ def build_vision(config: EncoderConfig, *, size: tuple[int, int], maps: int = 3)
         size: (height, width) of the network input in pixels; window attention is laid out for it.
 
     Raises:
-        RefsegError: timm has no such model, or its weights cannot be fetched.
+        RefsegError: timm has no such model, or its weights are not to be had or do not fit.
     """
     backbone: Backbone
     if config.backbone == "convnet":
@@ -63,7 +72,7 @@ def build_layers(
         dim, stride: channels and grid where it is no vision transformer, which has its own.
 
     Raises:
-        RefsegError: timm has no such model, or its weights cannot be fetched.
+        RefsegError: timm has no such model, or its weights are not to be had or do not fit.
         ValueError: it has no such layer.
     """
     if "vit" not in config.backbone:
@@ -77,10 +86,12 @@ def build_clip_pool(config: EncoderConfig, backbone: Backbone, *, outputs: int) 
     """The attention pool over a backbone's last map; it starts from CLIP's where the backbone does.
 
     Raises:
-        RefsegError: its weights cannot be fetched.
+        RefsegError: its weights are not to be had or do not fit.
     """
-    name = config.backbone if config.pretrained and "_clip" in config.backbone else ""
-    return SpatialAttentionPool(backbone.channels[-1], outputs, pretrained=name)
+    pool = SpatialAttentionPool(backbone.channels[-1], outputs)
+    if config.pretrained and "_clip" in config.backbone:
+        pool.take(pretrained_clip_pool(config.backbone, config.pretrained))
+    return pool
 
 
 def build_text(

@@ -1,6 +1,7 @@
 """Official checkpoints' names to ours: a list of rules per model, applied to a state dict.
 
-Users: every model whose official weights can be imported (`OFFICIAL_KEYS` in its file) and engine/importing.py.
+Users: every model whose official weights can be imported (`OFFICIAL_KEYS` in its file, or in one beside it) and
+engine/importing.py.
 """
 
 from __future__ import annotations

@@ -35,8 +35,13 @@ class TextEncoder(nn.Module):
         User: models/m3att.py.
         """
         words = self(tokens, keep)
-        real = keep[..., None].to(words.dtype)
-        return words, (words * real).sum(1) / real.sum(1)
+        return words, mean_of_words(words, keep)
+
+
+def mean_of_words(x: Tensor, keep: Tensor) -> Tensor:
+    """(n, l, c) -> (n, c), the mean over real words; keep: (n, l) bool. Other users: models/{cgformer,m3att}.py."""
+    real = keep[..., None].to(x.dtype)
+    return (x * real).sum(1) / real.sum(1)
 
 
 class BiGru(TextEncoder):

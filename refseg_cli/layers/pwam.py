@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.errors import RefsegError
+from refseg_cli.layers.attention import join_heads, split_heads
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.vision import Backbone
 
@@ -86,18 +87,11 @@ class PixelWordAttention(nn.Module):
         if gather is not None:
             V, Q = V[gather], Q[gather]
         # The scale is of all channels, not of one head's [official code].
-        G = F.scaled_dot_product_attention(
-            self._split(Q),
-            self._split(self.key(words)),
-            self._split(self.value(words)),
-            attn_mask=keep[:, None, None],
-            scale=x.shape[-1] ** -0.5,
-        )
-        G = instance_norm(self.out(G.transpose(1, 2).flatten(2)))
+        q, k, v = (split_heads(t, self.heads) for t in (Q, self.key(words), self.value(words)))
+        mask, scale = keep[:, None, None], x.shape[-1] ** -0.5
+        G = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        G = instance_norm(self.out(join_heads(G)))
         return F.gelu(self.join(V * G))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (n, heads, tokens, c / heads)
 
 
 class LanguageGate(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg_cli.layers.attention import Attention, feed_forward
+from refseg_cli.layers.attention import Attention, feed_forward, join_heads, split_heads
 from refseg_cli.layers.pixel_decoder import LEVELS, Pixels, resized, sine_positions
 from refseg_cli.layers.pyramids import take
 
@@ -51,13 +51,13 @@ class RegionAttention(Attention):
 
     def keys(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(m, k, c) each -> (m, heads, k, c / heads) each."""
-        return self._split(self.k(key)), self._split(self.v(value))
+        return split_heads(self.k(key), self.heads), split_heads(self.v(value), self.heads)
 
     def attend(self, query: Tensor, keys: tuple[Tensor, Tensor], keep: Tensor | None = None) -> Tensor:
         """query (n, q, c); keys of `keys()` with n rows; keep (n, 1 or q, k) bool, True where a key may be seen."""
         mask = None if keep is None else keep[:, None]
-        attended = F.scaled_dot_product_attention(self._split(self.q(query)), *keys, attn_mask=mask)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(split_heads(self.q(query), self.heads), *keys, attn_mask=mask)
+        return self.out(join_heads(attended))
 
 
 class AttendAndNorm(nn.Module):

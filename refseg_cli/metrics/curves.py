@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,9 @@ from typing import Literal
 import numpy as np
 
 from refseg_cli.metrics.counts import Counts
+from refseg_cli.metrics.exact import grid_bits, on_grid
 from refseg_cli.metrics.scores import ratios
+from refseg_cli.metrics.tuning import between
 
 # Mask thresholds at which an evaluation also counts, so that a curve needs no second pass.
 MASK_THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -22,7 +25,8 @@ class NoTargetCurve:
     """N-acc against T-acc as the no-target threshold rises. An answer says "target" from its threshold on.
 
     score:      what the threshold is held against: the head's probability of a target, or the mask's pixels.
-    thresholds: (k,) rising.  n_acc, t_acc: (k,) at each.
+    thresholds: (k,) rising; the last one, from which on nothing is a target, is above 1 where a probability is 1.
+    n_acc, t_acc: (k,) at each.
     area:       under the whole curve: the probability that an expression with a target scores higher than one without,
                 ties counting half. 0.5 is chance.
     chosen:     the threshold in force, and what it gives.
@@ -81,14 +85,19 @@ def no_target_curve(counts: Counts, *, exists: float, min_pixels: int, points: i
         return None
     known = np.unique(score[np.isfinite(score)])
     # Beyond the largest score nothing is a target any more: the curve's other end.
-    thresholds = np.append(known, np.nextafter(known[-1] if len(known) else 0.0, np.inf))
-    n_acc, t_acc = _accuracies(present, absent, thresholds)
-    shown = np.unique(np.linspace(0, len(thresholds) - 1, points).round().astype(int))
+    largest = known[-1] if len(known) else 0.0
+    beyond = 1.0 if head and largest < 1 else np.nextafter(largest, np.inf)
+    scores_up = np.append(known, beyond)
+    n_acc, t_acc = _accuracies(present, absent, scores_up)
+    shown = np.unique(np.linspace(0, len(scores_up) - 1, points).round().astype(int))
+    # From above the score before up to a score, all thresholds do the same: one that can be read and typed.
+    lower = np.append(-np.inf, scores_up[:-1])
+    thresholds = [between(lower[i], scores_up[i]) if head and i else scores_up[i] for i in shown]
     chosen = exists if head else float(min_pixels)
     at = _accuracies(present, absent, np.array([chosen]))
     return NoTargetCurve(
         score="probability" if head else "pixels",
-        thresholds=thresholds[shown],
+        thresholds=np.array(thresholds),
         n_acc=n_acc[shown],
         t_acc=t_acc[shown],
         area=_area(present, absent),
@@ -98,11 +107,16 @@ def no_target_curve(counts: Counts, *, exists: float, min_pixels: int, points: i
     )
 
 
+def digits(threshold: float) -> str:
+    """As short as gives this very number when it is typed."""
+    return np.format_float_positional(threshold, trim="-")
+
+
 def _accuracies(present: np.ndarray, absent: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """N-acc and T-acc at each threshold; the scores are sorted."""
     below_absent = np.searchsorted(absent, thresholds, side="left")
     below_present = np.searchsorted(present, thresholds, side="left")
-    return below_absent / len(absent), 1 - below_present / len(present)
+    return below_absent / len(absent), (len(present) - below_present) / len(present)
 
 
 def _area(present: np.ndarray, absent: np.ndarray) -> float:
@@ -137,13 +151,13 @@ def reliability(counts: Counts, *, bins: int = BINS) -> Reliability | None:
     which = np.minimum((p * bins).astype(int), bins - 1)
     found = np.bincount(which, minlength=bins)
     some = np.maximum(found, 1)
-    predicted = np.where(found, np.bincount(which, p, bins) / some, np.nan)
+    predicted = np.where(found, np.bincount(which, on_grid(p, grid_bits(len(p))), bins) / some, np.nan)
     observed = np.where(found, np.bincount(which, truth, bins) / some, np.nan)
     return Reliability(
         edges=edges,
         counts=found,
         predicted=predicted,
         observed=observed,
-        ece=float(np.nansum(found * np.abs(predicted - observed)) / len(p)),
-        brier=float(np.mean((p - truth) ** 2)),
+        ece=math.fsum(np.abs(predicted - observed)[found > 0] * found[found > 0]) / len(p),
+        brier=math.fsum(((p - truth) ** 2).tolist()) / len(p),
     )

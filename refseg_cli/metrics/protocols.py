@@ -8,9 +8,10 @@ henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS
 open-mmlab/mmdetection `RefSegMetric`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
-round letterboxes differently, by up to a pixel), true masks are those of the prepared data (ReLA's evaluator rasterises
-polygons at 480 x 480, where ours resizes the full-size mask; to LAVT's loader what overlapping polygons share is
-background), and a metric without any expression is undefined (ReLA's evaluator prints 0, or divides by zero).
+round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
+prepared data (ReLA's evaluator rasterises polygons at 480 x 480, where ours resizes the full-size mask; to LAVT's
+loader what two polygons of an object share is background), and a metric without any expression is undefined (ReLA's
+evaluator prints 0, or divides by zero).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Grid:
 
     size:    `original`: at the picture's own size, where the truth is as annotated; `input`: at the network's input,
              where the truth is resized to by nearest neighbour.
+    nearest: which neighbour that is: the pixel under the `centres`, or the one that `pillow` takes.
+    crowds:  whether crowd annotations are part of the truth, where there are others beside them.
     enlarge: from the network's output to its input's size; None only where the picture has to be cut out of padding.
     sigmoid: before which step logits become probabilities; `never`: logits are resized.
     restore: from the picture's content in the input to its original size.
@@ -39,6 +42,8 @@ class Grid:
     enlarge: Interpolation | None
     sigmoid: Literal["enlarge", "restore", "never"]
     restore: Interpolation | None
+    nearest: Literal["centres", "pillow"] = "centres"
+    crowds: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ THESIS = Protocol(
 LAVT = Protocol(
     name="lavt",
     follows="LAVT-RIS test.py",
-    grid=Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None),
+    grid=Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None, nearest="pillow"),
     threshold=0.5,
     absence=Absence("unknown"),
     metrics=(Metric("mIoU", "mean"), Metric("oIoU", "overall"), *_precision(*FIFTHS)),
@@ -203,7 +208,7 @@ ASDA = replace(VLT, name="asda", follows="ASDA engine.validate_epoch, VLT's eval
 RELA = Protocol(
     name="rela",
     follows="ReLA's gRefCOCO evaluator",
-    grid=Grid("input", enlarge="bilinear", sigmoid="never", restore=None),
+    grid=Grid("input", enlarge="bilinear", sigmoid="never", restore=None, crowds=False),
     threshold=0.5,
     absence=Absence("declared", exists=0.5, pixels=50),
     metrics=(ALL_IOU, OVERALL, *reversed(ACCURACIES), *_precision(0.7, 0.8, 0.9, of="targets")),

@@ -1,8 +1,8 @@
 """The one scorer: counts and a protocol in, metrics out (Liu, thesis 2024, section 6.4.1, and those who differ).
 
 Every metric is a sum over expressions divided by another sum over expressions (`Ratios`), so that slices are rows of a
-table and resampling is a matrix product. Integer sums are exact, and means of IoU correctly rounded, so that no score
-depends on the order of the expressions, not even in its last bit.
+table, and what a picture adds is a sum of rows. Integer sums are exact, and means of IoU correctly rounded, so that no
+score depends on the order of the expressions, not even in its last bit.
 """
 
 from __future__ import annotations

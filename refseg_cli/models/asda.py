@@ -7,7 +7,7 @@ the paper's text stands beside them as values of the same settings. What differs
   hands the gradient to the softmax behind it (`gradient`, straight-through); evaluation is the same.
 - BatchNorm keeps torch's momentum: the official 0.999 makes the stored statistics those of the last batch.
 - The official data path also jitters saturation and moves pictures by small affine maps; ours flips and jitters.
-- Parameters at full size: 180.80 M, the official 193.09 M without 12.29 M that nothing reads (see `OFFICIAL_KEYS`); the
+- Parameters at full size: 180.80 M, the official 193.09 M without 12.29 M that nothing reads (asda_official.py); the
   recipes' text tower has CLIP's whole table of 77 positions, not the 17 that a phrase uses, 30,720 numbers more.
 
 Language-free: the image encoder and vision's side of the fusion, 37.0 % of the multiply-adds of one image with one
@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,11 @@ from torch.nn import functional as F
 
 from refseg_cli import losses
 from refseg_cli.layers.attention import Attention, EncoderLayer, feed_forward, sine_axes
-from refseg_cli.layers.clip import Phrase, PhraseReader, block_rules, vit_rules
+from refseg_cli.layers.clip import Phrase, PhraseReader
 from refseg_cli.layers.encoders import EncoderConfig, build_layers, build_text
-from refseg_cli.layers.keymap import Rule, layer_rules
-from refseg_cli.layers.vision import conv_bn_relu
+from refseg_cli.layers.vision import SLOPE, conv_bn_leaky, conv_bn_relu
 from refseg_cli.records import Batch, MapKind, Prediction
 
-SLOPE = 0.1  # of Leaky ReLU [official code]
 THIN = 32  # channels of Eq. 5's lateral and upsampled maps
 
 Groups = tuple[tuple[int, ...], ...]
@@ -226,17 +224,12 @@ def mixture(maps: list[Tensor], weights: Tensor, image_index: Tensor) -> Tensor:
 # --- Scale-Wise Feature Aggregator [3.3] ------------------------------------------------------------------------------
 
 
-def conv(inputs: int, outputs: int, *, kernel: int = 3) -> nn.Sequential:
-    """Convolution, batch normalisation, Leaky ReLU, at the same size."""
-    return nn.Sequential(*conv_bn_relu(inputs, outputs, kernel=kernel)[:2], nn.LeakyReLU(SLOPE))
-
-
 class GlobalFusion(nn.Module):
     """F_G: the sentence times every place of the highest layer's map [Eq. 4]."""
 
     def __init__(self, vision: int, sentence: int) -> None:
         super().__init__()
-        self.vision = conv(vision, vision, kernel=1)
+        self.vision = conv_bn_leaky(vision, vision, kernel=1)
         self.sentence = nn.Sequential(nn.Linear(sentence, vision), nn.BatchNorm1d(vision), nn.LeakyReLU(SLOPE))
         self.norm = nn.Sequential(nn.BatchNorm2d(vision), nn.LeakyReLU(SLOPE))
 
@@ -253,12 +246,14 @@ class Pyramid(nn.Module):
         super().__init__()
         half, quarter = vision // 2, vision // 4
         double = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
-        self.high = nn.Sequential(conv(vision, width, kernel=1), conv(width, width))
-        self.mid = nn.Sequential(double(vision, half), conv(half, width, kernel=1), conv(width, width))
+        self.high = nn.Sequential(conv_bn_leaky(vision, width, kernel=1), conv_bn_leaky(width, width))
+        self.mid = nn.Sequential(
+            double(vision, half), conv_bn_leaky(half, width, kernel=1), conv_bn_leaky(width, width)
+        )
         enlarged = (double(vision, half), nn.BatchNorm2d(half), nn.GELU(), double(half, quarter))
-        self.low = nn.Sequential(*enlarged, conv(quarter, width, kernel=1), conv(width, width))
-        self.lateral = nn.ModuleList(conv(width, width, kernel=1) for _ in range(3))  # high, mid, low
-        self.out = conv(width, dim)
+        self.low = nn.Sequential(*enlarged, conv_bn_leaky(quarter, width, kernel=1), conv_bn_leaky(width, width))
+        self.lateral = nn.ModuleList(conv_bn_leaky(width, width, kernel=1) for _ in range(3))  # high, mid, low
+        self.out = conv_bn_leaky(width, dim)
 
     def forward(self, fused: Tensor, low: Tensor, mid: Tensor) -> Tensor:
         high = self.lateral[0](self.high(fused))
@@ -289,7 +284,7 @@ class Projection(nn.Module):
 
     def __init__(self, vision: int, width: int, *, dim: int, maps: int) -> None:
         super().__init__()
-        self.project = conv(maps * vision, dim, kernel=1)
+        self.project = conv_bn_leaky(maps * vision, dim, kernel=1)
 
     def forward(self, *maps: Tensor) -> Tensor:
         return self.project(torch.cat(maps, 1))
@@ -410,7 +405,7 @@ class SegmentationDecoder(nn.Module):
     def __init__(self, dim: int, *, width: int, upsamplings: int, outputs: int) -> None:
         super().__init__()
         widths = (dim, *[width] * (2 + upsamplings))
-        self.convs = nn.ModuleList(conv(a, b) for a, b in pairwise(widths))
+        self.convs = nn.ModuleList(conv_bn_leaky(a, b) for a, b in pairwise(widths))
         self.out = nn.Conv2d(width, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -430,73 +425,10 @@ class Coefficients(nn.Module):
     def __init__(self, dim: int, *, masks: int, grid: tuple[int, int] | None) -> None:
         super().__init__()
         last = nn.Conv2d(dim, masks, 1) if grid is None else nn.Conv2d(dim, masks, 3, padding=1)
-        self.map = nn.Sequential(conv(dim, dim), conv(dim, dim), last)
+        self.map = nn.Sequential(conv_bn_leaky(dim, dim), conv_bn_leaky(dim, dim), last)
         self.gather = None if grid is None else nn.Linear(grid[0] * grid[1] * masks, masks, bias=False)
 
     def forward(self, fine: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, q)."""
         places = self.map(fine).flatten(2).transpose(1, 2)  # (n, h*w, q)
         return torch.tanh(places.mean(1) if self.gather is None else self.gather(places.flatten(1)))
-
-
-# --- official checkpoints (trained by the official code; none was published) ------------------------------------------
-
-
-def conv_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """The official convolution block: `conv` and `bn`; ours numbers them."""
-    return (
-        Rule(rf"{theirs}\.conv\.(?P<rest>.*)", rf"{ours}.0.\g<rest>"),
-        Rule(rf"{theirs}\.bn\.(?P<rest>.*)", rf"{ours}.1.\g<rest>"),
-    )
-
-
-_TEXT, _ABSENT = "reader.encoder", "the graph does not read it"
-_VLT = "up_proj_cat_proj_1|pool_proj_cat_proj_2|proj_cat|up_proj_cat_2|proj_0"
-
-OFFICIAL_KEYS: tuple[Rule, ...] = (
-    Rule(r"visu_resblocks\..*", None, why="the same tensors as visumodel.transformer.resblocks"),
-    Rule(r"visumodel\.(positional_embedding|proj|ln_post\..*)", None, why=f"{_ABSENT}: CLIP's at 224 px"),
-    Rule(rf"({_VLT}|norm[12])\..*", None, why=f"{_ABSENT}: left over from VLT's fusion"),
-    Rule(r"fusion\.lang_attn\..*|fpn\.output_convs\.[01]\..*", None, why=_ABSENT),
-    Rule(r"positional_embedding", "vision.net.pos_embed"),
-    *vit_rules("visumodel", "vision.net"),
-    Rule(r"textmodel_token_embedding\.weight", f"{_TEXT}.embedding.weight"),
-    Rule(r"textmodel_pos_embed", f"{_TEXT}.positions", convert=lambda t: t[0]),
-    Rule(r"textmodel_ln_final\.(.*)", rf"{_TEXT}.norm.\1"),
-    *block_rules(r"textmodel\.resblocks\.(\d+)", rf"{_TEXT}.blocks.\1"),
-    Rule(r"vis_select\.weight", "selection.project.weight"),
-    Rule(r"feature_selector_l\.weight", "selection.scorers.0.0.weight"),
-    Rule(r"feature_selector_m\.weight", "selection.scorers.1.0.weight"),
-    Rule(r"feature_selector_[lm]\.bias", None, why="the same for every layer, so that it selects none"),
-    *conv_rules(r"fusion\.mapping_visu", "fusion.vision"),
-    Rule(r"fusion\.lang_proj\.(.*)", r"fusion.sentence.\1"),
-    Rule(r"fusion\.fusion\.(.*)", r"fusion.norm.\1"),
-    *conv_rules(r"fpn\.stages\.0\.([01])", r"aggregate.high.\1"),
-    *conv_rules(r"fpn\.stages\.1\.([12])", r"aggregate.mid.\1"),
-    *conv_rules(r"fpn\.stages\.2\.([45])", r"aggregate.low.\1"),
-    Rule(r"fpn\.stages\.1\.0\.(.*)", r"aggregate.mid.0.\1"),
-    Rule(r"fpn\.stages\.2\.([013])\.(.*)", r"aggregate.low.\1.\2"),
-    *conv_rules(r"fpn\.lateral_convs\.([012])", r"aggregate.lateral.\1"),
-    *conv_rules(r"fpn\.output_convs\.2", "aggregate.out"),
-    *layer_rules(r"encoder\.layers\.(\d+)", r"aligner.visual.layers.\1"),
-    Rule(r"encoder\.norm\.(.*)", r"aligner.visual.norm.\1"),
-    *(rule for n in range(5) for rule in conv_rules(rf"mask_decoder\.proj{n + 1}", f"aligner.masks.0.convs.{n}")),
-    Rule(r"mask_decoder\.proj\.(.*)", r"aligner.masks.0.out.\1"),
-    Rule(r"fc_2\.weight", "aligner.words.project.weight"),
-    Rule(r"lang_tf_enc\.dense_([qkv])\.(.*)", r"aligner.words.\1.\2"),
-    *layer_rules("lang_tf_enc", "aligner.words"),
-    *conv_rules("proj1", "aligner.coefficients.map.0"),
-    *conv_rules("proj2", "aligner.coefficients.map.1"),
-    Rule(r"proj3\.(.*)", r"aligner.coefficients.map.2.\1"),
-    Rule(r"projout\.weight", "aligner.coefficients.gather.weight"),
-)
-
-
-def official_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The [model] table of an official file's weights: tokens a phrase, layers of attention, masks."""
-    layers = {key.split(".")[2] for key in weights if key.startswith("encoder.layers.")}
-    return {
-        "text_positions": weights["textmodel_pos_embed"].shape[1],
-        "attention_layers": len(layers),
-        "masks": len(weights["proj3.weight"]),
-    }

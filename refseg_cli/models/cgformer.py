@@ -35,6 +35,7 @@ from refseg_cli import losses
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule
+from refseg_cli.layers.language import mean_of_words
 from refseg_cli.layers.pwam import FusedBackbone, official_backbone, official_bert, official_swin
 from refseg_cli.layers.upsampling import TopDown, upsampled_conv
 from refseg_cli.records import Batch, MapKind, Prediction
@@ -110,7 +111,7 @@ class CGFormer(nn.Module):
         maps = self.pyramid(self.vision(batch.images, words, batch.attention_mask, batch.image_index))
         aux: dict[str, Tensor] = {}
         if self.expression is not None:
-            aux["expression"] = self.expression(mean_words(words, batch.attention_mask))
+            aux["expression"] = self.expression(mean_of_words(words, batch.attention_mask))
         if self.tokens is not None:
             tokens, seen = self.tokens(maps, words, batch.attention_mask)
             index = self.referent(tokens, aux.get("expression"))
@@ -149,12 +150,6 @@ class CGFormer(nn.Module):
     def pretrained_modules(self) -> list[nn.Module]:
         """The encoders that a recipe may train at a lower rate."""
         return [self.vision.backbone, self.text]
-
-
-def mean_words(words: Tensor, keep: Tensor) -> Tensor:
-    """(n, l, c) -> (n, c) over the real words."""
-    real = keep[..., None].to(words.dtype)
-    return (words * real).sum(1) / real.sum(1)
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
@@ -240,7 +235,8 @@ class LoadBlock(nn.Module):
             before, reading, behind = tokens[:, :r], tokens[:, r : r + 1], tokens[:, r + 1 :]
         W = self.norm_word(words)
         q, k, v = self.query(self.norm_token(reading)), self.key(W), self.value(W)
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None])
+        q, k, v = (t[:, None] for t in (q, k, v))  # one head, spelt out: torch.onnx takes 4 axes alone
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None, None])[:, 0]
         x = torch.cat([before, reading + self.drop(self.out(read)), behind], 1)
         return self.mlp(self.norm(x))
 

@@ -35,9 +35,8 @@ from refseg_cli.layers.attention import sine_positions_2d
 from refseg_cli.layers.clip import PhraseReader
 from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
+from refseg_cli.layers.vision import SLOPE, conv_bn_leaky
 from refseg_cli.records import Batch, MapKind, Prediction
-
-SLOPE = 0.1  # of LeakyReLU [ours: that of MCN and VLT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +179,6 @@ class Join(nn.Module):
         return F.leaky_relu(self.norm(up + self.vision(vision)[image_index]), SLOPE)
 
 
-def conv_bn_leaky(inputs: int, outputs: int, *, kernel: int, dilation: int = 1) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, LeakyReLU (the paper's sigma); same size."""
-    padding = dilation * (kernel // 2)
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.LeakyReLU(SLOPE))
-
-
 # --- 3.3 Long-Short Relation-Aware Network ----------------------------------------------------------------------------
 
 
@@ -228,21 +220,23 @@ class WindowAttention(nn.Module):
         h, w = x.shape[-2:]
         down, right = -h % self.side, -w % self.side
         y = F.pad(self.norm(x.permute(0, 2, 3, 1)), (0, 0, 0, right, 0, down))
-        q, k, v = self._windows(self.qkv(y)).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = self._windows(self.qkv(y)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         bias = self.bias[self.index].permute(2, 0, 1)  # (m, side^2, side^2)
         if down or right:
             real = F.pad(torch.ones(1, h, w, 1, dtype=torch.bool, device=x.device), (0, 0, 0, right, 0, down))
-            bias = bias + torch.where(self._windows(real)[0, :, None, None, :, 0], 0.0, float("-inf")).to(bias.dtype)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (n, windows, m, side^2, d)
-        z = self.out(attended.transpose(2, 3).flatten(3))
-        z = z.unflatten(1, ((h + down) // self.side, -1)).unflatten(3, (self.side, self.side))
+            seen = torch.where(self._windows(real)[:, None, None, :, 0], 0.0, float("-inf")).to(bias.dtype)
+            bias = (bias + seen).repeat(x.shape[0], 1, 1, 1)  # (b, m, side^2, side^2)
+        # (b, m, side^2, d), all windows of all maps on one axis: torch.onnx takes attention of 4 axes alone.
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        z = self.out(attended.transpose(1, 2).flatten(2)).unflatten(1, (self.side, self.side))
+        z = z.unflatten(0, (-1, (h + down) // self.side, (w + right) // self.side))
         z = z.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (n, c, padded h, padded w)
         return x + z[..., :h, :w]
 
     def _windows(self, x: Tensor) -> Tensor:
-        """(n, h, w, c) -> (n, windows, side^2, c), both row by row."""
+        """(n, h, w, c) -> (b, side^2, c), b the windows of one map after the other; both row by row."""
         x = x.unflatten(2, (-1, self.side)).unflatten(1, (-1, self.side))
-        return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
 # --- 3.4 Joint Mask Contextual Embedding Learning ---------------------------------------------------------------------

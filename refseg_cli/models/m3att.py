@@ -32,9 +32,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import Attention, EncoderLayer, feed_forward, sine_positions_2d
+from refseg_cli.layers.attention import (
+    Attention,
+    EncoderLayer,
+    feed_forward,
+    join_heads,
+    sine_positions_2d,
+    sine_waves,
+    split_heads,
+)
 from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
+from refseg_cli.layers.language import mean_of_words
 from refseg_cli.layers.vision import PyramidSum
 from refseg_cli.records import Batch, MapKind, Prediction
 
@@ -169,12 +178,6 @@ class M3Att(nn.Module):
 # --- Words ------------------------------------------------------------------------------------------------------------
 
 
-def mean_of_words(x: Tensor, keep: Tensor) -> Tensor:
-    """(n, t, c) -> (n, c), the mean over real words."""
-    real = keep[..., None].to(x.dtype)
-    return (x * real).sum(1) / real.sum(1)
-
-
 class WordNorm(nn.Module):
     """Batch normalisation of words (n, t, c) with the statistics of real words alone, or LayerNorm."""
 
@@ -214,24 +217,16 @@ class Scores(nn.Module):
 
     def __init__(self, dim: int, *, heads: int) -> None:
         super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is no multiple of heads {heads}")
         self.heads = heads
         self.words, self.places = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
     def forward(self, query: Tensor, F_enc: Tensor, image_index: Tensor) -> Tensor:
         """query (n, t, c), F_enc (i, p, c) -> (n, heads, t, p)."""
-        F_Lk = split(self.words(query), self.heads)
-        F_Vk = split(self.places(F_enc), self.heads)[image_index]
+        F_Lk = split_heads(self.words(query), self.heads)
+        F_Vk = split_heads(self.places(F_enc), self.heads)[image_index]
         return F_Lk @ F_Vk.transpose(-1, -2) / math.sqrt(F_Lk.shape[-1])  # Eq. 5.1, in each head
-
-
-def split(x: Tensor, heads: int) -> Tensor:
-    """(b, tokens, c) -> (b, heads, tokens, c / heads)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def join(x: Tensor) -> Tensor:
-    """The inverse of `split`."""
-    return x.transpose(1, 2).flatten(2)
 
 
 class MutualAttention(nn.Module):
@@ -244,8 +239,6 @@ class MutualAttention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int, places: int, shared: bool) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} is no multiple of heads {heads}")
         self.heads = heads
         self.lav = Scores(dim, heads=heads)
         self.val = None if shared else Scores(dim, heads=heads)
@@ -256,12 +249,12 @@ class MutualAttention(nn.Module):
         """query (n, t, c), F_enc (i, p, c) -> (n, t, c), and the attention of LAV and of VAL (n, t, p)."""
         A_lav = self.lav(query, F_enc, image_index)
         A_val = A_lav if self.val is None else self.val(query, F_enc, image_index)
-        F_Vv = split(self.place_values(F_enc), self.heads)[image_index]
-        F_Lv = split(self.word_values(query), self.heads)
+        F_Vv = split_heads(self.place_values(F_enc), self.heads)[image_index]
+        F_Lv = split_heads(self.word_values(query), self.heads)
         lav = A_lav.softmax(-1)
         val = A_val.masked_fill(~keep[:, None, :, None], float("-inf")).softmax(-2)
-        F_Va = join(lav @ F_Vv)  # Eq. 5.2a: (n, t, c)
-        F_La = join(val.transpose(-1, -2) @ F_Lv)  # Eq. 5.2b: (n, p, c)
+        F_Va = join_heads(lav @ F_Vv)  # Eq. 5.2a: (n, t, c)
+        F_La = join_heads(val.transpose(-1, -2) @ F_Lv)  # Eq. 5.2b: (n, p, c)
         F_mul = F_Va @ F_La.transpose(1, 2) / math.sqrt(F_Va.shape[-1])  # (n, t, p)
         return self.out(F_mul * keep[..., None]), lav.mean(1), val.mean(1)
 
@@ -271,14 +264,12 @@ class GenericAttention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim {dim} is no multiple of heads {heads}")
         self.lav = Scores(dim, heads=heads)
         self.place_values, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
     def forward(self, query: Tensor, F_enc: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         lav = self.lav(query, F_enc, image_index).softmax(-1)
-        F_Va = join(lav @ split(self.place_values(F_enc), self.lav.heads)[image_index])  # Eq. 5.2a
+        F_Va = join_heads(lav @ split_heads(self.place_values(F_enc), self.lav.heads)[image_index])  # Eq. 5.2a
         return self.out(F_Va), lav.mean(1)
 
 
@@ -337,14 +328,9 @@ class MutualDecoder(nn.Module):
         layer = GenericLayer if config.attention == "generic" else MutualLayer
         self.layers = nn.ModuleList(layer(config, places=places) for _ in range(config.decoder_layers))
         blocks = 0 if config.interaction == "none" else config.decoder_layers - 1
+        transform, scaled, norm = config.interaction == "imi", config.interaction_scaled, config.word_norm
         self.interactions = nn.ModuleList(
-            Interaction(
-                config.dim,
-                transform=config.interaction == "imi",
-                scaled=config.interaction_scaled,
-                norm=config.word_norm,
-            )
-            for _ in range(blocks)
+            Interaction(config.dim, transform=transform, scaled=scaled, norm=norm) for _ in range(blocks)
         )
 
     def forward(self, phrases: Phrases, F_enc: Tensor, image_index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -398,20 +384,13 @@ class LanguageReconstruction(nn.Module):
 
     def forward(self, phrases: Phrases, F_dec: Tensor) -> dict[str, Tensor]:
         F_t, keep = phrases.words, phrases.keep
-        e = cosine_positions(F_t.shape[1], F_t.shape[2], device=F_t.device).to(F_t.dtype)
+        e = sine_waves(F_t.shape[1], F_t.shape[2], like=F_t)
         both, kept = torch.cat([F_t + e, phrases.sentence[:, None]], 1), F.pad(keep, (0, 1), value=True)
         F_proj = mean_of_words(self.project(both, kept), kept)  # Eq. 5.4
         x = F_dec
         for layer in self.restore:
             x = layer(x, keep)
         return {"reconstructed": mean_of_words(x, keep), "projected": F_proj}
-
-
-def cosine_positions(length: int, dim: int, *, device: torch.device) -> Tensor:
-    """(length, dim) sine and cosine embeddings of the place in the sequence, by turns (Vaswani et al. 2017, 3.5)."""
-    frequencies = 10000 ** (-torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
-    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim]
 
 
 # --- Mask Decoder [5.1.4] ---------------------------------------------------------------------------------------------

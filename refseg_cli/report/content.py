@@ -94,11 +94,14 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image of the gallery, `read` when its turn comes.  height, width: of the stored pixels."""
+    """One image of the gallery, `read` when its turn comes.  height, width: of the picture as its masks
+    lie.  orientation: EXIF's number, by which the pixels of the file are turned to lie so.
+    """
 
     height: int
     width: int
     read: Callable[[], bytes]
+    orientation: int = 1
 
 
 @dataclass(frozen=True, slots=True)

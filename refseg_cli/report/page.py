@@ -78,7 +78,7 @@ def render(report: Report, folder: str) -> Iterator[File]:
 
 def _pieces(report: Report) -> Iterator[_Piece]:
     for n, picture in enumerate(report.pictures):
-        data, ending = for_web(picture.read())
+        data, ending = for_web(picture.read(), picture.orientation)
         yield _Piece(f"picture-{n:05}.{ending}", data)
     for n, samples in _parts(report.samples, MASKS_PER_FILE):
         yield _Piece(f"masks-{n:03}.json", _json([_masks(sample) for sample in samples]))

@@ -85,9 +85,8 @@ class _Frame:
         sides = self.longest if hard else min(self.longest, max(maps.shape[-2:]))
         height, width = (max(1, round(side * sides / max(self.size))) for side in self.size)
         maps, place = maps[:, None].float(), self.placement
-        if (place.height, place.width) != self.input_size:
-            maps = _resized(maps, self.input_size, hard=hard)
-            maps = maps[:, :, place.top : place.top + place.height, place.left : place.left + place.width]
+        if not place.fills(self.input_size):
+            maps = _resized(maps, self.input_size, hard=hard)[:, :, *place.box()]
         return _resized(maps, (height, width), hard=hard)[:, 0]
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from refseg_cli.app import main
+from refseg_cli.commands._scores import difference_table
 from refseg_cli.errors import ERROR, FOUND
 from refseg_cli.evaluation.answers import About, Answer, writing_records
+from refseg_cli.metrics.intervals import Difference
 from refseg_cli.records import Rle
 
 Capture = pytest.CaptureFixture[str]
@@ -39,9 +41,10 @@ def test_the_table(files: list[str], capsys: Capture) -> None:
     assert lines[1].split() == ["metric", "A", "first", "B", "second", "difference", "95", "%", "p"]
     found = {line.split()[0]: line.split()[1:] for line in lines[2:]}
     assert found["gIoU"][:3] == ["33.33", "66.67", "+33.33"]
-    assert 0 < float(found["gIoU"][-1]) < 0.05
+    assert found["gIoU"][-1] == "0.0625"  # five images that gain: 2 of 32 swaps are as far
     assert found["N-acc"] == ["-"] * 5
-    assert found["T-acc"] == ["100.00", "100.00", "+0.00", "+0.00", "to", "+0.00", "1.0000"]
+    # ten answers without a difference, as if one of twelve were another: +- 2.262 / 12
+    assert found["T-acc"] == ["100.00", "100.00", "+0.00", "-18.85", "to", "+18.85", "1.0000"]
 
 
 def test_json(files: list[str], capsys: Capture) -> None:
@@ -50,7 +53,30 @@ def test_json(files: list[str], capsys: Capture) -> None:
     assert (found["schema"], found["a"], found["b"]) == ("refseg.compare/1", *files)
     table = found["differences"]["val/refseg"]
     assert table["gIoU"]["difference"] == pytest.approx(100 / 3)
-    assert table["N-acc"] == {"a": None, "b": None, "difference": None, "low": None, "high": None, "p": None}
+    nothing = {"a": None, "b": None, "difference": None, "low": None, "high": None, "p": None, "images": 0}
+    assert table["N-acc"] == nothing
+    assert table["gIoU"]["images"] == 10
+    assert found["cautions"] == []
+
+
+def test_few_images_have_no_interval_and_are_told(tmp_path: Path, capsys: Capture) -> None:
+    few = [records(tmp_path / f"{n}.parquet", "m", [n] * 3) for n in (5, 8)]
+    assert main(["compare", *few, "--json"]) == FOUND
+    streams = capsys.readouterr()
+    found = json.loads(streams.out)
+    difference = found["differences"]["val/refseg"]["gIoU"]
+    assert (difference["low"], difference["high"], difference["p"], difference["images"]) == (None, None, 0.25, 3)
+    [said] = found["cautions"]
+    assert said.startswith("val, refseg: no interval for cIoU, mIoU, gIoU")
+    assert said.endswith("formed over 3 images, it takes 10")
+    assert said in streams.err
+    assert main(["compare", *few, "--resamples", "0", "--json"]) == FOUND
+    assert json.loads(capsys.readouterr().out)["cautions"] == []
+
+
+def test_nothing_has_no_minus() -> None:
+    nearly = Difference(a=0.5, b=0.5, value=-1e-17, low=-1e-9, high=-0.0, p=1.0, images=20)
+    assert difference_table("t", ("A", "B"), {"gIoU": nearly}).rows[0][3:5] == ("+0.00", "+0.00 to +0.00")
 
 
 def test_errors(files: list[str], tmp_path: Path, capsys: Capture) -> None:

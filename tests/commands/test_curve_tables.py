@@ -37,6 +37,6 @@ def test_every_mask_threshold_and_every_bin_has_a_row() -> None:
     )
     mask_table, bins = curve_tables(ABOUT, "val", Analysis(4, 2, 1, {}, mask_curve=masks, reliability=told))
     assert mask_table.rows == (("0.3", 25.0, 12.5), ("0.5", 50.0, None))
-    assert mask_table.title.endswith("mask threshold, 0.5 in force")
+    assert mask_table.title.endswith("mask threshold, 0.5 in force, by the protocol refseg")
     assert bins.rows == (("0–0.5", 3, 25.0, 75.0), ("0.5–1", 0, None, None))
     assert bins.title.endswith("ECE 50.00 %, Brier 0.2500")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from refseg_cli import checkpoint
 from refseg_cli.app import main
 from refseg_cli.config import Published
 from refseg_cli.errors import ERROR, FOUND
@@ -24,6 +22,7 @@ from refseg_cli.records import Thresholds
 Capture = pytest.CaptureFixture[str]
 PAPER = Published(paper="Some Paper", table="3", protocol="vlt", figures={"set/val": {"IoU": 61.5, "Pr@0.5": 70.0}})
 SHORT = ["--resamples", "20"]
+IMAGES = 10
 
 
 def answer(image: int, intersection: int, predicted: int, target: int, views: int) -> Answer:
@@ -36,7 +35,7 @@ def answer(image: int, intersection: int, predicted: int, target: int, views: in
 
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EvalRequest]:
-    """What reaches the engine; its report has two expressions, IoU 3/4 and 0, none without a target."""
+    """What reaches the engine; its report has ten images with an expression each, IoU 3/4 and 0, all with a target."""
     seen: list[EvalRequest] = []
     monkeypatch.chdir(tmp_path)
 
@@ -51,10 +50,15 @@ def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EvalReques
             changed=str(request.disturb or ""),
         )
         views = len(set(about.views.values()))
-        answers = collect(about, [answer(1, 3, 3, 4, views), answer(2, 0, 2, 2, views)])
+        rows = [
+            row
+            for n in range(IMAGES // 2)
+            for row in (answer(2 * n, 3, 3, 4, views), answer(2 * n + 1, 0, 2, 2, views))
+        ]
+        done = Evaluation(collect(about, rows), images=IMAGES, image_encodings=IMAGES, seconds=2.5)
         return EvalReport(
             about=about,
-            evaluations=dict.fromkeys(request.splits, Evaluation(answers, images=2, image_encodings=2, seconds=0.5)),
+            evaluations=dict.fromkeys(request.splits, done),
             published=PAPER,
             records=request.records,
         )
@@ -94,14 +98,14 @@ def test_table_in_a_pipe(requests: list[EvalRequest], capsys: Capture) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == ("bundled on set: refseg (original size, mask > 0.5, target ≥ 0.5, at least 1 pixel)")
     assert lines[1].split() == ["metric", "val", "95", "%", "testA", "95", "%"]
-    interval = "0.00–75.00"
+    interval = "16.44–64.66"  # as of 15 trials, and t of 11 degrees of freedom
     assert [line.split() for line in lines[2:5]] == [
         ["cIoU", "37.50", interval, "37.50", interval],
         ["mIoU", "37.50", interval, "37.50", interval],
         ["gIoU", "37.50", interval, "37.50", interval],
     ]
     assert lines[-2].split() == ["N-acc", "-", "-", "-", "-"]
-    assert lines[-1].split() == ["T-acc", "100.00", "100.00–100.00", "100.00", "100.00–100.00"]
+    assert lines[-1].split() == ["T-acc", "100.00", "72.25–100.00", "100.00", "72.25–100.00"]
 
 
 def test_no_resamples_no_intervals(requests: list[EvalRequest], capsys: Capture) -> None:
@@ -110,11 +114,33 @@ def test_no_resamples_no_intervals(requests: list[EvalRequest], capsys: Capture)
     assert ["gIoU", "37.50", "-"] in rows
 
 
+def test_few_images_have_no_interval_and_are_told(
+    requests: list[EvalRequest], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "IMAGES", 4)
+    main(["eval", "--data", "shards", *SHORT])
+    streams = capsys.readouterr()
+    assert ["gIoU", "37.50", "-"] in [line.split() for line in streams.out.splitlines()]
+    names = "cIoU, mIoU, gIoU, Pr@0.5, Pr@0.6, Pr@0.7, Pr@0.8, Pr@0.9, T-acc"
+    assert f"val: no interval for {names}: formed over 4 images, it takes 10" in streams.err
+    main(["eval", "--data", "shards", "--resamples", "0"])
+    assert "no interval" not in capsys.readouterr().err
+
+
+def test_options_stand_below_the_heading_of_their_group(capsys: Capture) -> None:
+    assert main(["eval", "--help"]) == FOUND
+    groups = re.split(r"\n\n(?=\S)", capsys.readouterr().out.rstrip())[-4:]
+    titles = [group.splitlines()[0] for group in groups]
+    assert titles == ["Options:", "Predictions of others:", "Beyond the scores:", "Whether language is used:"]
+    for option, place in (("--data", 0), ("--from", 1), ("--slices", 2), ("--sanity", 3)):
+        assert [option in group for group in groups] == [n == place for n in range(4)]
+
+
 def test_several_protocols_stand_side_by_side(requests: list[EvalRequest], capsys: Capture) -> None:
     main(["eval", "--data", "shards", "--protocol", "all", *SHORT])
     assert requests[0].protocols == tuple(PROTOCOLS)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "bundled on set, val: 2 expressions"
+    assert lines[0] == "bundled on set, val: 10 expressions"
     rows = {line.split()[0]: line for line in lines[2:]}
     assert list(rows) == list(PROTOCOLS)
     assert "37.50 oIoU" in rows["lavt"]
@@ -138,9 +164,12 @@ def test_json_has_percentages_with_intervals(requests: list[EvalRequest], capsys
     assert (found["schema"], found["model"], found["dataset"]) == ("refseg.eval/1", "bundled", "set")
     assert found["thresholds"] == {"mask": 0.5, "exists": 0.5, "min_pixels": 1}
     split = found["splits"]["val"]
-    assert (split["expressions"], split["images"], split["no_target"]) == (2, 2, 0)
-    assert split["protocols"]["refseg"]["cIoU"] == {"value": 37.5, "low": 0, "high": 75, "expressions": 2}
-    assert split["protocols"]["refseg"]["N-acc"] == {"value": None, "low": None, "high": None, "expressions": 0}
+    assert (split["expressions"], split["images"], split["no_target"]) == (10, 10, 0)
+    low, high = pytest.approx(16.44, abs=0.01), pytest.approx(64.66, abs=0.01)
+    interval = {"value": 37.5, "low": low, "high": high, "expressions": 10, "images": 10}
+    assert split["protocols"]["refseg"]["cIoU"] == interval
+    nothing = {"value": None, "low": None, "high": None, "expressions": 0, "images": 0}
+    assert split["protocols"]["refseg"]["N-acc"] == nothing
     assert split["protocols"]["vlt"]["Pr@0.7"]["value"] == 50
     assert split["published"]["vlt"] == {
         "source": "Some Paper, table 3",
@@ -149,7 +178,7 @@ def test_json_has_percentages_with_intervals(requests: list[EvalRequest], capsys
     }
     assert split["published"]["refseg"]["figures"] == {}
     assert {(part["group"], part["slice"]) for part in split["slices"]} >= {("category", "dog"), ("says", "spatial")}
-    assert split["curves"]["reliability"]["expressions"][-1] == 2
+    assert split["curves"]["reliability"]["expressions"][-1] == 10
 
 
 def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_theirs(
@@ -175,14 +204,14 @@ def test_thresholds_stand_beside_the_scores(requests: list[EvalRequest], capsys:
     assert main(["eval", "--data", "shards", "--split", "val", *SHORT]) == FOUND
     err = capsys.readouterr().err
     assert "threshold 0.5, no-target threshold 0.5, at least 1 pixel" in err
-    assert "val: 2 expressions, 2 images, 4 expr/s" in err
+    assert "val: 10 expressions, 10 images, 4 expr/s" in err
 
 
 def test_slices_and_curves_follow_the_scores(requests: list[EvalRequest], capsys: Capture) -> None:
     main(["eval", "--data", "shards", "--slices", "--curves", *SHORT])
     out = capsys.readouterr().out
-    assert "bundled on set, val: slices, refseg" in out
-    assert re.search(r"category +dog +2 +2 +37\.50 +37\.50", out)
+    assert "bundled on set, val: slices, by the protocol refseg" in out
+    assert re.search(r"category +dog +10 +10 +37\.50 +37\.50", out)
     assert "probability of a target, ECE 10.00 %, Brier 0.0100" in out
 
 
@@ -192,11 +221,11 @@ def test_tables_for_a_paper(requests: list[EvalRequest], capsys: Capture, form: 
     lines = capsys.readouterr().out.splitlines()
     if form == "markdown":
         assert lines[0].startswith("**bundled on set: refseg")
-        assert lines[2:5] == ["| metric | val | 95 % |", "|---|---:|---:|", "| cIoU | 37.50 | 0.00–75.00 |"]
+        assert lines[2:5] == ["| metric | val | 95 % |", "|---|---:|---:|", "| cIoU | 37.50 | 16.44–64.66 |"]
     else:
         assert r"\begin{tabular}{lrr}" in lines
         assert r"metric & val & 95 \% \\" in lines
-        assert r"cIoU & 37.50 & 0.00--75.00 \\" in lines
+        assert r"cIoU & 37.50 & 16.44--64.66 \\" in lines
 
 
 @pytest.mark.parametrize(
@@ -236,6 +265,7 @@ def test_disturbed_questions_are_asked_besides_the_plain_ones(
         (["--from", "p.jsonl", "--set", "data.fill=0"], "--set needs a model"),
         (["--from", "p.jsonl", "--limit", "3"], "--limit needs a model"),
         (["--on-error", "skip"], "--on-error is about the file of --from"),
+        (["--merge", "union"], "--merge is about the file of --from"),
         (["--mask-count", "2"], "--mask-count is about --mask-words"),
         (["--model", "run", "--calibrate", "val", "--set", "data.fill=0"], "--calibrate stores thresholds"),
         (["--mask-words", "all"], "--mask-words"),
@@ -285,6 +315,8 @@ def test_somebodys_predictions_are_scored_and_faults_are_errors(
     source.write_text("\n".join([*lines[1:], lines[1]]))
     assert main(asked) == ERROR
     assert "1 duplicate, 1 missing" in capsys.readouterr().err
+    assert main([*asked, "--merge", "union"]) == ERROR
+    assert ": 1 missing (" in capsys.readouterr().err
     saved = str(tmp_path / "p.parquet")
     assert main([*asked, "--on-error", "skip", "--json", "--records", saved]) == FOUND
     streams = capsys.readouterr()
@@ -292,24 +324,6 @@ def test_somebodys_predictions_are_scored_and_faults_are_errors(
     assert left_out == f"{source}: left out: 1 duplicate, 1 missing"
     assert left_out in streams.err
     assert len(read_answers(saved)) == len(lines) - 1
-
-
-def test_calibration_stores_thresholds_and_says_so(run: Path, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
-    model = tmp_path / "copy"
-    shutil.copytree(run, model)
-    old = checkpoint.read_config(model / "best")[1]
-    asked = ["eval", "--data", str(scenes), "--model", str(model), "--device", "cpu", "--calibrate", "val", *SHORT]
-    assert main([*asked, "--split", "testA"]) == FOUND
-    new = checkpoint.read_config(model / "best")[1]
-    err = capsys.readouterr().err
-    assert new != old
-    assert f"now threshold {new.mask:g}, no-target threshold {new.exists:g}" in err
-    assert "gIoU on val" in err
-    assert "chosen on it" not in err
-    assert main(asked) == FOUND
-    err = capsys.readouterr().err
-    assert "stay, none gives more on val" in err
-    assert "val: the thresholds were chosen on it" in err
 
 
 def test_the_training_set_is_named(run: Path, scenes: Path, capsys: Capture) -> None:

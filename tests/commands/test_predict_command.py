@@ -207,6 +207,8 @@ def test_quiet_is_status_only(calls: object, capfdbinary: Capture, terminal: Non
         (["photo.png", "dog", "--explain", "-f", "png"], "--explain and --format png exclude each other"),
         (["photo.png", "dog", "--threshold", "2"], "Invalid value for '--threshold'"),
         (["photo.png", "dog", "-o", "photo.png/m.png"], "photo.png/m.png: cannot write"),
+        (["photo.png", "dog", "--max-pixels", "53"], "(--max-pixels 54 reads it)"),
+        (["photo.png", "dog", "--max-pixels", "0"], "Invalid value for '--max-pixels'"),
     ],
 )
 def test_errors_are_one_line_and_2(calls: object, capfdbinary: Capture, arguments: list[str], words: str) -> None:

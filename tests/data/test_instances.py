@@ -62,6 +62,7 @@ def test_only_the_wanted_splits_are_read(tmp_path: Path) -> None:
 
 
 TO_12 = raw_layout.ref(5, 1, 12, "train")
+TYPED = {"sent_id": 50, "sent": "a", "raw": "A \udc00"}
 BROKEN = [
     ([], [raw_layout.ref(5, 1, 99, "train")], Reason.UNKNOWN_ANNOTATION, "99"),
     ([], [raw_layout.ref(5, 1, 40, "train")], Reason.UNKNOWN_ANNOTATION, "40, which belongs to image 4"),
@@ -91,6 +92,7 @@ BROKEN = [
     ([], [raw_layout.ref(5, 7, 10, "train")], Reason.BROKEN_ANNOTATION, "image 7: height None"),
     ([], [raw_layout.ref(5, 8, 10, "train")], Reason.BROKEN_ANNOTATION, "image 8: width nan"),
     ([], [raw_layout.ref(5, 1, 10, "train", ["a \ud83d"])], Reason.BROKEN_TEXT, "sentence 50 with a lone surrogate"),
+    ([], [TO_12 | {"ann_id": 10, "sentences": [TYPED]}], Reason.BROKEN_TEXT, "sentence 50 with a lone surrogate"),
     ([], [raw_layout.ref(5, 1, 10, "train", ["a\0b"])], Reason.BROKEN_TEXT, "sentence 50 with a NUL at character 2"),
     (
         [raw_layout.annotation(12, 1, category_id=7)],
@@ -117,8 +119,8 @@ def test_a_broken_input_is_named_and_left_out(
 
 
 def test_a_lost_target_loses_its_expressions_only() -> None:
-    expressions = (Expression("a", 1, 1, (0,)), Expression("b", 1, 2, (1, 2)), Expression("c", 1, 3, ()))
-    assert without(expressions, [0]) == (Expression("b", 1, 2, (0, 1)), Expression("c", 1, 3, ()))
+    expressions = (Expression("a", 1, 1, (0,)), Expression("b", 1, 2, (1, 2), "B!"), Expression("c", 1, 3, ()))
+    assert without(expressions, [0]) == (Expression("b", 1, 2, (0, 1), "B!"), Expression("c", 1, 3, ()))
     assert without(expressions, [1]) == (Expression("a", 1, 1, (0,)), Expression("c", 1, 3, ()))
 
 
@@ -197,4 +199,4 @@ def test_other_segmentations_and_sentences_come_as_they_are(tmp_path: Path) -> N
     rows = [[["a", 2]], {"size": [1, 2], "counts": [2]}, [{"size": [1, 2], "counts": "2"}], [], [[float("inf")]]]
     path.write_text(json.dumps([{"segmentation": row, "tokens": [1], "raw": "r", "sent": "s"} for row in rows]))
     value, _ = instances.load_json(path)
-    assert value == [{"segmentation": row, "sent": "s"} for row in rows]
+    assert value == [{"segmentation": row, "raw": "r", "sent": "s"} for row in rows]

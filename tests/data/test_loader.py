@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from refseg_cli.data import loader, masks, transforms
 from refseg_cli.data.loader import Pick, StepDataset
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.records import Expression
 
 COUNTS = np.array([3, 0, 1, 5, 2])
 PLAIN = DataConfig(size=(64, 64), resize="squash", workers=0)
@@ -117,6 +119,35 @@ def test_flip_mirrors_picture_mask_and_phrase(shards: Shards, tokenizer: Tokeniz
     assert torch.equal(mirrored.tokens, tokenizer.encode([swapped])[0])
 
 
+def test_phrases_are_asked_as_they_were_typed_where_the_recipe_says_so() -> None:
+    one, *_ = pictures.records("val")
+    said = (Expression("mans hat", 1, 1, (0,), "Man's hat !"), Expression("left dog", 1, 2, (1,)))
+    record = replace(one, expressions=said)
+    tokenizer = build_tokenizer(TextConfig(), ["mans hat Man's hat ! left right dog"])
+    step = (Pick(0, (0, 1)),)
+    for field, phrases in (("sent", ["mans hat", "left dog"]), ("raw", ["Man's hat !", "left dog"])):
+        dataset = StepDataset([record], tokenizer, PLAIN, field=field)  # type: ignore[arg-type]
+        assert torch.equal(dataset[step].tokens, tokenizer.encode(phrases)[0])
+        assert [sample.text for sample in dataset[step].samples] == phrases
+    flipped = replace(PLAIN, flip=1.0)
+    mirrored = StepDataset([record], tokenizer, flipped, augment=(0, 0), field="raw")  # type: ignore[arg-type]
+    assert torch.equal(mirrored[step].tokens, tokenizer.encode(["Man's hat !", "right dog"])[0])
+
+
+def test_a_warped_picture_is_mirrored_with_its_place(tokenizer: Tokenizer) -> None:
+    record = pictures.records("val")[1]  # 20 x 40 pixels
+    step = (Pick(0, (0,)),)
+    warp = replace(PLAIN, resize="warp")
+    straight = StepDataset([record], tokenizer, warp, augment=(0, 0))[step]  # type: ignore[arg-type]
+    mirrored = StepDataset([record], tokenizer, replace(warp, flip=1.0), augment=(0, 0))[step]  # type: ignore[arg-type]
+    assert torch.equal(mirrored.masks, straight.masks.flip(-1))  # type: ignore[arg-type, union-attr]
+    for batch in (straight, mirrored):
+        placed = transforms.Placement(*batch.content[0].tolist())  # type: ignore[index]
+        back = transforms.to_original(batch.masks[:, 0], placed, (64, 64), (20, 40)) > 0.5  # type: ignore[index]
+        target = torch.from_numpy(masks.decode(record.instances[0].rle)).bool()
+        assert torch.equal(back[0], target if batch is straight else target.flip(-1))
+
+
 def test_workers_do_not_change_the_batches(shards: Shards, tokenizer: Tokenizer) -> None:
     dataset = StepDataset(shards, tokenizer, replace(PLAIN, flip=0.5, jitter=0.2), augment=(3, 1))
     steps = loader.grouped_steps(shards.expression_counts, batch_images=3, phrases=2, rng=np.random.default_rng(0))
@@ -153,7 +184,7 @@ def test_category_map_names_the_objects_pixels(shards: Shards, tokenizer: Tokeni
 
 
 def test_smaller_object_wins_where_objects_overlap(tokenizer: Tokenizer) -> None:
-    from refseg_cli.records import Expression, Instance, Record
+    from refseg_cli.records import Instance, Record
 
     def instance(number: int, rows: slice, columns: slice) -> Instance:
         mask = np.zeros((32, 32), dtype=np.uint8)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from refseg_cli.data import masks
@@ -59,19 +61,19 @@ def test_box_is_tight() -> None:
 @pytest.mark.parametrize("folder", ["refer/refcoco", "refer/refcoco+", "refer/refcocog", "grefcoco"])
 def test_real_annotations_equal_pycocotools(shared: Path, folder: str) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(shared / "real" / folder / "instances.json"))
-    assert coco.anns
-    for row in coco.anns.values():
-        image = coco.imgs[row["image_id"]]
+        api = COCO(str(shared / "real" / folder / "instances.json"))
+    assert api.anns
+    for row in api.anns.values():
+        image = api.imgs[row["image_id"]]
         made = masks.from_segmentation(row["segmentation"], image["height"], image["width"])
-        np.testing.assert_array_equal(masks.decode(made), coco.annToMask(row))
+        np.testing.assert_array_equal(masks.decode(made), api.annToMask(row))
 
 
 def coco_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     """What pycocotools makes of an annotation."""
-    coco = COCO()
-    coco.imgs = {1: {"id": 1, "height": height, "width": width}}
-    return coco.annToMask({"image_id": 1, "segmentation": segmentation})
+    api = COCO()
+    api.imgs = {1: {"id": 1, "height": height, "width": width}}
+    return api.annToMask({"image_id": 1, "segmentation": segmentation})
 
 
 @given(st.integers(0, 999))
@@ -89,6 +91,70 @@ def test_every_form_of_a_run_length_encoding_gives_the_same_mask() -> None:
     text = {"size": [9, 7], "counts": rle.counts.decode()}
     for form in (runs, text, {**text, "counts": rle.counts}, [text], [runs, text]):
         assert masks.from_segmentation(form, 9, 7) == rle
+
+
+def pieces(mask: np.ndarray, longest: int) -> list[int]:
+    """The runs of a mask, none longer than `longest` pixels, and an empty one at the end."""
+    counts: list[int] = []
+    for length in masks.runs(masks.encode(mask)).tolist():
+        while length > longest:
+            counts += [longest, 0]
+            length -= longest
+        counts.append(length)
+    return [*counts, 0]
+
+
+def compressed(counts: list[int], size: tuple[int, int]) -> Rle:
+    """The string of exactly these runs."""
+    found = coco.frPyObjects({"size": list(size), "counts": counts}, *size)
+    assert masks.runs(Rle(size, found["counts"])).tolist() == counts
+    return Rle(size, found["counts"])
+
+
+def test_runs_of_no_pixel_are_joined() -> None:
+    rle = masks.from_segmentation({"size": [4, 4], "counts": [2, 3, 0, 3, 8]}, 4, 4)
+    assert masks.runs(rle).tolist() == [2, 6, 8]
+    assert masks.area(rle) == 6
+    assert masks.area(masks.union([rle, rle], (4, 4))) == 6
+    assert masks.area(masks.intersection(rle, rle)) == 6
+    assert masks.shared_pixels([rle], [rle]).tolist() == [[6]]
+
+
+@given(SIZES, st.integers(0, 99), st.integers(1, 9))
+def test_every_door_gives_the_runs_that_encoding_gives(size: tuple[int, int], seed: int, longest: int) -> None:
+    mask = random_mask(size, seed)
+    counts = pieces(mask, longest)
+    text = compressed(counts, size)
+    listed = {"size": list(size), "counts": counts}
+    string = {"size": list(size), "counts": text.counts.decode()}
+    for form in (listed, string, {**string, "counts": text.counts}, [listed], [string]):
+        assert masks.from_segmentation(form, *size) == masks.encode(mask)
+
+
+@given(st.lists(st.tuples(SIZES, st.integers(0, 99), st.integers(1, 50)), max_size=9))
+def test_masks_are_brought_to_normal_runs_together(drawn: list[tuple[tuple[int, int], int, int]]) -> None:
+    made = [(random_mask(size, seed), longest) for size, seed, longest in drawn]
+    given_runs = [compressed(pieces(mask, longest), mask.shape) for mask, longest in made]
+    assert masks.normal(given_runs) == [masks.encode(mask) for mask, _ in made]
+
+
+def test_a_mask_in_runs_of_sixteen_bits_is_counted_right() -> None:
+    """Two objects of one photo by a writer that caps a run at 65,535 pixels, as found in the wild."""
+    left, right = np.zeros((480, 640), bool), np.zeros((480, 640), bool)
+    left[:, 20:300], right[:, 310:620] = True, True
+    objects = [
+        masks.from_segmentation({"size": [480, 640], "counts": pieces(mask, 65535)}, 480, 640) for mask in (left, right)
+    ]
+    both = masks.union(objects, (480, 640))
+    np.testing.assert_array_equal(masks.decode(both), left | right)
+    assert masks.shared_pixels([both], objects).tolist() == [[left.sum(), right.sum()]]
+
+
+@pytest.mark.parametrize("counts", [b"", b"~~", b"P", b"2", masks.encode(np.ones((9, 8))).counts])
+def test_one_damaged_mask_among_others_is_found(counts: bytes) -> None:
+    sound = masks.encode(random_mask((9, 7), 3))
+    with pytest.raises(ValueError, match="RLE"):
+        masks.normal([sound, Rle((9, 7), counts), sound])
 
 
 @pytest.mark.parametrize(
@@ -121,6 +187,7 @@ def test_a_mask_of_another_image_is_told_from_a_damaged_one(segmentation: Any) -
         {"size": [9, 7]},
         {"size": [9, 7], "counts": [60]},
         {"size": [9, 7], "counts": [70, -7]},
+        {"size": [9, 7], "counts": [2**63 - 1, 2**63 - 1, 65]},
         {"size": [9, 7], "counts": [31.5, 31.5]},
         {"size": [9, 7], "counts": ""},
         {"size": [9, 7], "counts": "~~"},
@@ -144,3 +211,29 @@ def test_no_string_of_runs_reaches_pycocotools_unless_it_fits(counts: bytes) -> 
         return
     assert masks.decode(rle).shape == (5, 4)
     assert masks.runs(Rle((5, 4), counts)).sum() == 20
+
+
+def pillow(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """As Pillow itself has it."""
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)) > 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_pillows_nearest_neighbours_are_pillows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    old, new = (tuple(rng.integers(1, 900, 2).tolist()) for _ in range(2))
+    for size, to in ((old, new), (old, (480, 480)), ((old[0], 640), (480, 480))):
+        mask = rng.random(size) < 0.5
+        np.testing.assert_array_equal(masks.resize_as_pillow(mask, to), pillow(mask, to))
+
+
+def test_pillow_takes_neighbours_where_others_take_the_pixel_under_the_centre() -> None:
+    """From 640 to 480 pixels; from COCO's other usual sides it does not."""
+    line = np.arange(640)[None]
+    theirs, ours = masks.resize_as_pillow(line, (1, 480))[0], masks.resize_by_centres(line, (1, 480))[0]
+    assert ours.tolist() == [(2 * i + 1) * 640 // 960 for i in range(480)]
+    differ = np.flatnonzero(theirs != ours)
+    assert (len(differ), differ[:4].tolist()) == (99, [4, 16, 19, 22])
+    for side in (427, 480, 500, 375):
+        line = np.arange(side)[None]
+        assert (masks.resize_as_pillow(line, (1, 480)) == masks.resize_by_centres(line, (1, 480))).all()

@@ -8,16 +8,20 @@ import os
 import pickle
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from raw_layout import jpeg
+from pycocotools import mask as coco
+from raw_layout import flip, jpeg
 
 from refseg_cli.data import masks, shards, storage
+from refseg_cli.data.schema import storage_settings
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Expression, Instance, Record
+from refseg_cli.records import Expression, Instance, Record, Rle
 
 COUNT = 21
 
@@ -31,7 +35,8 @@ def record(i: int) -> Record:
         for k in range(2)
     )
     expressions = tuple(
-        Expression(f"phrase {k} – «{i}»", 10 * i, 100 * i + k, tuple(range(k % 3))) for k in range(i % 4)
+        Expression(f"phrase {k} – «{i}»", 10 * i, 100 * i + k, tuple(range(k % 3)), f"Phrase {k} , «{i}» .")
+        for k in range(i % 4)
     )
     return Record(i, f"{i}.jpg", "val", 24, 32, jpeg(i), instances, expressions)
 
@@ -66,6 +71,23 @@ def test_what_is_written_is_read_back(uri: str) -> None:
     assert split.image_ids().tolist() == list(range(COUNT))
     with pytest.raises(IndexError):
         split[COUNT]
+
+
+def test_shards_without_the_column_of_raw_phrases_are_read(tmp_path: Path) -> None:
+    """As versions before that column wrote them."""
+    write(str(tmp_path))
+    for file in tmp_path.glob("*.parquet"):
+        table = pq.read_table(file)
+        rows = table["expressions"].to_pylist()
+        for row in rows:
+            for expression in row:
+                del expression["raw"]
+        place = table.schema.get_field_index("expressions")
+        pq.write_table(table.set_column(place, "expressions", pa.array(rows)), file, row_group_size=8)
+    split = shards.open_shards(str(tmp_path), "val")
+    expected = [replace(e, raw="") for i in range(COUNT) for e in record(i).expressions]
+    assert [e for i in range(COUNT) for e in split[i].expressions] == expected
+    assert {e.raw for e in expected} == {e.text for e in expected}
 
 
 def test_counts_are_those_of_the_records(tmp_path: Path) -> None:
@@ -163,6 +185,42 @@ def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:
         shards.open_shards(str(tmp_path), "val")[0]
 
 
+def test_a_flipped_bit_changes_no_record(tmp_path: Path) -> None:
+    """Whatever page it is in; of the footer, which has no checksum, `verify` takes care."""
+    write(str(tmp_path), 9)
+    file = tmp_path / "val-0.parquet"
+    data = file.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    positions, told = range(4, footer, 61), []
+    for position in positions:
+        file.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
+        split = shards.open_shards(str(tmp_path), "val")
+        try:
+            assert [split[i] for i in range(9)] == [record(i) for i in range(9)]
+        except RefsegError as error:
+            told.append(str(error))
+        with pytest.raises(RefsegError, match=r"val-0\.parquet: damaged shard: its SHA-256"):
+            split.verify()
+    assert len(told) > 0.8 * len(positions)
+    assert all(line.startswith(f"{file}: damaged shard: ") and "\n" not in line for line in told)
+
+
+def test_shards_of_earlier_builds_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {name: value for name, value in storage_settings().items() if name != "write_page_checksum"}
+    monkeypatch.setattr(shards, "storage_settings", lambda: settings)
+    manifest = replace(write(str(tmp_path)), format=1)
+    (tmp_path / shards.MANIFEST).unlink()
+    (tmp_path / "manifest.json").write_bytes(manifest.to_json())
+    split = shards.open_shards(str(tmp_path), "val")
+    assert not split.manifest.has_page_checksums
+    assert [split[i] for i in range(COUNT)] == [record(i) for i in range(COUNT)]
+    split.verify()
+    flip(tmp_path / "val-0.parquet", "image.bytes")
+    assert split[3] != record(3)
+    with pytest.raises(RefsegError, match=r"val-0\.parquet: damaged shard"):
+        split.verify()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "splits": 3}', '{"format": 99}'])
 def test_a_damaged_manifest_is_no_traceback(tmp_path: Path, text: str) -> None:
     (tmp_path / shards.MANIFEST).write_text(text)
@@ -182,3 +240,28 @@ def test_a_uri_that_nothing_reads_is_one_line(uri: str) -> None:
     with pytest.raises(RefsegError) as caught:
         storage.locate(uri)
     assert "\n" not in str(caught.value)
+
+
+def with_counts(counts: bytes) -> Record:
+    """A record whose one mask of 4 x 4 pixels has these runs."""
+    instance = Instance(1, 1, "cat", (0.0, 0.0, 4.0, 4.0), Rle((4, 4), counts))
+    return Record(1, "1.jpg", "val", 4, 4, b"", (instance,), ())
+
+
+def written(tmp_path: Path, record: Record) -> shards.Shards:
+    folder = storage.locate(str(tmp_path / "out"))
+    info = shards.write_shard(folder / "val-0.parquet", [record], plan="p", problems=[])
+    storage.write(folder / shards.MANIFEST, shards.Manifest("d", "unc", "coco", {}, "p", {"val": info}).to_json())
+    return shards.open_shards(folder.uri, "val")
+
+
+def test_runs_of_no_pixel_in_shards_made_before_are_joined_on_reading(tmp_path: Path) -> None:
+    counts = coco.frPyObjects({"size": [4, 4], "counts": [2, 3, 0, 3, 8]}, 4, 4)["counts"]
+    rle = written(tmp_path, with_counts(counts))[0].instances[0].rle
+    assert masks.runs(rle).tolist() == [2, 6, 8]
+    assert masks.area(masks.union([rle, rle], (4, 4))) == 6
+
+
+def test_a_mask_in_a_shard_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: damaged RLE string"):
+        written(tmp_path, with_counts(b"~~"))[0]

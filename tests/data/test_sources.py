@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from refseg_cli.data.sources import Problem, Reason, Ref, grefer, instances, photos, pickles, refer
+from refseg_cli.data.sources import Problem, Reason, Ref, Sentence, grefer, instances, photos, pickles, refer
 from refseg_cli.data.sources.whereabouts import Photos
+from refseg_cli.records import Expression
 
 NAN = float("nan")
 HUGE = pytest.param(10**5000, id="5,001 digits")  # more than Python prints
@@ -31,10 +33,41 @@ def test_refer_reads_rows_whatever_their_keys_are() -> None:
     ]
     problems: list[Problem] = []
     assert list(refer.refs(pickles.rows(rows), file="f", problems=problems)) == [
-        Ref(7, 1, "train", (10,), ((70, "a"), (71, "b"))),
-        Ref(8, 1, "val", (11,), ((3, "c"),)),
+        Ref(7, 1, "train", (10,), (Sentence(70, "a", "a"), Sentence(71, "b", "b"))),
+        Ref(8, 1, "val", (11,), (Sentence(3, "c", "c"),)),
     ]
     assert not problems
+
+
+# As RefCOCOg has them: the cleaned form loses the punctuation, and its spaces.
+FORMS = {"sent_id": 5, "sent": "the man s hat to the left", "raw": "The man's hat , to the left ."}
+
+
+@pytest.mark.parametrize("file", ["refs(umd).p", "grefs(unc).json"])
+def test_a_sentence_is_kept_as_it_was_typed_and_as_it_was_cleaned(tmp_path: Path, file: str) -> None:
+    row = {**raw_layout.ref(7, 1, [10] if file.endswith("json") else 10, "val"), "sentences": [FORMS]}
+    problems: list[Problem] = []
+    if file.endswith("json"):
+        (tmp_path / file).write_text(json.dumps([row]))
+        found = list(grefer.refs(instances.load_json(tmp_path / file)[0], file=file, problems=problems))
+    else:
+        (tmp_path / file).write_bytes(pickle.dumps([row], protocol=0))
+        found = list(refer.refs(pickles.rows(pickles.read(tmp_path / file)), file=file, problems=problems))
+    assert [ref.sentences for ref in found] == [(Sentence(5, FORMS["sent"], FORMS["raw"]),)]
+    raw_layout.write_instances(tmp_path, [raw_layout.annotation(10, 1)])
+    known, _ = instances.read(tmp_path / "instances.json")
+    [draft] = instances.drafts(found, known, splits=(), file=file, problems=problems)
+    assert draft.expressions == (Expression(FORMS["sent"], 7, 5, (0,), FORMS["raw"]),)
+    assert not problems
+
+
+@pytest.mark.parametrize("raw", [{}, {"raw": None}, {"raw": "  "}])
+def test_a_sentence_of_one_form_is_typed_as_it_is_cleaned(raw: dict[str, Any]) -> None:
+    row = {**raw_layout.ref(7, 1, 10, "val"), "sentences": [{"sent_id": 5, "sent": "a cat", **raw}]}
+    [found] = refer.refs([row], file="f", problems=[])
+    [sentence] = found.sentences
+    assert Expression(sentence.text, 7, 5, (), sentence.raw) == Expression("a cat", 7, 5, ())
+    assert Expression("a cat", 7, 5, ()).raw == "a cat"
 
 
 def test_grefer_reads_none_one_and_several_targets() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from raw_layout import flip
 
 from refseg_cli.data import masks, tables
 from refseg_cli.data.tables import read_columns, writing_rows
@@ -87,3 +88,18 @@ def test_other_files_and_columns_are_named(tmp_path):
     assert error.value.hint == "it has number, share, text, yes, mask"
     with pytest.raises(RefsegError, match=r"missing\.parquet: no such file"):
         read_columns(str(tmp_path / "missing.parquet"), ["number"])
+
+
+def test_damage_is_named(tmp_path):
+    shares = np.random.default_rng(0).random(100)  # nothing to compress, so that nothing else would notice
+    lines = [Line(i, share, "", True, LINES[0].mask) for i, share in enumerate(shares.tolist())]
+    write(tmp_path / "lines.parquet", lines)
+    flip(tmp_path / "lines.parquet", "share")
+    with pytest.raises(RefsegError, match=r"lines\.parquet: cannot read this as Parquet: .* CRC "):
+        read_columns(str(tmp_path / "lines.parquet"), ["share"])
+
+
+def test_a_table_without_checksums_is_read(tmp_path):
+    write(tmp_path / "lines.parquet", LINES)
+    pq.write_table(pq.read_table(tmp_path / "lines.parquet"), tmp_path / "old.parquet")
+    assert read_columns(str(tmp_path / "old.parquet"), ["number"])[0]["number"].tolist() == list(range(8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,12 +47,22 @@ def test_other_modes_become_rgb(mode: str) -> None:
     assert decode_image(buffer.getvalue()).shape == (3, 30, 40)
 
 
-def test_orientation_is_obeyed_only_when_asked_for() -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_is_turned_as_the_data_says(kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
-    data = encoded(PICTURE, "JPEG", exif=exif)
+    data = encoded(PICTURE, kind, exif=exif)
     assert decode_image(data).shape == (3, 30, 40)
-    assert decode_image(data, upright=True).shape == (3, 40, 30)
+    assert torch.equal(decode_image(data, orientation=6), decode_image(data).transpose(-1, -2).flip(-1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_of_another_size_than_the_data_says_is_not_decoded(kind: str) -> None:
+    data = encoded(PICTURE, kind)
+    assert decode_image(data, size=(30, 40)).shape == (3, 30, 40)
+    assert decode_image(data, orientation=8, size=(40, 30)).shape == (3, 40, 30)
+    with pytest.raises(RefsegError, match="it is 40x30 pixels, the data says 30x40"):
+        decode_image(data, size=(40, 30))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -80,6 +91,9 @@ def test_padding_is_filled_and_the_picture_is_in_its_place() -> None:
     assert canvas[:, :10].eq(0.25).all()
     assert canvas[:, 10:30].eq(1).all()
     assert canvas[:, 30:].eq(0.25).all()
+    colour = replace(config, fill=(0.25, 0.5, 0.75))
+    canvas = transforms.to_input(image, transforms.place((20, 40), colour), colour)
+    assert canvas[:, 35, 7].tolist() == [0.25, 0.5, 0.75]
 
 
 @given(h=st.integers(8, 90), w=st.integers(8, 90), letterbox=st.booleans())
@@ -102,6 +116,77 @@ def test_logits_of_lower_resolution_land_where_they_belong() -> None:
     expected = torch.zeros(1, 40, 80, dtype=torch.bool)
     expected[:, :, :40] = True
     assert (back != expected).float().mean() < 0.05
+
+
+def spread(config: DataConfig, size: tuple[int, int]) -> list[tuple[float, float]]:
+    """CRIS's (scale, bias) of rows and columns: pixel i of the picture lies at i * scale + bias of the input."""
+    scale = min(to / of for to, of in zip(config.size, size, strict=True))
+    return [(scale, (to - scale * of) / 2) for to, of in zip(config.size, size, strict=True)]
+
+
+def cubic_weights(count: int, places: list[float]) -> np.ndarray:
+    """(places, count): cubic convolution with a = -0.75; what falls beside the `count` pixels has no weight."""
+    d = abs(np.array(places)[:, None] - np.arange(count))
+    near, far = 1.25 * d**3 - 2.25 * d**2 + 1, -0.75 * d**3 + 3.75 * d**2 - 6 * d + 3
+    return np.where(d < 1, near, np.where(d < 2, far, 0.0))
+
+
+SHAPES = [(9, 14), (30, 17), (5, 4), (12, 16)]  # brought to 12 x 16: made smaller, larger, and left as it is
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_warp_brings_pictures_in_as_cris_does(size: tuple[int, int]) -> None:
+    config = DataConfig(size=(12, 16), resize="warp", fill=(0.5, 0.25, 0.75))
+    picture = np.random.default_rng(1).integers(0, 256, (3, *size), dtype=np.uint8)
+    fill = 255 * np.array(config.fill)[:, None, None]
+    rows, columns = (
+        cubic_weights(of, [(j - bias) / scale for j in range(to)])
+        for (scale, bias), of, to in zip(spread(config, size), size, config.size, strict=True)
+    )
+    expected = (fill + rows @ (picture - fill) @ columns.T).clip(0, 255)
+    placed = transforms.place(size, config)
+    found = transforms.to_input(torch.from_numpy(picture), placed, config)
+    assert abs(255 * found.numpy() - expected).max() < 0.51  # rounded to bytes
+    assert torch.equal(found, (255 * found).round() / 255)
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_warp_brings_masks_in_with_soft_edges(size: tuple[int, int]) -> None:
+    config = DataConfig(size=(12, 16), resize="warp")
+    mask = np.zeros((1, *size), dtype=np.uint8)
+    mask[:, :, : size[1] // 2] = 1
+    (_, _), (scale, bias) = spread(config, size)
+    line = np.interp([(j - bias) / scale for j in range(16)], range(-1, size[1] + 1), [0, *mask[0, 0], 0])
+    found = transforms.masks_to_input(torch.from_numpy(mask), transforms.place(size, config), config)
+    assert found[0, 6].tolist() == pytest.approx(line.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_warp_brings_logits_back_to_where_their_pixels_came_from(size: tuple[int, int]) -> None:
+    """Logits that say where they are."""
+    config = DataConfig(size=(12, 16), resize="warp")
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
+    back = transforms.to_original(torch.stack([y, x]), transforms.place(size, config), config.size, size)
+    for axis, (scale, bias) in enumerate(spread(config, size)):
+        line = back[axis, :, 0] if axis == 0 else back[axis, 0]
+        expected = [min(i * scale + bias, config.size[axis] - 1) for i in range(size[axis])]
+        assert line.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_letterbox_of_640_by_427_lies_where_cris_has_it() -> None:
+    """Its first pixel at 0 of the input, where half-pixel centres would have it at -0.175."""
+    config = DataConfig(size=(416, 416), resize="warp")
+    placed = transforms.place((427, 640), config)
+    assert (placed.left + 0.65 / 2 - 0.5, placed.top + 0.65 / 2 - 0.5) == pytest.approx((0, (416 - 0.65 * 427) / 2))
+    assert (placed.height, placed.width) == pytest.approx((277.55, 416))
+
+
+def test_a_picture_thinner_than_a_pixel_of_the_input_has_one() -> None:
+    placed = transforms.place((1, 2000), DataConfig(size=(416, 416), resize="warp"))
+    assert placed.height < 0.3
+    assert placed.box() == (slice(208, 209), slice(0, 416))
+    back = transforms.to_original(torch.ones(1, 104, 104), placed, (416, 416), (1, 2000))
+    assert back.eq(1).all()
 
 
 @pytest.mark.parametrize(

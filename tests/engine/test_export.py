@@ -106,7 +106,9 @@ def test_a_graph_that_differs_leaves_the_old_file(
         monkeypatch.setattr(module, "TOLERANCE", -1.0)
     else:
         nan = torch.full((1,), float("nan"))
-        monkeypatch.setattr(module, "_load_pt2", lambda file: lambda inputs: [nan.expand(o) for o in shapes(inputs)])
+        write, _ = module.FORMATS["pt2"]
+        nans = write, lambda file: lambda inputs: [nan.expand(o) for o in shapes(inputs)]
+        monkeypatch.setitem(module.FORMATS, "pt2", nans)
     with pytest.raises(RefsegError, match="not written, because the exported graph differs"):
         export(ExportRequest(untrained, "pt2", out))
     assert out.read_text() == "the old one"
@@ -124,6 +126,35 @@ def test_an_exporter_that_fails_is_one_line(untrained: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(module, "trace", fail)
     with pytest.raises(RefsegError, match=r"^tiny: cannot be exported to pt2: no such operator$"):
+        export(ExportRequest(untrained, "pt2", tmp_path / "vlt.pt2"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_reason_is_the_innermost_one(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.onnx wraps an operator's refusal twice, the outer time into a page of advice."""
+
+    def fail(graph: object, inputs: object) -> None:
+        try:
+            try:
+                raise AssertionError("only 4D queries\nand more about them")
+            except AssertionError as inner:
+                raise RuntimeError("Error when translating node %attention_6") from inner
+        except RuntimeError as middle:
+            raise RuntimeError("Failed to convert. Next steps:\n- debug the error") from middle
+
+    monkeypatch.setattr(module, "trace", fail)
+    with pytest.raises(RefsegError, match=r"^tiny: cannot be exported to onnx: only 4D queries$"):
+        export(ExportRequest(untrained, "onnx", tmp_path / "vlt.onnx"))
+
+
+def test_a_graph_of_one_size_alone_is_refused(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parity is measured at other numbers of pictures and phrases than those the model was traced with."""
+    assert module.TRACED not in module.PROVEN
+    for axis in (0, 1):
+        assert any(sizes[axis] != module.TRACED[axis] for sizes in module.PROVEN)
+
+    monkeypatch.setattr(module, "trace", lambda graph, inputs: torch.export.export(graph, tuple(inputs)))
+    with pytest.raises(RefsegError, match="cannot be exported to pt2"):
         export(ExportRequest(untrained, "pt2", tmp_path / "vlt.pt2"))
     assert list(tmp_path.iterdir()) == []
 

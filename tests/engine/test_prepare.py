@@ -25,7 +25,7 @@ from refseg_cli.app import main
 from refseg_cli.data import masks, shards, storage
 from refseg_cli.data.check import Leak, check
 from refseg_cli.data.sources import Reason
-from refseg_cli.data.sources.catalogue import PUBLISHED, RELEASED
+from refseg_cli.data.sources.catalogue import PUBLISHED
 from refseg_cli.engine import sharding
 from refseg_cli.engine.prepare import PrepareReport, PrepareRequest, prepare, prepare_scenes, share_scenes
 from refseg_cli.errors import ERROR, FOUND, RefsegError
@@ -93,6 +93,24 @@ def test_grefcoco_is_prepared_as_counted_by_hand(raw: Path, tmp_path: Path) -> N
     assert [e.targets for e in rows[1].expressions] == [()]
 
 
+def test_objects_in_pieces_of_runs_are_as_large_as_they_are(tmp_path: Path) -> None:
+    """A writer that caps its runs, at 65,535 say, goes on after an empty one; here at 100."""
+    height, width = raw_layout.HEIGHT, raw_layout.WIDTH
+    pieces = [0, *[100, 0] * 3, 84, *[100, 0] * 3, 84]  # the left half
+    whole = [0, *[100, 0] * 7, 68]
+    rows = [
+        raw_layout.annotation(ann_id, 1, segmentation={"size": [height, width], "counts": counts})
+        for ann_id, counts in ((10, pieces), (11, whole))
+    ]
+    raw_layout.write_grefcoco(tmp_path / "raw", [raw_layout.ref(0, 1, [10, 11], "val", ["both"])], rows)
+    run(tmp_path / "raw", tmp_path / "out", "grefcoco")
+    record = shards.open_shards(str(tmp_path / "out"), "val")[0]
+    objects = [instance.rle for instance in record.instances]
+    assert [masks.area(rle) for rle in objects] == [384, 768]
+    assert masks.area(masks.union(objects, (height, width))) == 768
+    assert masks.shared_pixels(objects, objects).tolist() == [[384, 384], [384, 768]]
+
+
 @pytest.mark.parametrize("dataset", ["refcoco", "refcoco+", "refcocog", "grefcoco"])
 def test_real_data_is_pixel_and_byte_equal(shared: Path, tmp_path: Path, dataset: str) -> None:
     real = shared / "real"
@@ -144,54 +162,6 @@ def test_differences_from_the_published_counts_are_found(raw: Path, tmp_path: Pa
     assert some == {"val"}
 
 
-def test_either_form_of_the_references_is_read(raw: Path, tmp_path: Path) -> None:
-    for dataset, name, ending in (("refcoco", "refs(unc)", ".p"), ("grefcoco", "grefs(unc)", ".json")):
-        run(raw, tmp_path / dataset, dataset)
-        path = raw / dataset / f"{name}{ending}"
-        rows = pickle.loads(path.read_bytes()) if ending == ".p" else json.loads(path.read_text())
-        path.unlink()
-        if ending == ".p":
-            path.with_suffix(".json").write_text(json.dumps(rows))
-        else:
-            saved = [{key.encode(): tuple(v) if isinstance(v, list) else v for key, v in row.items()} for row in rows]
-            path.with_suffix(".p").write_bytes(pickle.dumps(tuple(saved), protocol=2))
-        run(raw, tmp_path / f"{dataset} again", dataset)
-        for split in ("train", "val"):
-            a, b = (shards.open_shards(str(tmp_path / out), split) for out in (dataset, f"{dataset} again"))
-            assert [a[i] for i in range(len(a))] == [b[i] for i in range(len(b))]
-
-
-def test_a_pickle_is_read_before_json_as_rela_does(raw: Path, tmp_path: Path) -> None:
-    (raw / "grefcoco/grefs(unc).p").write_bytes(pickle.dumps(raw_layout.grefcoco_refs()[:1]))
-    report = run(raw, tmp_path / "out", "grefcoco")
-    assert report.manifest.splits["train"].expressions == 1
-    assert "grefcoco/grefs(unc).p" in report.manifest.source["sha256"]
-
-
-def test_text_of_json_is_taken_as_it_is(raw: Path, tmp_path: Path) -> None:
-    raw_layout.write_grefcoco(raw, [raw_layout.ref(0, 1, [10], "train", ["caf\u00c3\u00a9"])])
-    run(raw, tmp_path / "out", "grefcoco")  # in a pickle that would be Python 2's UTF-8
-    assert shards.open_shards(str(tmp_path / "out"), "train")[0].expressions[0].text == "caf\u00c3\u00a9"
-
-
-def test_counts_of_the_paper_and_of_the_released_file_are_known(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
-) -> None:
-    assert PUBLISHED[("grefcoco", "unc")]["all"]["expressions"] == 278_232
-    assert RELEASED[("grefcoco", "unc")]["all"]["expressions"] == 259_859
-    report = run(raw, tmp_path / "a", "grefcoco")
-    assert not report.is_release()
-    told = [str(difference) for difference in report.differences]
-    assert "all: 5 expressions, published are 278232 and released are 259859" in told
-    assert "all: 2 multi, published are 80022" in told
-    monkeypatch.setitem(RELEASED, ("grefcoco", "unc"), {"all": {"expressions": 5}})
-    report = run(raw, tmp_path / "b", "grefcoco")
-    assert (report.is_release(), report.differences) == (True, ())
-    assert refseg("prepare", "grefcoco", "--root", raw, "--out", tmp_path / "c") == FOUND
-    assert "grefcoco (unc): as released, which is less than the paper counts" in capfd.readouterr().err
-    assert run(raw, tmp_path / "d", "grefcoco", splits=("val",)).is_release() is False
-
-
 def test_published_splits_add_up() -> None:
     for splits in PUBLISHED.values():
         parts = [counts["expressions"] for name, counts in splits.items() if name != "all"]
@@ -199,7 +169,84 @@ def test_published_splits_add_up() -> None:
             assert sum(parts) == splits["all"]["expressions"]
 
 
+# Other readers
+
+
+def read_by_dataset(folder: str) -> int:
+    import pyarrow.dataset
+
+    return int(pyarrow.dataset.dataset(folder).count_rows())
+
+
+def read_by_table(folder: str) -> int:
+    import pyarrow.parquet
+
+    return len(pyarrow.parquet.read_table(folder))
+
+
+def read_by_pandas(folder: str) -> int:
+    return len(pytest.importorskip("pandas").read_parquet(folder))
+
+
+def read_by_datasets(folder: str) -> int:
+    found = pytest.importorskip("datasets").load_dataset("parquet", data_dir=folder, cache_dir=f"{folder}/../cache")
+    return sum(len(rows) for rows in found.values())
+
+
+@pytest.mark.parametrize("read", [read_by_dataset, read_by_table, read_by_pandas, read_by_datasets])
+def test_other_readers_take_the_whole_folder(raw: Path, tmp_path: Path, read: Any) -> None:
+    missing_photo(raw)
+    report = run(raw, tmp_path / "out", on_error="skip", shard_bytes=1)
+    assert report.problems
+    assert read(str(tmp_path / "out")) == 3
+
+
+def test_ids_that_stand_for_several_things_are_named(raw: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run(raw, tmp_path / "sound").repeated == ()
+    refs = raw_layout.refcoco_refs()
+    for row in refs:
+        for number, sentence in enumerate(row["sentences"]):
+            sentence["sent_id"] = number  # as own data may have it: anew in every reference
+    refs.append(refs[1])
+    refs.append(raw_layout.ref(3, 2, 21, "train", ["two"]))
+    raw_layout.write_refcoco(raw, refs)
+    # sent_id 0: of refs 0 to 4; 1: of refs 0 and 2; 30: of the second ref 3 alone.
+    told = [
+        "sent_id 0, 1: of several expressions; `eval --from` then needs ref_id, or image and phrase, beside it",
+        "ref_id 3: of several references; `eval --from` then needs sent_id, or image and phrase, beside it",
+        "ref_id 1: with the same sentences more than once, which count as often",
+    ]
+    assert refseg("prepare", "refcoco", "--root", raw, "--out", tmp_path / "out", "--json") == FOUND
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)["repeated"] == told
+    for sentence in told:
+        assert sentence in " ".join(streams.err.split())
+
+
 # Reruns
+
+
+def photo_of_three(raw: Path) -> Path:
+    return raw / "images/COCO_train2014_000000000003.jpg"
+
+
+def cut(data: bytes) -> bytes:
+    return data[:-200]
+
+
+def zeroed(data: bytes) -> bytes:
+    """Damaged at the same length."""
+    return data[:-60] + bytes(60)
+
+
+def another_density(data: bytes) -> bytes:
+    """As sound as before: one byte of the JFIF header, dots per inch in place of none."""
+    return data[:13] + bytes([data[13] ^ 1]) + data[14:]
+
+
+def longer(data: bytes) -> bytes:
+    """As sound as before: with a comment of 3 kB."""
+    return data[:-2] + b"\xff\xfe\x0c\x00" + bytes(0xBFE) + b"\xff\xd9"
 
 
 @pytest.mark.usefixtures("processes")
@@ -229,12 +276,13 @@ def test_a_rerun_repairs_what_is_missing_or_damaged(raw: Path, tmp_path: Path) -
     assert hashes(out) == before
 
 
-def test_an_interrupted_run_goes_on(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [cut, zeroed])
+def test_an_interrupted_run_goes_on(raw: Path, tmp_path: Path, damage: Any) -> None:
     out = tmp_path / "out"
     photo = raw / "images/COCO_train2014_000000000003.jpg"
     data = photo.read_bytes()
     run(raw, tmp_path / "whole", shard_bytes=1)
-    photo.write_bytes(data[:-60] + bytes(60))  # of the same length, so that the plan is the same
+    photo.write_bytes(damage(data))
     with pytest.raises(RefsegError, match="broken image"):
         run(raw, out, shard_bytes=1)
     assert sorted(hashes(out)) == ["train-00000-of-00003.parquet", "train-00001-of-00003.parquet"]
@@ -272,6 +320,96 @@ def test_data_of_other_inputs_is_not_touched_unless_asked(raw: Path, tmp_path: P
     assert (out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("damage", [cut, zeroed])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_photo_that_is_repaired_is_picked_up(raw: Path, tmp_path: Path, damage: Any, overwrite: bool) -> None:
+    out, photo = tmp_path / "out", photo_of_three(raw)
+    data = photo.read_bytes()
+    photo.write_bytes(damage(data))
+    assert run(raw, out, on_error="skip", shard_bytes=1).problems
+    photo.write_bytes(data)
+    report = run(raw, out, on_error="skip", shard_bytes=1, overwrite=overwrite)
+    assert (report.problems, report.written, report.kept) == ((), 1, 3)
+    run(raw, tmp_path / "fresh", on_error="skip", shard_bytes=1)
+    assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("change", [another_density, longer])
+@pytest.mark.parametrize("shard_bytes", [1, 4500, 1 << 20])
+def test_a_photo_that_has_changed_is_picked_up(raw: Path, tmp_path: Path, change: Any, shard_bytes: int) -> None:
+    out, photo = tmp_path / "out", photo_of_three(raw)
+    run(raw, out, shard_bytes=shard_bytes)
+    status = photo.stat()
+    photo.write_bytes(change(photo.read_bytes()))
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy that keeps times
+    assert run(raw, out, shard_bytes=shard_bytes).kept >= 1
+    run(raw, tmp_path / "fresh", shard_bytes=shard_bytes)
+    assert hashes(out) == hashes(tmp_path / "fresh")
+    assert check([str(out)]).damage == ()
+
+
+def test_what_was_left_out_is_looked_at_again(raw: Path, tmp_path: Path) -> None:
+    large_mask(raw)
+    first = run(raw, tmp_path / "out", on_error="skip", shard_bytes=1)
+    before = hashes(tmp_path / "out")
+    again = run(raw, tmp_path / "out", on_error="skip", shard_bytes=1)
+    assert (again.kept, again.written, again.problems) == (3, 1, first.problems)
+    assert hashes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("order", [("skip", "fail"), ("fail", "skip")])
+def test_what_one_policy_made_is_not_taken_for_the_others(raw: Path, tmp_path: Path, order: Any) -> None:
+    out = tmp_path / "out"
+    if order[0] == "skip":
+        broken_photo(raw)
+    run(raw, out, on_error=order[0])
+    before = hashes(out)
+    with pytest.raises(RefsegError, match="with other options"):
+        run(raw, out, on_error=order[1])
+    assert hashes(out) == before
+
+
+@pytest.mark.parametrize("column", ["image.bytes", "instances.list.element.rle.counts"])
+def test_damage_to_an_unfinished_run_is_repaired(raw: Path, tmp_path: Path, column: str) -> None:
+    """Without a manifest there is no hash to compare a shard with."""
+    out = tmp_path / "out"
+    run(raw, out)
+    whole = hashes(out)
+    raw_layout.flip(out / "train-00000-of-00001.parquet", column)
+    (out / shards.MANIFEST).unlink()
+    assert run(raw, out).written == 1
+    assert hashes(out) == whole
+
+
+def as_written_before(out: Path) -> None:
+    """Give the manifest and the list of problems the names that earlier versions wrote."""
+    for name in ("manifest.json", "problems.jsonl"):
+        if (out / f"_{name}").exists():
+            (out / f"_{name}").rename(out / name)
+
+
+def test_a_manifest_under_its_earlier_name_is_known(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    missing_photo(raw)
+    run(raw, out, on_error="skip")
+    whole = hashes(out)
+    as_written_before(out)
+    assert len(shards.open_shards(str(out), "train")) == 2
+    assert check([str(out)]).damage == ()
+    with pytest.raises(RefsegError, match=r"holds data prepared from other inputs.*\(manifest\.json\)"):
+        run(raw, out, "grefcoco", on_error="skip")
+    assert run(raw, out, on_error="skip").kept == 2
+    assert hashes(out) == whole
+    as_written_before(out)
+    (out / "val-00000-of-00001.parquet").unlink()
+    assert run(raw, out, on_error="skip").written == 1
+    assert hashes(out) == whole
+    as_written_before(out)
+    run(raw, out, "grefcoco", on_error="skip", overwrite=True)
+    run(raw, tmp_path / "new", "grefcoco", on_error="skip")
+    assert hashes(out) == hashes(tmp_path / "new")
+
+
 def test_a_foreign_parquet_file_is_not_taken_for_a_shard(raw: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "out/train-00000-of-00001.parquet"
     foreign.parent.mkdir()
@@ -299,11 +437,11 @@ from refseg_cli.engine import prepare
 from refseg_cli.engine.prepare import PrepareRequest
 import time
 finish = photos.finish
-def slowly(draft, path, problems):
+def slowly(draft, path, problems, rules):
     if draft.image_id == 3:
         print("half", flush=True)
         time.sleep(60)
-    return finish(draft, path, problems)
+    return finish(draft, path, problems, rules)
 photos.finish = slowly
 prepare.prepare(PrepareRequest("refcoco", sys.argv[2], Path(sys.argv[1])))
 """
@@ -323,6 +461,34 @@ def test_killed_in_the_middle_of_a_shard_leaves_nothing_that_looks_complete(raw:
     run(raw, out)
     run(raw, tmp_path / "whole")
     assert hashes(out) == hashes(tmp_path / "whole")
+
+
+LOCKING = """
+import sys
+from refseg_cli.data import storage
+with storage.locked(storage.locate(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_write_into_one_folder(raw: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    other = subprocess.Popen([sys.executable, "-c", LOCKING, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdin is not None
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"locked\n"
+    (out / ".val-00000-of-00001.parquet.unfinished").write_bytes(b"of the other run")
+    with pytest.raises(RefsegError, match="out: another `refseg prepare` is writing here"):
+        run(raw, out)
+    assert list(hashes(out)) == [".val-00000-of-00001.parquet.unfinished"]
+    other.kill()  # as hard as can be: the lock ends with its process
+    other.wait()
+    other.stdin.close()
+    other.stdout.close()
+    assert run(raw, out).written == 2
+    assert run(raw, out).kept == 2
 
 
 ORPHANED = """
@@ -425,7 +591,7 @@ def lone_surrogate_in_a_file_name(raw: Path) -> Reason:
     return Reason.BROKEN_ANNOTATION
 
 
-def infinite_ref_id(raw: Path) -> Reason:
+def infinite_image_id(raw: Path) -> Reason:
     rows = [r for r in raw_layout.refcoco_refs() if r["ref_id"] != 3]
     raw_layout.write_refcoco(raw, [*rows, raw_layout.ref(3, 3, 31, "train") | {"image_id": float("inf")}])
     return Reason.BROKEN_REF
@@ -450,9 +616,10 @@ BREAKAGES = [
     lone_surrogate,
     lone_surrogate_in_a_category,
     lone_surrogate_in_a_file_name,
-    infinite_ref_id,
+    infinite_image_id,
     deep_polygons,
 ]
+FOUND_LATE = [broken_photo, photo_of_another_size, large_mask, deep_polygons]  # when a shard is made, each time
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
@@ -478,64 +645,77 @@ def test_skipping_leaves_out_what_is_broken_and_nothing_else(raw: Path, tmp_path
     assert report.manifest.problems == {str(reason): 1}
     [problem] = report.problems
     assert (problem.reason, problem.ref_ids) == (reason, (3,))
-    assert json.loads((out / "problems.jsonl").read_text())["ref_ids"] == [3]
+    assert json.loads((out / "_problems.jsonl").read_text())["ref_ids"] == [3]
     splits = report.manifest.splits
     assert (splits["train"].images, splits["train"].expressions, splits["val"].expressions) == (2, 4, 2)
     before = hashes(out)
     again = run(raw, out, on_error="skip")
-    assert again.kept == len(splits)
+    assert again.kept == len(splits) - (breakage in FOUND_LATE)
     assert again.problems == report.problems
     assert hashes(out) == before
 
 
-def with_rows(raw: Path, *rows: raw_layout.Json) -> None:
-    """RefCOCO with some annotations changed and some added."""
-    changed = {row["id"]: row for row in raw_layout.annotations()} | {row["id"]: row for row in rows}
-    raw_layout.write_refcoco(raw, rows=list(changed.values()))
+def val_photo(raw: Path) -> Path:
+    return raw / "images/COCO_train2014_000000000004.jpg"
 
 
-SQUARE = [2.0, 5.0, 6.0, 5.0, 6.0, 8.0, 2.0, 8.0]
+def no_val_photo(raw: Path) -> Reason:
+    val_photo(raw).unlink()
+    return Reason.MISSING_IMAGE
 
 
-def test_what_nobody_refers_to_stops_no_run(raw: Path, tmp_path: Path, capfd: Capture) -> None:
-    run(raw, tmp_path / "sound")
-    broken_mask = raw_layout.annotation(12, 1, segmentation=[[1.0, 2.0, 3.0]])
-    with_rows(raw, broken_mask, raw_layout.annotation(13, 1, bbox=[0, 0, -1, 1]))
-    assert refseg("prepare", "refcoco", "--root", raw, "--out", tmp_path / "out") == FOUND
-    told = capfd.readouterr().err
-    assert "2 cautions, no expression lost (1 NaN or broken box, 1 broken mask)" in told
-    assert "left out" not in told
-    rows = [json.loads(line) for line in (tmp_path / "out/problems.jsonl").read_text().splitlines()]
-    assert [(row["caution"], row["ref_ids"]) for row in rows] == [(True, []), (True, [])]
-    sound, found = (shards.open_shards(str(tmp_path / name), "train")[0] for name in ("sound", "out"))
-    assert found == sound
-    assert run(raw, tmp_path / "out").kept == 2
+def broken_val_photo(raw: Path) -> Reason:
+    val_photo(raw).write_bytes(cut(val_photo(raw).read_bytes()))
+    return Reason.BROKEN_IMAGE
 
 
-def test_a_polygon_of_two_points_is_left_out_of_its_target(raw: Path, tmp_path: Path) -> None:
-    with_rows(raw, raw_layout.annotation(10, 1, segmentation=[SQUARE, [1.0, 1.0, 9.0, 9.0], []]))
-    report = run(raw, tmp_path / "out")
-    [problem] = report.problems
-    assert (problem.reason, problem.ref_ids, problem.caution) == (Reason.SHORT_POLYGON, (0,), True)
-    assert problem.detail == "annotation 10: 2 of 3 polygons left out"
-    assert report.manifest.problems == {"polygon of fewer than three points": 1}
-    first = shards.open_shards(str(tmp_path / "out"), "train")[0]
-    assert masks.area(first.instances[0].rle) == 12
-    assert [e.targets for e in first.expressions] == [(0,), (0,), (1,)]
-    assert run(raw, tmp_path / "out").problems == report.problems  # as kept in the shard
+def unknown_val_image(raw: Path) -> Reason:
+    refs = [{**ref, "image_id": 99} if ref["split"] == "val" else ref for ref in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    return Reason.UNKNOWN_IMAGE
 
 
-def test_a_target_of_short_polygons_alone_is_broken(raw: Path, tmp_path: Path) -> None:
-    with_rows(raw, raw_layout.annotation(31, 3, segmentation=[[1.0, 1.0, 9.0, 9.0], [2.0, 2.0]]))
-    [problem] = run(raw, tmp_path / "out", on_error="skip").problems
-    assert (problem.reason, problem.ref_ids, problem.caution) == (Reason.BROKEN_MASK, (3,), False)
+def empty_val_expressions(raw: Path) -> Reason:
+    refs = [raw_layout.ref(2, 4, 40, "val", ["", " "]) if r["ref_id"] == 2 else r for r in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    return Reason.EMPTY_EXPRESSION
 
 
-def test_a_missing_box_is_made_from_the_mask(raw: Path, tmp_path: Path) -> None:
-    with_rows(raw, raw_layout.annotation(10, 1, bbox=None))
-    report = run(raw, tmp_path / "out")
-    assert not report.problems
-    assert shards.open_shards(str(tmp_path / "out"), "train")[0].instances[0].box == (2, 5, 4, 3)
+@pytest.mark.parametrize("breakage", [no_val_photo, broken_val_photo, unknown_val_image, empty_val_expressions])
+@pytest.mark.parametrize("complete_before", [False, True])
+def test_a_split_of_which_nothing_is_left_is_an_error(
+    raw: Path, tmp_path: Path, capfd: Capture, breakage: Any, complete_before: bool
+) -> None:
+    out = tmp_path / "out"
+    if complete_before:
+        run(raw, out, on_error="skip")
+    missing_photo(raw)  # of the train split, which is no reason for val
+    reason = breakage(raw)
+    words = ["--progress", "never", "prepare", "refcoco", "--root", raw, "--out", out, "--on-error", "skip"]
+    assert refseg(*words, "--overwrite") == ERROR
+    told = capfd.readouterr()
+    assert told.out == ""
+    [line] = told.err.splitlines()
+    assert "split val: nothing of it is left: " in line
+    assert "ref 2: " in line
+    assert str(reason) in line
+    assert "ref 3" not in line
+    if breakage is broken_val_photo:  # which shows only when its shard is made
+        assert [name[:6] for name in hashes(out)] == ["train-"]
+    else:
+        assert bool(out.exists() and hashes(out)) == complete_before
+    raw_layout.write_refcoco(raw)
+    run(raw, out, on_error="skip", overwrite=True)
+    run(raw, tmp_path / "fresh", on_error="skip")
+    assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+def test_a_split_without_an_expression_is_an_error(raw: Path, tmp_path: Path) -> None:
+    refs = [raw_layout.ref(2, 4, 40, "val", []) if r["ref_id"] == 2 else r for r in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    with pytest.raises(RefsegError, match="split val: nothing of it is left: no expression"):
+        run(raw, tmp_path / "out")
+    assert run(raw, tmp_path / "out", splits=("train",)).manifest.splits.keys() == {"train"}
 
 
 def test_what_is_left_out_is_told(raw: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -549,48 +729,6 @@ def test_what_is_left_out_is_told(raw: Path, tmp_path: Path, capfd: Capture) -> 
     columns = "split  images  refs  expressions  single  multi  no target  published"
     assert told.out.splitlines()[1] == columns
     assert told.out.splitlines()[2].split() == ["train", "2", "3", "4", "4", "0", "0", "120624"]
-
-
-def test_photos_are_found_below_the_root_and_the_folders_tried_are_named(
-    raw: Path, tmp_path: Path, capfd: Capture
-) -> None:
-    run(raw, tmp_path / "a")
-    (raw / "coco").mkdir()
-    (raw / "images").rename(raw / "coco/train2017")
-    for path in (raw / "coco/train2017").iterdir():
-        path.rename(path.with_name(path.name.removeprefix("COCO_train2014_")))
-    run(raw, tmp_path / "b")
-    a, b = (shards.open_shards(str(tmp_path / out), "train") for out in "ab")
-    assert [a[i] for i in range(len(a))] == [b[i] for i in range(len(b))]
-    (raw / "coco").rename(raw / "elsewhere")
-    for how in ("fail", "skip"):
-        assert refseg("prepare", "refcoco", "--root", raw, "--out", tmp_path / "c", "--on-error", how) == ERROR
-        told = capfd.readouterr().err
-        assert f"missing image: not in {raw}, or below in train2014, " in told
-        assert "coco/train2014, COCO/train2014" in told
-
-
-def test_folders_may_have_names_that_are_no_unicode(raw: Path, tmp_path: Path) -> None:
-    folder = raw / os.fsdecode(b"photos\xff")
-    (raw / "images").rename(folder)
-    (folder / "COCO_train2014_000000000003.jpg").unlink()
-    [problem] = run(raw, tmp_path / "out", images=folder, on_error="skip").problems
-    assert problem.reason == Reason.MISSING_IMAGE
-    assert json.loads((tmp_path / "out/problems.jsonl").read_text())["detail"] == problem.detail
-
-
-def test_two_names_that_lead_to_one_photo_are_no_guess(raw: Path, tmp_path: Path) -> None:
-    path = raw / "refcoco/instances.json"
-    table = json.loads(path.read_text())
-    table["images"][0]["file_name"], table["images"][1]["file_name"] = "a/x.jpg", "b/x.jpg"
-    path.write_text(json.dumps(table))
-    (raw / "images/COCO_train2014_000000000001.jpg").rename(raw / "images/x.jpg")
-    problems = run(raw, tmp_path / "out", on_error="skip").problems
-    assert [(p.reason, p.file) for p in problems] == [
-        (Reason.MISSING_IMAGE, "a/x.jpg"),
-        (Reason.MISSING_IMAGE, "b/x.jpg"),
-    ]
-    assert "x.jpg may be another photo, for 2 names lead there" in problems[0].detail
 
 
 class Attack:
@@ -658,7 +796,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
     assert refseg(*words, "--workers", workers) == ERROR
     [line] = capfd.readouterr().err.splitlines()
     assert "train-00000-of-00001.parquet: disk full" in line
-    assert not any(name.startswith((".", "train", "manifest")) for name in hashes(small_disk / "out"))
+    assert not any(name.startswith((".", "train", "_manifest")) for name in hashes(small_disk / "out"))
 
 
 # Check

@@ -6,18 +6,22 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from pictures import RECIPE, records, write_split
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, TrainConfig
 from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
 from refseg_cli.engine.train import TrainRequest, train
 from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
 from refseg_cli.models import build_model
 
 PROGRAM = """
@@ -128,6 +132,42 @@ def test_run_learns_a_handful_of_samples(scenes: Path, recipe: Recipe, tmp_path:
     )
     values = list(losses(tmp_path / "run").values())
     assert values[-1] < 0.6 * values[0]
+
+
+@pytest.mark.parametrize(("form", "word"), [("sent", "mans"), ("raw", "'")])
+def test_words_are_those_of_the_form_that_is_read(tmp_path: Path, recipe: Recipe, form: Any, word: str) -> None:
+    one, *_ = records("train")
+    said = tuple(replace(e, text="mans hat", raw="Man's hat") for e in one.expressions)
+    write_split(tmp_path, "train", [replace(one, expressions=said)])
+    settings = replace(recipe.train, epochs=1, eval_split="")
+    asked = replace(recipe, text=replace(recipe.text, field=form), train=settings)
+    train(TrainRequest(asked, str(tmp_path), tmp_path / "run", device="cpu"))
+    vocabulary = checkpoint.load(tmp_path / "run").tokenizer.pipeline.get_vocab()
+    assert ({"mans", "'"} & set(vocabulary), "hat" in vocabulary) == ({word}, True)
+
+
+@pytest.fixture
+def _other_precision() -> Iterator[None]:
+    """accelerate settles the precision once in a process; here other tests train in fp32 before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("_other_precision")
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_validation_in_mixed_precision_gives_the_figures_of_eval(data: Path, saved: Path, ema: float) -> None:
+    """From a model with half of all pixels in its masks; bf16 would turn some of them over."""
+    write_split(data, "train", records("train"))
+    settings = TrainConfig(precision="bf16", epochs=2, batch_images=3, lr=1e-3, ema=ema, best_metric="cIoU")
+    out = data / "run"
+    recipe = replace(RECIPE, model={**RECIPE.model, "no_target_head": False}, train=settings)
+    train(TrainRequest(recipe, str(data), out, init=str(saved), device="cpu"))
+    logged = [line["val"] for line in log(out) if "val" in line]
+    asked = {name: EvalRequest(str(data), ("val",), str(out / name), device="cpu") for name in ("best", "last")}
+    found = {name: evaluate(request).scores["val"].table() for name, request in asked.items()}
+    assert found["last"] == logged[-1]
+    assert found["best"]["cIoU"] == max(line["cIoU"] for line in logged) > 0
 
 
 def test_nan_stops_with_a_reason_and_keeps_the_last_state(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def answers(n: int = 60, seed: int = 0, *, head: bool = True, split: str = "val"
 def test_every_protocol_is_scored_as_it_is_alone():
     found = answers()
     names = ("refseg", "thesis", "thesis-50pix", "lavt", "vlt")
-    result = analyse(found, names, resamples=50)
+    result = analyse(found, names)
     assert list(result.scores) == list(names)
     for name in names:
         protocol = PROTOCOLS[name]
@@ -77,7 +77,7 @@ def test_every_protocol_is_scored_as_it_is_alone():
 
 def test_slices_are_the_headline_of_refseg_on_their_rows():
     found = answers()
-    slices = {(part.group, part.name): part for part in analyse(found, resamples=20).slices}
+    slices = {(part.group, part.name): part for part in analyse(found).slices}
     multi = slices["targets", "multi"]
     rows = np.flatnonzero(found.instance_count == 2)
     expected = scores(found.rows(rows).counts()).values
@@ -86,27 +86,27 @@ def test_slices_are_the_headline_of_refseg_on_their_rows():
     assert multi.scores["gIoU"].value == pytest.approx(expected["gIoU"])
     assert math.isnan(multi.scores["N-acc"].value)
     assert slices["category", "cat"].expressions == 20
-    assert analyse(found, resamples=20, slices=False).slices == ()
+    assert analyse(found, slices=False).slices == ()
 
 
 def test_curves_come_from_what_was_counted():
     found = answers()
-    result = analyse(found, resamples=0)
+    result = analyse(found, intervals=False)
     assert result.no_target_curve.score == "probability"
     assert result.mask_curve.thresholds.tolist() == [0.3, 0.6]
     expected = [scores(found.counts_at(i)).values["gIoU"] for i in range(2)]
     assert result.mask_curve.g_iou.tolist() == pytest.approx(expected)
     assert result.reliability.counts.sum() == 60
-    headless = analyse(answers(head=False), resamples=0)
+    headless = analyse(answers(head=False), intervals=False)
     assert headless.no_target_curve.score == "pixels"
     assert headless.reliability is None
-    plain = analyse(found, resamples=0, curves=False)
+    plain = analyse(found, intervals=False, curves=False)
     assert (plain.no_target_curve, plain.mask_curve, plain.reliability) == (None, None, None)
 
 
 def test_finished_masks_have_no_curves_but_every_protocol_of_the_original_size():
     finished = replace(answers(), about=replace(ABOUT, finished=True, mask_thresholds=(), views={}))
-    result = analyse(finished, ("cris", "cgformer", "thesis"), resamples=0)
+    result = analyse(finished, ("cris", "cgformer", "thesis"), intervals=False)
     assert (result.no_target_curve, result.mask_curve) == (None, None)
     assert result.scores["cris"]["IoU"].value > 0
 
@@ -117,7 +117,7 @@ def test_a_protocol_that_was_not_counted_is_refused():
 
 
 def test_no_answers_have_no_scores():
-    result = analyse(concatenate(ABOUT, []), ("refseg", "lavt"), resamples=10)
+    result = analyse(concatenate(ABOUT, []), ("refseg", "lavt"))
     assert result.expressions == 0
     assert all(math.isnan(e.value) for table in result.scores.values() for e in table.values())
     assert (result.slices, result.no_target_curve, result.mask_curve) == ((), None, None)
@@ -129,12 +129,12 @@ def test_no_answers_have_no_scores():
 def test_a_comparison_pairs_expressions_whatever_their_order():
     a, b = answers(), answers(skill=0.9)
     shuffled = b.rows(np.random.default_rng(1).permutation(60))
-    found, again = compare(a, b, resamples=200), compare(a, shuffled, resamples=200)
+    found, again = compare(a, b, swaps=200), compare(a, shuffled, swaps=200)
     assert found == again
     assert found["gIoU"].a == pytest.approx(scores(a.counts()).values["gIoU"])
     assert found["gIoU"].value == pytest.approx(found["gIoU"].b - found["gIoU"].a)
     assert found["gIoU"].value > 0
-    back = compare(b, a, resamples=200)
+    back = compare(b, a, swaps=200)
     assert back["gIoU"].value == -found["gIoU"].value
     assert back["gIoU"].p == found["gIoU"].p
 
@@ -142,7 +142,13 @@ def test_a_comparison_pairs_expressions_whatever_their_order():
 def test_sentences_of_two_images_may_have_one_id():
     a = replace(answers(6), sent_id=np.array([0, 1, 2, 0, 1, 2]))
     b = replace(answers(6, skill=0.9), sent_id=a.sent_id)
-    assert compare(a, b.rows(np.array([3, 4, 5, 0, 1, 2])), resamples=10) == compare(a, b, resamples=10)
+    assert compare(a, b.rows(np.array([3, 4, 5, 0, 1, 2])), swaps=10) == compare(a, b, swaps=10)
+
+
+def test_sentences_of_two_references_may_have_one_id():
+    a = replace(answers(6), sent_id=np.zeros(6, dtype=np.int64))
+    b = replace(answers(6, skill=0.9), sent_id=a.sent_id)
+    assert compare(a, b.rows(np.array([2, 0, 1, 5, 4, 3]))) == compare(a, b)
 
 
 def test_other_expressions_or_other_truths_are_refused():
@@ -156,7 +162,7 @@ def test_other_expressions_or_other_truths_are_refused():
 
 def test_splits_are_compared_one_by_one():
     both = concatenate(ABOUT, [answers(), answers(split="testA", seed=1)])
-    found = compare_by_split(both, both, ("refseg", "lavt"), resamples=10)
+    found = compare_by_split(both, both, ("refseg", "lavt"), swaps=10)
     assert list(found) == [("val", "refseg"), ("val", "lavt"), ("testA", "refseg"), ("testA", "lavt")]
     with pytest.raises(RefsegError, match="other splits: val, testA and val"):
         compare_by_split(both, answers(), ("refseg",))

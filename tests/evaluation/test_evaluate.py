@@ -259,7 +259,7 @@ def test_wrong_requests_are_named_before_the_first_image(data, saved, change, me
 def test_the_report_is_that_of_the_splits_at_the_checkpoints_thresholds(data, saved, vlt, tokenizer):
     stages = []
     report = evaluate(request(data, saved), progress=lambda stage, *a, **figures: stages.append(stage))
-    assert list(dict.fromkeys(stages)) == ["eval val", "eval testA"]
+    assert list(dict.fromkeys(stages)) == ["check val", "check testA", "eval val", "eval testA"]
     assert [(e.images, e.image_encodings, len(e.counts)) for e in report.evaluations.values()] == [(3, 3, 6), (2, 2, 2)]
     for name, evaluation in report.evaluations.items():
         split = open_shards(data, name)
@@ -325,3 +325,18 @@ def test_training_pays_for_no_mask_and_no_further_view(val, tokenizer, monkeypat
     assert evaluation.answers.curve.shape == (6, 0, 2)
     assert evaluation.answers.categories[2] == ("thing",)
     assert evaluation.answers.about == About(thresholds=Thresholds())
+
+
+def test_the_form_that_the_recipe_names_is_asked_and_recorded(tmp_path, saved):
+    one, *_ = records("val")
+    said = tuple(replace(e, raw=f"{e.text.title()} !") for e in one.expressions)
+    write_split(tmp_path, "val", [replace(one, expressions=said)])
+    asked = {
+        form: evaluate(
+            EvalRequest(str(tmp_path), ("val",), str(saved), device="cpu", overrides=(f"text.field={form}",))
+        )
+        for form in ("sent", "raw")
+    }
+    assert asked["sent"].evaluations["val"].answers.text == ["small", "large", "both", "neither"]
+    assert asked["raw"].evaluations["val"].answers.text == ["Small !", "Large !", "Both !", "Neither !"]
+    assert (asked["sent"].changed, asked["raw"].changed) == ((), ("text.field=raw",))

@@ -7,15 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from refseg_cli.config import DataConfig
 from refseg_cli.data import masks
+from refseg_cli.data.transforms import place
 from refseg_cli.evaluation.grids import count_views, true_masks, values_at
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG, View
 from refseg_cli.records import Batch, Prediction, Sample, Thresholds
 from refseg_cli.segmenters.inference import postprocess
 
 
-def batch(count: int, size: tuple[int, int], content: tuple[int, ...], whole: tuple[int, int]) -> Batch:
+def batch(count: int, size: tuple[int, int], content: tuple[float, ...], whole: tuple[int, int]) -> Batch:
     """One picture of `size` at `content` (top, left, height, width) in an input of `whole` pixels."""
     return Batch(
         images=torch.zeros(1, 3, *whole),
@@ -75,7 +78,7 @@ def test_where_the_corners_lie_decides_how_many_pixels_are_inside():
     """Two logits spread over six pixels: four are above zero with aligned corners, three with aligned edges."""
     logits = torch.tensor([[[-1.0, 1.9]]])
     views = [PROTOCOLS["lavt"].view(0.5), PROTOCOLS["rela"].view(0.5)]
-    counts = count_views(Prediction(logits[:, None]), batch(1, (1, 6), (0, 0, 1, 6), (1, 6)), views, [])
+    counts = count_views(Prediction(logits[:, None]), batch(1, (1, 6), (0, 0, 1, 6), (1, 6)), views, [np.zeros((1, 6))])
     assert counts[0, :, 1].tolist() == [4, 3]
 
 
@@ -114,6 +117,20 @@ def test_cris_reads_beyond_the_content_and_zeros_beyond_the_input():
     assert whole[0, 4].tolist() == pytest.approx(edge, abs=1e-5)
 
 
+def test_cris_brings_back_what_cris_warped_in():
+    """Twelve columns in sixteen: pixel i of the picture lies at 4/3 i of the input."""
+    logits = torch.tensor([ROW]).expand(1, 4, 4)
+    placed = place((6, 12), DataConfig(size=(16, 16), resize="warp"))
+    content = (placed.top, placed.left, placed.height, placed.width)
+    found = only(logits, batch(1, (6, 12), content, (16, 16)), "cris")
+    at_input = [cubic(sigmoid(ROW), i * 3 / 15, outside=None) for i in range(16)]
+    expected = [cubic(at_input, i * 4 / 3, outside=0.0) for i in range(12)]
+    assert found[0, 3].tolist() == pytest.approx(expected, abs=1e-5)
+    of_vlt = only(logits, batch(1, (6, 12), content, (16, 16)), "vlt")
+    smooth = linear(sigmoid(ROW), 16, corners=False)
+    assert of_vlt[0, 3].tolist() == pytest.approx(np.interp(np.arange(12) * 4 / 3, range(16), smooth), abs=1e-5)
+
+
 def test_an_output_of_input_size_stays_as_it_is():
     logits = torch.randn(2, 8, 8)
     of = batch(2, (8, 8), (0, 0, 8, 8), (8, 8))
@@ -146,7 +163,7 @@ def test_thresholds_of_one_grid_share_its_values():
             assert counts[n, v].tolist() == [(inside & truths[n]).sum(), inside.sum(), truths[n].sum()]
 
 
-def test_at_the_input_the_truth_is_the_batchs_mask_and_pictures_do_not_mix():
+def test_at_the_input_the_truth_is_resized_and_pictures_do_not_mix():
     two = replace(
         batch(3, (5, 5), (0, 0, 8, 8), (8, 8)),
         images=torch.zeros(2, 3, 8, 8),
@@ -154,14 +171,33 @@ def test_at_the_input_the_truth_is_the_batchs_mask_and_pictures_do_not_mix():
         sizes=torch.tensor([(5, 5), (3, 9)]),
         content=torch.tensor([(0, 0, 8, 8), (0, 0, 8, 8)]),
     )
-    two.masks[0, 0, :2] = 1
-    two.masks[2, 0, :, :3] = 1
     logits = torch.stack([torch.full((1, 4, 4), value) for value in (9.0, -9.0, 9.0)])
-    truths = [np.ones((5, 5), dtype=bool), np.zeros((5, 5), dtype=bool), np.eye(3, 9, dtype=bool)]
+    truths = [np.ones((5, 5), dtype=bool), np.zeros((5, 5), dtype=bool), np.arange(27).reshape(3, 9) % 9 < 3]
     views = [PROTOCOLS[name].view(0.5) for name in ("lavt", "refseg", "vlt")]
     counts = count_views(Prediction(logits), two, views, truths)
-    assert counts[:, 0].tolist() == [[16, 64, 16], [0, 0, 0], [24, 64, 24]]
-    assert counts[:, 1].tolist() == counts[:, 2].tolist() == [[25, 25, 25], [0, 0, 0], [3, 27, 3]]
+    assert counts[:, 0].tolist() == [[64, 64, 64], [0, 0, 0], [24, 64, 24]]
+    assert counts[:, 1].tolist() == counts[:, 2].tolist() == [[25, 25, 25], [0, 0, 0], [9, 27, 9]]
+
+
+def test_lavt_sees_the_truth_through_pillow():
+    """640 x 427 pixels squashed to 480 x 480, and set into a letterbox."""
+    truth = np.random.default_rng(0).random((427, 640)) < 0.5
+    for content in ((0, 0, 480, 480), (80, 0, 320, 480)):
+        of = batch(1, (427, 640), content, (480, 480))
+        counts = count_views(Prediction(torch.full((1, 1, 2, 2), 9.0)), of, [PROTOCOLS["lavt"].view(0.5)], [truth])
+        seen = Image.fromarray(truth.astype(np.uint8)).resize(content[:1:-1], Image.Resampling.NEAREST)
+        assert counts[0, 0].tolist() == [np.sum(seen), 480 * 480, np.sum(seen)]
+    columns = ((np.arange(480) + 0.5) * 640 / 480).astype(int)
+    assert np.sum(seen) != truth[((np.arange(320) + 0.5) * 427 / 320).astype(int)][:, columns].sum()
+
+
+def test_rela_leaves_crowds_out_of_the_truth():
+    whole, one = np.ones((4, 4), dtype=bool), np.eye(4, dtype=bool)
+    sample = Sample(1, 1, 1, "val", "x", masks.encode(whole), 2, without_crowds=masks.encode(one))
+    of = replace(batch(1, (4, 4), (0, 0, 8, 8), (8, 8)), samples=(sample,))
+    views = [PROTOCOLS[name].view(0.5) for name in ("rela", "lavt", "refseg")]
+    counts = count_views(Prediction(torch.full((1, 1, 2, 2), 9.0)), of, views, [whole])
+    assert counts[0, :, 2].tolist() == [16, 64, 16]
 
 
 def test_equal_targets_are_decoded_once():

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import records
+from pictures import records, write_split
+from PIL import Image
 from pycocotools import mask as coco
 
 from refseg_cli.data import masks
@@ -19,7 +21,7 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import read_answers
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
 from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
-from refseg_cli.evaluation.predictions import Given, Problems, Wanted, match, read_predictions
+from refseg_cli.evaluation.predictions import Problems, read_predictions
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
 
@@ -74,6 +76,20 @@ def by_name(record, expression) -> dict:
     return {"image": f"some/where/{record.file_name}", "phrase": phrase, "mask": rle(half(record))}
 
 
+def test_a_phrase_matches_as_typed_or_as_cleaned(tmp_path):
+    one, *_ = records("val")
+    small, large, *others = one.expressions
+    said = (replace(small, raw="Small , the one ."), replace(large, raw="Large!"), *others)
+    write_split(tmp_path, "val", [replace(one, expressions=said)])
+    source = tmp_path / "p.jsonl"
+    names = ["small , the  one .", "LARGE", "both", "neither"]
+    found = [{"image": one.file_name, "phrase": name, "mask": rle(half(one))} for name in names]
+    answers = score(tmp_path, lines(source, found)).answers["val"]
+    assert answers.intersection.tolist() == [64, 0, 64, 0]
+    with pytest.raises(RefsegError, match="1 duplicate"):
+        score(tmp_path, lines(source, [*found, {**found[0], "phrase": "small"}]))
+
+
 def as_polygon(record, expression) -> dict:
     h, w = record.height, record.width // 2
     return {"sent_id": expression.sent_id, "segmentation": [[0, 0, w, 0, w, h, 0, h]]}
@@ -92,7 +108,7 @@ def as_runs(record, expression) -> dict:
         ("jsonl", lambda r, e: {"expression_id": e.sent_id, "segmentation": rle(half(r))}),
         ("jsonl", by_name),
         ("jsonl", lambda r, e: {"image_id": r.image_id, "text": e.text, "mask": rle(half(r))}),
-        ("json", lambda r, e: {**by_id(r, e), "image_id": 5, "score": 0.3}),
+        ("json", lambda r, e: {**by_id(r, e), "image_id": r.image_id, "score": 0.3}),
         ("annotations", by_id),
         ("jsonl", as_polygon),
         ("jsonl", as_runs),
@@ -189,7 +205,8 @@ def test_a_fault_is_named_and_counted_and_refused(data, tmp_path, fault):
         score(data, source)
     assert counted in error.value.message
     assert named in error.value.message
-    assert error.value.hint == "--on-error skip scores the others only"
+    assert error.value.hint.startswith("--on-error skip scores the others only")
+    assert ("--merge union" in error.value.hint) == (fault == "duplicate")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -273,43 +290,6 @@ def test_several_splits_come_from_one_file(data, tmp_path):
     assert outside.problems.counts() == {"unknown": 4}
 
 
-# Matching, by itself
-
-
-def wanted(*phrases: tuple[int, str, str]) -> list[Wanted]:
-    return [Wanted(sent_id, 1, image, phrase) for sent_id, image, phrase in phrases]
-
-
-def given(where: str, **how) -> Given:
-    return Given(where, how.get("sent_id"), how.get("image"), how.get("phrase"), None)
-
-
-TWICE = wanted((1, "a.png", "left dog"), (2, "a.png", "Left  dog"), (3, "b.png", "left dog"))
-
-
-def test_one_answer_serves_all_expressions_that_say_the_same_of_a_picture():
-    problems = Problems()
-    found = match([given("x", image="a.png", phrase="left dog")], TWICE, problems)
-    assert {n: entry.where for n, entry in found.items()} == {0: "x", 1: "x"}
-    assert not problems.found
-
-
-def test_as_many_answers_as_expressions_are_dealt_out_in_order():
-    problems = Problems()
-    entries = [given(w, image="a.png", phrase="left dog") for w in ("x", "y")]
-    assert {n: entry.where for n, entry in match(entries, TWICE, problems).items()} == {0: "x", 1: "y"}
-    assert not problems.found
-    match([*entries, given("z", image="a.png", phrase="left dog")], TWICE, problems)
-    assert [(p.reason, p.where) for p in problems.found] == [("duplicate", "y"), ("duplicate", "z")]
-
-
-def test_a_name_and_an_id_of_one_expression_are_two_answers():
-    problems = Problems()
-    found = match([given("x", sent_id=3), given("y", image="b.png", phrase="left dog")], TWICE, problems)
-    assert {n: entry.where for n, entry in found.items()} == {2: "x"}
-    assert str(problems.found[0]) == "y: duplicate: b.png 'left dog' is answered by x"
-
-
 # Against the model that made them
 
 
@@ -372,8 +352,8 @@ def test_doubled_and_unknown_rows_of_records_are_named(data, recorded, tmp_path)
     pq.write_table(pa.concat_tables([changed, again]).replace_schema_metadata(found.schema.metadata), path)
     with pytest.raises(RefsegError, match="1 unknown, 1 duplicate, 1 missing") as error:
         score(data, path)
-    assert "row 1: unknown: sent_id 999 of image" in error.value.message
-    assert "row 8: duplicate: sent_id 100 is answered by row 0" in error.value.message
+    assert "row 1: unknown: sent_id 999, ref_id 11, image 1 'large'" in error.value.message
+    assert "row 8: duplicate: sent_id 100, ref_id 10, image 1 'small' is answered by" in error.value.message
     assert "sent_id 101: missing: 1.png 'large'" in error.value.message
 
 
@@ -387,10 +367,28 @@ def test_protocols_of_the_input_see_masks_at_their_official_size(data, tmp_path,
         for target in expression.targets:
             instance = record.instances[target].rle
             true |= coco.decode({"size": instance.size, "counts": instance.counts}) > 0
-        # the pixel below each new pixel's centre
-        at = np.ix_((rows * record.height / height).astype(int), (columns * record.width / width).astype(int))
-        p, g = half(record)[at], true[at]
+        if name == "lavt":
+            p, g = (np.asarray(Image.fromarray(mask).resize((width, height), 0)) for mask in (half(record), true))
+        else:  # the pixel below each new pixel's centre
+            at = np.ix_((rows * record.height / height).astype(int), (columns * record.width / width).astype(int))
+            p, g = half(record)[at], true[at]
         assert (counts.intersection[n], counts.predicted[n], counts.target[n]) == ((p & g).sum(), p.sum(), g.sum())
+
+
+def test_crowds_are_no_truth_to_rela_at_either_door(tmp_path, saved):
+    one, *_ = records("val")
+    small, large = one.instances
+    write_split(tmp_path, "val", [replace(one, instances=(replace(small, iscrowd=True), large))])
+    source = tmp_path / "p.jsonl"
+    whole = [{"sent_id": e.sent_id, "mask": rle(np.ones((32, 32), dtype=bool))} for e in one.expressions]
+    theirs = score(tmp_path, lines(source, whole), "rela", "lavt", "refseg").answers["val"]
+    asked = EvalRequest(str(tmp_path), ("val",), str(saved), "cpu", protocols=("rela", "lavt", "refseg"))
+    ours = evaluate(asked).evaluations["val"].answers  # at 32 x 32, its input
+    for answers, scale in ((theirs, 15 * 15), (ours, 1)):
+        # small (a crowd, alone), large, both, neither
+        assert answers.counts(PROTOCOLS["rela"]).target.tolist() == [64 * scale, 256 * scale, 256 * scale, 0]
+        assert answers.counts(PROTOCOLS["lavt"]).target.tolist() == [64 * scale, 256 * scale, 320 * scale, 0]
+        assert answers.counts(PROTOCOLS["refseg"]).target.tolist() == [64, 256, 320, 0]
 
 
 def test_predictions_of_records_are_read_back(recorded):
@@ -399,3 +397,34 @@ def test_predictions_of_records_are_read_back(recorded):
     assert [entry.sent_id for entry in found] == [200, 300]
     assert all(entry.says_target is not None for entry in found)
     assert not problems.found
+
+
+# Runs of length zero, as writers make them that cap a run
+
+
+def with_empty_runs(mask: np.ndarray) -> dict:
+    """The left half in three runs, the second of which is empty."""
+    inside = int(mask.sum())
+    return {"size": list(mask.shape), "counts": [0, 5, 0, inside - 5, mask.size - inside]}
+
+
+@pytest.mark.parametrize("form", ["counts", "string", "records"])
+def test_masks_of_predictions_have_no_empty_runs(data, tmp_path, recorded, form):
+    expected = [masks.encode(half(record)) for record, _ in EXPRESSIONS]
+    runs = [with_empty_runs(half(record)) for record, _ in EXPRESSIONS]
+    strings = [coco.frPyObjects(one, *one["size"]) for one in runs]
+    strings = [{**one, "counts": one["counts"].decode()} for one in strings]
+    if form == "records":
+        found = pq.read_table(recorded)
+        found = found.take([n for n, name in enumerate(found["split"].to_pylist()) if name == "val"])
+        column = pa.array(strings, found.schema.field("mask").type)
+        found = found.set_column(found.schema.get_field_index("mask"), "mask", column)
+        source = str(tmp_path / "capped.parquet")
+        pq.write_table(found, source)
+    else:
+        given = runs if form == "counts" else strings
+        source = lines(
+            tmp_path / "p.jsonl",
+            [{"sent_id": e.sent_id, "mask": m} for (_, e), m in zip(EXPRESSIONS, given, strict=True)],
+        )
+    assert score(data, source, masks=True).masks == expected

@@ -19,6 +19,7 @@ from PIL import Image
 from refseg_cli import checkpoint
 from refseg_cli.app import main
 from refseg_cli.config import DataConfig, Published, Recipe, TextConfig, load_recipe
+from refseg_cli.data.shards import MANIFEST
 from refseg_cli.data.text import build_tokenizer
 from refseg_cli.errors import ERROR, FOUND
 from refseg_cli.models import build_model
@@ -64,8 +65,8 @@ def refcoco(tmp_path: Path) -> str:
     folder.mkdir()
     things = (instance(1, SIZE, 32, 32, 32, 32), instance(2, SIZE, 64, 64, 32, 32))
     write_split(folder, "val", [picture(1, "val", SIZE, things, [("a", (0,)), ("b", (1,))])])
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "dataset": "refcoco"}))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "dataset": "refcoco"}))
     return str(folder)
 
 

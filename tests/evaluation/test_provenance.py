@@ -9,6 +9,7 @@ import pytest
 from pictures import records, write_split
 
 from refseg_cli.config import Published, load_recipe, recipe_names
+from refseg_cli.data.shards import MANIFEST
 from refseg_cli.evaluation.answers import About
 from refseg_cli.evaluation.evaluate import EvalReport
 from refseg_cli.evaluation.provenance import cautions, published_row, published_rows, shared_images
@@ -133,9 +134,15 @@ def test_ids_of_other_sources_and_data_without_a_train_split_tell_nothing(data, 
     other = tmp_path / "other"
     other.mkdir()
     write_split(other, "train", records("train"))
-    manifest = json.loads((other / "manifest.json").read_text())
-    (other / "manifest.json").write_text(json.dumps({**manifest, "image_source": "elsewhere"}))
+    manifest = json.loads((other / MANIFEST).read_text())
+    (other / MANIFEST).write_text(json.dumps({**manifest, "image_source": "elsewhere"}))
     assert shared_images(str(data), ["val"], str(other)) == {}
     (tmp_path / "third").mkdir()
     write_split(tmp_path / "third", "val", records("val"))
     assert shared_images(str(data), ["val"], str(tmp_path / "third")) == {}
+
+
+def test_a_model_of_typed_sentences_that_was_asked_cleaned_ones_says_so():
+    (said,) = cautions(replace(ABOUT, data="old", without_raw=True), ["val"])
+    assert "old has no sentences as they were typed" in said
+    assert cautions(ABOUT, ["val"]) == []

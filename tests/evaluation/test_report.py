@@ -45,7 +45,7 @@ def watched(untrained: Path, scenes: Path, tmp_path_factory: pytest.TempPathFact
 def built(scenes: Path, watched: tuple[EvalReport, Watch], **options: Any) -> Report:
     found, watch = watched
     answers = {name: evaluation.answers for name, evaluation in found.evaluations.items()}
-    analyses = {name: analyse(some, resamples=20) for name, some in answers.items()}
+    analyses = {name: analyse(some) for name, some in answers.items()}
     settings = {"published": {}, **options}
     return build_report(str(scenes), answers, analyses, watch.masks, watch.maps, **settings)
 
@@ -138,7 +138,7 @@ def test_records_give_the_same_page_without_maps(scenes: Path, watched: tuple[Ev
     live = built(scenes, watched)
     source = watched[0].records
     found = score_file(OutsideRequest(source, str(scenes), SPLITS, masks=True))
-    analyses = {name: analyse(some, resamples=20) for name, some in found.answers.items()}
+    analyses = {name: analyse(some) for name, some in found.answers.items()}
     later = build_report(str(scenes), found.answers, analyses, found.masks, {}, published={})
     assert [replace(s, maps=()) for s in live.samples] == later.samples
     assert later.tables[-1] == live.tables[-1]
@@ -149,14 +149,14 @@ def test_records_give_the_same_page_without_maps(scenes: Path, watched: tuple[Ev
 def test_predictions_of_others_give_a_page(scenes: Path, watched: tuple[EvalReport, Watch], tmp_path: Path) -> None:
     answers, rles = read_answers(watched[0].records), read_masks(watched[0].records)
     lines = [
-        json.dumps({"sent_id": int(sent), "mask": {"size": list(rle.size), "counts": rle.counts.decode()}})
+        json.dumps({"sent_id": int(sent), "mask": rle})
         for sent, rle, split in zip(answers.sent_id, rles, answers.split, strict=True)
         if split == "val"
     ]
     file = tmp_path / "theirs.jsonl"
     file.write_text("\n".join(lines))
     found = score_file(OutsideRequest(str(file), str(scenes), ("val",), masks=True))
-    analyses = {"val": analyse(found.answers["val"], resamples=0)}
+    analyses = {"val": analyse(found.answers["val"], intervals=False)}
     report = build_report(str(scenes), found.answers, analyses, found.masks, {}, published={})
     assert len(report.samples) == len(lines)
     assert all(sample.p_target is None for sample in report.samples)
@@ -185,7 +185,7 @@ def test_answers_to_other_data_are_left_out_and_counted(scenes: Path, watched: t
     found, watch = watched
     val = found.evaluations["val"].answers
     elsewhere = replace(val, sent_id=np.where(np.arange(len(val)) < 3, -1, val.sent_id))
-    analyses = {"val": analyse(elsewhere, resamples=0)}
+    analyses = {"val": analyse(elsewhere, intervals=False)}
     report = build_report(str(scenes), {"val": elsewhere}, analyses, watch.masks, {}, published={})
     assert len(report.samples) == len(val) - 3
     assert report.cautions == ["3 answers are about expressions that the data no longer have"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers import clip, vision
+from refseg_cli.layers import encoders, vision
 from refseg_cli.layers.clip import ClipText, PhraseReader, SpatialAttentionPool
 from refseg_cli.layers.encoders import EncoderConfig, build_clip_pool, build_layers, build_text, build_vision
 from refseg_cli.layers.language import SmallTransformer
@@ -201,7 +201,7 @@ def test_the_pool_starts_from_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     """timm's pool at its own size, all 7 x 7 places, is ours: its first place is the pooled one, which we leave out."""
     released = vision._from_timm("resnet50_clip", pretrained=False).head.eval()
     torch.nn.init.normal_(released.pos_embed)
-    monkeypatch.setattr(clip, "pretrained_clip_pool", lambda name: released.state_dict())
+    monkeypatch.setattr(encoders, "pretrained_clip_pool", lambda name, pretrained: released.state_dict())
     pool = build_clip_pool(
         EncoderConfig(backbone="resnet50_clip.openai"),
         build_vision(EncoderConfig(backbone="resnet50_clip", pretrained=False), size=(64, 64)),

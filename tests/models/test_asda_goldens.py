@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from refseg_cli.config import build
 from refseg_cli.layers.keymap import rename
-from refseg_cli.models.asda import ASDA, OFFICIAL_KEYS, ASDAConfig, official_config
+from refseg_cli.models.asda import ASDA, ASDAConfig
+from refseg_cli.models.asda_official import OFFICIAL_KEYS, official_config
 
 FILE = "asda_416x416"
 VOCABULARY, MAX_TOKENS = 49408, 17

@@ -14,7 +14,7 @@ from variants.isfp import TINY
 
 from refseg_cli.config import DataConfig, Recipe
 from refseg_cli.errors import RefsegError
-from refseg_cli.models import build_model, isfp
+from refseg_cli.models import build_model, isfp, isfp_cells
 from refseg_cli.models.isfp import ISFP, ISFPConfig
 from refseg_cli.records import Batch, Prediction
 
@@ -124,9 +124,9 @@ def test_positive_cells_by_hand() -> None:
             rectangle((0, 0), (0, 0)),  # nothing
         ]
     )
-    centres = isfp.centres(masks, (4, 6))
+    centres = isfp_cells.centres(masks, (4, 6))
     assert centres[:2].tolist() == [[2.0, 3.0], [5 / 16, 93 / 16]]
-    positive = isfp.positive_cells(masks, (4, 6)).unflatten(1, (4, 6)).int().tolist()
+    positive = isfp_cells.positive_cells(masks, (4, 6)).unflatten(1, (4, 6)).int().tolist()
     assert positive[0] == [[0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0]]
     assert positive[1] == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1], [0] * 6, [0] * 6]
     assert positive[2] == [[0] * 6] * 4
@@ -202,7 +202,7 @@ def test_a_wrong_channel_teaches_the_refinement_nothing() -> None:
 def test_iou_by_hand() -> None:
     logits = torch.tensor([[1.0, 1.0, -1.0, -1.0], [-1.0] * 4, [-1.0] * 4]).view(3, 1, 2, 2)
     target = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4]).view(3, 1, 2, 2)
-    torch.testing.assert_close(isfp.iou(logits, target), torch.tensor([1 / 3, 0.0, 0.0]))
+    torch.testing.assert_close(isfp_cells.iou(logits, target), torch.tensor([1 / 3, 0.0, 0.0]))
 
 
 def test_the_mask_of_row_i_and_column_j_is_channel_i_s_plus_j() -> None:
@@ -269,7 +269,7 @@ def test_gt_mask_is_that_of_the_object_in_the_chosen_cell() -> None:
     masks = batch.masks
     # Its own cell's neighbour; the other object's centre; nothing there; an object of another image.
     chosen = torch.tensor([1 * 6 + 1, 0, 0 * 6 + 3, 3 * 6 + 4])
-    answer = isfp.annotated_masks(chosen, batch, grid) > 0
+    answer = isfp_cells.annotated_masks(chosen, batch, grid) > 0
     assert torch.equal(answer[0], masks[0] > 0)
     assert torch.equal(answer[1], masks[0] > 0)
     assert not answer[2].any()
@@ -289,7 +289,7 @@ def test_oracles_act_in_evaluation_only_and_need_annotations() -> None:
     with torch.no_grad():
         seen = tiny(oracle="mask").eval()(batch)
     assert seen.mask_logits.shape == (4, 1, *SIZE)
-    assert set(seen.mask_logits.unique().tolist()) <= {-isfp.CERTAIN, isfp.CERTAIN}
+    assert set(seen.mask_logits.unique().tolist()) <= {-isfp_cells.CERTAIN, isfp_cells.CERTAIN}
 
 
 @pytest.mark.parametrize(

@@ -159,16 +159,23 @@ def test_pictures_go_as_they_are(format: str) -> None:
     assert for_web(data) == (data, pictures.WEB[format])
 
 
-def test_a_turned_picture_is_stored_as_its_masks_lie() -> None:
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_turned_picture_lies_as_its_masks_do(orientation: int) -> None:
     image = Image.new("RGB", (40, 20), "red")
     image.paste("blue", (0, 0, 20, 20))
     exif = Image.Exif()
-    exif[pictures.ORIENTATION] = 6  # viewers turn it by 90 degrees
-    data, ending = for_web(encoded(image, "JPEG", exif=exif, quality=95))
+    exif[0x0112] = 6  # viewers turn it by 90 degrees
+    data, ending = for_web(encoded(image, "JPEG", exif=exif, quality=95), orientation)
     shown = Image.open(io.BytesIO(data))
-    assert (ending, shown.size) == ("jpg", (40, 20))
-    assert shown.getexif().get(pictures.ORIENTATION, 1) == 1
-    assert np.asarray(shown)[10, 5].argmax() == 2
+    assert (ending, shown.size) == ("jpg", (40, 20) if orientation == 1 else (20, 40))
+    assert shown.getexif().get(0x0112, 1) == 1
+    assert np.asarray(shown)[5, 5].argmax() == 2
+    assert np.asarray(shown)[-5, -5].argmax() == 0
+
+
+def test_sixteen_bits_are_not_white() -> None:
+    data, _ = for_web(encoded(Image.fromarray(np.full((8, 8), 100 << 8, np.uint16)), "PNG"))
+    assert abs(np.asarray(Image.open(io.BytesIO(data))).astype(int) - 100).max() <= 2
 
 
 def test_what_browsers_do_not_know_becomes_jpeg() -> None:

@@ -42,6 +42,12 @@ CONFUSABLE_WITH = {
 }
 CONFUSABLE = {frozenset((one, other)) for one, others in CONFUSABLE_WITH.items() for other in others}
 
+# How photographs name colours. Pixels between the borders vote for nothing.
+BLACK_BELOW, WHITE_ABOVE, COLOURLESS, VIVID = 0.18, 0.75, 0.12, 0.30  # value, value, saturation, saturation
+BROWN_BELOW = 0.60  # value of an orange that is called brown
+HUES = {"red": (-14, 10), "orange": (18, 36), "yellow": (46, 64), "green": (85, 160), "blue": (190, 250)}  # degrees
+MAJORITY = 0.65  # share of an object's pixels that must agree on a word
+
 HUE_REACH = 35  # degrees around the main hue that still belong to the repaintable part
 HUE_SEARCH = 60  # degrees around the word's hue in which the main hue of the sprite is sought
 MIN_SATURATION = 0.2  # below it a pixel is an outline, a highlight or metal, and keeps its colour
@@ -73,6 +79,28 @@ def repaintable(sprite: NDArray[np.uint8], source: str) -> NDArray[np.bool_]:
     histogram, edges = np.histogram(offset[vivid], bins=24, range=(-HUE_SEARCH, HUE_SEARCH))
     main = edges[histogram.argmax()] + HUE_SEARCH / 24
     return vivid & (np.abs(hue_difference(offset, main)) < HUE_REACH)
+
+
+def name_of(pixels: NDArray[np.uint8]) -> str | None:
+    """The colour word that leaves no doubt for an object in a photograph; None where none does.
+
+    pixels: (n, 3) uint8 RGB of the object.
+    """
+    if not len(pixels):
+        return None
+    hue, saturation, value = (plane[0] for plane in hsv(pixels[None]))
+    vivid = (saturation > VIVID) & (value > BLACK_BELOW)
+    votes = {
+        "black": np.count_nonzero(value < BLACK_BELOW),
+        "white": np.count_nonzero((saturation < COLOURLESS) & (value > WHITE_ABOVE)),
+    }
+    for word, (low, high) in HUES.items():
+        within = vivid & ((hue - low) % 360 <= high - low)
+        votes[word] = np.count_nonzero(within & (value > BROWN_BELOW) if word == "orange" else within)
+        if word == "orange":
+            votes["brown"] = np.count_nonzero(within & (value <= BROWN_BELOW))
+    word = max(votes, key=lambda word: votes[word])
+    return word if votes[word] > MAJORITY * len(pixels) else None
 
 
 def hsv(sprite: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""What is said of a scene: proposals that turn out to be unambiguous, each in a few wordings."""
+"""What is said of a picture: proposals that turn out to be unambiguous, each in a few wordings."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def refer(view: View, number: str, earlier: list[Reference]) -> Reference | None
                 continue
             if known[named] >= REPEATS:
                 continue
-            if not all(view.subject(view.scene.things[i].category) for i in named):
+            if not all(view.may_name(view.scene.things[i]) for i in named):
                 continue
             phrases = wordings(proposal, view, said)
             if phrases:

@@ -1,12 +1,14 @@
-"""The small language in which every phrase of the embedded dataset is meant.
+"""The small language in which every generated phrase is meant.
 
 A form says of each object of a scene whether the phrase fits it: TRUE, FALSE, or UNCLEAR where two people might
 disagree (Kleene's three-valued logic: and is the minimum, or the maximum, not the mirror image). The margins are part
-of the predicates, so a phrase is safe exactly if no object is UNCLEAR; `assert_unambiguous` is that proof.
+of the predicates, so a phrase is safe exactly if no object is UNCLEAR, and none that is not known of may fit;
+`assert_unambiguous` is that proof.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -243,8 +245,38 @@ class Except:
         return np.minimum(self.whole.truth(scene), TRUE - self.part.truth(scene))
 
 
+def words(form: Form) -> Iterator[str | None]:
+    """The nouns that a form says; None for 'everything'."""
+    match form:
+        case Is(word):
+            yield word
+        case Coloured(noun):
+            yield from words(noun)
+        case Placed(of) | Ranked(of):
+            yield from words(of)
+        case Related(of, _, anchor):
+            yield from (*words(of), *words(anchor))
+        case Or(left, right) | Except(left, right):
+            yield from (*words(left), *words(right))
+        case Everything():
+            yield None
+        case _:
+            raise TypeError(f"no nouns of {form}")
+
+
+def may_mean_unseen(form: Form, scene: Scene) -> bool:
+    """Whether an object that nobody annotated might change what the form names."""
+    return any(
+        word is None or word in category.names or word in category.general or word in category.doubtful
+        for word in words(form)
+        for category in scene.unseen
+    )
+
+
 def targets(form: Form, scene: Scene) -> tuple[int, ...] | None:
-    """Positions of the objects that the form names; None if it is unclear for any object."""
+    """Positions of the objects that the form names; None if it is unclear for any object, known or not."""
+    if may_mean_unseen(form, scene):
+        return None
     truth = form.truth(scene)
     return None if (truth == UNCLEAR).any() else tuple(map(int, np.flatnonzero(truth == TRUE)))
 

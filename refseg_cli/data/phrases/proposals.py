@@ -64,9 +64,13 @@ class View:
     rng: Random
     subject: Callable[[Category], bool]
 
+    def may_name(self, thing: Thing) -> bool:
+        """Whether the object may be a target."""
+        return thing.traced and self.subject(thing.category)
+
     def thing(self) -> Thing:
         """An object that the phrase may be about."""
-        return self.rng.choice([thing for thing in self.scene.things if self.subject(thing.category)])
+        return self.rng.choice([thing for thing in self.scene.things if self.may_name(thing)])
 
     def noun(self, thing: Thing) -> Is:
         """A noun that is true of the object."""

@@ -19,6 +19,7 @@ class Thing:
     colour: the colour word that is true of it; None where no word fits clearly.
     box: (left, top, right, bottom) of its visible part in pixels, right and bottom exclusive.
     area: its visible pixels.  extent: pixels of the box that it would fill if nothing covered it.
+    traced: whether its mask is known well enough to be a target; otherwise it only counts.
     """
 
     category: Category
@@ -26,15 +27,20 @@ class Thing:
     box: tuple[int, int, int, int]
     area: int
     extent: int
+    traced: bool = True
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture: its size in pixels and its objects. The arrays below have one entry for each object."""
+    """One picture: its size in pixels and its objects. The arrays below have one entry for each object.
+
+    unseen: categories of which there may be more objects than are known.
+    """
 
     width: int
     height: int
     things: tuple[Thing, ...]
+    unseen: tuple[Category, ...] = ()
 
     @cached_property
     def boxes(self) -> NDArray[np.float64]:

@@ -7,11 +7,12 @@ decides whether that stops the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
+from refseg_cli.data.sources.values import string, whole
 from refseg_cli.records import Expression
 
 
@@ -71,15 +72,34 @@ class Annotation:
     iscrowd: bool
 
 
+class Sentence(NamedTuple):
+    """A phrase of a reference.  text, raw: as in `records.Expression`."""
+
+    sent_id: int
+    text: str
+    raw: str
+
+
+def to_sentence(row: Mapping[str, Any]) -> Sentence:
+    """A row of `sentences`; where it has one of `sent` and `raw` only, that stands for both.
+
+    Raises:
+        KeyError, ValueError: the row is broken.
+    """
+    sent, raw = row.get("sent"), row.get("raw")
+    text = string(raw if sent is None else sent, "sent")
+    return Sentence(whole(row["sent_id"], "sent_id"), text, string(sent if raw is None else raw, "raw"))
+
+
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """One reference: some phrases for the same targets.  ann_ids: none for no target.  sentences: (sent_id, text)."""
+    """One reference: some phrases for the same targets.  ann_ids: none for no target."""
 
     ref_id: int
     image_id: int
     split: str
     ann_ids: tuple[int, ...]
-    sentences: tuple[tuple[int, str], ...]
+    sentences: tuple[Sentence, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +122,7 @@ def without(expressions: Sequence[Expression], lost: Iterable[int]) -> tuple[Exp
     """The expressions with no target among the lost instances, renumbered to the instances that are left."""
     gone = set(lost)
     return tuple(
-        Expression(e.text, e.ref_id, e.sent_id, tuple(t - sum(g < t for g in gone) for t in e.targets))
+        replace(e, targets=tuple(t - sum(g < t for g in gone) for t in e.targets))
         for e in expressions
         if not gone.intersection(e.targets)
     )

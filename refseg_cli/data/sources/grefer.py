@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from refseg_cli.data.sources import Problem, Ref
-from refseg_cli.data.sources.refer import parse, sentences, string
-from refseg_cli.data.sources.values import whole
+from refseg_cli.data.sources.refer import parse, sentences
+from refseg_cli.data.sources.values import string, whole
 
 NO_TARGET = -1
 
@@ -32,7 +32,7 @@ def _ref(row: Any) -> Ref:
     return Ref(
         ref_id=whole(row["ref_id"], "ref_id"),
         image_id=whole(row["image_id"], "image_id"),
-        split=string(row, "split"),
+        split=string(row["split"], "split"),
         ann_ids=ann_ids,
         sentences=sentences(row),
     )

@@ -18,7 +18,7 @@ from refseg_cli.data.sources.values import brief, deeper_than, fault_of, text, w
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import Expression
 
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")  # it becomes part of a file name
+SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")  # it becomes part of a file name
 
 
 @dataclass(slots=True)
@@ -72,8 +72,6 @@ def load_json(path: Path) -> tuple[Any, str]:
 
 def _without_tokens(table: dict[str, Any]) -> dict[str, Any]:
     table.pop("tokens", None)
-    if "sent" in table:
-        table.pop("raw", None)
     return table
 
 
@@ -210,7 +208,7 @@ def drafts(
     """
     groups: dict[str, dict[int, list[Ref]]] = {}
     for ref in refs:
-        if not _SPLIT_NAME.fullmatch(ref.split):
+        if not SPLIT_NAME.fullmatch(ref.split):
             problems.append(Problem(Reason.BROKEN_REF, file, (ref.ref_id,), f"split {brief(ref.split)}"))
         elif ref.image_id in instances.broken_photos:
             detail = f"image {ref.image_id}: {instances.broken_photos[ref.image_id]}"
@@ -268,12 +266,12 @@ def _draft(
         if any(a not in position for a in ref.ann_ids):
             continue
         targets = tuple(dict.fromkeys(position[a] for a in ref.ann_ids))
-        for sent_id, phrase in ref.sentences:
-            if fault := fault_of(phrase):
+        for sent_id, phrase, raw in ref.sentences:
+            if fault := fault_of(phrase) or fault_of(raw):
                 detail = f"sentence {sent_id} with {fault}"
                 problems.append(Problem(Reason.BROKEN_TEXT, file, (ref.ref_id,), detail))
             elif phrase.strip():
-                expressions.append(Expression(phrase, ref.ref_id, sent_id, targets))
+                expressions.append(Expression(phrase, ref.ref_id, sent_id, targets, raw))
             else:
                 problems.append(Problem(Reason.EMPTY_EXPRESSION, file, (ref.ref_id,), f"sentence {sent_id}"))
     return Draft(image_id, file_name, split, height, width, tuple(annotations), tuple(expressions))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from refseg_cli.data.sources import Problem, Reason, Ref
-from refseg_cli.data.sources.values import brief, whole
+from refseg_cli.data.sources import Problem, Reason, Ref, Sentence, to_sentence
+from refseg_cli.data.sources.values import brief, string, whole
 
 
 def refs(rows: Iterable[Any], *, file: str, problems: list[Problem]) -> Iterator[Ref]:
@@ -49,31 +49,16 @@ def _ref(row: Any) -> Ref:
     return Ref(
         ref_id=whole(row["ref_id"], "ref_id"),
         image_id=whole(row["image_id"], "image_id"),
-        split=string(row, "split"),
+        split=string(row["split"], "split"),
         ann_ids=(whole(row["ann_id"], "ann_id"),),
         sentences=sentences(row),
     )
 
 
-def sentences(row: Any) -> tuple[tuple[int, str], ...]:
-    """(sent_id, text) of each of a row's phrases.
+def sentences(row: Any) -> tuple[Sentence, ...]:
+    """A row's phrases.
 
     Raises:
-        ValueError: an id is no whole number, or a text no string.
+        KeyError, ValueError: one of them is broken.
     """
-    return tuple(
-        (whole(sentence["sent_id"], "sent_id"), string(sentence, "sent" if "sent" in sentence else "raw"))
-        for sentence in row["sentences"]
-    )
-
-
-def string(row: Any, key: str) -> str:
-    """A string of a row, whatever is in it.
-
-    Raises:
-        ValueError: it is no string.
-    """
-    value = row[key]
-    if not isinstance(value, str):
-        raise ValueError(f"{key} {brief(value)}")
-    return value
+    return tuple(map(to_sentence, row["sentences"]))

@@ -40,8 +40,8 @@ def _number(value: Any, name: str) -> int:
     raise ValueError(f"{name} {brief(value)}")
 
 
-def text(value: Any, name: str) -> str:
-    """A string that can be written as UTF-8.
+def string(value: Any, name: str) -> str:
+    """A string, whatever is in it.
 
     Args:
         name: what it is, for the message.
@@ -51,6 +51,16 @@ def text(value: Any, name: str) -> str:
     """
     if not isinstance(value, str):
         raise ValueError(f"{name} {brief(value)}")
+    return value
+
+
+def text(value: Any, name: str) -> str:
+    """A string that can be written as UTF-8.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = string(value, name)
     if fault := fault_of(value):
         raise ValueError(f"{name} with {fault}")
     return value

@@ -1,0 +1,84 @@
+"""`refseg calibrate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from refseg_cli.commands._options import BatchImages, Data, Device, Json, Quiet, split_choices
+from refseg_cli.console import console
+
+if TYPE_CHECKING:
+    from refseg_cli.evaluation.calibrate import Calibration
+    from refseg_cli.evaluation.evaluate import EvalRequest
+    from refseg_cli.records import Thresholds
+
+SCHEMA = "refseg.calibrate/1"
+
+
+def calibrate(
+    model: Annotated[str, typer.Option("--model", metavar="RUN", help="Folder of the trained model.")],
+    data: Data,
+    split: Annotated[
+        str,
+        typer.Option("--split", metavar="NAME", help="Split to choose on.", autocompletion=split_choices),
+    ] = "val",
+    batch_images: BatchImages = 8,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Choose a model's thresholds on held-out data.
+
+    Finds the mask threshold and the no-target threshold (without a no-target head: the least number of pixels) that
+    together give the highest gIoU on a split, and stores them in the model's folder, where 'refseg predict' and
+    'refseg eval' read them. Thresholds that are already as good stay.
+
+    \b
+    Example:
+      refseg calibrate --model runs/first --data scenes --split val
+      refseg eval --model runs/first --data scenes --split testA
+    """
+    from refseg_cli.evaluation.evaluate import EvalRequest
+
+    found = choose(EvalRequest(data, (), model, device, batch_images=batch_images), split)
+    if json:
+        console.json(
+            {
+                "schema": SCHEMA,
+                "model": str(found.folder),
+                "data": data,
+                "split": split,
+                "before": _json(found.old, found.before),
+                "after": _json(found.new, found.after),
+            }
+        )
+    else:
+        console.result(describe(found))
+
+
+def choose(request: EvalRequest, split: str) -> Calibration:
+    """As `evaluation.calibrate.calibrate`, with its progress shown."""
+    from refseg_cli.evaluation.calibrate import calibrate
+
+    with console.progress() as progress:
+        return calibrate(request, split, progress=progress)
+
+
+def describe(found: Calibration) -> str:
+    """What was chosen, in one line."""
+    if found.new == found.old:
+        return f"{found.folder}: {thresholds(found.old)} stay, none gives more on {found.split}"
+    gain = f"gIoU on {found.split} {100 * found.before:.2f} → {100 * found.after:.2f}"
+    return f"{found.folder}: now {thresholds(found.new)}; before {thresholds(found.old)}; {gain}"
+
+
+def thresholds(own: Thresholds) -> str:
+    """In words; a threshold has as many digits as it takes to give the same answers when it is typed."""
+    pixels = f"{own.min_pixels} pixel{'s' if own.min_pixels > 1 else ''}"
+    return f"threshold {own.mask!r}, no-target threshold {own.exists!r}, at least {pixels}"
+
+
+def _json(own: Thresholds, g_iou: float) -> dict[str, Any]:
+    return {"mask": own.mask, "exists": own.exists, "min_pixels": own.min_pixels, "gIoU": 100 * g_iou}

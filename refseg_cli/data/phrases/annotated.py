@@ -1,0 +1,121 @@
+"""Photographs with annotated objects as scenes, so that phrases can be proven of them.
+
+What annotators leave open stays open here: a category that is not annotated exhaustively may be anywhere in the
+picture, a crowd is of unknown number, a doubtful outline counts but is no target.
+
+Axes: h w pixels of the picture.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refseg_cli.data.phrases.colours import name_of
+from refseg_cli.data.phrases.nouns import PEOPLE, Category, Vocabulary
+from refseg_cli.data.phrases.scene import Scene, Thing
+
+SECTIONS = (PEOPLE, "vehicle", "animal", "food", "thing")
+OTHER = "thing"  # the section of categories that nobody wrote words for
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """One annotated object.
+
+    mask: (h, w) bool.  crowd: stands for several objects.  traced: whether the mask is truth.
+    """
+
+    category_id: int
+    mask: NDArray[np.bool_]
+    crowd: bool = False
+    traced: bool = True
+
+
+def categories_of(names: Mapping[int, str]) -> dict[int, Category]:
+    """What phrases may call the categories of a data set: COCO's by `coco.toml`, any others by their names.
+
+    names: category id -> name, such as "dog", "teddy_bear" or "bow_(weapon)".
+    """
+    known = _coco()["categories"]
+    return {
+        category_id: _category(index, known.get(_plain(name)) or (OTHER, {"names": _plain(name)}, ""))
+        for index, (category_id, name) in enumerate(sorted(names.items()))
+    }
+
+
+def vocabulary(categories: Iterable[Category]) -> Vocabulary:
+    """The categories with the irregular plurals of `coco.toml`."""
+    return Vocabulary(tuple(categories), _coco()["plurals"])
+
+
+@cache
+def _coco() -> dict[str, Any]:
+    """plurals, and category name -> (section, row, the section's wider words)."""
+    table = tomllib.loads(Path(__file__).with_name("coco.toml").read_text("utf-8"))
+    rows = {n: (section, row, table["section"][section]) for section in SECTIONS for n, row in table[section].items()}
+    return {"plurals": table["plurals"], "categories": rows}
+
+
+def _category(index: int, entry: tuple[str, Mapping[str, str], str]) -> Category:
+    section, row, wider = entry
+    names = _split(row["names"])
+    general = frozenset((*_split(wider), *_split(row.get("is", ""))))
+    return Category(index, section, names, general, frozenset(_split(row.get("maybe", ""))) - general - set(names))
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _plain(name: str) -> str:
+    """'Bow_(weapon)' as people say it."""
+    return " ".join(re.sub(r"\(.*?\)", " ", name.replace("_", " ")).lower().split())
+
+
+def scene_of(
+    outlines: Collection[Outline],
+    categories: Mapping[int, Category],
+    size: tuple[int, int],
+    *,
+    complete: Collection[int] | None = None,
+    pixels: NDArray[np.uint8] | None = None,
+) -> tuple[Scene, tuple[int, ...]]:
+    """The scene that phrases are proven of, and for each of its things the position of its outline.
+
+    Args:
+        size: (height, width) of the picture.
+        complete: ids of the categories of which every object is annotated; None for all of them.
+        pixels: (h, w, 3) uint8 RGB; without it no object has a colour.
+    """
+    crowds = {outline.category_id for outline in outlines if outline.crowd}
+    exhaustive = set(categories if complete is None else complete) - crowds
+    seen = [i for i, outline in enumerate(outlines) if not outline.crowd and outline.mask.any()]
+    listed = list(outlines)
+    things = tuple(_thing(listed[i], categories[listed[i].category_id], pixels) for i in seen)
+    unseen = tuple(category for category_id, category in categories.items() if category_id not in exhaustive)
+    return Scene(size[1], size[0], things, unseen), tuple(seen)
+
+
+def _thing(outline: Outline, category: Category, pixels: NDArray[np.uint8] | None) -> Thing:
+    rows, columns = np.flatnonzero(outline.mask.any(1)), np.flatnonzero(outline.mask.any(0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    colour = None
+    if pixels is not None and category.section != PEOPLE:  # a colour said of people is that of their clothes
+        colour = name_of(pixels[top:bottom, left:right][outline.mask[top:bottom, left:right]])
+    return Thing(
+        category=category,
+        colour=colour,
+        box=(left, top, right, bottom),
+        area=int(np.count_nonzero(outline.mask)),
+        extent=(right - left) * (bottom - top),  # what is hidden of it lies within its box, or nobody knows of it
+        traced=outline.traced,
+    )

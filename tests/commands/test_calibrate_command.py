@@ -1,0 +1,76 @@
+"""`refseg calibrate`, and `refseg eval --calibrate`, which does the same first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from refseg_cli import checkpoint
+from refseg_cli.app import main
+from refseg_cli.errors import ERROR, FOUND
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def model(run: Path, tmp_path: Path) -> Path:
+    """A copy whose thresholds may change."""
+    shutil.copytree(run, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def common(model: Path, scenes: Path) -> list[str]:
+    return ["--data", str(scenes), "--model", str(model), "--device", "cpu"]
+
+
+def test_thresholds_are_stored_and_told(model: Path, scenes: Path, capsys: Capture) -> None:
+    old = checkpoint.read_config(model / "best")[1]
+    assert main(["calibrate", *common(model, scenes), "--split", "val"]) == FOUND
+    new = checkpoint.read_config(model / "best")[1]
+    out = capsys.readouterr().out
+    assert new != old
+    assert f"now threshold {new.mask!r}, no-target threshold {new.exists!r}" in out
+    assert "gIoU on val" in out
+    assert main(["calibrate", *common(model, scenes)]) == FOUND
+    assert "stay, none gives more on val" in capsys.readouterr().out
+    assert checkpoint.read_config(model / "best")[1] == new
+
+
+def test_json(model: Path, scenes: Path, capsys: Capture) -> None:
+    assert main(["calibrate", *common(model, scenes), "--json"]) == FOUND
+    found = json.loads(capsys.readouterr().out)
+    new = checkpoint.read_config(model / "best")[1]
+    assert (found["schema"], found["split"], found["data"]) == ("refseg.calibrate/1", "val", str(scenes))
+    assert {k: found["after"][k] for k in ("mask", "exists", "min_pixels")} == {
+        "mask": new.mask,
+        "exists": new.exists,
+        "min_pixels": new.min_pixels,
+    }
+    assert found["after"]["gIoU"] > found["before"]["gIoU"]
+    # what it promises is what an evaluation then finds
+    assert main(["eval", *common(model, scenes), "--json"]) == FOUND
+    scores = json.loads(capsys.readouterr().out)["splits"]["val"]["protocols"]["refseg"]
+    assert scores["gIoU"]["value"] == pytest.approx(found["after"]["gIoU"])
+
+
+def test_eval_calibrates_first(model: Path, scenes: Path, capsys: Capture) -> None:
+    asked = ["eval", *common(model, scenes), "--calibrate", "val"]
+    assert main([*asked, "--split", "testA"]) == FOUND
+    new = checkpoint.read_config(model / "best")[1]
+    err = capsys.readouterr().err
+    assert f"now threshold {new.mask!r}, no-target threshold {new.exists!r}" in err
+    assert "chosen on it" not in err
+    assert main(asked) == FOUND
+    err = capsys.readouterr().err
+    assert "stay, none gives more on val" in err
+    assert "val: the thresholds were chosen on it" in err
+
+
+def test_errors(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["calibrate", "--data", str(scenes)]) == ERROR
+    assert "--model" in capsys.readouterr().err
+    assert main(["calibrate", *common(tmp_path, scenes)]) == ERROR
+    assert "refseg: " in capsys.readouterr().err
