@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,7 +26,8 @@ Root = Annotated[
     Path, typer.Option("--root", metavar="DIR", help="Folder with refcoco/, grefcoco/ and so on, as downloaded.")
 ]
 Images = Annotated[
-    Path | None, typer.Option("--images", metavar="DIR", help="Folder of the photos; ROOT/images if not given.")
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="Folder of the photos; ROOT/images or ROOT if not given."),
 ]
 Out = Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder or URI (s3://...) for the shards.")]
 Splits = Annotated[
@@ -302,12 +304,17 @@ def _show(report: PrepareReport, json: bool) -> None:
     if report.differences:
         told = "; ".join(str(difference) for difference in report.differences)
         console.warn(f"{manifest.dataset} ({manifest.split_by}): not the published counts: {told}")
+    if report.is_release():
+        console.info(f"{manifest.dataset} ({manifest.split_by}): as released, which is less than the paper counts")
     for sentence in report.repeated:
         console.warn(sentence)
-    if report.problems:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.problems.items())
-        console.warn(f"{len(report.problems)} broken inputs left out ({reasons}), all in {report.out}/_problems.jsonl")
-        for problem in report.problems[:3]:
+    losses = [problem for problem in report.problems if not problem.caution]
+    cautions = [problem for problem in report.problems if problem.caution]
+    for problems, told in (losses, "broken inputs left out"), (cautions, "cautions, no expression lost"):
+        if problems:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(p.reason for p in problems).items()))
+            console.warn(f"{len(problems)} {told} ({reasons}), all in {report.out}/_problems.jsonl")
+        for problem in problems[:3]:
             console.warn(str(problem))
     if json:
         console.json(report)

@@ -82,7 +82,7 @@ class Manifest:
     image_source: where image ids come from; the same id means the same picture within one source only.
     source:       what the data was made from: file names and hashes, or a generator's settings.
     plan:         fingerprint of everything that the bytes of the shards depend on, but for the photos.
-    problems:     reason -> how many broken inputs were left out.
+    problems:     reason -> how many broken inputs there were, cautions among them.
     """
 
     dataset: str

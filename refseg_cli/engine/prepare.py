@@ -12,9 +12,10 @@ from typing import Any
 from refseg_cli import __version__
 from refseg_cli.data import storage
 from refseg_cli.data.shards import Manifest, SplitInfo
-from refseg_cli.data.sources import Draft, Problem, Reason, Ref, grefer, instances, photos, pickles, refer
-from refseg_cli.data.sources.catalogue import ALL, PUBLISHED, SOURCES
+from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, photos, pickles
+from refseg_cli.data.sources.catalogue import ALL, FORMS, PUBLISHED, RELEASED, SOURCES, Source
 from refseg_cli.data.sources.repeated import repeated_ids
+from refseg_cli.data.sources.whereabouts import Photos
 from refseg_cli.engine import sharding
 from refseg_cli.engine.sharding import Entry, OnError
 from refseg_cli.errors import RefsegError, unknown_name
@@ -30,7 +31,7 @@ class PrepareRequest:
     dataset:     a name in `SOURCES`.
     out:         folder or URI for the shards.
     root:        folder that holds `refcoco/`, `grefcoco/` and the like.
-    images:      folder of the photos; None for `root/images`.
+    images:      folder of the photos; None for `root/images` and `root`.
     split_by:    whose splits; None for the usual ones.
     splits:      the wanted ones; none for all.
     workers:     processes, each of which makes whole shards.
@@ -55,15 +56,21 @@ class PrepareRequest:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A count that is not the published one.  split: "all" for the whole dataset.  what: a field of `SplitInfo`."""
+    """A count that is not the published one.
+
+    split: "all" for the whole dataset.  what: a field of `SplitInfo`.  released: the count of the file that the authors
+    released, if it is known to be another one.
+    """
 
     split: str
     what: str
     found: int
     published: int
+    released: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.split}: {self.found} {self.what}, published are {self.published}"
+        released = "" if self.released is None else f" and released are {self.released}"
+        return f"{self.split}: {self.found} {self.what}, published are {self.published}{released}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,7 @@ class PrepareReport:
 
     written, kept: shards made now, and those that were there already.
     problems:      what was left out; `OUT/_problems.jsonl` says the same.
+    differences:   from the published counts; none if the counts are those of the file as released.
     """
 
     out: str
@@ -86,6 +94,10 @@ class PrepareReport:
         """How many expressions the split has by its authors' count; None if that is not known."""
         splits = PUBLISHED.get((self.manifest.dataset, self.manifest.split_by), {})
         return splits.get(split, {}).get("expressions")
+
+    def is_release(self) -> bool:
+        """Whether this is all of a file whose counts as released are not those of the paper."""
+        return _is_release(self.manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +191,14 @@ def _read(request: PrepareRequest) -> Material:
     source = SOURCES[request.dataset]
     folder = request.root / source.folder
     split_by = request.split_by or source.split_by[0]
-    path = folder / source.refs.format(split_by)
-    if not path.is_file():
-        there = sorted(other.name for other in folder.glob(source.refs.format("*")))
-        hint = f"there is {', '.join(there)}: see --split-by" if there else f"--root is the folder of {source.folder}/"
-        raise RefsegError(f"{path}: no such file", hint=hint)
+    path = _refs_path(folder, source, split_by)
     problems: list[Problem] = []
-    refs, refs_digest = _read_refs(path, problems)
+    refs, refs_digest = _read_refs(path, source, problems)
     found, digest = instances.read(folder / "instances.json")
     split_of: dict[int, str] = {}
     refs = _noted(refs, request.splits, split_of)
     drafts = instances.drafts(refs, found, splits=request.splits, file=path.name, problems=problems)
-    entries = tuple(_find_photos(drafts, request.images or request.root / "images", problems))
+    entries = tuple(_find_photos(drafts, _photo_folders(request), problems))
     hashes = {f"{source.folder}/{path.name}": refs_digest, f"{source.folder}/instances.json": digest}
     return Material(
         request.dataset, split_by, source.image_source, {"sha256": hashes}, entries, split_of, tuple(problems)
@@ -205,33 +213,63 @@ def _noted(refs: Iterable[Ref], splits: Sequence[str], split_of: dict[int, str])
         yield ref
 
 
-def _read_refs(path: Path, problems: list[Problem]) -> tuple[Iterator[Ref], str]:
-    """The references of a file of either kind, and its SHA-256."""
+def _refs_path(folder: Path, source: Source, split_by: str) -> Path:
+    """The references' file, in the first form that is there."""
+    name = source.refs.format(split_by)
+    for form in FORMS:
+        if (path := folder / f"{name}{form}").is_file():
+            return path
+    there = sorted(other.name for form in FORMS for other in folder.glob(f"{source.refs.format('*')}{form}"))
+    hint = f"there is {', '.join(there)}: see --split-by" if there else f"--root is the folder of {source.folder}/"
+    raise RefsegError(f"{folder / name}{' or '.join(FORMS)}: no such file", hint=hint)
+
+
+def _read_refs(path: Path, source: Source, problems: list[Problem]) -> tuple[Iterator[Ref], str]:
+    """The references of a file of either form, and its SHA-256."""
     if path.suffix == ".json":
         rows, digest = instances.load_json(path)
     else:
         rows, digest = pickles.read(path), storage.locate(path).sha256()
-    if not isinstance(rows, list):
+    if not isinstance(rows, list | tuple):
         raise RefsegError(f"{path}: holds a {type(rows).__name__} in place of a list of references")
-    parse = grefer.refs if path.suffix == ".json" else refer.refs
-    return parse(rows, file=path.name, problems=problems), digest
+    plain = rows if path.suffix == ".json" else pickles.rows(rows)
+    return source.parse(plain, file=path.name, problems=problems), digest
 
 
-def _find_photos(drafts: Sequence[Draft], folder: Path, problems: list[Problem]) -> Iterator[Entry]:
-    if not folder.is_dir():
-        raise RefsegError(f"{folder}: no such folder", hint="--images is the folder of the photos")
+def _find_photos(drafts: Sequence[Draft], folders: Sequence[Path], problems: list[Problem]) -> Iterator[Entry]:
+    index = Photos(folders)
+    paths = {name: index.find(name) for name in {draft.file_name for draft in drafts}}
+    names = Counter(path for path in paths.values() if path)
     for draft in drafts:
-        if path := photos.find(folder, draft.file_name):
-            yield draft, path
+        path = paths[draft.file_name]
+        if not path:
+            fault = f"not in {index.searched}"
+        elif names[path] > 1 and not path.as_posix().endswith(f"/{draft.file_name}"):
+            fault = f"{path} may be another photo, for {names[path]} names lead there"
         else:
-            losers = tuple(dict.fromkeys(e.ref_id for e in draft.expressions))
-            problems.append(Problem(Reason.MISSING_IMAGE, draft.file_name, losers, f"not in {folder}"))
+            yield draft, path
+            continue
+        losers = tuple(dict.fromkeys(e.ref_id for e in draft.expressions))
+        problems.append(Problem(Reason.MISSING_IMAGE, draft.file_name, losers, fault))
+
+
+def _photo_folders(request: PrepareRequest) -> list[Path]:
+    """Where photos are looked for.
+
+    Raises:
+        RefsegError: the folder that the user names is not there.
+    """
+    if request.images is None:
+        return [folder for folder in (request.root / "images", request.root) if folder.is_dir()]
+    if not request.images.is_dir():
+        raise RefsegError(f"{request.images}: no such folder", hint="--images is the folder of the photos")
+    return [request.images]
 
 
 def _write(material: Material, request: PrepareRequest, progress: Progress) -> PrepareReport:
     """Make the shards that are not there yet, then the list of problems, then the manifest."""
-    if request.on_error == "fail" and material.problems:
-        raise sharding.stop(material.problems)
+    if request.on_error == "fail":
+        sharding.stop(material.problems)
     _refuse_emptied(material.split_of, {draft.split for draft, _ in material.entries}, material.problems)
     if not material.entries:
         raise RefsegError(f"{material.dataset}: nothing to prepare", hint="no reference has a usable image")
@@ -279,7 +317,8 @@ def _refuse_emptied(split_of: Mapping[int, str], left: Collection[str], problems
     """
     for split in dict.fromkeys(split_of.values()):
         if split not in left:
-            reasons = [str(p) for p in problems if any(split_of.get(ref_id) == split for ref_id in p.ref_ids)]
+            losses = (p for p in problems if not p.caution)
+            reasons = [str(p) for p in losses if any(split_of.get(ref_id) == split for ref_id in p.ref_ids)]
             more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
             raise RefsegError(
                 f"split {split}: nothing of it is left: {'; '.join(reasons[:3]) or 'no expression'}{more}",
@@ -292,15 +331,34 @@ def differences(manifest: Manifest, *, whole: bool) -> tuple[Difference, ...]:
 
     whole: all splits were asked for, so that the totals can be compared and a missing split is worth a word.
     """
-    total = SplitInfo()
-    for split in manifest.splits.values():
-        total = total.plus(split)
-    counts = {**({ALL: total} if whole else {}), **manifest.splits}
-    published = PUBLISHED.get((manifest.dataset, manifest.split_by), {})
+    if _is_release(manifest):
+        return ()
+    key = (manifest.dataset, manifest.split_by)
+    counts = {**({ALL: _total(manifest)} if whole else {}), **manifest.splits}
+    released = RELEASED.get(key, {})
     found = [
-        Difference(split, what, getattr(counts.get(split, SplitInfo()), what), number)
-        for split, numbers in published.items()
+        Difference(
+            split, what, getattr(counts.get(split, SplitInfo()), what), number, released.get(split, {}).get(what)
+        )
+        for split, numbers in PUBLISHED.get(key, {}).items()
         for what, number in numbers.items()
         if split in counts or whole
     ]
     return tuple(difference for difference in found if difference.found != difference.published)
+
+
+def _is_release(manifest: Manifest) -> bool:
+    released = RELEASED.get((manifest.dataset, manifest.split_by))
+    counts = {ALL: _total(manifest), **manifest.splits}
+    return released is not None and all(
+        getattr(counts.get(split, SplitInfo()), what) == number
+        for split, numbers in released.items()
+        for what, number in numbers.items()
+    )
+
+
+def _total(manifest: Manifest) -> SplitInfo:
+    total = SplitInfo()
+    for split in manifest.splits.values():
+        total = total.plus(split)
+    return total

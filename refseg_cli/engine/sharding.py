@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from refseg_cli.data import shards, storage
 from refseg_cli.data.shards import Manifest, ShardInfo, SplitInfo
-from refseg_cli.data.sources import Draft, Problem, photos
+from refseg_cli.data.sources import Draft, Problem, Reason, photos
 from refseg_cli.data.storage import Place
 from refseg_cli.errors import RefsegError
 from refseg_cli.files import is_part
@@ -156,9 +156,10 @@ def make(job: Job, *, progress: Progress = silent, done: int = 0, total: int = 0
     def records() -> Iterator[Record]:
         for number, (draft, path) in enumerate(job.entries, start=done + 1):
             record = photos.finish(draft, path, problems, job.rules)
-            if problems and job.on_error == "fail":
-                raise stop(problems)
-            rows.extend(asdict(problem) for problem in problems[len(rows) :])
+            found = problems[len(rows) :]
+            if job.on_error == "fail":
+                stop(found)
+            rows.extend(map(asdict, found))
             if record:
                 yield record
             progress("shards", number, total)
@@ -168,18 +169,27 @@ def make(job: Job, *, progress: Progress = silent, done: int = 0, total: int = 0
     return Made(info, tuple(problems))
 
 
-def stop(problems: Sequence[Problem]) -> RefsegError:
-    """The error that names the first of the broken inputs."""
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return RefsegError(
-        f"{problems[0]}{more}", hint=f"--on-error skip leaves such inputs out and lists them in OUT/{PROBLEMS}"
+def stop(problems: Sequence[Problem]) -> None:
+    """Stop if expressions are lost, and name the first of the broken inputs.
+
+    Raises:
+        RefsegError: there is a problem that is no caution.
+    """
+    losses = [problem for problem in problems if not problem.caution]
+    if not losses:
+        return
+    more = f" (and {len(losses) - 1} more)" if len(losses) > 1 else ""
+    raise RefsegError(
+        f"{losses[0]}{more}", hint=f"--on-error skip leaves such inputs out and lists them in OUT/{PROBLEMS}"
     )
 
 
 def finish(folder: Place, manifest: Manifest, problems: Sequence[Problem]) -> None:
     """Write the list of what was left out, if there is any, and then the manifest."""
     lines = "".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
-    for name, data in ((PROBLEMS, lines.encode()), (shards.MANIFEST, manifest.to_json())):
+    # Names of folders may be no Unicode; what stands for such bytes is escaped, as JSON has it.
+    listed = lines.encode("utf-8", "backslashreplace")
+    for name, data in ((PROBLEMS, listed), (shards.MANIFEST, manifest.to_json())):
         place = folder / name
         there = place.read() if place.exists() else b""
         if there and not data:
@@ -261,8 +271,8 @@ def _take_over(folder: Place, plan: str, overwrite: bool) -> dict[str, str]:
 def _kept(folder: Place, jobs: Sequence[Job], hashes: Mapping[str, str], progress: Progress) -> dict[str, Made]:
     """The shards that are there, whole, and as they would be made now.
 
-    Those with problems are not among them: what a photo or a mask was left out for may have been mended since, in the
-    inputs or in this program.
+    Those that lost something are not among them: what a photo or a mask was left out for may have been mended since, in
+    the inputs or in this program.
     """
     names = set(folder.names())
     present = [job for job in jobs if job.name in names]
@@ -270,11 +280,12 @@ def _kept(folder: Place, jobs: Sequence[Job], hashes: Mapping[str, str], progres
     for number, job in enumerate(present, start=1):
         place = folder / job.name
         about = shards.about_shard(place)
-        if about and about.plan == job.plan and not about.problems:
+        problems = tuple(map(_to_problem, about.problems)) if about else ()
+        if about and about.plan == job.plan and all(problem.caution for problem in problems):
             digest = place.sha256()
             if hashes.get(job.name, digest) == digest and _is_current(place, job):
                 file = ShardInfo(job.name, place.size(), digest, about.counts.images)
-                found[job.name] = Made(replace(about.counts, files=(file,)), ())
+                found[job.name] = Made(replace(about.counts, files=(file,)), problems)
         progress("check what is there", number, len(present))
     return found
 
@@ -293,3 +304,8 @@ def _manifest(place: Place) -> Manifest | None:
         return shards.parse_manifest(place)
     except RefsegError:
         return None
+
+
+def _to_problem(row: dict[str, Any]) -> Problem:
+    about = Problem(Reason(row["reason"]), row["file"], tuple(row["ref_ids"]), row["detail"])
+    return replace(about, caution=row.get("caution", False))  # older shards have none

@@ -238,6 +238,38 @@ def nan_box(raw: Path) -> Reason:
     return Reason.BROKEN_BOX
 
 
+def lone_surrogate(raw: Path) -> Reason:
+    refs = [raw_layout.ref(3, 3, 31, "train", ["\ud83d"]) if r["ref_id"] == 3 else r for r in raw_layout.refcoco_refs()]
+    raw_layout.write_refcoco(raw, refs)
+    return Reason.BROKEN_TEXT
+
+
+def lone_surrogate_in_a_category(raw: Path) -> Reason:
+    path = raw / "refcoco/instances.json"
+    path.write_text(path.read_text().replace('"dog"', r'"dog\ud83d"'))
+    return Reason.BROKEN_TEXT
+
+
+def lone_surrogate_in_a_file_name(raw: Path) -> Reason:
+    path = raw / "refcoco/instances.json"
+    path.write_text(path.read_text().replace("000000000003.jpg", r"\ud83d.jpg"))
+    return Reason.BROKEN_ANNOTATION
+
+
+def infinite_image_id(raw: Path) -> Reason:
+    rows = [r for r in raw_layout.refcoco_refs() if r["ref_id"] != 3]
+    raw_layout.write_refcoco(raw, [*rows, raw_layout.ref(3, 3, 31, "train") | {"image_id": float("inf")}])
+    return Reason.BROKEN_REF
+
+
+def deep_polygons(raw: Path) -> Reason:
+    deep = raw_layout.annotation(31, 3, segmentation="DEEP")
+    raw_layout.write_refcoco(raw, rows=[deep if row["id"] == 31 else row for row in raw_layout.annotations()])
+    path = raw / "refcoco/instances.json"
+    path.write_text(path.read_text().replace('"DEEP"', "[" * 5000 + "]" * 5000))
+    return Reason.BROKEN_MASK
+
+
 BREAKAGES = [
     broken_photo,
     missing_photo,
@@ -246,8 +278,13 @@ BREAKAGES = [
     large_mask,
     empty_expression,
     nan_box,
+    lone_surrogate,
+    lone_surrogate_in_a_category,
+    lone_surrogate_in_a_file_name,
+    infinite_image_id,
+    deep_polygons,
 ]
-FOUND_LATE = [broken_photo, photo_of_another_size, large_mask]  # when a shard is made, which is then made again
+FOUND_LATE = [broken_photo, photo_of_another_size, large_mask, deep_polygons]  # when a shard is made, each time
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)

@@ -7,11 +7,12 @@ decides whether that stops the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from refseg_cli.data.sources.values import string, whole
 from refseg_cli.records import Expression
 
 
@@ -29,17 +30,24 @@ class Reason(StrEnum):
     BROKEN_BOX = "NaN or broken box"
     BROKEN_ANNOTATION = "broken annotation"
     BROKEN_REF = "broken ref"
+    BROKEN_TEXT = "broken text"
+    SHORT_POLYGON = "polygon of fewer than three points"
     EMPTY_EXPRESSION = "empty expression"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A broken input.  file: the file at fault.  ref_ids: the refs that lose an expression by it."""
+    """A broken input.
+
+    file: the file at fault.  ref_ids: the refs that it is about; unless it is a caution, they lose an expression by it.
+    caution: no expression is lost by it, so that it stops no run.
+    """
 
     reason: Reason
     file: str
     ref_ids: tuple[int, ...] = ()
     detail: str = ""
+    caution: bool = False
 
     def __str__(self) -> str:
         named = ", ".join(str(ref_id) for ref_id in self.ref_ids[:3]) + (", ..." if len(self.ref_ids) > 3 else "")
@@ -51,14 +59,15 @@ class Problem:
 class Annotation:
     """One object as annotated.
 
-    box: (x, y, width, height) in pixels.  segmentation: in COCO's form, not yet looked at; polygons as a JSON string.
+    box: (x, y, width, height) in pixels; None to take the mask's.  segmentation: in COCO's form, not yet looked at, but
+    not deeper than that; polygons as a JSON string.
     """
 
     ann_id: int
     image_id: int
     category_id: int
     category: str
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None
     segmentation: Any
     iscrowd: bool
 
@@ -71,17 +80,15 @@ class Sentence(NamedTuple):
     raw: str
 
 
-def to_sentence(row: Mapping[str, Any], to_text: Callable[[Any], str]) -> Sentence:
+def to_sentence(row: Mapping[str, Any]) -> Sentence:
     """A row of `sentences`; where it has one of `sent` and `raw` only, that stands for both.
 
-    Args:
-        to_text: makes a string of a file's value, or raises TypeError.
-
     Raises:
-        KeyError, TypeError, ValueError: the row is broken.
+        KeyError, ValueError: the row is broken.
     """
     sent, raw = row.get("sent"), row.get("raw")
-    return Sentence(int(row["sent_id"]), to_text(raw if sent is None else sent), to_text(sent if raw is None else raw))
+    text = string(raw if sent is None else sent, "sent")
+    return Sentence(whole(row["sent_id"], "sent_id"), text, string(sent if raw is None else raw, "raw"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from refseg_cli.data.sources import Ref, grefer, refer
+
+FORMS = (".p", ".json")  # of references; the first one that is there is read, as ReLA does
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,23 +15,25 @@ class Source:
     """A dataset as the REFER tool lays it out.
 
     folder:       its folder below the root, with instances.json.
-    refs:         the references' file, {} standing for split_by.
+    refs:         the references' file without its ending, {} standing for split_by; one of `FORMS` follows.
+    parse:        how its rows are read.
     split_by:     whose splits there are; the first one is the usual one.
     image_source: where its image ids come from; the same id means the same picture within one source.
     """
 
     folder: str
     refs: str
+    parse: Callable[..., Iterator[Ref]]
     split_by: tuple[str, ...]
     image_source: str
 
 
 SOURCES: dict[str, Source] = {
-    "refcoco": Source("refcoco", "refs({}).p", ("unc", "google"), "coco"),
-    "refcoco+": Source("refcoco+", "refs({}).p", ("unc",), "coco"),
-    "refcocog": Source("refcocog", "refs({}).p", ("umd", "google"), "coco"),
-    "refclef": Source("refclef", "refs({}).p", ("unc", "berkeley"), "saiapr"),
-    "grefcoco": Source("grefcoco", "grefs({}).json", ("unc",), "coco"),
+    "refcoco": Source("refcoco", "refs({})", refer.refs, ("unc", "google"), "coco"),
+    "refcoco+": Source("refcoco+", "refs({})", refer.refs, ("unc",), "coco"),
+    "refcocog": Source("refcocog", "refs({})", refer.refs, ("umd", "google"), "coco"),
+    "refclef": Source("refclef", "refs({})", refer.refs, ("unc", "berkeley"), "saiapr"),
+    "grefcoco": Source("grefcoco", "grefs({})", grefer.refs, ("unc",), "coco"),
 }
 
 ALL = "all"  # the whole dataset, beside the splits below
@@ -59,4 +66,10 @@ PUBLISHED: dict[tuple[str, str], dict[str, dict[str, int]]] = {
     ("grefcoco", "unc"): {
         ALL: {"images": 19_994, "expressions": 278_232, "multi": 80_022, "no_target": 32_202},
     },
+}
+
+# What the files hold as released, where that is not what the paper counts; as above.
+RELEASED: dict[tuple[str, str], dict[str, dict[str, int]]] = {
+    # The authors hold about 6 % back for a challenge: github.com/henghuiding/gRefCOCO/issues/6.
+    ("grefcoco", "unc"): {ALL: {"expressions": 259_859}},
 }

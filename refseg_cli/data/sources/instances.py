@@ -7,12 +7,14 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref
+from refseg_cli.data.sources.downloads import recognised
+from refseg_cli.data.sources.values import brief, deeper_than, fault_of, text, whole
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import Expression
 
@@ -23,14 +25,22 @@ SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")  # it becomes part of a file name
 class Instances:
     """What `instances.json` holds.
 
+    file: its name, for messages.
     photos: image id -> (file name, height, width).  by_image: image id -> its sound annotations.
-    image_of: annotation id -> image id.  broken: problems of annotations, by image id.
+    image_of: annotation id -> image id.  categories: category id -> name.
+    broken: problems of annotations, by image id.  broken_photos, broken_categories: what is wrong, by id.
+    cautions: rows that nothing can refer to.
     """
 
+    file: str
     photos: dict[int, tuple[str, int, int]] = field(default_factory=dict)
     by_image: dict[int, list[Annotation]] = field(default_factory=lambda: defaultdict(list))
     image_of: dict[int, int] = field(default_factory=dict)
+    categories: dict[int, str] = field(default_factory=dict)
     broken: dict[int, list[tuple[int, Reason, str]]] = field(default_factory=lambda: defaultdict(list))
+    broken_photos: dict[int, str] = field(default_factory=dict)
+    broken_categories: dict[int, str] = field(default_factory=dict)
+    cautions: list[Problem] = field(default_factory=list)
 
 
 # Polygons are most of the file, and only numbers and brackets, so quoting one makes it a string: four times as fast to
@@ -54,8 +64,10 @@ def load_json(path: Path) -> tuple[Any, str]:
         raise RefsegError(
             f"{path}: {error.strerror}", hint="--root is the folder that holds refcoco/, grefcoco/ and the like"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise RefsegError(f"{path}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise RefsegError(f"{path}: not JSON as annotations have it: nested too deeply") from error
+    except ValueError as error:
+        raise recognised(path, data, form="JSON", otherwise=RefsegError(f"{path}: not JSON: {error}")) from error
 
 
 def _without_tokens(table: dict[str, Any]) -> dict[str, Any]:
@@ -70,15 +82,11 @@ def read(path: Path) -> tuple[Instances, str]:
         RefsegError: the file is missing, or is no such file as a whole.
     """
     table, digest = load_json(path)
-    found = Instances()
+    found = Instances(path.name)
     try:
-        categories = {int(row["id"]): str(row["name"]) for row in table["categories"]}
-        for row in table["images"]:
-            found.photos[int(row["id"])] = (str(row["file_name"]), int(row["height"]), int(row["width"]))
-        for row in table["annotations"]:
-            ann_id, image_id = int(row["id"]), int(row["image_id"])
-            found.image_of[ann_id] = image_id
-            _add(found, row, ann_id, image_id, categories)
+        _each(table, "categories", found, _add_category)
+        _each(table, "images", found, _add_photo)
+        _each(table, "annotations", found, _add_annotation)
     except (KeyError, TypeError, ValueError) as error:
         raise RefsegError(
             f"{path}: not a COCO file: {type(error).__name__}: {error}",
@@ -87,32 +95,100 @@ def read(path: Path) -> tuple[Instances, str]:
     return found, digest
 
 
-def _add(found: Instances, row: dict[str, Any], ann_id: int, image_id: int, categories: dict[int, str]) -> None:
+def _each(table: dict[str, Any], name: str, found: Instances, add: Callable[[Instances, dict[str, Any]], None]) -> None:
+    """Add every row.  Rows without a usable id are cautions, for nothing can refer to them, unless none has one."""
+    cautions: list[Problem] = []
+    rows = table[name]
+    for number, row in enumerate(rows):
+        try:
+            add(found, row)
+        except (KeyError, TypeError, ValueError) as error:
+            detail = f"{name}, row {number}: {type(error).__name__}: {error}"
+            cautions.append(Problem(Reason.BROKEN_ANNOTATION, found.file, (), detail, caution=True))
+            if len(cautions) == len(rows):
+                raise ValueError(detail) from error
+    found.cautions += cautions
+
+
+def _add_category(found: Instances, row: dict[str, Any]) -> None:
+    category_id = whole(row["id"], "id")
     try:
-        x, y, w, h = (float(value) for value in row["bbox"])
-        box = (x, y, w, h)
-    except (KeyError, TypeError, ValueError):
-        found.broken[image_id].append((ann_id, Reason.BROKEN_BOX, f"annotation {ann_id}: {row.get('bbox')}"))
-        return
-    if not all(math.isfinite(value) for value in box) or min(box[2:]) < 0:
-        found.broken[image_id].append((ann_id, Reason.BROKEN_BOX, f"annotation {ann_id}: {list(box)}"))
-        return
-    category = row.get("category_id")
-    if category not in categories:
-        detail = f"annotation {ann_id}: {category!r}"
-        found.broken[image_id].append((ann_id, Reason.UNKNOWN_CATEGORY, detail))
-        return
-    found.by_image[image_id].append(
-        Annotation(
+        found.categories[category_id] = text(row.get("name"), "name")
+    except ValueError as error:
+        found.broken_categories[category_id] = str(error)
+
+
+def _add_photo(found: Instances, row: dict[str, Any]) -> None:
+    image_id = whole(row["id"], "id")
+    try:
+        height, width = whole(row.get("height"), "height"), whole(row.get("width"), "width")
+        found.photos[image_id] = (text(row.get("file_name"), "file_name"), height, width)
+    except ValueError as error:
+        found.broken_photos[image_id] = str(error)
+
+
+def _add_annotation(found: Instances, row: dict[str, Any]) -> None:
+    ann_id, image_id = whole(row["id"], "id"), whole(row["image_id"], "image_id")
+    found.image_of[ann_id] = image_id
+    try:
+        category_id = _category_id(found, row)
+        annotation = Annotation(
             ann_id=ann_id,
             image_id=image_id,
-            category_id=int(category),
-            category=categories[category],
-            box=box,
-            segmentation=row.get("segmentation"),
+            category_id=category_id,
+            category=found.categories[category_id],
+            box=_box(row),
+            segmentation=_segmentation(row),
             iscrowd=bool(row.get("iscrowd", 0)),
         )
-    )
+    except _Broken as error:
+        found.broken[image_id].append((ann_id, error.reason, f"annotation {ann_id}: {error.detail}"))
+    else:
+        found.by_image[image_id].append(annotation)
+
+
+class _Broken(Exception):
+    """An annotation that cannot be used."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+def _category_id(found: Instances, row: dict[str, Any]) -> int:
+    try:
+        category_id = whole(row.get("category_id"), "category")
+    except ValueError as error:
+        raise _Broken(Reason.UNKNOWN_CATEGORY, str(error)) from error
+    if category_id in found.broken_categories:
+        raise _Broken(Reason.BROKEN_TEXT, f"category {category_id}: {found.broken_categories[category_id]}")
+    if category_id not in found.categories:
+        raise _Broken(Reason.UNKNOWN_CATEGORY, str(category_id))
+    return category_id
+
+
+def _box(row: dict[str, Any]) -> tuple[float, float, float, float] | None:
+    """(x, y, width, height) in pixels; None if the annotation has none."""
+    listed = row.get("bbox")
+    if listed is None or listed == []:
+        return None
+    try:
+        if not isinstance(listed, list):
+            raise TypeError
+        x, y, w, h = (float(value) for value in listed)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _Broken(Reason.BROKEN_BOX, brief(listed)) from error
+    if not all(map(math.isfinite, (x, y, w, h))) or min(w, h) < 0:
+        raise _Broken(Reason.BROKEN_BOX, brief(listed))
+    return (x, y, w, h)
+
+
+def _segmentation(row: dict[str, Any]) -> Any:
+    """What it is, if no deeper than a list of RLEs: it goes to another process, and copying it must not fail."""
+    segmentation = row.get("segmentation")
+    if not isinstance(segmentation, str) and deeper_than(segmentation, 3):
+        raise _Broken(Reason.BROKEN_MASK, "nested too deeply")
+    return segmentation
 
 
 def drafts(
@@ -133,7 +209,10 @@ def drafts(
     groups: dict[str, dict[int, list[Ref]]] = {}
     for ref in refs:
         if not SPLIT_NAME.fullmatch(ref.split):
-            problems.append(Problem(Reason.BROKEN_REF, file, (ref.ref_id,), f"split {ref.split!r}"))
+            problems.append(Problem(Reason.BROKEN_REF, file, (ref.ref_id,), f"split {brief(ref.split)}"))
+        elif ref.image_id in instances.broken_photos:
+            detail = f"image {ref.image_id}: {instances.broken_photos[ref.image_id]}"
+            problems.append(Problem(Reason.BROKEN_ANNOTATION, instances.file, (ref.ref_id,), detail))
         elif ref.image_id not in instances.photos:
             problems.append(Problem(Reason.UNKNOWN_IMAGE, file, (ref.ref_id,), f"image {ref.image_id}"))
         else:
@@ -141,15 +220,28 @@ def drafts(
     for name in splits:
         if name not in groups:
             raise unknown_name(f"split of {file}", name, groups)
+    wanted = {split: images for split, images in groups.items() if split in (splits or groups)}
+    problems += _broken(instances, wanted.values())
     found: list[Draft] = []
-    reported: set[int] = set()
-    for split, images in groups.items():
-        if split in (splits or groups):
-            for image_id in sorted(images):
-                draft = _draft(split, image_id, images[image_id], instances, file, problems, reported)
-                if draft.expressions:
-                    found.append(draft)
+    for split, images in wanted.items():
+        for image_id in sorted(images):
+            draft = _draft(split, image_id, images[image_id], instances, file, problems)
+            if draft.expressions:
+                found.append(draft)
     return found
+
+
+def _broken(instances: Instances, splits: Iterable[dict[int, list[Ref]]]) -> Iterator[Problem]:
+    """What is broken about the images that are referred to: cautions where no reference is to the broken annotation."""
+    refs: dict[int, list[Ref]] = defaultdict(list)  # of all splits, since one may refer to what another does not
+    for images in splits:
+        for image_id, some in images.items():
+            refs[image_id] += some
+    for image_id, broken in instances.broken.items():
+        for ann_id, reason, detail in broken if image_id in refs else ():
+            losers = tuple(ref.ref_id for ref in refs[image_id] if ann_id in ref.ann_ids)
+            yield Problem(reason, instances.photos[image_id][0], losers, detail, caution=not losers)
+    yield from instances.cautions
 
 
 def _draft(
@@ -159,17 +251,11 @@ def _draft(
     instances: Instances,
     file: str,
     problems: list[Problem],
-    reported: set[int],
 ) -> Draft:
     file_name, height, width = instances.photos[image_id]
     annotations = instances.by_image.get(image_id, [])
     position = {annotation.ann_id: i for i, annotation in enumerate(annotations)}
-    broken = instances.broken.get(image_id, [])
-    for ann_id, reason, detail in broken if image_id not in reported else ():
-        losers = tuple(ref.ref_id for ref in refs if ann_id in ref.ann_ids)
-        problems.append(Problem(reason, file_name, losers, detail))
-    reported.add(image_id)
-    known_broken = {ann_id for ann_id, _, _ in broken}
+    known_broken = {ann_id for ann_id, _, _ in instances.broken.get(image_id, ())}
     expressions: list[Expression] = []
     for ref in refs:
         unknown = [a for a in ref.ann_ids if a not in position and a not in known_broken]
@@ -180,9 +266,12 @@ def _draft(
         if any(a not in position for a in ref.ann_ids):
             continue
         targets = tuple(dict.fromkeys(position[a] for a in ref.ann_ids))
-        for sent_id, text, raw in ref.sentences:
-            if text.strip():
-                expressions.append(Expression(text, ref.ref_id, sent_id, targets, raw))
+        for sent_id, phrase, raw in ref.sentences:
+            if fault := fault_of(phrase) or fault_of(raw):
+                detail = f"sentence {sent_id} with {fault}"
+                problems.append(Problem(Reason.BROKEN_TEXT, file, (ref.ref_id,), detail))
+            elif phrase.strip():
+                expressions.append(Expression(phrase, ref.ref_id, sent_id, targets, raw))
             else:
                 problems.append(Problem(Reason.EMPTY_EXPRESSION, file, (ref.ref_id,), f"sentence {sent_id}"))
     return Draft(image_id, file_name, split, height, width, tuple(annotations), tuple(expressions))

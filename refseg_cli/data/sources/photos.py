@@ -1,4 +1,4 @@
-"""Photos on disk: where they are, whether they are whole, and the records that they complete."""
+"""Photos on disk: whether they are whole, and the records that they complete."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from refseg_cli.data import formats, masks
 from refseg_cli.data.formats import MAX_PIXELS
 from refseg_cli.data.orientation import AS_STORED, Frame, frame_of, turned_box, turned_size
 from refseg_cli.data.sources import Draft, Problem, Reason, without
 from refseg_cli.records import Instance, Record
-
-# Below the folder that the user names, in the order of trial: as COCO and as the REFER tool unpack them.
-FOLDERS = ("", "train2014", "mscoco/images/train2014", "images/mscoco/images/train2014", "saiapr_tc-12")
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOF, _SOS = (0xC0, 0xC1), 0xDA
@@ -45,17 +43,6 @@ RULES = Rules()
 
 class _Unsure(Exception):
     """The quick look does not suffice."""
-
-
-def find(folder: Path, file_name: str) -> Path | None:
-    """Where a photo is below `folder`; None if it is nowhere, or its name leads out of the folder."""
-    name = PurePosixPath(file_name)
-    if name.is_absolute() or ".." in name.parts or not name.parts:
-        return None
-    for place in FOLDERS:
-        if (path := folder / place / name).is_file():
-            return path
-    return None
 
 
 def measure(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], int]:
@@ -222,16 +209,39 @@ def _instances(
     lost: list[int] = []
     for i, a in enumerate(draft.annotations):
         try:
-            polygons = json.loads(a.segmentation) if isinstance(a.segmentation, str) else a.segmentation
-            rle = masks.upright(polygons, size, orientation, frame)
-        except ValueError as error:
+            segmentation = json.loads(a.segmentation) if isinstance(a.segmentation, str) else a.segmentation
+            sound, short = _without_short(segmentation)
+            rle = masks.upright(sound, size, orientation, frame)
+        except (ValueError, RecursionError) as error:
             large = isinstance(error, masks.MaskTooLarge)
-            losers = tuple(dict.fromkeys(e.ref_id for e in draft.expressions if i in e.targets))
+            losers = _refs_to(draft, i)
             detail = f"annotation {a.ann_id}: {error}" + (f" in {draft.width}x{draft.height}" if large else "")
             reason = Reason.LARGE_MASK if large else Reason.BROKEN_MASK
-            problems.append(Problem(reason, draft.file_name, losers, detail))
+            problems.append(Problem(reason, draft.file_name, losers, detail, caution=not losers))
             lost.append(i)
         else:
-            box = turned_box(a.box, (draft.height, draft.width), orientation) if frame == "stored" else a.box
+            if short:
+                detail = f"annotation {a.ann_id}: {short} of {short + len(sound)} polygons left out"
+                problem = Problem(Reason.SHORT_POLYGON, draft.file_name, _refs_to(draft, i), detail, caution=True)
+                problems.append(problem)
+            if a.box is None:
+                box = masks.box(rle)
+            elif frame == "stored":
+                box = turned_box(a.box, (draft.height, draft.width), orientation)
+            else:
+                box = a.box
             found.append(Instance(a.ann_id, a.category_id, a.category, box, rle, a.iscrowd))
     return tuple(found), lost
+
+
+def _refs_to(draft: Draft, position: int) -> tuple[int, ...]:
+    """The references to one of a draft's annotations."""
+    return tuple(dict.fromkeys(e.ref_id for e in draft.expressions if position in e.targets))
+
+
+def _without_short(segmentation: Any) -> tuple[Any, int]:
+    """The segmentation without polygons that enclose nothing, and how many these were; as it is if it has no others."""
+    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
+        return segmentation, 0
+    sound = [polygon for polygon in segmentation if len(polygon) >= 6]
+    return (sound, len(segmentation) - len(sound)) if sound else (segmentation, 0)

@@ -1,39 +1,64 @@
-"""`refs(unc).p`, `refs(umd).p`, `refs(google).p`, `refs(berkeley).p` of the REFER downloads: one target a reference."""
+"""`refs(unc).p`, `refs(umd).p`, `refs(google).p`, `refs(berkeley).p` of the REFER downloads: one target a reference.
+
+Rows come as JSON has them, whatever the file's form: see `pickles.rows`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from refseg_cli.data.sources import Problem, Reason, Ref, pickles, to_sentence
+from refseg_cli.data.sources import Problem, Reason, Ref, Sentence, to_sentence
+from refseg_cli.data.sources.values import brief, string, whole
 
 
-def refs(rows: Any, *, file: str, problems: list[Problem]) -> Iterator[Ref]:
+def refs(rows: Iterable[Any], *, file: str, problems: list[Problem]) -> Iterator[Ref]:
     """The references of the file's value, in its order.
 
     Args:
         file: its name, for messages.
         problems: broken rows are appended here.
     """
+    return parse(rows, _ref, file=file, problems=problems)
+
+
+def parse(rows: Iterable[Any], read: Callable[[Any], Ref], *, file: str, problems: list[Problem]) -> Iterator[Ref]:
+    """What `read` makes of each row; those that it cannot read are appended to `problems`."""
     for number, row in enumerate(rows):
         try:
-            yield _ref(_text_keys(row))
+            if not isinstance(row, dict):
+                raise TypeError(f"{brief(row)} in place of a reference")
+            yield read(row)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            ref_id = row.get("ref_id") if isinstance(row, dict) else None
-            named = (ref_id,) if isinstance(ref_id, int) else ()
-            problems.append(Problem(Reason.BROKEN_REF, file, named, f"row {number}: {type(error).__name__}: {error}"))
+            problems.append(Problem(Reason.BROKEN_REF, file, _named(row), f"row {number}: {_told(error)}"))
 
 
-def _ref(row: dict[str, Any]) -> Ref:
+def _named(row: Any) -> tuple[int, ...]:
+    """The row's id, if it has one."""
+    try:
+        return (whole(row["ref_id"], "ref_id"),)
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _told(error: Exception) -> str:
+    return f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+
+
+def _ref(row: Any) -> Ref:
     return Ref(
-        ref_id=int(row["ref_id"]),
-        image_id=int(row["image_id"]),
-        split=pickles.text(row["split"]),
-        ann_ids=(int(row["ann_id"]),),
-        sentences=tuple(to_sentence(_text_keys(sentence), pickles.text) for sentence in row["sentences"]),
+        ref_id=whole(row["ref_id"], "ref_id"),
+        image_id=whole(row["image_id"], "image_id"),
+        split=string(row["split"], "split"),
+        ann_ids=(whole(row["ann_id"], "ann_id"),),
+        sentences=sentences(row),
     )
 
 
-def _text_keys(row: Any) -> dict[str, Any]:
-    """Keys as str, which are bytes if somebody saved the file again under another Python."""
-    return {pickles.text(key): value for key, value in row.items()}
+def sentences(row: Any) -> tuple[Sentence, ...]:
+    """A row's phrases.
+
+    Raises:
+        KeyError, ValueError: one of them is broken.
+    """
+    return tuple(map(to_sentence, row["sentences"]))

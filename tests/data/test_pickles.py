@@ -1,0 +1,258 @@
+"""The reader of pickles: what it reads, what it refuses by name, and that a few bytes cost no more than a few bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import tracemalloc
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refseg_cli.data.sources import pickles
+from refseg_cli.errors import RefsegError
+
+
+class Attack:
+    """Unpickling it the usual way would run a command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_data_comes_back_from_every_protocol(tmp_path: Path, protocol: int) -> None:
+    value = [{"a": 1, "b": (2.5, None, True), "c": {3, 4}, "d": OrderedDict(x=b"\xff"), "e": "é", "f": 1 << 80}]
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    assert pickles.read(path) == value
+
+
+def test_strings_of_python_2_are_text(tmp_path: Path) -> None:
+    # pickle.dumps([{'sent': 'caf\xc3\xa9'}], 0 and 2) of Python 2.7: its str is bytes, here of UTF-8
+    lines = b"(lp0\n(dp1\nS'sent'\np2\nS'caf\\xc3\\xa9'\np3\nsa."
+    binary = b"\x80\x02]q\x00}q\x01U\x04sentq\x02U\x05caf\xc3\xa9q\x03sa."
+    for number, data in enumerate([lines, binary]):
+        path = tmp_path / f"{number}.p"
+        path.write_bytes(data)
+        [row] = pickles.read(path)
+        assert pickles.text(row["sent"]) == "café"
+    assert pickles.text("caf\xe9") == "café"  # latin-1 that is no UTF-8
+    assert pickles.text(b"cat") == "cat"
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_that_calls_a_function_is_refused_by_name_and_runs_nothing(tmp_path: Path, protocol: int) -> None:
+    path, trace = tmp_path / "refs(unc).p", tmp_path / "trace"
+    path.write_bytes(pickle.dumps([Attack(f"touch {trace}")], protocol=protocol))
+    with pytest.raises(RefsegError, match=rf"refused: the pickle asks for {os.system.__module__}\.system"):
+        pickles.read(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"c__builtin__\ngetattr\n.",
+        b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93.",
+        b"cnumpy.core.multiarray\n_reconstruct\n.",
+        b"\x80\x04\x8c\x08builtins\x8c\x0cset.__init__\x93.",
+        b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",
+    ],
+)
+def test_no_other_name_is_let_through(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.p"
+    path.write_bytes(data)
+    with pytest.raises(RefsegError, match="refused"):
+        pickles.read(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"]r\xff\xff\xff\x03.",  # the 67,108,863rd thing to remember
+        b"]p67108863\n.",
+        b"\x80\x05\x96" + (1 << 30).to_bytes(8, "little") + b".",  # so many bytes follow
+        b"cbuiltins\nbytearray\n(I1073741824\ntR.",
+        b"\x80\x05\x8e" + (1 << 30).to_bytes(8, "little") + b".",
+        b"\x80\x04\x95" + (1 << 30).to_bytes(8, "little") + b".",
+    ],
+)
+def test_a_few_bytes_do_not_take_all_memory(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.p"
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(RefsegError):
+            pickles.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def shared(depth: int) -> Any:
+    """A tuple that holds itself twice, so to speak: 2**depth things in a few bytes."""
+    value: Any = ()
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+NO_PLAIN_DATA = [
+    ({shared(6): 1}, "a tuple as a key"),
+    ([{shared(6)}], "a tuple as a key or as a member of a set"),
+    ([frozenset([shared(6)])], "a tuple as a key"),
+    ([frozenset([frozenset([1])])], "a frozenset as a key"),
+    ([OrderedDict({shared(6): 1})], "a tuple as a key"),
+    (dict.fromkeys(range(101)), "among more than 100"),
+    ({*range(101)}, "among more than 100"),
+    ({float(number): 0 for number in range(101)}, "among more than 100"),
+    ([shared(14)], "makes more than it holds"),
+    ([[["a"] * 100] * 100] * 100, "makes more than it holds"),
+    (nested(33), "nests more than 32 containers"),
+    (ENDLESS, "nests more than 32 containers"),
+]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(("value", "message"), NO_PLAIN_DATA)
+def test_what_would_keep_the_reader_busy_is_refused(tmp_path: Path, protocol: int, value: Any, message: str) -> None:
+    path = tmp_path / "x.p"
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    with pytest.raises(RefsegError, match=f"refused: the pickle .*{message}"):
+        pickles.read(path)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_what_the_bounds_allow_is_read(tmp_path: Path, protocol: int) -> None:
+    names = {str(number): number for number in range(3000)}
+    few = range(100)
+    value = [nested(30), dict.fromkeys(few), {*few}, frozenset(few), names, {*names}, OrderedDict(names)]
+    path = tmp_path / "x.p"
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    assert pickles.read(path) == value
+    row = {"tokens": ["a", "b"]}
+    path.write_bytes(pickle.dumps([row] * 100, protocol=protocol))
+    assert pickles.read(path) == [row] * 100
+
+
+def test_a_call_does_not_multiply_what_the_file_holds(tmp_path: Path) -> None:
+    path, many = tmp_path / "x.p", pickle.dumps(["a"] * 1000, protocol=2)[2:-1]  # which ends as q\x00, memo 0
+    call = b"cbuiltins\nset\nh\x00\x85R"
+    path.write_bytes(b"(" + many + call + b"l.")
+    assert pickles.read(path)[1] == {"a"}
+    path.write_bytes(b"(" + many + 50 * call + b"l.")
+    with pytest.raises(RefsegError, match="refused: the pickle makes more than it holds"):
+        pickles.read(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"c_codecs\nencode\n}S'a'\nI1\nsb.",  # an attribute for a function of ours
+        b"c_codecs\nencode\n)}S'a'\nI1\ns\x86b.",
+        b"]}b.",
+        b"cbuiltins\nset\n)\x81.",
+        b"(cbuiltins\nset\no.",
+        b"(ibuiltins\nset\n.",
+        b"Pname\n.",
+        b"K\x01Q.",
+        b"\x82\x01.",
+    ],
+)
+def test_objects_and_their_states_are_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.p"
+    path.write_bytes(data)
+    with pytest.raises(RefsegError, match="refused: the pickle"):
+        pickles.read(path)
+
+
+def test_what_was_never_remembered_is_not_made_up(tmp_path: Path) -> None:
+    path = tmp_path / "x.p"
+    for data in (b"]q\x02h\x01a.", b"]p2\ng1\na."):
+        path.write_bytes(data)
+        with contextlib.suppress(RefsegError):
+            assert pickles.read(path) not in ([None], [[]])
+    for data in (b"]h\x07a.", b"]g-1\na.", b"]p-1\n."):
+        path.write_bytes(data)
+        with pytest.raises(RefsegError, match="damaged pickle"):
+            pickles.read(path)
+
+
+NUMBERS = [
+    *(kind(-3) for kind in (np.int8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64)),
+    *(kind(200) for kind in (np.uint8, np.uint16, np.uint32, np.uint64)),
+    np.bool_(True),
+    np.float64("inf"),
+]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_numpy_numbers_are_plain_numbers(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "x.p"
+    path.write_bytes(pickle.dumps(({"a": NUMBERS, NUMBERS[0]: 1},), protocol=protocol))
+    ([found],) = [pickles.read(path)]
+    assert found == {"a": [number.item() for number in NUMBERS], -3: 1}
+    assert [type(value) for value in found["a"]] == [type(number.item()) for number in NUMBERS]
+
+
+def test_numpy_numbers_of_other_versions_and_machines_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.p"
+    state = b"(I3\nS'>'\nNNNI-1\nI-1\nI0\ntb"
+    path.write_bytes(
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'i4'\nI0\nI1\ntR" + state + b"U\x04\0\0\1\xfetR."
+    )
+    assert pickles.read(path) == 510
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (np.arange(3), r"numpy\.\S+\._reconstruct"),
+        (np.complex64(1), "numpy.dtype c8, which is no number"),
+        (np.str_("a"), "numpy.dtype U1, which is no number"),
+        (np.datetime64("2020"), "numpy.dtype M8, which is no number"),
+    ],
+)
+def test_other_things_of_numpy_are_refused_by_name(tmp_path: Path, value: Any, named: str) -> None:
+    path = tmp_path / "x.p"
+    path.write_bytes(pickle.dumps([value], protocol=2))
+    with pytest.raises(RefsegError, match=f"refused: the pickle asks for {named}"):
+        pickles.read(path)
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_pickle_is_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.p"
+    path.write_bytes(pickle.dumps([{"a": "b"}], protocol=2)[:-2] + data)
+    with contextlib.suppress(RefsegError):  # any other exception fails the test
+        pickles.read(path)
+
+
+def test_a_missing_or_enormous_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RefsegError, match="No such file"):
+        pickles.read(tmp_path / "x.p")
+    (tmp_path / "x.p").write_bytes(pickle.dumps([0] * 100))
+    monkeypatch.setattr(pickles, "MAX_BYTES", 10)
+    with pytest.raises(RefsegError, match="more than 10 are not read"):
+        pickles.read(tmp_path / "x.p")
