@@ -39,7 +39,7 @@ from PIL import Image
 
 from refseg_cli import files
 from refseg_cli.data.shards import ROWS_PER_GROUP
-from refseg_cli.engine.prepare import PrepareRequest, prepare
+from refseg_cli.engine.prepare import Output, PrepareRequest, prepare
 
 HEIGHT, WIDTH = 480, 640
 DISTINCT = 500  # photos; the others are links to them, which read and write alike
@@ -181,7 +181,7 @@ def main() -> None:
         size = make_raw(root, arguments.images)
         photos = sorted((root / "images").iterdir())
         runs = {name: defaultdict(list) for name in ("copy", "one", "several")}
-        request = PrepareRequest("refcoco", str(out), root, shard_bytes=shard_bytes)
+        request = PrepareRequest("refcoco", root, Output(str(out), shard_bytes=shard_bytes))
         several = replace(request, workers=arguments.workers)
         for _ in range(arguments.rounds):
             timed(lambda: copy(photos, out, shard_bytes), out, runs["copy"])

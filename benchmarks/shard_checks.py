@@ -33,7 +33,7 @@ from prepare_throughput import clear, make_raw
 
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.shards import ROWS_PER_GROUP, Shards, open_shards
-from refseg_cli.engine.prepare import PrepareRequest, _read, prepare
+from refseg_cli.engine.prepare import Output, PrepareRequest, _read, prepare
 
 
 def read_groups(out: Path, *, verify: bool) -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="refseg-benchmark-") as temporary:
         root, out = Path(temporary) / "raw", Path(temporary) / "out"
         size = make_raw(root, arguments.images)
-        request = PrepareRequest("refcoco", str(out), root, shard_bytes=64 << 20)
+        request = PrepareRequest("refcoco", root, Output(str(out), shard_bytes=64 << 20))
         for _ in range(arguments.rounds):
             timed("fresh", lambda: prepare(request))
             timed("rerun", lambda: prepare(request))

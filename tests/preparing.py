@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from refseg_cli.engine.prepare import PrepareReport, PrepareRequest, prepare
+from refseg_cli.engine.prepare import Output, PrepareReport, PrepareRequest, prepare
 
 
 def run(raw: Path, out: str | Path, dataset: str = "refcoco", **options: Any) -> PrepareReport:
-    return prepare(PrepareRequest(dataset, str(out), raw, **options))
+    made = {name: options.pop(name) for name in [f.name for f in fields(Output)] if name in options}
+    return prepare(PrepareRequest(dataset, raw, Output(str(out), **made), **options))
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -280,20 +280,12 @@ def _prepare(
 ) -> None:
     from refseg_cli.data.formats import MAX_PIXELS
     from refseg_cli.data.sources.photos import Rules
-    from refseg_cli.engine.prepare import PrepareRequest, prepare
+    from refseg_cli.engine.prepare import Output, PrepareRequest, prepare
 
-    request = PrepareRequest(
-        dataset=dataset,
-        out=out,
-        root=root,
-        images=images,
-        split_by=split_by,
-        splits=tuple(name.strip() for name in splits.split(",") if name.strip()),
-        workers=workers or _cores(),
-        on_error=on_error,
-        overwrite=overwrite,
-        rules=Rules(masks_on, max_pixels or MAX_PIXELS),
-    )
+    rules = Rules(masks_on, max_pixels or MAX_PIXELS)
+    output = Output(out, workers or _cores(), on_error, overwrite, rules=rules)
+    names = tuple(name.strip() for name in splits.split(",") if name.strip())
+    request = PrepareRequest(dataset, root, output, images, split_by, names)
     with console.progress() as progress:
         report = prepare(request, progress=progress)
     _show(report, json)

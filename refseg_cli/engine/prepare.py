@@ -25,15 +25,10 @@ SHARD_BYTES = 256 << 20  # of photos: large enough for object stores, small enou
 
 
 @dataclass(frozen=True, slots=True)
-class PrepareRequest:
-    """What to prepare.
+class Output:
+    """How shards are made, whatever they are made of.
 
-    dataset:     a name in `SOURCES`.
     out:         folder or URI for the shards.
-    root:        folder that holds `refcoco/`, `grefcoco/` and the like.
-    images:      folder of the photos; None for `root/images` and `root`.
-    split_by:    whose splits; None for the usual ones.
-    splits:      the wanted ones; none for all.
     workers:     processes, each of which makes whole shards.
     on_error:    whether a broken input stops the run, or is left out and reported.
     overwrite:   replace what other inputs or options have left in `out`.
@@ -41,17 +36,31 @@ class PrepareRequest:
     rules:       which way up masks were drawn, and how large a photo may be.
     """
 
-    dataset: str
     out: str
-    root: Path
-    images: Path | None = None
-    split_by: str | None = None
-    splits: tuple[str, ...] = ()
     workers: int = 1
     on_error: OnError = "fail"
     overwrite: bool = False
     shard_bytes: int = SHARD_BYTES
     rules: photos.Rules = photos.RULES
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRequest:
+    """Which dataset of the RefCOCO family to prepare.
+
+    dataset:  a name in `SOURCES`.
+    root:     folder that holds `refcoco/`, `grefcoco/` and the like.
+    images:   folder of the photos; None for `root/images` and `root`.
+    split_by: whose splits; None for the usual ones.
+    splits:   the wanted ones; none for all.
+    """
+
+    dataset: str
+    root: Path
+    output: Output
+    images: Path | None = None
+    split_by: str | None = None
+    splits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,7 @@ class Material:
     """What was read before anything is written.
 
     dataset ... source: as in `Manifest`.  split_of: ref id -> its split, of the wanted splits; broken refs among them.
+    whole: all splits were asked for, so that totals can be compared with published ones.
     """
 
     dataset: str
@@ -114,6 +124,7 @@ class Material:
     entries: tuple[Entry, ...]
     split_of: dict[int, str]
     problems: tuple[Problem, ...] = field(default=())
+    whole: bool = True
 
 
 def prepare(request: PrepareRequest, *, progress: Progress = silent) -> PrepareReport:
@@ -123,7 +134,7 @@ def prepare(request: PrepareRequest, *, progress: Progress = silent) -> PrepareR
         RefsegError: missing or refused annotation files, other data in `out`, a full disk; with `on_error="fail"`
             the first broken input, too.
     """
-    return _write(_read(request), request, progress)
+    return write(_read(request), request.output, progress=progress)
 
 
 def prepare_scenes(
@@ -156,8 +167,8 @@ def prepare_scenes(
             progress=lambda done, total: progress("scenes", done, total),
             workers=workers,
         )
-        request = PrepareRequest("grefcoco", out, folder, workers=workers, overwrite=overwrite)
-        material = _read(request)
+        output = Output(out, workers=workers, overwrite=overwrite)
+        material = _read(PrepareRequest("grefcoco", folder, output))
         generator = {"seed": seed, "images": dict(images)}
         # Not by seed alone: an id means the same picture only for the same seed.
         material = replace(
@@ -166,7 +177,7 @@ def prepare_scenes(
             image_source=f"scenes/{seed}",
             source={**material.source, "generator": generator},
         )
-        return _write(material, request, progress)
+        return write(material, output, progress=progress)
 
 
 def share_scenes(number: int) -> dict[str, int]:
@@ -201,7 +212,14 @@ def _read(request: PrepareRequest) -> Material:
     entries = tuple(_find_photos(drafts, _photo_folders(request), problems))
     hashes = {f"{source.folder}/{path.name}": refs_digest, f"{source.folder}/instances.json": digest}
     return Material(
-        request.dataset, split_by, source.image_source, {"sha256": hashes}, entries, split_of, tuple(problems)
+        request.dataset,
+        split_by,
+        source.image_source,
+        {"sha256": hashes},
+        entries,
+        split_of,
+        tuple(problems),
+        whole=not request.splits,
     )
 
 
@@ -266,24 +284,29 @@ def _photo_folders(request: PrepareRequest) -> list[Path]:
     return [request.images]
 
 
-def _write(material: Material, request: PrepareRequest, progress: Progress) -> PrepareReport:
-    """Make the shards that are not there yet, then the list of problems, then the manifest."""
-    if request.on_error == "fail":
+def write(material: Material, output: Output, *, progress: Progress = silent) -> PrepareReport:
+    """Make the shards that are not there yet, then the list of problems, then the manifest.
+
+    Raises:
+        RefsegError: nothing is left of a split, other data in `out`, a full disk; with `on_error="fail"` the first
+            broken input, too.
+    """
+    if output.on_error == "fail":
         sharding.stop(material.problems)
     _refuse_emptied(material.split_of, {draft.split for draft, _ in material.entries}, material.problems)
     if not material.entries:
         raise RefsegError(f"{material.dataset}: nothing to prepare", hint="no reference has a usable image")
     jobs = sharding.plan(
         material.entries,
-        out=request.out,
+        out=output.out,
         source=[material.dataset, material.split_by, material.image_source, material.source],
-        shard_bytes=request.shard_bytes,
-        on_error=request.on_error,
-        rules=request.rules,
+        shard_bytes=output.shard_bytes,
+        on_error=output.on_error,
+        rules=output.rules,
     )
-    folder = storage.locate(request.out)
+    folder = storage.locate(output.out)
     with storage.locked(folder):
-        made, kept = sharding.run(jobs, workers=request.workers, overwrite=request.overwrite, progress=progress)
+        made, kept = sharding.run(jobs, workers=output.workers, overwrite=output.overwrite, progress=progress)
         problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
         splits: dict[str, SplitInfo] = {}
         for job in jobs:
@@ -304,9 +327,9 @@ def _write(material: Material, request: PrepareRequest, progress: Progress) -> P
             refseg=__version__,
         )
         sharding.finish(folder, manifest, problems)
-    found = differences(manifest, whole=not request.splits)
+    found = differences(manifest, whole=material.whole)
     repeated = repeated_ids(draft for draft, _ in material.entries)
-    return PrepareReport(request.out, manifest, len(jobs) - kept, kept, tuple(problems), found, repeated)
+    return PrepareReport(output.out, manifest, len(jobs) - kept, kept, tuple(problems), found, repeated)
 
 
 def _refuse_emptied(split_of: Mapping[int, str], left: Collection[str], problems: Sequence[Problem]) -> None:

@@ -22,7 +22,7 @@ from refseg_cli.data.orientation import ORIENTATIONS, turned
 from refseg_cli.data.pictures import decode_image, load_image
 from refseg_cli.data.sources import photos
 from refseg_cli.data.text import build_tokenizer
-from refseg_cli.engine.prepare import PrepareRequest, prepare
+from refseg_cli.engine.prepare import Output, PrepareRequest, prepare
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.outside import OutsideRequest, score_file
 from refseg_cli.metrics.scores import scores
@@ -103,7 +103,7 @@ def test_photo_masks_and_predictions_lie_on_each_other(
 ) -> None:
     picture, out = upright_picture(square), tmp_path / "out"
     file = raw_data(tmp_path / "raw", picture, orientation, frame)
-    prepare(PrepareRequest("refcoco", str(out), tmp_path / "raw", rules=photos.Rules(masks_on=frame)))
+    prepare(PrepareRequest("refcoco", tmp_path / "raw", Output(str(out), rules=photos.Rules(masks_on=frame))))
     record = shards.open_shards(str(out), "val")[0]
     assert (record.height, record.width, record.orientation) == (*picture.shape[:2], orientation)
     assert record.image == file.read_bytes()
@@ -148,7 +148,7 @@ def test_prepare_has_the_limit_that_predict_has(tmp_path: Path, capfd: pytest.Ca
 def test_the_loader_turns_what_it_decodes(tmp_path: Path) -> None:
     picture, out = upright_picture(), tmp_path / "out"
     raw_data(tmp_path / "raw", picture, 6, "stored")
-    prepare(PrepareRequest("refcoco", str(out), tmp_path / "raw"))
+    prepare(PrepareRequest("refcoco", tmp_path / "raw", Output(str(out))))
     config = DataConfig(size=(48, 64))
     dataset = StepDataset(shards.open_shards(str(out), "val"), build_tokenizer(TextConfig(), ["the polygon"]), config)
     batch = dataset[(Pick(0, (0,)),)]

@@ -6,16 +6,15 @@ import json
 import os
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
 import raw_layout
+from preparing import run
 
 from refseg_cli.app import main
 from refseg_cli.data import masks, shards
 from refseg_cli.data.sources import Reason
 from refseg_cli.data.sources.catalogue import PUBLISHED, RELEASED
-from refseg_cli.engine.prepare import PrepareReport, PrepareRequest, prepare
 from refseg_cli.errors import ERROR, FOUND
 
 Capture = pytest.CaptureFixture[str]
@@ -28,10 +27,6 @@ def raw(tmp_path: Path) -> Path:
     raw_layout.write_refcoco(root)
     raw_layout.write_grefcoco(root)
     return root
-
-
-def run(raw: Path, out: Path, dataset: str = "refcoco", **options: Any) -> PrepareReport:
-    return prepare(PrepareRequest(dataset, str(out), raw, **options))
 
 
 def refseg(*words: object) -> int:

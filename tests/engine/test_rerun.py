@@ -206,7 +206,7 @@ import sys
 from pathlib import Path
 from refseg_cli.data.sources import photos
 from refseg_cli.engine import prepare
-from refseg_cli.engine.prepare import PrepareRequest
+from refseg_cli.engine.prepare import Output, PrepareRequest
 import time
 finish = photos.finish
 def slowly(draft, path, problems, rules):
@@ -215,7 +215,7 @@ def slowly(draft, path, problems, rules):
         time.sleep(60)
     return finish(draft, path, problems, rules)
 photos.finish = slowly
-prepare.prepare(PrepareRequest("refcoco", sys.argv[2], Path(sys.argv[1])))
+prepare.prepare(PrepareRequest("refcoco", Path(sys.argv[1]), prepare.Output(sys.argv[2])))
 """
 
 
