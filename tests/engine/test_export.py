@@ -11,10 +11,11 @@ import onnxruntime
 import pytest
 import tokenizers
 import torch
+from torch.export import ExportedProgram
 
 from refseg_cli import checkpoint
 from refseg_cli.engine import export as module
-from refseg_cli.engine.export import ExportReport, ExportRequest, example, export
+from refseg_cli.engine.export import ExportReport, ExportRequest, Graph, example, export, trace
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch
 
@@ -23,6 +24,13 @@ from refseg_cli.records import Batch
 def written(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
     folder = tmp_path_factory.mktemp("exported")
     return {f: export(ExportRequest(untrained, f, folder / f"vlt.{f}")) for f in ("onnx", "pt2")}  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def program(untrained: Path) -> ExportedProgram:
+    """The traced model, for tests of what comes after."""
+    loaded = checkpoint.load(untrained)
+    return trace(Graph(loaded.model).eval(), example(loaded, *module.TRACED))
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
@@ -98,8 +106,9 @@ def test_examples_are_phrases_of_every_length(untrained: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["tolerance", "nan"])
 def test_a_graph_that_differs_leaves_the_old_file(
-    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    untrained: Path, program: ExportedProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
+    monkeypatch.setattr(module, "trace", lambda graph, inputs: program)
     out = tmp_path / "vlt.pt2"
     out.write_text("the old one")
     if damage == "tolerance":
