@@ -1,7 +1,7 @@
-"""docs/architectures.md from benchmarks/architectures.json and benchmarks/full_size.json.
+"""The measured tables of docs/architectures.md and docs/metrics.md, from benchmarks/*.json.
 
-python benchmarks/tables.py            writes the page
-python benchmarks/tables.py --check    exits with 1 where it is stale
+python benchmarks/tables.py            writes the pages
+python benchmarks/tables.py --check    exits with 1 where one is stale
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 FOLDER = Path(__file__).parent
-PAGE = FOLDER.parent / "docs" / "architectures.md"
+DOCS = FOLDER.parent / "docs"
 NAMES = {
     "isfp": "ISFP",
     "vlt": "VLT",
@@ -29,6 +29,8 @@ NAMES = {
     "cris": "CRIS",
 }
 METRICS = ("gIoU", "cIoU", "Pr@0.5", "N-acc", "T-acc")
+COVERED = ("cIoU", "gIoU", "mIoU", "Pr@0.5", "Pr@0.9", "N-acc", "T-acc")
+TRIALS = 200  # of a cell of the table of coverage: with fewer, chance decides
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -139,6 +141,32 @@ def cgformer_table(found: Mapping[str, Any]) -> str:
     return table(["CGFormer, one image with one phrase", "GFLOPs", "seconds"], rows)
 
 
+def coverage_tables(found: Mapping[str, Any]) -> str:
+    """By number of images: how many intervals hold the truth, of a figure and of a difference, and false alarms."""
+    kinds = {
+        "interval": "intervals of a figure that hold the truth",
+        "difference": "intervals of a difference that hold the truth",
+        "false_alarms": "equal models with p < 0.05",
+    }
+    populations = found["populations"].values()
+    parts = []
+    for kind, title in kinds.items():
+        rows = []
+        for pictures in next(iter(populations))["pictures"]:
+            cells = [[p["pictures"][pictures][metric] for p in populations] for metric in COVERED]
+            row = [_range(c[kind] for c in cell if kind == "false_alarms" or c["trials"] >= TRIALS) for cell in cells]
+            if any(row):
+                rows.append([pictures, *(text or "–" for text in row)])
+        parts.append(table([f"{title}; images", *COVERED], rows))
+    return "\n\n".join(parts)
+
+
+def _range(values: Iterable[float | None]) -> str:
+    """Lowest to highest."""
+    known = [value for value in values if value is not None]
+    return f"{min(known):.1f} – {max(known):.1f}" if known else ""
+
+
 def filled(page: str, tables: Mapping[str, str]) -> str:
     """The page with each table between its marks; ValueError where one has no place."""
     for name, text in tables.items():
@@ -149,7 +177,7 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
             flags=re.S,
         )
         if places != 1:
-            raise ValueError(f"{PAGE}: {places} places for {name}")
+            raise ValueError(f"{places} places for the table {name}")
     return page
 
 
@@ -157,19 +185,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    small, full, head = (
+    small, full, head, coverage = (
         json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
-        for name in ("architectures", "full_size", "cgformer_head")
+        for name in ("architectures", "full_size", "cgformer_head", "coverage")
     )
-    before = PAGE.read_text("utf-8")
-    tables = {"small": small_tables(small), "heads": head_table(small), "full": full_table(full)}
-    after = filled(before, {**tables, "cgformer": cgformer_table(head)})
-    if options.check:
-        if before != after:
-            print(f"{PAGE} is stale; run python benchmarks/tables.py")  # noqa: T201
-        return int(before != after)
-    PAGE.write_text(after, "utf-8")
-    return 0
+    pages = {
+        "architectures.md": {
+            "small": small_tables(small),
+            "heads": head_table(small),
+            "full": full_table(full),
+            "cgformer": cgformer_table(head),
+        },
+        "metrics.md": {"coverage": coverage_tables(coverage)},
+    }
+    stale = 0
+    for name, tables in pages.items():
+        page = DOCS / name
+        before = page.read_text("utf-8")
+        after = filled(before, tables)
+        if options.check and before != after:
+            print(f"{page} is stale; run python benchmarks/tables.py")  # noqa: T201
+            stale = 1
+        elif not options.check:
+            page.write_text(after, "utf-8")
+    return stale
 
 
 if __name__ == "__main__":
