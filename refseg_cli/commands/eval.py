@@ -208,7 +208,7 @@ def eval_(
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     wanted = _Wanted(choose_protocols(protocol), slices, curves, resamples, trained_on, form)
     splits, disturb = choose_splits(split), _disturbance(mask_words, mask_count, sanity)
-    path = _page(page, disturb)
+    path = _page(page, disturb, source)
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit}
         _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
@@ -275,14 +275,17 @@ def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Dist
     return Disturbance(kind, count)
 
 
-def _page(file: str | None, disturb: Disturbance | None) -> Path | None:
+def _page(file: str | None, disturb: Disturbance | None, source: str | None) -> Path | None:
     """Where the report goes, if one is asked for: found wrong before an evaluation of hours, not behind it."""
     if file is None:
         return None
     if disturb is not None:
         raise RefsegError("--report shows answers as they are, not to disturbed questions", hint="leave one away")
     from refseg_cli.evaluation.report import check_place
+    from refseg_cli.files import refuse_input
 
+    if source is not None:
+        refuse_input(Path(file), Path(source))
     check_place(Path(file))
     return Path(file)
 

@@ -66,3 +66,11 @@ def test_what_cannot_be_is_said_before_the_first_image(
     assert main(["eval", "--data", str(scenes), "--model", "gone", *options]) == ERROR
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_predictions_are_not_replaced_by_their_report(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "p.jsonl").write_text("{}")
+    arguments = ["--from", str(tmp_path / "p.jsonl"), "--report", str(tmp_path / "p.jsonl")]
+    assert main(["eval", "--data", str(scenes), *arguments]) == ERROR
+    assert "is what is read, and would be replaced" in capsys.readouterr().err
+    assert (tmp_path / "p.jsonl").read_text() == "{}"
