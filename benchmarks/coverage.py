@@ -89,7 +89,7 @@ def _share(odds: np.ndarray) -> np.ndarray:
 
 def simulate(population: Population, pictures: int, trials: int, truth: Mapping[str, tuple[float, float]]) -> Any:
     """metric -> counts of what happened. truth: of each metric, of the model and of the better one."""
-    rng = np.random.default_rng((pictures, *(int(100 * v) + 100 for v in asdict(population).values())))
+    rng = np.random.default_rng((pictures, *(abs(int(100 * v) + 100) for v in asdict(population).values())))
     tally = {name: dict.fromkeys(("with", "held", "gaps", "gaps_held", "tests", "alarms"), 0) for name in truth}
     for _ in range(trials):
         (a, b, same), images = draw(rng, population, pictures, (0.0, GAIN, 0.0))
