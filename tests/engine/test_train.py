@@ -20,7 +20,7 @@ from pictures import RECIPE, records, write_split
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, TrainConfig
 from refseg_cli.data import shards
-from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
+from refseg_cli.engine.optimise import take_weights
 from refseg_cli.engine.train import TrainRequest, train
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
@@ -406,33 +406,6 @@ def test_tensorboard_events_are_written(scenes: Path, recipe: Recipe, tmp_path: 
         )
     )
     assert list((tmp_path / "run" / "logs").rglob("events.*"))
-
-
-@pytest.mark.parametrize(
-    ("settings", "step", "expected"),
-    [
-        ({"schedule": "constant"}, 7, 1.0),
-        ({"warmup_steps": 10}, 4, 0.5),
-        ({"schedule": "poly", "power": 0.9}, 50, 0.5**0.9),
-        ({"schedule": "cosine"}, 50, 0.5),
-        ({"schedule": "step", "milestones": (2, 4)}, 19, 1.0),
-        ({"schedule": "step", "milestones": (2, 4)}, 20, 0.1),
-        ({"schedule": "step", "milestones": (2, 4)}, 40, 0.01),
-    ],
-)
-def test_schedule(settings: dict[str, Any], step: int, expected: float) -> None:
-    assert schedule(step, 100, 10, TrainConfig(**settings)) == pytest.approx(expected)
-
-
-def test_optimizer_spares_norms_and_slows_encoders(recipe: Recipe) -> None:
-    model = build_model(recipe, vocab_size=9)
-    config = TrainConfig(lr=1.0, backbone_lr=0.1, weight_decay=0.5)
-    groups = build_optimizer(model, config).param_groups
-    rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    assert rates[id(model.vision.backbone.stem[0].weight)] == (0.1, 0.5)  # type: ignore[union-attr]
-    assert rates[id(model.vision.backbone.stem[1].weight)] == (0.1, 0.0)  # type: ignore[union-attr]
-    assert rates[id(model.mask_decoder.out.weight)] == (1.0, 0.5)  # type: ignore[union-attr]
-    assert len(rates) == sum(p.requires_grad for p in model.parameters())
 
 
 def test_language_blind_control_reaches_the_loader(
