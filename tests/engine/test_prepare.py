@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import raw_layout
-from preparing import run
+from preparing import photo_of_three, run
 from pycocotools.coco import COCO
 
 from refseg_cli.app import main
