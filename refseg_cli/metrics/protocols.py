@@ -5,7 +5,7 @@ No two published evaluators agree on what an IoU is. They differ in where masks 
 which expressions a figure is formed over (`Metric`). Facts from the official repositories, read, not copied:
 henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS.pytorch and SooLab/CGFormer
 `engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator,
-open-mmlab/mmdetection `RefSegMetric`.
+open-mmlab/mmdetection `RefSegMetric`, dvlab-research/LISA `train_ds.py`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
 round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
@@ -97,7 +97,7 @@ class Protocol:
     threshold: probability above which a pixel belongs to the mask; None for the checkpoint's own. An argmax of two
                logits is 0.5, ties going to the background in both.
     smoothing: added to an expression's intersection and union before they are divided.
-    empty:     IoU of an expression where that union is still zero.
+    empty:     IoU of an expression whose union has no pixel.
     strict:    Pr@X asks for more than X; otherwise for X or more.
     headline:  the metrics that its papers print.
     size:      (height, width) of the official network input, for masks that come without a network.
@@ -144,6 +144,7 @@ ALL_IOU = Metric("gIoU", "mean", "all")
 ACCURACIES = (Metric("N-acc", "no-target"), Metric("T-acc", "target"))
 
 ORIGINAL = Grid("original", enlarge=None, sigmoid="never", restore="bilinear")
+SAM = Grid("original", enlarge="bilinear", sigmoid="never", restore="bilinear")  # Segment Anything's postprocess_masks
 
 REFSEG = Protocol(
     name="refseg",
@@ -203,6 +204,7 @@ VLT = Protocol(
     metrics=(Metric("IoU", "mean"), *_precision(*TWENTIETHS)),
     headline=("IoU",),
     smoothing=(1e-10, 1e-10),
+    empty=1.0,
 )
 ASDA = replace(VLT, name="asda", follows="ASDA engine.validate_epoch, VLT's evaluator")
 RELA = Protocol(
@@ -226,9 +228,21 @@ MMDET = Protocol(
     headline=("cIoU", "mIoU"),
 )
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
+LISA = Protocol(
+    name="lisa",
+    follows="LISA train_ds.py validate",
+    grid=SAM,
+    threshold=0.5,
+    absence=Absence("unknown"),
+    metrics=(ALL_IOU, OVERALL),
+    headline=("gIoU", "cIoU"),
+    smoothing=(0.0, 1e-5),
+    empty=1.0,
+)
+
+# As `--help` and the documentation show them.
+GROUPS: dict[str, tuple[Protocol, ...]] = {
+    "Ours": (
         REFSEG,
         THESIS,
         replace(
@@ -237,12 +251,8 @@ PROTOCOLS: dict[str, Protocol] = {
             follows="the same with the head switched off, table 6.6's ReLA-50pix",
             absence=replace(THESIS.absence, head=False),
         ),
-        LAVT,
-        CRIS,
-        CGFORMER,
-        VLT,
-        ASDA,
-        RELA,
-        MMDET,
-    )
+    ),
+    "One target": (LAVT, CRIS, CGFORMER, VLT, ASDA, MMDET, LISA),
+    "Any number of targets": (RELA,),
 }
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for group in GROUPS.values() for protocol in group}

@@ -145,7 +145,7 @@ def decide(counts: Counts, absence: Absence) -> np.ndarray:
 
 def _divide(intersection: np.ndarray, union: np.ndarray, protocol: Protocol) -> np.ndarray:
     part, whole = intersection + protocol.smoothing[0], union + protocol.smoothing[1]
-    return np.divide(part, whole, out=np.full(len(union), protocol.empty), where=whole > 0)
+    return np.divide(part, whole, out=np.full(len(union), protocol.empty), where=union > 0)
 
 
 def _column(metric: Metric, seen: Outcome, has: np.ndarray, *, strict: bool) -> tuple[np.ndarray, np.ndarray]:

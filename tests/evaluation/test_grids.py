@@ -98,6 +98,15 @@ def test_vlt_cuts_the_letterbox_off_at_input_size():
     assert found[0, 5].tolist() == pytest.approx(at_input[2:6], abs=1e-6)
 
 
+def test_lisa_resizes_logits_by_the_input_as_segment_anything_does():
+    """Eight columns, of which the picture has the first four."""
+    logits = torch.tensor([ROW]).expand(1, 4, 4)
+    found = only(logits, batch(1, (8, 9), (0, 0, 8, 4), (8, 8)), "lisa")
+    at_input = linear(ROW, 8, corners=False)
+    assert found.shape == (1, 8, 9)
+    assert found[0, 5].tolist() == pytest.approx(linear(at_input[:4], 9, corners=False), abs=1e-6)
+
+
 def test_cgformer_turns_to_probabilities_between_the_steps():
     logits = torch.tensor([ROW]).expand(1, 4, 4)
     found = only(logits, batch(1, (7, 11), (0, 0, 8, 8), (8, 8)), "cgformer")

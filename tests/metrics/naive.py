@@ -129,6 +129,18 @@ def mmdet(samples: list[Sample]) -> dict[str, float | None]:
     return {"cIoU": overall(counted), "mIoU": mean([i / u if u else 0.0 for i, u in counted])}
 
 
+def lisa(samples: list[Sample]) -> dict[str, float | None]:
+    ious, counted = [], []
+    for sample in samples:
+        i, u = pixels(sample)
+        iou = i / (u + 1e-5)
+        if u == 0:
+            iou += 1
+        ious.append(iou)
+        counted.append((i, u))
+    return {"gIoU": mean(ious), "cIoU": overall(counted)}
+
+
 EVALUATORS = {
     "lavt": lavt,
     "cris": cris,
@@ -137,6 +149,7 @@ EVALUATORS = {
     "asda": vlt,
     "rela": rela,
     "mmdet": mmdet,
+    "lisa": lisa,
     "thesis": thesis,
     "thesis-50pix": lambda samples: thesis(samples, head=False),
 }

@@ -102,6 +102,7 @@ SMALL, LARGE = 49, 50  # pixels
         ("asda", RIGHT_NONE, 1),
         ("rela", RIGHT_NONE, 1),
         ("mmdet", RIGHT_NONE, 0),
+        ("lisa", RIGHT_NONE, 1),
         ("thesis", RIGHT_NONE, 1),
         ("thesis-50pix", RIGHT_NONE, 1),
         # a mask where nothing is
@@ -112,6 +113,7 @@ SMALL, LARGE = 49, 50  # pixels
         ("rela", row(0, SMALL, 0), 1),
         ("thesis", row(0, LARGE, 0), 0),
         ("thesis", row(0, SMALL, 0), 1),
+        ("lisa", FALSE_ALARM, 0),
         # a no-target head: ReLA's evaluator hears nothing else, the thesis looks at what is left of the mask
         ("rela", row(0, 0, 0, p_target=HEAD_SAYS_YES), 0),
         ("rela", row(0, 900, 0, p_target=HEAD_SAYS_NO), 1),
@@ -125,6 +127,7 @@ SMALL, LARGE = 49, 50  # pixels
         ("cris", HIT, 6 / (10 + 1e-6)),
         ("cgformer", HIT, 6 / (10 + 1e-6)),
         ("vlt", HIT, (6 + 1e-10) / (10 + 1e-10)),
+        ("lisa", HIT, 6 / (10 + 1e-5)),
         ("rela", HIT, 0),  # eight pixels are fewer than fifty, and there is no head
         ("rela", row(6, 8, 8, p_target=HEAD_SAYS_YES), 0.6),
         ("rela", row(6, 8, 8, p_target=HEAD_SAYS_NO), 0),
@@ -134,6 +137,7 @@ SMALL, LARGE = 49, 50  # pixels
         # a target annotated without a pixel
         ("lavt", EMPTY_TARGET_EMPTY, 0),
         ("vlt", EMPTY_TARGET_EMPTY, 1),
+        ("lisa", EMPTY_TARGET_EMPTY, 1),
         ("thesis", EMPTY_TARGET_EMPTY, 0),
         ("rela", row(0, 0, 0, has_target=True, p_target=HEAD_SAYS_YES), 0),
     ],
