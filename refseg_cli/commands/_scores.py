@@ -45,7 +45,7 @@ def rule(protocol: Protocol, about: About) -> str:
         few = protocol.absence.pixels if protocol.absence.rule != "unknown" else 1
         return f"{size}, masks as given" + (f", at least {few} pixels where the file leaves it open" if few > 1 else "")
     mask = own.mask if protocol.threshold is None else protocol.threshold
-    said = [size, f"mask > {mask:g}"]
+    said = [size, f"mask {'≥' if protocol.ties else '>'} {mask:g}"]
     absence = protocol.absence
     if absence.rule != "unknown":
         exists = own.exists if absence.exists is None else absence.exists

@@ -5,7 +5,8 @@ No two published evaluators agree on what an IoU is. They differ in where masks 
 which expressions a figure is formed over (`Metric`). Facts from the official repositories, read, not copied:
 henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS.pytorch and SooLab/CGFormer
 `engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator,
-open-mmlab/mmdetection `RefSegMetric`, dvlab-research/LISA `train_ds.py`.
+open-mmlab/mmdetection `RefSegMetric`, dvlab-research/LISA `train_ds.py`,
+LeapLabTHU/GSVA `solver.py`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
 round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
@@ -48,10 +49,14 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A grid and the probability above which a pixel belongs to the mask: all that pixel counts depend on."""
+    """All that pixel counts depend on: a grid and the probability above which a pixel belongs to the mask.
+
+    ties: whether a pixel of exactly that probability belongs to it too.
+    """
 
     grid: Grid
     threshold: float
+    ties: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +65,20 @@ class Absence:
 
     rule:   `unknown`: no-target expressions are scored as any other;
             `emptied`: an answer of "no target" empties the mask before it is counted, and an empty mask is that answer;
-            `declared`: the answer alone decides, masks are counted as the network gave them.
+            `declared`: the answer alone decides, masks are counted as the network gave them, a denied target is 0;
+            `asked-again`: the same, but a denied target's mask is scored as if it had not been denied.
     exists: probability of a target from which on a no-target head says there is one; None for the checkpoint's own
             decision.
     pixels: without a head, masks of fewer pixels are an answer of "no target".
     head:   whether the head is listened to at all.
+    truth:  which expressions have no target: those that were `annotated` so, or all whose true mask has no `pixels`.
     """
 
-    rule: Literal["unknown", "emptied", "declared"]
+    rule: Literal["unknown", "emptied", "declared", "asked-again"]
     exists: float | None = None
     pixels: int = 1
     head: bool = True
+    truth: Literal["annotated", "pixels"] = "annotated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ class Metric:
     kind: `overall` sum of intersections over sum of unions; `mean` of the expressions' IoU; `precision` the share whose
           IoU passes `threshold`; `no-target`, `target` the share of expressions without, with a target that are
           answered so.
-    of:   whether no-target expressions take part in `mean` and `precision`.
+    of:   whether no-target expressions take part in `overall`, `mean` and `precision`.
     """
 
     name: str
@@ -96,6 +104,7 @@ class Protocol:
     follows:   whose, in a few words.
     threshold: probability above which a pixel belongs to the mask; None for the checkpoint's own. An argmax of two
                logits is 0.5, ties going to the background in both.
+    ties:      whether they go to the mask instead.
     smoothing: added to an expression's intersection and union before they are divided.
     empty:     IoU of an expression whose union has no pixel.
     strict:    Pr@X asks for more than X; otherwise for X or more.
@@ -114,10 +123,11 @@ class Protocol:
     empty: float = 0.0
     strict: bool = True
     size: tuple[int, int] | None = None
+    ties: bool = False
 
     def view(self, threshold: float) -> View:
         """What its pixels are counted on. threshold: the checkpoint's, used where the protocol has none."""
-        return View(self.grid, threshold if self.threshold is None else self.threshold)
+        return View(self.grid, threshold if self.threshold is None else self.threshold, self.ties)
 
     def metric(self, name: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.name == name), None)
@@ -239,6 +249,17 @@ LISA = Protocol(
     smoothing=(0.0, 1e-5),
     empty=1.0,
 )
+GSVA = Protocol(
+    name="gsva",
+    follows="GSVA solver.py eval_gres on gRefCOCO",
+    grid=SAM,
+    threshold=0.5,
+    absence=Absence("asked-again", exists=0.5, truth="pixels"),
+    metrics=(ALL_IOU, OVERALL, *ACCURACIES),
+    headline=("gIoU", "cIoU", "N-acc", "T-acc"),
+    smoothing=(0.0, 1e-8),
+    ties=True,
+)
 
 # As `--help` and the documentation show them.
 GROUPS: dict[str, tuple[Protocol, ...]] = {
@@ -253,6 +274,15 @@ GROUPS: dict[str, tuple[Protocol, ...]] = {
         ),
     ),
     "One target": (LAVT, CRIS, CGFORMER, VLT, ASDA, MMDET, LISA),
-    "Any number of targets": (RELA,),
+    "Any number of targets": (
+        RELA,
+        GSVA,
+        replace(
+            GSVA,
+            name="gsva-zom",
+            follows="the same on other data, Ref-ZOM: a false alarm leaves cIoU as it is",
+            metrics=(ALL_IOU, replace(OVERALL, of="targets"), *ACCURACIES),
+        ),
+    ),
 }
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for group in GROUPS.values() for protocol in group}

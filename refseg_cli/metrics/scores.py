@@ -21,13 +21,15 @@ class Outcome(NamedTuple):
     """How a protocol sees each of n expressions.
 
     iou: (n,) float64, never NaN.  intersection, union: (n,) int64, what enters the overall IoU.  absent: (n,) bool, the
-    answer counts as "no target"; all False where the protocol knows no such answer.
+    answer counts as "no target"; all False where the protocol knows no such answer.  present: (n,) bool, there is a
+    target.
     """
 
     iou: np.ndarray
     intersection: np.ndarray
     union: np.ndarray
     absent: np.ndarray
+    present: np.ndarray
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -101,7 +103,7 @@ def scores(counts: Counts, protocol: Protocol = REFSEG) -> Scores:
 def ratios(counts: Counts, protocol: Protocol = REFSEG) -> Ratios:
     """Each expression's share in each metric."""
     seen = outcome(counts, protocol)
-    columns = [_column(metric, seen, counts.has_target, strict=protocol.strict) for metric in protocol.metrics]
+    columns = [_column(metric, seen, strict=protocol.strict) for metric in protocol.metrics]
     n, m = len(counts), len(columns)
     numerators, denominators = (np.array(part, dtype=np.float64).reshape(m, n).T for part in zip(*columns, strict=True))
     return Ratios(protocol.metrics, numerators, denominators)
@@ -116,23 +118,27 @@ def outcome(counts: Counts, protocol: Protocol = REFSEG) -> Outcome:
     """Apply the protocol's rule for no-target, and divide where it says so.
 
     Where the truth is empty: `unknown` divides as ever, so that the empty union decides; the other rules count a right
-    "no target" as 1 and anything else as 0. A target that was annotated without a pixel is a target.
+    "no target" as 1 and anything else as 0. A target that was annotated without a pixel is a target, unless the
+    protocol goes by the true mask.
     """
-    rule, has = protocol.absence.rule, counts.has_target
-    if rule == "unknown":
+    absence = protocol.absence
+    has = counts.has_target if absence.truth == "annotated" else counts.target > 0
+    if absence.rule == "unknown":
         never = np.zeros(len(counts), dtype=bool)
         iou = _divide(counts.intersection, counts.union, protocol)
-        return Outcome(iou, counts.intersection, counts.union, never)
-    says = decide(counts, protocol.absence)
-    if rule == "emptied":
+        return Outcome(iou, counts.intersection, counts.union, never, has)
+    says = decide(counts, absence)
+    if absence.rule == "emptied":
         predicted, intersection = np.where(says, counts.predicted, 0), np.where(says, counts.intersection, 0)
         union = predicted + counts.target - intersection
         absent = predicted == 0
         iou = np.where(has, _divide(intersection, union, protocol), absent)
-        return Outcome(iou, intersection, union, absent)
-    # declared: a missed target keeps the union of its mask as predicted, a right "no target" has none
-    iou = np.where(has, np.where(says, _divide(counts.intersection, counts.union, protocol), 0.0), ~says)
-    return Outcome(iou, np.where(has & says, counts.intersection, 0), np.where(has | says, counts.union, 0), ~says)
+        return Outcome(iou, intersection, union, absent, has)
+    # A denied target keeps the union of its mask as predicted; a right "no target" has none.
+    found = has if absence.rule == "asked-again" else has & says
+    iou = np.where(has, np.where(found, _divide(counts.intersection, counts.union, protocol), 0.0), ~says)
+    intersection, union = np.where(found, counts.intersection, 0), np.where(has | says, counts.union, 0)
+    return Outcome(iou, intersection, union, ~says, has)
 
 
 def decide(counts: Counts, absence: Absence) -> np.ndarray:
@@ -148,15 +154,16 @@ def _divide(intersection: np.ndarray, union: np.ndarray, protocol: Protocol) -> 
     return np.divide(part, whole, out=np.full(len(union), protocol.empty), where=union > 0)
 
 
-def _column(metric: Metric, seen: Outcome, has: np.ndarray, *, strict: bool) -> tuple[np.ndarray, np.ndarray]:
+def _column(metric: Metric, seen: Outcome, *, strict: bool) -> tuple[np.ndarray, np.ndarray]:
     """A metric's numerators and denominators, (n,) each."""
-    if metric.kind == "overall":
-        return seen.intersection, seen.union
+    has = seen.present
     if metric.kind == "no-target":
         return ~has & seen.absent, ~has
     if metric.kind == "target":
         return has & ~seen.absent, has
     taken = has if metric.of == "targets" else np.ones_like(has)
+    if metric.kind == "overall":
+        return np.where(taken, seen.intersection, 0), np.where(taken, seen.union, 0)
     if metric.kind == "mean":
         return np.where(taken, seen.iou, 0.0), taken
     # Division of doubles is correctly rounded, so the IoU of 7/10 pixels is the very number that `0.7` denotes.

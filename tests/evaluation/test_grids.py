@@ -148,6 +148,13 @@ def test_an_output_of_input_size_stays_as_it_is():
         torch.testing.assert_close(only(logits, of, name), logits.sigmoid(), atol=1e-5, rtol=0)
 
 
+def test_a_logit_of_exactly_zero_is_foreground_to_gsva_alone():
+    logits = torch.tensor([[[0.0, -0.0, 1e-30, -1e-30]]])
+    of, views = batch(1, (1, 4), (0, 0, 1, 4), (1, 4)), [PROTOCOLS[name].view(0.5) for name in ("gsva", "lisa")]
+    counts = count_views(Prediction(logits[:, None]), of, views, [np.ones((1, 4), dtype=bool)])
+    assert counts[0, :, 1].tolist() == [3, 1]
+
+
 @pytest.mark.parametrize("content", [(0, 0, 8, 8), (2, 0, 4, 8)])
 def test_refsegs_view_is_what_predict_shows(content):
     torch.manual_seed(0)

@@ -141,6 +141,26 @@ def lisa(samples: list[Sample]) -> dict[str, float | None]:
     return {"gIoU": mean(ious), "cIoU": overall(counted)}
 
 
+def gsva(samples: list[Sample], *, grefcoco: bool = True) -> dict[str, float | None]:
+    """The truth is in the true mask; a rejected target is asked again, and that mask counts."""
+    ious, counted = [], []
+    said = {"none": [], "some": []}
+    for sample in samples:
+        i, u = pixels(sample)
+        rejected = not sample.predicted if sample.p_target is None else sample.p_target < 0.5
+        if not sample.true:
+            said["none"].append(float(rejected))
+            ious.append(1.0 if rejected else 0.0)
+            if grefcoco and not rejected:
+                counted.append((i, u))
+        else:
+            said["some"].append(float(not rejected))
+            counted.append((i, u))
+            ious.append(i / (u + 1e-8))
+    accuracies = {"N-acc": mean(said["none"]), "T-acc": mean(said["some"])}
+    return {"gIoU": mean(ious), "cIoU": overall(counted), **accuracies}
+
+
 EVALUATORS = {
     "lavt": lavt,
     "cris": cris,
@@ -150,6 +170,8 @@ EVALUATORS = {
     "rela": rela,
     "mmdet": mmdet,
     "lisa": lisa,
+    "gsva": gsva,
+    "gsva-zom": lambda samples: gsva(samples, grefcoco=False),
     "thesis": thesis,
     "thesis-50pix": lambda samples: thesis(samples, head=False),
 }

@@ -122,6 +122,16 @@ SMALL, LARGE = 49, 50  # pixels
         ("thesis", row(0, SMALL, 0, p_target=HEAD_SAYS_YES), 0),
         ("thesis-50pix", row(0, 900, 0, p_target=HEAD_SAYS_NO), 0),
         ("thesis-50pix", row(0, SMALL, 0, p_target=HEAD_SAYS_YES), 1),
+        # GSVA's reject token, and without one an empty mask; a rejected target is asked again
+        ("gsva", RIGHT_NONE, 1),
+        ("gsva", FALSE_ALARM, 0),
+        ("gsva", row(0, 0, 0, p_target=HEAD_SAYS_YES), 0),
+        ("gsva", row(0, 900, 0, p_target=HEAD_SAYS_NO), 1),
+        ("gsva", row(6, 8, 8, p_target=HEAD_SAYS_NO), 6 / (10 + 1e-8)),
+        ("gsva", row(6, 8, 8, p_target=HEAD_SAYS_YES), 6 / (10 + 1e-8)),
+        ("gsva", MISSED, 0),
+        ("gsva", EMPTY_TARGET_EMPTY, 1),
+        ("gsva", EMPTY_TARGET_PREDICTED, 0),
         # a target
         ("lavt", HIT, 0.6),
         ("cris", HIT, 6 / (10 + 1e-6)),
@@ -152,6 +162,28 @@ def test_the_union_of_a_denied_target_is_where_protocols_part():
     assert scores(found, PROTOCOLS["rela"]).values["cIoU"] == 5 / (12 + 5)
     assert scores(found, PROTOCOLS["thesis"]).values["cIoU"] == 5 / (8 + 5)
     assert scores(found, PROTOCOLS["cgformer"]).values["oIoU"] == 5 / (12 + 5)
+
+
+def test_gsva_by_hand():
+    """A hit, a rejected target whose mask is the same hit, two no-targets: one rejected, one with seven pixels."""
+    rows = [
+        row(6, 8, 8, p_target=HEAD_SAYS_YES),
+        row(6, 8, 8, p_target=HEAD_SAYS_NO),
+        row(0, 5, 0, p_target=HEAD_SAYS_NO),
+        row(0, 7, 0, p_target=HEAD_SAYS_YES),
+    ]
+    found = scores(counts_of(*rows), PROTOCOLS["gsva"]).values
+    assert found["gIoU"] == pytest.approx((0.6 + 0.6 + 1 + 0) / 4)
+    assert (found["cIoU"], found["N-acc"], found["T-acc"]) == (12 / 27, 1 / 2, 1 / 2)
+    elsewhere = scores(counts_of(*rows), PROTOCOLS["gsva-zom"]).values
+    assert {**elsewhere, "cIoU": 12 / 27} == found
+    assert elsewhere["cIoU"] == 12 / 20
+    assert scores(counts_of(*rows), PROTOCOLS["rela"]).values["gIoU"] == pytest.approx((0.6 + 0 + 1 + 0) / 4)
+
+
+def test_an_empty_truth_is_no_target_to_gsva_however_it_was_annotated():
+    found = scores(counts_of(EMPTY_TARGET_EMPTY, EMPTY_TARGET_PREDICTED, HIT), PROTOCOLS["gsva"]).values
+    assert (found["N-acc"], found["T-acc"], found["cIoU"]) == (1 / 2, 1, 6 / (10 + 2))
 
 
 def test_relas_evaluator_to_the_last_digit():
