@@ -6,7 +6,7 @@ which expressions a figure is formed over (`Metric`). Facts from the official re
 henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS.pytorch and SooLab/CGFormer
 `engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator,
 open-mmlab/mmdetection `RefSegMetric`, dvlab-research/LISA `train_ds.py`,
-LeapLabTHU/GSVA `solver.py`.
+LeapLabTHU/GSVA `solver.py`, toggle1995/RIS-DMMI `test.py`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
 round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
@@ -154,6 +154,7 @@ ALL_IOU = Metric("gIoU", "mean", "all")
 ACCURACIES = (Metric("N-acc", "no-target"), Metric("T-acc", "target"))
 
 ORIGINAL = Grid("original", enlarge=None, sigmoid="never", restore="bilinear")
+SQUASHED = Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None, nearest="pillow")
 SAM = Grid("original", enlarge="bilinear", sigmoid="never", restore="bilinear")  # Segment Anything's postprocess_masks
 
 REFSEG = Protocol(
@@ -177,7 +178,7 @@ THESIS = Protocol(
 LAVT = Protocol(
     name="lavt",
     follows="LAVT-RIS test.py",
-    grid=Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None, nearest="pillow"),
+    grid=SQUASHED,
     threshold=0.5,
     absence=Absence("unknown"),
     metrics=(Metric("mIoU", "mean"), Metric("oIoU", "overall"), *_precision(*FIFTHS)),
@@ -260,6 +261,22 @@ GSVA = Protocol(
     smoothing=(0.0, 1e-8),
     ties=True,
 )
+REF_ZOM = Protocol(
+    name="ref-zom",
+    follows="RIS-DMMI test.py on Ref-ZOM",
+    grid=SQUASHED,
+    threshold=0.5,
+    absence=Absence("emptied", head=False),
+    metrics=(
+        replace(OVERALL, name="oIoU", of="targets"),
+        TARGETS_IOU,
+        *_precision(*FIFTHS, of="targets"),
+        Metric("Acc", "no-target"),
+    ),
+    headline=("oIoU", "mIoU", "Acc"),
+    strict=False,
+    size=(480, 480),
+)
 
 # As `--help` and the documentation show them.
 GROUPS: dict[str, tuple[Protocol, ...]] = {
@@ -283,6 +300,7 @@ GROUPS: dict[str, tuple[Protocol, ...]] = {
             follows="the same on other data, Ref-ZOM: a false alarm leaves cIoU as it is",
             metrics=(ALL_IOU, replace(OVERALL, of="targets"), *ACCURACIES),
         ),
+        REF_ZOM,
     ),
 }
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for group in GROUPS.values() for protocol in group}

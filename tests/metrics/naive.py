@@ -161,6 +161,21 @@ def gsva(samples: list[Sample], *, grefcoco: bool = True) -> dict[str, float | N
     return {"gIoU": mean(ious), "cIoU": overall(counted), **accuracies}
 
 
+def ref_zom(samples: list[Sample]) -> dict[str, float | None]:
+    ious, counted, right = [], [], []
+    for sample in samples:
+        if not sample.has_target:
+            right.append(float(len(sample.predicted) == 0))
+            continue
+        i, u = pixels(sample)
+        ious.append(0.0 if u == 0 else i / u)
+        counted.append((i, u))
+    table = {"oIoU": overall(counted), "mIoU": mean(ious)}
+    for threshold in (0.5, 0.6, 0.7, 0.8, 0.9):
+        table[f"Pr@{threshold}"] = mean([float(iou >= threshold) for iou in ious])
+    return {**table, "Acc": mean(right)}
+
+
 EVALUATORS = {
     "lavt": lavt,
     "cris": cris,
@@ -171,6 +186,7 @@ EVALUATORS = {
     "mmdet": mmdet,
     "lisa": lisa,
     "gsva": gsva,
+    "ref-zom": ref_zom,
     "gsva-zom": lambda samples: gsva(samples, grefcoco=False),
     "thesis": thesis,
     "thesis-50pix": lambda samples: thesis(samples, head=False),

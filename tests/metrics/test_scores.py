@@ -186,6 +186,17 @@ def test_an_empty_truth_is_no_target_to_gsva_however_it_was_annotated():
     assert (found["N-acc"], found["T-acc"], found["cIoU"]) == (1 / 2, 1, 6 / (10 + 2))
 
 
+def test_ref_zom_by_hand():
+    """Targets alone make the IoUs, and a single pixel is a false alarm, whatever a head says of it."""
+    rows = [HIT, MISSED, RIGHT_NONE, row(0, 1, 0, p_target=HEAD_SAYS_NO)]
+    found = scores(counts_of(*rows), PROTOCOLS["ref-zom"]).values
+    assert (found["oIoU"], found["mIoU"], found["Acc"]) == (6 / 15, 0.6 / 2, 1 / 2)
+    assert (found["Pr@0.6"], found["Pr@0.7"]) == (1 / 2, 0)
+    none = scores(counts_of(RIGHT_NONE, FALSE_ALARM), PROTOCOLS["ref-zom"]).values
+    assert none["Acc"] == 1 / 2
+    assert all(math.isnan(value) for name, value in none.items() if name != "Acc")
+
+
 def test_relas_evaluator_to_the_last_digit():
     """The published evaluator's output on ten samples (goldens/README-lavt-rela-cris.md, section 5)."""
     yes, no = 0.9, 0.1
@@ -221,6 +232,7 @@ def test_relas_evaluator_to_the_last_digit():
         *(("refseg", tenths, False) for tenths in (5, 6, 7, 8, 9)),
         *(("thesis", tenths, False) for tenths in (7, 8, 9)),
         *(("lavt", tenths, True) for tenths in (5, 6, 7, 8, 9)),
+        *(("ref-zom", tenths, True) for tenths in (5, 6, 7, 8, 9)),
         *(("rela", tenths, True) for tenths in (7, 8, 9)),
         # single precision: 0.7 and 0.9 are rounded down, 0.6 and 0.8 up, 0.5 not at all
         *((name, tenths, tenths in (7, 9)) for name in ("cris", "cgformer") for tenths in (5, 6, 7, 8, 9)),
