@@ -6,7 +6,7 @@ which expressions a figure is formed over (`Metric`). Facts from the official re
 henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS.pytorch and SooLab/CGFormer
 `engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator,
 open-mmlab/mmdetection `RefSegMetric`, dvlab-research/LISA `train_ds.py`,
-LeapLabTHU/GSVA `solver.py`, toggle1995/RIS-DMMI `test.py`.
+LeapLabTHU/GSVA `solver.py`, toggle1995/RIS-DMMI `test.py`, RobertLuo1/CoHD's evaluator.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
 round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
@@ -87,14 +87,16 @@ class Metric:
 
     kind: `overall` sum of intersections over sum of unions; `mean` of the expressions' IoU; `precision` the share whose
           IoU passes `threshold`; `no-target`, `target` the share of expressions without, with a target that are
-          answered so.
+          answered so; `F2` of answers of "no target": recall weighs twice as much as precision; `sum` of `terms`.
     of:   whether no-target expressions take part in `overall`, `mean` and `precision`.
+    terms: names of `no-target` and `target` metrics of the same protocol. What these divide by is the truth's alone.
     """
 
     name: str
-    kind: Literal["overall", "mean", "precision", "no-target", "target"]
+    kind: Literal["overall", "mean", "precision", "no-target", "target", "F2", "sum"]
     of: Literal["all", "targets"] = "all"
     threshold: float = 0.0
+    terms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,12 @@ RELA = Protocol(
     strict=False,
     size=(480, 480),
 )
+COHD = replace(
+    RELA,
+    name="cohd",
+    follows="CoHD's gRefCOCO evaluator",
+    metrics=(*RELA.metrics, Metric("F2", "F2"), Metric("N+T-acc", "sum", terms=("N-acc", "T-acc"))),
+)
 MMDET = Protocol(
     name="mmdet",
     follows="mmdetection RefSegMetric",
@@ -293,6 +301,7 @@ GROUPS: dict[str, tuple[Protocol, ...]] = {
     "One target": (LAVT, CRIS, CGFORMER, VLT, ASDA, MMDET, LISA),
     "Any number of targets": (
         RELA,
+        COHD,
         GSVA,
         replace(
             GSVA,

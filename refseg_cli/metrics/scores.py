@@ -1,8 +1,8 @@
 """The one scorer: counts and a protocol in, metrics out (Liu, thesis 2024, section 6.4.1, and those who differ).
 
-Every metric is a sum over expressions divided by another sum over expressions (`Ratios`), so that slices are rows of a
-table, and what a picture adds is a sum of rows. Integer sums are exact, and means of IoU correctly rounded, so that no
-score depends on the order of the expressions, not even in its last bit.
+Every metric is a sum over expressions divided by another sum over expressions (`Ratios`), or the sum of two such, so
+that slices are rows of a table, and what a picture adds is a sum of rows. Integer sums are exact, and means of IoU
+correctly rounded, so that no score depends on the order of the expressions, not even in its last bit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Outcome(NamedTuple):
 class Ratios:
     """metrics[j] of any set of rows is numerators[rows, j].sum() / denominators[rows, j].sum(); both (n, m) float64.
 
-    An expression that a metric leaves out is 0 in both.
+    An expression that a metric leaves out is 0 in both. A metric of kind `sum` is that of its terms' ratios; its own
+    columns are 0.
     """
 
     metrics: tuple[Metric, ...]
@@ -47,6 +48,10 @@ class Ratios:
     def names(self) -> tuple[str, ...]:
         return tuple(metric.name for metric in self.metrics)
 
+    def terms(self, j: int) -> tuple[int, ...]:
+        """The columns whose ratios add up to metric j: itself, or its terms."""
+        return tuple(map(self.names.index, self.metrics[j].terms)) or (j,)
+
     def sums(self, rows: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """(m,) numerators and (m,) denominators added up over those rows."""
         numerators = self.numerators[rows]
@@ -54,7 +59,16 @@ class Ratios:
         for j, metric in enumerate(self.metrics):
             if metric.kind == "mean":  # the other sums are of whole numbers, and exact in any order
                 parts[j] = math.fsum(numerators[:, j].tolist())
-        return parts, self.denominators[rows].sum(0)
+        return self.added(parts, self.denominators[rows].sum(0))
+
+    def added(self, parts: np.ndarray, wholes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) sums, with those of metrics of kind `sum` filled in: their terms over the common denominator."""
+        for j, metric in enumerate(self.metrics):
+            if metric.terms:
+                first, second = self.terms(j)
+                parts[j] = parts[first] * wholes[second] + parts[second] * wholes[first]
+                wholes[j] = wholes[first] * wholes[second]
+        return parts, wholes
 
     def values(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """(m,) fractions over those rows, NaN where nothing defines one."""
@@ -157,10 +171,15 @@ def _divide(intersection: np.ndarray, union: np.ndarray, protocol: Protocol) -> 
 def _column(metric: Metric, seen: Outcome, *, strict: bool) -> tuple[np.ndarray, np.ndarray]:
     """A metric's numerators and denominators, (n,) each."""
     has = seen.present
+    if metric.kind == "sum":
+        return np.zeros(len(has)), np.zeros(len(has))
     if metric.kind == "no-target":
         return ~has & seen.absent, ~has
     if metric.kind == "target":
         return has & ~seen.absent, has
+    if metric.kind == "F2":  # 5pr / (4p + r), of precision p and recall r, is 5 TP / (5 TP + 4 FN + FP)
+        right, missed, wrong = ~has & seen.absent, ~has & ~seen.absent, has & seen.absent
+        return 5 * right, 5 * right + 4 * missed + wrong
     taken = has if metric.of == "targets" else np.ones_like(has)
     if metric.kind == "overall":
         return np.where(taken, seen.intersection, 0), np.where(taken, seen.union, 0)

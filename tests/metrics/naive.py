@@ -176,6 +176,19 @@ def ref_zom(samples: list[Sample]) -> dict[str, float | None]:
     return {**table, "Acc": mean(right)}
 
 
+def cohd(samples: list[Sample]) -> dict[str, float | None]:
+    """ReLA's, with F2 of "no target" from precision and recall, and both accuracies added up."""
+    table = rela(samples)
+    said = [len(s.predicted) < 50 if s.p_target is None else s.p_target < 0.5 for s in samples]
+    right = sum(absent for absent, s in zip(said, samples, strict=True) if not s.has_target)
+    none, denied = sum(not s.has_target for s in samples), sum(said)
+    if none or denied:
+        p, r = right / denied if right else 0, right / none if right else 0
+        f2 = 0.0 if not right else 5 * p * r / (4 * p + r)
+    both = None if None in (table["N-acc"], table["T-acc"]) else table["N-acc"] + table["T-acc"]
+    return {**table, "F2": f2 if none or denied else None, "N+T-acc": both}
+
+
 EVALUATORS = {
     "lavt": lavt,
     "cris": cris,
@@ -185,6 +198,7 @@ EVALUATORS = {
     "rela": rela,
     "mmdet": mmdet,
     "lisa": lisa,
+    "cohd": cohd,
     "gsva": gsva,
     "ref-zom": ref_zom,
     "gsva-zom": lambda samples: gsva(samples, grefcoco=False),

@@ -197,6 +197,22 @@ def test_ref_zom_by_hand():
     assert all(math.isnan(value) for name, value in none.items() if name != "Acc")
 
 
+def test_cohd_by_hand():
+    """Two of three no-targets found and one target denied: precision 2/3, recall 2/3, and so F2."""
+    says, denies = HEAD_SAYS_YES, HEAD_SAYS_NO
+    rows = [row(0, 0, 0, p_target=p) for p in (denies, denies, says)]
+    rows += [row(6, 8, 8, p_target=p) for p in (denies, says)]
+    found = scores(counts_of(*rows), PROTOCOLS["cohd"]).values
+    assert (found["F2"], found["N+T-acc"]) == (10 / 15, 7 / 6)
+    assert {name: found[name] for name in scores(counts_of(*rows), PROTOCOLS["rela"]).values} == scores(
+        counts_of(*rows), PROTOCOLS["rela"]
+    ).values
+    for alone, f2 in (([HIT], 0), ([row(6, 8, 8, p_target=says)], NAN), ([RIGHT_NONE], 1), ([row(0, 90, 0)], 0)):
+        values = scores(counts_of(*alone), PROTOCOLS["cohd"]).values
+        assert math.isnan(values["N+T-acc"])
+        assert values["F2"] == f2 or (math.isnan(f2) and math.isnan(values["F2"]))
+
+
 def test_relas_evaluator_to_the_last_digit():
     """The published evaluator's output on ten samples (goldens/README-lavt-rela-cris.md, section 5)."""
     yes, no = 0.9, 0.1
