@@ -6,7 +6,8 @@ which expressions a figure is formed over (`Metric`). Facts from the official re
 henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS.pytorch and SooLab/CGFormer
 `engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator,
 open-mmlab/mmdetection `RefSegMetric`, dvlab-research/LISA `train_ds.py`,
-LeapLabTHU/GSVA `solver.py`, toggle1995/RIS-DMMI `test.py`, RobertLuo1/CoHD's evaluator.
+LeapLabTHU/GSVA `solver.py`, toggle1995/RIS-DMMI `test.py`, RobertLuo1/CoHD's evaluator,
+ChenyunWu/PhraseCutDataset `utils/evaluator.py`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
 round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
@@ -258,6 +259,15 @@ LISA = Protocol(
     smoothing=(0.0, 1e-5),
     empty=1.0,
 )
+PHRASECUT = Protocol(
+    name="phrasecut",
+    follows="PhraseCutDataset utils/evaluator.py, without its subsets",
+    grid=ORIGINAL,
+    threshold=0.5,
+    absence=Absence("unknown"),
+    metrics=(Metric("mean-IoU", "mean"), Metric("cum-IoU", "overall"), *_precision(*FIFTHS)),
+    headline=("mean-IoU", "cum-IoU"),
+)
 GSVA = Protocol(
     name="gsva",
     follows="GSVA solver.py eval_gres on gRefCOCO",
@@ -298,7 +308,7 @@ GROUPS: dict[str, tuple[Protocol, ...]] = {
             absence=replace(THESIS.absence, head=False),
         ),
     ),
-    "One target": (LAVT, CRIS, CGFORMER, VLT, ASDA, MMDET, LISA),
+    "One target": (LAVT, CRIS, CGFORMER, VLT, ASDA, MMDET, LISA, PHRASECUT),
     "Any number of targets": (
         RELA,
         COHD,

@@ -189,6 +189,14 @@ def cohd(samples: list[Sample]) -> dict[str, float | None]:
     return {**table, "F2": f2 if none or denied else None, "N+T-acc": both}
 
 
+def phrasecut(samples: list[Sample]) -> dict[str, float | None]:
+    """Nothing in common is 0, before anything is divided."""
+    counted = [pixels(sample) for sample in samples]
+    ious = [i / u if i else 0.0 for i, u in counted]
+    table = {"mean-IoU": mean(ious), "cum-IoU": overall(counted)}
+    return {**table, **{f"Pr@{x}": mean([float(iou > x) for iou in ious]) for x in (0.5, 0.6, 0.7, 0.8, 0.9)}}
+
+
 EVALUATORS = {
     "lavt": lavt,
     "cris": cris,
@@ -198,6 +206,7 @@ EVALUATORS = {
     "rela": rela,
     "mmdet": mmdet,
     "lisa": lisa,
+    "phrasecut": phrasecut,
     "cohd": cohd,
     "gsva": gsva,
     "ref-zom": ref_zom,

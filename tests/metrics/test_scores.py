@@ -102,6 +102,9 @@ SMALL, LARGE = 49, 50  # pixels
         ("asda", RIGHT_NONE, 1),
         ("rela", RIGHT_NONE, 1),
         ("mmdet", RIGHT_NONE, 0),
+        ("phrasecut", RIGHT_NONE, 0),
+        ("phrasecut", EMPTY_TARGET_EMPTY, 0),
+        ("phrasecut", HIT, 0.6),
         ("lisa", RIGHT_NONE, 1),
         ("thesis", RIGHT_NONE, 1),
         ("thesis-50pix", RIGHT_NONE, 1),
@@ -246,6 +249,7 @@ def test_relas_evaluator_to_the_last_digit():
     [
         # strict, and tenths are the doubles that 5/10 .. 9/10 divide to
         *(("refseg", tenths, False) for tenths in (5, 6, 7, 8, 9)),
+        *(("phrasecut", tenths, False) for tenths in (5, 6, 7, 8, 9)),
         *(("thesis", tenths, False) for tenths in (7, 8, 9)),
         *(("lavt", tenths, True) for tenths in (5, 6, 7, 8, 9)),
         *(("ref-zom", tenths, True) for tenths in (5, 6, 7, 8, 9)),
