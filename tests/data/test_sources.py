@@ -163,6 +163,15 @@ def test_a_sentence_is_kept_as_it_was_typed_and_as_it_was_cleaned(tmp_path: Path
     assert not problems
 
 
+@pytest.mark.parametrize("exist", [False, 0])
+def test_a_wrong_description_of_r_refcoco_has_no_target(tmp_path: Path, exist: object) -> None:
+    row = raw_layout.ref(7, 1, 10, "val", ["the cat", "the horse"])
+    row["sentences"][0]["exist"], row["sentences"][1]["exist"] = not exist, exist
+    [draft], problems = drafts(tmp_path, [raw_layout.annotation(10, 1)], [row])
+    assert [(e.text, e.ref_id, e.targets) for e in draft.expressions] == [("the cat", 7, (0,)), ("the horse", 7, ())]
+    assert not problems
+
+
 @pytest.mark.parametrize("raw", [{}, {"raw": None}, {"raw": "  "}])
 def test_a_sentence_of_one_form_is_typed_as_it_is_cleaned(raw: dict[str, Any]) -> None:
     row = {**raw_layout.ref(7, 1, 10, "val"), "sentences": [{"sent_id": 5, "sent": "a cat", **raw}]}

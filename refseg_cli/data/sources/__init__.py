@@ -64,11 +64,15 @@ class Annotation:
 
 
 class Sentence(NamedTuple):
-    """A phrase of a reference.  text, raw: as in `records.Expression`."""
+    """A phrase of a reference.
+
+    text, raw: as in `records.Expression`.  exists: False for a wrong description, which has no target (R-RefCOCO).
+    """
 
     sent_id: int
     text: str
     raw: str
+    exists: bool = True
 
 
 def to_sentence(row: Mapping[str, Any], to_text: Callable[[Any], str]) -> Sentence:
@@ -81,7 +85,8 @@ def to_sentence(row: Mapping[str, Any], to_text: Callable[[Any], str]) -> Senten
         KeyError, TypeError, ValueError: the row is broken.
     """
     sent, raw = row.get("sent"), row.get("raw")
-    return Sentence(int(row["sent_id"]), to_text(raw if sent is None else sent), to_text(sent if raw is None else raw))
+    text, typed = to_text(raw if sent is None else sent), to_text(sent if raw is None else raw)
+    return Sentence(int(row["sent_id"]), text, typed, bool(row.get("exist", True)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,9 +180,9 @@ def _draft(
         if any(a not in position for a in ref.ann_ids):
             continue
         targets = tuple(dict.fromkeys(position[a] for a in ref.ann_ids))
-        for sent_id, text, raw in ref.sentences:
+        for sent_id, text, raw, exists in ref.sentences:
             if text.strip():
-                expressions.append(Expression(text, ref.ref_id, sent_id, targets, raw))
+                expressions.append(Expression(text, ref.ref_id, sent_id, targets if exists else (), raw))
             else:
                 problems.append(Problem(Reason.EMPTY_EXPRESSION, file, (ref.ref_id,), f"sentence {sent_id}"))
     return Draft(image_id, file_name, split, height, width, tuple(annotations), tuple(expressions))
