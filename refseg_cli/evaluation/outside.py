@@ -216,7 +216,7 @@ def _score_split(
     progress: Progress,
 ) -> list[Answer]:
     """answered: the entries of each expression, by its place in the split."""
-    at_input = _at_input(request)
+    at_input = _at_input(request)[1]
     rows: list[Answer] = []
     n = 0
     for done, record in enumerate(split.annotations(), start=1):
@@ -270,9 +270,15 @@ def _says_target(entries: Sequence[Given]) -> bool | None:
     return None if said.count(None) == len(said) else said.count(False) < len(said)
 
 
-def _at_input(request: OutsideRequest) -> list[Protocol]:
-    """The protocols, each once, that compare masks at their network's input."""
-    return [PROTOCOLS[name] for name in dict.fromkeys(request.protocols) if PROTOCOLS[name].size]
+def _at_input(request: OutsideRequest) -> tuple[dict[str, int], list[Protocol]]:
+    """The protocols that compare masks at their network's input: name -> place, and one protocol for each place, whose
+    counts are those of all that stand there.
+    """
+    asked = {name: PROTOCOLS[name] for name in request.protocols if PROTOCOLS[name].size}
+    keys = {name: (p.grid, p.no_target, p.size) for name, p in asked.items()}
+    distinct = list(dict.fromkeys(keys.values()))
+    first = {key: asked[name] for name, key in reversed(keys.items())}
+    return {name: distinct.index(key) for name, key in keys.items()}, [first[key] for key in distinct]
 
 
 def _about(request: OutsideRequest, split: Shards) -> About:
@@ -281,7 +287,7 @@ def _about(request: OutsideRequest, split: Shards) -> About:
         dataset=split.manifest.dataset,
         split_by=split.manifest.split_by,
         model=request.source,
-        views={protocol.name: place for place, protocol in enumerate(_at_input(request))},
+        views=_at_input(request)[0],
         finished=True,
     )
 
@@ -300,7 +306,12 @@ def _answer(
     pixels = count_pixels(predicted, truth)
     says = True if said is None else said
     kept = pixels if says else Pixels(0, 0, pixels.target)
-    resized = [_count_at_input(predicted, record, expression, protocol) for protocol in at_input]
+    resized = [
+        pixels
+        if expression.targets and protocol.no_target
+        else _count_at_input(predicted, record, expression, protocol)
+        for protocol in at_input
+    ]
     return Answer(
         image_id=record.image_id,
         ref_id=expression.ref_id,

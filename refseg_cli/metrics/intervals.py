@@ -38,7 +38,6 @@ LEVEL = 0.95
 FEWEST = 10  # pictures that define a metric
 NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
 SMOOTHED = 1e-6  # nearer to 0 or 1 than this is there: protocols that smooth leave an IoU of 1 so much below
-SHARES = ("precision", "no-target", "target")  # kinds of metrics that count expressions
 Pair = tuple[np.ndarray, np.ndarray]  # what the pictures add to a numerator and to its denominator, (c,) each
 
 
@@ -161,7 +160,7 @@ def _fraction(metric: Metric, rate: float, influence: Influence, pairs: Sequence
     if not variance or not SMOOTHED < rate < 1 - SMOOTHED:  # no spread to see: a picture is one trial
         return _wilson(rate, influence.pictures, NORMAL)
     trials = rate * (1 - rate) / variance
-    if metric.kind in SHARES:
+    if metric.counts_expressions:
         return _wilson(rate, min(trials, float(pairs[0][1].sum())), NORMAL)
     return _wilson(rate, trials, student(influence.behind + 1))
 
@@ -174,7 +173,7 @@ def _difference(metric: Metric, a: Sequence[Pair], b: Sequence[Pair]) -> tuple[f
     either = int(np.count_nonzero(sum(whole for _, whole in (*a, *b))))
     value = _total(b) - _total(a)
     variance = Influence(after.each - before.each, either).variance
-    if metric.kind in SHARES:
+    if metric.counts_expressions:
         expressions = float(a[0][1].sum())
         shrunk = expressions / (expressions + 2)
         value, variance = shrunk * value, shrunk**2 * variance + 1 / (expressions + 2) ** 2

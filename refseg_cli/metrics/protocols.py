@@ -7,7 +7,7 @@ henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS
 `engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator,
 open-mmlab/mmdetection `RefSegMetric`, dvlab-research/LISA `train_ds.py`,
 LeapLabTHU/GSVA `solver.py`, toggle1995/RIS-DMMI `test.py`, RobertLuo1/CoHD's evaluator,
-ChenyunWu/PhraseCutDataset `utils/evaluator.py`.
+ChenyunWu/PhraseCutDataset `utils/evaluator.py`, jianzongwu/robust-ref-seg `utils/validation.py`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
 round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
@@ -52,12 +52,18 @@ class Grid:
 class View:
     """All that pixel counts depend on: a grid and the probability above which a pixel belongs to the mask.
 
-    ties: whether a pixel of exactly that probability belongs to it too.
+    ties:      whether a pixel of exactly that probability belongs to it too.
+    no_target: where the masks of no-target expressions are counted, if not on the grid.
     """
 
     grid: Grid
     threshold: float
     ties: bool = False
+    no_target: Grid | None = None
+
+    def at(self, *, has_target: bool) -> Grid:
+        """Where an expression's mask is counted."""
+        return self.grid if has_target or self.no_target is None else self.no_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,8 @@ class Metric:
           IoU passes `threshold`; `no-target`, `target` the share of expressions without, with a target that are
           answered so; `F2` of answers of "no target": recall weighs twice as much as precision; `sum` of `terms`.
     of:   whether no-target expressions take part in `overall`, `mean` and `precision`.
+    by:    what the figure is formed over: all expressions at once, or each reference's, and then the mean of those
+           references that define it.
     terms: names of `no-target` and `target` metrics of the same protocol. What these divide by is the truth's alone.
     """
 
@@ -97,7 +105,18 @@ class Metric:
     kind: Literal["overall", "mean", "precision", "no-target", "target", "F2", "sum"]
     of: Literal["all", "targets"] = "all"
     threshold: float = 0.0
+    by: Literal["expression", "reference"] = "expression"
     terms: tuple[str, ...] = ()
+
+    @property
+    def counts_expressions(self) -> bool:
+        """Whether it is the share of expressions that pass."""
+        return self.kind in ("precision", "no-target", "target") and self.by == "expression"
+
+    @property
+    def adds_fractions(self) -> bool:
+        """Whether its numerators are fractions; the others' are whole numbers."""
+        return self.kind == "mean" or self.by == "reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +127,7 @@ class Protocol:
     threshold: probability above which a pixel belongs to the mask; None for the checkpoint's own. An argmax of two
                logits is 0.5, ties going to the background in both.
     ties:      whether they go to the mask instead.
+    no_target: where masks of no-target expressions are counted, if not on the grid.
     smoothing: added to an expression's intersection and union before they are divided.
     empty:     IoU of an expression whose union has no pixel.
     strict:    Pr@X asks for more than X; otherwise for X or more.
@@ -127,10 +147,17 @@ class Protocol:
     strict: bool = True
     size: tuple[int, int] | None = None
     ties: bool = False
+    no_target: Grid | None = None
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether it sets the phrases of a reference that have a target against those that have none."""
+        return any(metric.by == "reference" for metric in self.metrics)
 
     def view(self, threshold: float) -> View:
         """What its pixels are counted on. threshold: the checkpoint's, used where the protocol has none."""
-        return View(self.grid, threshold if self.threshold is None else self.threshold, self.ties)
+        used = threshold if self.threshold is None else self.threshold
+        return View(self.grid, used, self.ties, self.no_target)
 
     def metric(self, name: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.name == name), None)
@@ -295,6 +322,22 @@ REF_ZOM = Protocol(
     strict=False,
     size=(480, 480),
 )
+R_REFCOCO = Protocol(
+    name="r-refcoco",
+    follows="robust-ref-seg utils/validation.py, without its Pr@X",
+    grid=Grid("original", enlarge="bilinear-corners", sigmoid="never", restore="bilinear-corners"),
+    no_target=SQUASHED,
+    threshold=0.5,
+    absence=Absence("emptied", exists=0.5),
+    metrics=(
+        Metric("mRR", "no-target", by="reference"),
+        Metric("rIoU", "overall", by="reference"),
+        Metric("mIoU", "mean", "targets", by="reference"),
+        Metric("oIoU", "overall", "targets"),
+    ),
+    headline=("mRR", "rIoU", "mIoU", "oIoU"),
+    size=(480, 480),
+)
 
 # As `--help` and the documentation show them.
 GROUPS: dict[str, tuple[Protocol, ...]] = {
@@ -320,6 +363,7 @@ GROUPS: dict[str, tuple[Protocol, ...]] = {
             metrics=(ALL_IOU, replace(OVERALL, of="targets"), *ACCURACIES),
         ),
         REF_ZOM,
+        R_REFCOCO,
     ),
 }
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for group in GROUPS.values() for protocol in group}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refseg_cli.metrics.counts import Counts
+from refseg_cli.metrics.exact import grid_bits, on_grid
 from refseg_cli.metrics.protocols import REFSEG, Absence, Metric, Protocol
 
 
@@ -37,7 +38,7 @@ class Ratios:
     """metrics[j] of any set of rows is numerators[rows, j].sum() / denominators[rows, j].sum(); both (n, m) float64.
 
     An expression that a metric leaves out is 0 in both. A metric of kind `sum` is that of its terms' ratios; its own
-    columns are 0.
+    columns are 0. The share of a reference stands in one of its rows: a set has all of its rows, or none.
     """
 
     metrics: tuple[Metric, ...]
@@ -57,7 +58,7 @@ class Ratios:
         numerators = self.numerators[rows]
         parts = numerators.sum(0)
         for j, metric in enumerate(self.metrics):
-            if metric.kind == "mean":  # the other sums are of whole numbers, and exact in any order
+            if metric.adds_fractions:  # the other sums are of whole numbers, and exact in any order
                 parts[j] = math.fsum(numerators[:, j].tolist())
         return self.added(parts, self.denominators[rows].sum(0))
 
@@ -99,12 +100,14 @@ class Scores:
         return {name: 100 * part / whole if whole else None for name, (part, whole) in self.sums.items()}
 
 
-def scores(counts: Counts, protocol: Protocol = REFSEG) -> Scores:
+def scores(counts: Counts, protocol: Protocol = REFSEG, references: np.ndarray | None = None) -> Scores:
     """Every metric of a protocol.
 
-    counts: as seen on the protocol's grid and at its threshold.
+    Args:
+        counts: as seen on the protocol's grid and at its threshold.
+        references: as for `ratios`.
     """
-    table = ratios(counts, protocol)
+    table = ratios(counts, protocol, references)
     parts, wholes = table.sums()
     return Scores(
         protocol=protocol,
@@ -114,10 +117,17 @@ def scores(counts: Counts, protocol: Protocol = REFSEG) -> Scores:
     )
 
 
-def ratios(counts: Counts, protocol: Protocol = REFSEG) -> Ratios:
-    """Each expression's share in each metric."""
+def ratios(counts: Counts, protocol: Protocol = REFSEG, references: np.ndarray | None = None) -> Ratios:
+    """Each expression's share in each metric.
+
+    references: (n,) any numbers, the same for the phrases of one reference; None where each is its own.
+    """
     seen = outcome(counts, protocol)
     columns = [_column(metric, seen, strict=protocol.strict) for metric in protocol.metrics]
+    if protocol.by_reference:
+        groups = np.arange(len(counts)) if references is None else references
+        for j, metric in enumerate(protocol.metrics):
+            columns[j] = _by_reference(*columns[j], groups) if metric.by == "reference" else columns[j]
     n, m = len(counts), len(columns)
     numerators, denominators = (np.array(part, dtype=np.float64).reshape(m, n).T for part in zip(*columns, strict=True))
     return Ratios(protocol.metrics, numerators, denominators)
@@ -188,3 +198,15 @@ def _column(metric: Metric, seen: Outcome, *, strict: bool) -> tuple[np.ndarray,
     # Division of doubles is correctly rounded, so the IoU of 7/10 pixels is the very number that `0.7` denotes.
     hit = seen.iou > metric.threshold if strict else seen.iou >= metric.threshold
     return taken & hit, taken
+
+
+def _by_reference(part: np.ndarray, whole: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) each: what a reference's phrases make together, in its first row, and 1 where that is defined."""
+    _, first, which, size = np.unique(references, return_index=True, return_inverse=True, return_counts=True)
+    exact = on_grid(part.astype(np.float64), grid_bits(int(size.max(initial=0))))
+    parts, wholes = np.bincount(which, exact), np.bincount(which, whole)
+    defined = wholes > 0
+    numerators, denominators = np.zeros(len(part)), np.zeros(len(part))
+    numerators[first[defined]] = parts[defined] / wholes[defined]
+    denominators[first[defined]] = 1
+    return numerators, denominators

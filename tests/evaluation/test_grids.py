@@ -155,6 +155,19 @@ def test_a_logit_of_exactly_zero_is_foreground_to_gsva_alone():
     assert counts[0, :, 1].tolist() == [3, 1]
 
 
+def test_r_refcoco_counts_targets_at_original_size_and_false_alarms_at_the_inputs():
+    logits = torch.tensor([ROW]).expand(2, 4, 4)
+    of = replace(batch(2, (3, 11), (0, 0, 8, 8), (8, 8)), has_target=torch.tensor([True, False]))
+    views = [PROTOCOLS[name].view(0.5) for name in ("r-refcoco", "lavt")]
+    truths = [np.ones((3, 11), dtype=bool), np.zeros((3, 11), dtype=bool)]
+    counts = count_views(Prediction(logits[:, None]), of, views, truths)
+    at_input = linear(ROW, 8, corners=True)
+    at_original = linear(at_input, 11, corners=True)
+    inside, alarm = 3 * sum(value > 0 for value in at_original), 8 * sum(value > 0 for value in at_input)
+    assert counts[:, 0].tolist() == [[inside, inside, 33], [0, alarm, 0]]
+    assert counts[:, 1].tolist() == [[alarm, alarm, 64], [0, alarm, 0]]
+
+
 @pytest.mark.parametrize("content", [(0, 0, 8, 8), (2, 0, 4, 8)])
 def test_refsegs_view_is_what_predict_shows(content):
     torch.manual_seed(0)

@@ -375,6 +375,17 @@ def test_protocols_of_the_input_see_masks_at_their_official_size(data, tmp_path,
         assert (counts.intersection[n], counts.predicted[n], counts.target[n]) == ((p & g).sum(), p.sum(), g.sum())
 
 
+def test_r_refcoco_sees_false_alarms_at_the_official_size(data, tmp_path):
+    asked = ("ref-zom", "rela", "lavt", "r-refcoco", "cohd")
+    answers = score(data, lines(tmp_path / "p.jsonl", entries()), *asked).answers["val"]
+    assert answers.about.views == {"ref-zom": 0, "rela": 1, "lavt": 0, "r-refcoco": 2, "cohd": 1}
+    counts = answers.counts(PROTOCOLS["r-refcoco"])
+    assert answers.predicted.tolist() == [512, 512, 512, 512, 400, 50]
+    assert counts.predicted.tolist() == [512, 512, 512, 480 * 240, 400, 480 * 240]
+    assert counts.target.tolist() == answers.target.tolist()
+    assert not score(data, lines(tmp_path / "q.jsonl", entries())).answers["val"].has_counts(PROTOCOLS["r-refcoco"])
+
+
 def test_crowds_are_no_truth_to_rela_at_either_door(tmp_path, saved):
     one, *_ = records("val")
     small, large = one.instances

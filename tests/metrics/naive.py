@@ -197,6 +197,27 @@ def phrasecut(samples: list[Sample]) -> dict[str, float | None]:
     return {**table, **{f"Pr@{x}": mean([float(iou > x) for iou in ious]) for x in (0.5, 0.6, 0.7, 0.8, 0.9)}}
 
 
+def r_refcoco(samples: list[Sample], references: list[int] | None = None) -> dict[str, float | None]:
+    """Reference after reference: first its phrases with a target, then those without."""
+    groups: dict[int, list[Sample]] = {}
+    for n, sample in enumerate(samples):
+        groups.setdefault(n if references is None else references[n], []).append(sample)
+    robust, r_ious, m_ious, counted = [], [], [], []
+    for group in groups.values():
+        left = [s._replace(predicted=frozenset()) if s.p_target is not None and s.p_target < 0.5 else s for s in group]
+        positive = [pixels(s) for s in left if s.has_target]
+        alarms = [len(s.predicted) for s in left if not s.has_target]
+        counted += positive
+        if positive:
+            m_ious.append(mean([i / u if u else 0.0 for i, u in positive]))
+        if alarms:
+            robust.append(alarms.count(0) / len(alarms))
+        whole = sum(u for _, u in positive) + sum(alarms)
+        if whole:
+            r_ious.append(sum(i for i, _ in positive) / whole)
+    return {"mRR": mean(robust), "rIoU": mean(r_ious), "mIoU": mean(m_ious), "oIoU": overall(counted)}
+
+
 EVALUATORS = {
     "lavt": lavt,
     "cris": cris,
@@ -210,6 +231,7 @@ EVALUATORS = {
     "cohd": cohd,
     "gsva": gsva,
     "ref-zom": ref_zom,
+    "r-refcoco": r_refcoco,
     "gsva-zom": lambda samples: gsva(samples, grefcoco=False),
     "thesis": thesis,
     "thesis-50pix": lambda samples: thesis(samples, head=False),

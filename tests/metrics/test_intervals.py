@@ -116,6 +116,25 @@ def test_the_difference_of_two_sums_of_shares():
     assert 0 < found.p < 1
 
 
+def test_references_are_left_out_with_their_pictures():
+    """By loops over pictures of two references each; means of fractions take Student's t."""
+    counts, references = drawn_counts(120, 3, none=0.5), np.arange(120) // 5
+    images = references // 2
+    protocol = PROTOCOLS["r-refcoco"]
+    (found,) = estimates([(ratios(counts, protocol, references), None)], images)
+
+    def value(rows: np.ndarray, metric: str) -> float:
+        return ratios(counts.rows(rows), protocol, references[rows]).values()[list(found).index(metric)]
+
+    for metric in ("mRR", "rIoU", "mIoU"):
+        e, whole = found[metric], value(images >= 0, metric)
+        squares = [(whole - value(images != p, metric)) ** 2 for p in range(12)]
+        trials = whole * (1 - whole) / (11 / 12 * sum(squares))
+        low, high = wilson(whole, trials, student(1 + sum(squares) ** 2 / sum(s * s for s in squares)))
+        assert (e.value, e.low, e.high) == pytest.approx((whole, low, high), abs=1e-9), metric
+        assert e.images == 12
+
+
 def test_shares_of_one_expression_a_picture_have_wilsons_interval():
     """Of published tables: 81 of 263 (Newcombe 1998), and 0 of 10."""
     (found,) = estimates([(ratios(shares([1] * 81 + [0] * 182, [1] * 263)[0]), None)], np.arange(263))

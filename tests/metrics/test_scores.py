@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import EVALUATORS, Sample
+from naive import EVALUATORS, Sample, r_refcoco
 
 from refseg_cli.metrics.counts import Counts, concatenate
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG
@@ -216,6 +216,23 @@ def test_cohd_by_hand():
         assert values["F2"] == f2 or (math.isnan(f2) and math.isnan(values["F2"]))
 
 
+def test_r_refcoco_by_hand():
+    """Three references: hits and a false alarm; a miss and a right none; no-target phrases alone, one of two right."""
+    hit, more = row(6, 8, 8), row(4, 6, 8)
+    rows = [hit, row(0, 7, 0), more, RIGHT_NONE, MISSED, RIGHT_NONE, FALSE_ALARM]
+    references = np.array([3, 3, 3, 1, 1, 2, 2])
+    found = scores(counts_of(*rows), PROTOCOLS["r-refcoco"], references).values
+    assert found["mRR"] == pytest.approx((0 / 1 + 1 / 1 + 1 / 2) / 3)
+    assert found["rIoU"] == pytest.approx((10 / (10 + 10 + 7) + 0 / 5 + 0 / 7) / 3)
+    assert found["mIoU"] == pytest.approx(((6 / 10 + 4 / 10) / 2 + 0) / 2)
+    assert found["oIoU"] == 10 / 25
+    alone = scores(counts_of(hit), PROTOCOLS["r-refcoco"], np.array([5])).values
+    assert (math.isnan(alone["mRR"]), alone["rIoU"]) == (True, 0.6)
+    silent = scores(counts_of(RIGHT_NONE, EMPTY_TARGET_EMPTY), PROTOCOLS["r-refcoco"], np.array([5, 5])).values
+    assert (silent["mRR"], silent["mIoU"], math.isnan(silent["rIoU"])) == (1, 0, True)
+    assert all(math.isnan(v) for v in scores(counts_of(), PROTOCOLS["r-refcoco"], np.zeros(0)).values.values())
+
+
 def test_relas_evaluator_to_the_last_digit():
     """The published evaluator's output on ten samples (goldens/README-lavt-rela-cris.md, section 5)."""
     yes, no = 0.9, 0.1
@@ -352,6 +369,15 @@ def test_equal_to_the_evaluator_written_out(name):
 
 
 @settings(deadline=None)
+@given(st.lists(st.tuples(drawn_samples(), st.integers(0, 4)), max_size=14))
+def test_r_refcoco_reference_by_reference(drawn):
+    samples, references = [s for s, _ in drawn], [r for _, r in drawn]
+    table = scores(counts_from(samples), PROTOCOLS["r-refcoco"], np.array(references, dtype=np.int64)).table()
+    for metric, value in r_refcoco(samples, references).items():
+        assert table[metric] == (None if value is None else pytest.approx(100 * value, abs=1e-9)), metric
+
+
+@settings(deadline=None)
 @given(st.lists(drawn_samples(), max_size=12))
 def test_refseg_with_its_defaults_is_the_thesis_without_the_fifty_pixels(samples):
     """An answer of one pixel is an answer; the head, where there is one, is heard at 0.5."""
@@ -372,6 +398,15 @@ def test_the_order_of_many_expressions_changes_no_bit(name):
     expected = scores(counts, PROTOCOLS[name]).table()
     for _ in range(20):
         assert scores(counts.rows(rng.permutation(1000)), PROTOCOLS[name]).table() == expected
+
+
+def test_the_order_of_a_references_phrases_changes_no_bit():
+    rows = [row(i % 97, 97 + i % 13, 97 + i % 7) if i % 3 else row(0, i % 5, 0) for i in range(1000)]
+    counts, references, rng = counts_of(*rows), np.arange(1000) // 9, np.random.default_rng(0)
+    expected = scores(counts, PROTOCOLS["r-refcoco"], references).table()
+    for _ in range(20):
+        order = rng.permutation(1000)
+        assert scores(counts.rows(order), PROTOCOLS["r-refcoco"], references[order]).table() == expected
 
 
 @settings(deadline=None)
