@@ -167,10 +167,12 @@ def outcome(counts: Counts, protocol: Protocol = REFSEG) -> Outcome:
 
 def decide(counts: Counts, absence: Absence) -> np.ndarray:
     """(n,) bool: whether an answer says that there is a target."""
+    enough = counts.predicted >= absence.pixels
+    if not absence.head:
+        return enough
     if absence.exists is None:
         return counts.says_target
-    enough = counts.predicted >= absence.pixels
-    return np.where(counts.has_head, counts.p_target >= absence.exists, enough) if absence.head else enough
+    return np.where(counts.has_head, counts.p_target >= absence.exists, enough)
 
 
 def _divide(intersection: np.ndarray, union: np.ndarray, protocol: Protocol) -> np.ndarray:

@@ -191,7 +191,12 @@ def test_an_empty_truth_is_no_target_to_gsva_however_it_was_annotated():
 
 def test_ref_zom_by_hand():
     """Targets alone make the IoUs, and a single pixel is a false alarm, whatever a head says of it."""
-    rows = [HIT, MISSED, RIGHT_NONE, row(0, 1, 0, p_target=HEAD_SAYS_NO)]
+    rows = [
+        row(6, 8, 8, says_target=False, p_target=HEAD_SAYS_NO),
+        MISSED,
+        row(0, 0, 0, says_target=True, p_target=HEAD_SAYS_YES),
+        row(0, 1, 0, says_target=False, p_target=HEAD_SAYS_NO),
+    ]
     found = scores(counts_of(*rows), PROTOCOLS["ref-zom"]).values
     assert (found["oIoU"], found["mIoU"], found["Acc"]) == (6 / 15, 0.6 / 2, 1 / 2)
     assert (found["Pr@0.6"], found["Pr@0.7"]) == (1 / 2, 0)
