@@ -114,6 +114,8 @@ def table_of(answers: Answers, protocol: Protocol) -> Ratios:
 
 def unfit(answers: Answers, protocol: Protocol) -> str | None:
     """Why these answers are nothing for a protocol, in words; None where they are."""
+    if not answers.has_counts(protocol):
+        return f"these records hold no counts of it: `refseg eval --protocol {protocol.name} --records FILE` keeps them"
     if not protocol.by_reference:
         return None
     references = answers.references

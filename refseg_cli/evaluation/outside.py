@@ -81,8 +81,9 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
     """Match a file of predictions with prepared data, and count.
 
     A file of refseg's records that holds the counts of every protocol asked for is scored from these, to the last bit;
-    like any other it has to answer every expression of the splits, and each once, and its counts have to be of the
-    truth that the data have now.
+    so is one that holds those of several, if all protocols are asked for, and the others are left out. Like any other
+    it has to answer every expression of the splits, and each once, and its counts have to be of the truth that the data
+    have now.
 
     Raises:
         RefsegError: no such data or file, damaged shards; or, unless `skip`, entries that cannot be scored (the reasons
@@ -162,7 +163,10 @@ def _recorded(request: OutsideRequest, splits: Sequence[Shards], problems: Probl
         return None
     answers = read_answers(request.source)
     if not all(answers.has_counts(PROTOCOLS[name]) for name in request.protocols):
-        return None
+        # Asked for all, records of several protocols are scored by these, rather than by masks that all have to share.
+        counted = bool(answers.about.views) and not answers.about.finished
+        if not (counted and set(request.protocols) == set(PROTOCOLS)):
+            return None
     missing = [name for name in request.splits if name not in answers.splits]
     if missing:
         raise RefsegError(f"{request.source}: no answers of {missing[0]}", hint=f"it has {', '.join(answers.splits)}")

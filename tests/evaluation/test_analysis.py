@@ -67,7 +67,7 @@ def test_r_refcoco_needs_references_of_both_kinds():
     apart, together = replace(found, about=other), replace(found, about=other, ref_id=found.image_id)
     assert unfit(apart, PROTOCOLS["r-refcoco"]) == "no reference has phrases both with and without a target"
     assert unfit(together, PROTOCOLS["r-refcoco"]) is None
-    assert unfit(apart, PROTOCOLS["rela"]) is None
+    assert unfit(apart, PROTOCOLS["refseg"]) is None
     # Each reference is a picture here, so that its figures are means over pictures.
     estimate = analyse(together, ("r-refcoco",)).scores["r-refcoco"]["rIoU"]
     assert (estimate.count, estimate.images) == (20, 20)

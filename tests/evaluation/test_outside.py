@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.analysis import unfit
 from refseg_cli.evaluation.answers import read_answers
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
 from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
@@ -318,6 +319,15 @@ def test_records_without_a_protocols_counts_are_scored_by_their_masks(data, reco
     assert found.predicted.tolist() == kept.predicted.tolist()
     assert found.says_target.tolist() == kept.says_target.tolist()
     assert scores(found.counts()).table() == scores(kept.counts()).table()
+
+
+def test_records_of_several_protocols_keep_their_figures_when_all_are_asked_for(data, recorded):
+    """Records from before a protocol existed: what was counted stays to the last bit, the new one is left out."""
+    known, found = read_answers(recorded).of_split("val"), score(data, recorded, *PROTOCOLS).answers["val"]
+    assert not found.about.finished
+    assert scores(found.counts(PROTOCOLS["rela"])).table() == scores(known.counts(PROTOCOLS["rela"])).table()
+    assert unfit(found, PROTOCOLS["rela"]) is None
+    assert "hold no counts" in unfit(found, PROTOCOLS["gsva"])
 
 
 def test_records_lack_a_split(data, recorded, tmp_path):
