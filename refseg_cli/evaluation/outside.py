@@ -278,11 +278,13 @@ def _at_input(request: OutsideRequest) -> tuple[dict[str, int], list[Protocol]]:
     """The protocols that compare masks at their network's input: name -> place, and one protocol for each place, whose
     counts are those of all that stand there.
     """
-    asked = {name: PROTOCOLS[name] for name in request.protocols if PROTOCOLS[name].size}
-    keys = {name: (p.grid, p.no_target, p.size) for name, p in asked.items()}
-    distinct = list(dict.fromkeys(keys.values()))
-    first = {key: asked[name] for name, key in reversed(keys.items())}
-    return {name: distinct.index(key) for name, key in keys.items()}, [first[key] for key in distinct]
+    first: dict[Any, Protocol] = {}
+    keys = {}
+    for protocol in (PROTOCOLS[name] for name in request.protocols if PROTOCOLS[name].size):
+        key = keys[protocol.name] = (protocol.grid, protocol.no_target, protocol.size)
+        first.setdefault(key, protocol)
+    places = list(first)
+    return {name: places.index(key) for name, key in keys.items()}, list(first.values())
 
 
 def _about(request: OutsideRequest, split: Shards) -> About:
