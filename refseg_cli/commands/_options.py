@@ -13,7 +13,7 @@ import typer
 from refseg_cli.config import ARCHITECTURES, Recipe, load_recipe, recipe_names
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError, unknown_name
-from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.protocols import GROUPS, PROTOCOLS
 
 ALL = "all"  # --protocol
 DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
@@ -90,7 +90,8 @@ Protocols = Annotated[
     typer.Option(
         "--protocol",
         metavar="NAMES",
-        help="Whose rules to count by, with commas between them, or all.",
+        help="Evaluation protocols, comma-separated, or all. "
+        + " ".join(f"{group}: {', '.join(protocol.name for protocol in of)}." for group, of in GROUPS.items()),
         autocompletion=protocol_choices,
     ),
 ]

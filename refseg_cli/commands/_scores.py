@@ -38,14 +38,18 @@ def interval(low: float, high: float) -> str | None:
 def rule(protocol: Protocol, about: About) -> str:
     """Where a protocol compares and what decides, e.g. "original size, mask > 0.35"."""
     own = about.thresholds
-    size = "original size" if protocol.grid.size == "original" else "the network's input size"
+    size, network = "original size", "the network's input size"
+    if about.finished and protocol.size:
+        network = f"{protocol.size[0]} x {protocol.size[1]}"
+    if protocol.grid.size == "input":
+        size = network
+    elif protocol.no_target:
+        size += f" (no-target phrases: {network})"
     if about.finished:
-        if protocol.size:
-            size = f"{protocol.size[0]} x {protocol.size[1]}"
         few = protocol.absence.pixels if protocol.absence.rule != "unknown" else 1
         return f"{size}, masks as given" + (f", at least {few} pixels where the file leaves it open" if few > 1 else "")
     mask = own.mask if protocol.threshold is None else protocol.threshold
-    said = [size, f"mask > {mask:g}"]
+    said = [size, f"mask {'≥' if protocol.ties else '>'} {mask:g}"]
     absence = protocol.absence
     if absence.rule != "unknown":
         exists = own.exists if absence.exists is None else absence.exists
@@ -105,14 +109,24 @@ def _side_by_side(about: About, split: str, analysis: Analysis, published: Mappi
                 name,
                 *(_named(metric, scores) for metric in main),
                 *(percent(scores[m].value) if m in scores else None for m in SIDE_BY_SIDE),
+                ", ".join(_also(protocol, scores)),
                 rule(protocol, about),
             )
         )
-    columns: tuple[str, ...] = ("protocol", "overall IoU", "mean IoU", *SIDE_BY_SIDE, "how")
+    columns: tuple[str, ...] = ("protocol", "overall IoU", "mean IoU", *SIDE_BY_SIDE, "also", "how")
+    if not any(row[-2] for row in rows):
+        columns, rows = (*columns[:-2], "how"), [(*row[:-2], row[-1]) for row in rows]
     if any(papers):  # behind the figures that they belong to
         columns = (*columns[:3], "in the paper", *columns[3:])
         rows = [(*row[:3], paper or None, *row[3:]) for row, paper in zip(rows, papers, strict=True)]
     return Table(f"{heading(about)}, {split}: {analysis.expressions} expressions", columns, tuple(rows))
+
+
+def _also(protocol: Protocol, scores: Mapping[str, Estimate]) -> list[str]:
+    """What a protocol alone says of no-target."""
+    own = [m for m in protocol.metrics if m.kind in ("no-target", "F2", "sum") and m.name not in SIDE_BY_SIDE]
+    found = {metric.name: percent(scores[metric.name].value) for metric in own}
+    return [f"{value:.2f} {name}" for name, value in found.items() if value is not None]
 
 
 def _by_interest(protocol: Protocol) -> list[Any]:

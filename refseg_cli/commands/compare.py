@@ -47,12 +47,20 @@ def compare(
       refseg compare bundled.parquet first.parquet
     """
     from refseg_cli.commands._scores import subject
-    from refseg_cli.evaluation.analysis import compare_by_split
+    from refseg_cli.evaluation.analysis import compare_by_split, unfit
     from refseg_cli.evaluation.answers import read_answers
+    from refseg_cli.metrics.protocols import PROTOCOLS
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     one, other = read_answers(a), read_answers(b)
-    found = compare_by_split(one, other, choose_protocols(protocol), swaps=resamples)
+    names = choose_protocols(protocol)
+    left_out = {}
+    if len(names) == len(PROTOCOLS):  # all, as far as both know them
+        reasons = {name: unfit(one, PROTOCOLS[name]) or unfit(other, PROTOCOLS[name]) for name in names}
+        left_out = {name: reason for name, reason in reasons.items() if reason}
+    for name, reason in left_out.items():
+        console.warn(f"{name}: {reason}")
+    found = compare_by_split(one, other, [name for name in names if name not in left_out], swaps=resamples)
     where = one.about.dataset or one.about.data
     titles = {(split, name): f"B against A on {where}, {split}: {name}" for split, name in found}
     show_differences(found, (a, b), (f"A {subject(one.about)}", f"B {subject(other.about)}"), titles, form)

@@ -375,10 +375,20 @@ def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analy
     from refseg_cli.evaluation.analysis import analyse
 
     slices, curves = whole or wanted.slices, whole or wanted.curves
+    protocols = [name for name in wanted.protocols if name not in _unfit(found, wanted.protocols)] or wanted.protocols
     return {
-        name: analyse(answers, wanted.protocols, slices=slices, curves=curves, intervals=wanted.resamples > 0)
+        name: analyse(answers, protocols, slices=slices, curves=curves, intervals=wanted.resamples > 0)
         for name, answers in found.answers.items()
     }
+
+
+def _unfit(found: _Found, protocols: Sequence[str]) -> dict[str, str]:
+    """Those protocols that no split has anything for, and why, in words."""
+    from refseg_cli.evaluation.analysis import unfit
+    from refseg_cli.metrics.protocols import PROTOCOLS
+
+    reasons = {name: [unfit(answers, PROTOCOLS[name]) for answers in found.answers.values()] for name in protocols}
+    return {name: said[0] for name, said in reasons.items() if said[0] and all(said)}
 
 
 def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> list[str]:
@@ -387,7 +397,8 @@ def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> lis
     from refseg_cli.evaluation.provenance import cautions
 
     about = next(iter(found.answers.values())).about
-    said = [*found.cautions, *cautions(about, list(splits), trained_on=wanted.trained_on)]
+    said = [f"{name}: {reason}" for name, reason in _unfit(found, wanted.protocols).items()]
+    said += [*found.cautions, *cautions(about, list(splits), trained_on=wanted.trained_on)]
     said += _warnings(splits, found.published, intervals=wanted.resamples > 0)
     for sentence in said:
         console.warn(sentence)

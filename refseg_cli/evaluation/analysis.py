@@ -109,7 +109,18 @@ def table_of(answers: Answers, protocol: Protocol) -> Ratios:
             f"these answers were not counted as the protocol {protocol.name!r} does",
             hint=f"`refseg eval --protocol {protocol.name} --records FILE` counts and keeps them",
         )
-    return ratios(answers.counts(protocol), protocol)
+    return ratios(answers.counts(protocol), protocol, answers.references if protocol.by_reference else None)
+
+
+def unfit(answers: Answers, protocol: Protocol) -> str | None:
+    """Why these answers are nothing for a protocol, in words; None where they are."""
+    if not answers.has_counts(protocol):
+        return f"these records hold no counts of it: `refseg eval --protocol {protocol.name} --records FILE` keeps them"
+    if not protocol.by_reference:
+        return None
+    references = answers.references
+    both = np.intersect1d(references[answers.has_target], references[~answers.has_target])
+    return None if len(both) else "no reference has phrases both with and without a target"
 
 
 def compare(

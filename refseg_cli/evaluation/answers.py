@@ -136,6 +136,15 @@ class Answers:
         return len(self.target)
 
     @property
+    def references(self) -> np.ndarray:
+        """(n,) int64, the same for the phrases of one reference: their ids may begin anew in each split and picture."""
+        key = np.zeros(len(self), dtype=np.int64)
+        for column in (np.array(self.split, dtype=np.str_), self.image_id, self.ref_id):
+            names, which = np.unique(column, return_inverse=True)
+            key = key * len(names) + which
+        return key
+
+    @property
     def splits(self) -> list[str]:
         return list(dict.fromkeys(self.split))
 
@@ -171,7 +180,7 @@ class Answers:
     def _at_original(self, protocol: Protocol) -> bool:
         """Whether a protocol counts what every evaluation counts."""
         about = self.about
-        return is_own(protocol, about.thresholds) or (about.finished and protocol.grid.size == "original")
+        return is_own(protocol, about.thresholds) or (about.finished and protocol.size is None)
 
     def counts_at(self, threshold: int) -> Counts:
         """What is counted at one of the curve's mask thresholds, by its place; decided by the model's own rule."""

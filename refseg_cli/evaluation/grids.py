@@ -37,14 +37,16 @@ def count_views(
         truths: N true masks (h, w) bool at original size, see `true_masks`.
     """
     counts = np.zeros((len(batch), len(views), 3), dtype=np.int64)
-    for grid in dict.fromkeys(view.grid for view in views):
-        wanted = [(v, _cut(view)) for v, view in enumerate(views) if view.grid == grid]
+    has = np.ones(len(batch), dtype=bool) if batch.has_target is None else batch.has_target.cpu().numpy()
+    for grid in dict.fromkeys(view.at(has_target=found) for view in views for found in (True, False)):
+        wanted = [(v, view, _cut(view)) for v, view in enumerate(views) if grid in (view.grid, view.no_target)]
         for rows, values in values_at(prediction, batch, grid):
             array = values.cpu().numpy()
             for n, value in zip(rows.tolist(), array, strict=True):
                 truth = truths[n] if grid.size == "original" else _input_truth(batch, n, truths[n], grid)
-                for v, cut in wanted:
-                    counts[n, v] = count_pixels(value > cut, truth)
+                for v, view, cut in wanted:
+                    if view.at(has_target=bool(has[n])) == grid:
+                        counts[n, v] = count_pixels(value >= cut if view.ties else value > cut, truth)
     return counts
 
 
@@ -110,7 +112,10 @@ def _resize(values: Tensor, size: tuple[int, int], how: Interpolation) -> Tensor
 
 
 def _cut(view: View) -> float:
-    """What a value must exceed. A probability above t is a logit above log(t / (1 - t)): no sigmoid at full size."""
+    """What a value must exceed, or reach where ties count.
+
+    A probability above t is a logit above log(t / (1 - t)): no sigmoid at full size.
+    """
     if view.grid.sigmoid != "never":
         return view.threshold
     return float(torch.logit(torch.tensor(view.threshold, dtype=torch.float64)))

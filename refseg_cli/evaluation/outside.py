@@ -83,8 +83,9 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
     """Match a file of predictions with prepared data, and count.
 
     A file of refseg's records that holds the counts of every protocol asked for is scored from these, to the last bit;
-    like any other it has to answer every expression of the splits, and each once, and its counts have to be of the
-    truth that the data have now.
+    so is one that holds those of several, if all protocols are asked for, and the others are left out. Like any other
+    it has to answer every expression of the splits, and each once, and its counts have to be of the truth that the data
+    have now.
 
     Raises:
         RefsegError: no such data or file, damaged shards; or, unless `skip`, entries that cannot be scored (the reasons
@@ -166,7 +167,10 @@ def _recorded(request: OutsideRequest, splits: Sequence[Shards], problems: Probl
         return None
     answers = read_answers(request.source)
     if not all(answers.has_counts(PROTOCOLS[name]) for name in request.protocols):
-        return None
+        # Asked for all, records of several protocols are scored by these, rather than by masks that all have to share.
+        counted = bool(answers.about.views) and not answers.about.finished
+        if not (counted and set(request.protocols) == set(PROTOCOLS)):
+            return None
     missing = [name for name in request.splits if name not in answers.splits]
     if missing:
         raise RefsegError(f"{request.source}: no answers of {missing[0]}", hint=f"it has {', '.join(answers.splits)}")
@@ -220,7 +224,7 @@ def _score_split(
     progress: Progress,
 ) -> list[Answer]:
     """answered: the entries of each expression, by its place in the split."""
-    at_input = _at_input(request)
+    at_input = _at_input(request)[1]
     rows: list[Answer] = []
     n = 0
     for done, record in enumerate(split.annotations(), start=1):
@@ -274,9 +278,17 @@ def _says_target(entries: Sequence[Given]) -> bool | None:
     return None if said.count(None) == len(said) else said.count(False) < len(said)
 
 
-def _at_input(request: OutsideRequest) -> list[Protocol]:
-    """The protocols, each once, that compare masks at their network's input."""
-    return [PROTOCOLS[name] for name in dict.fromkeys(request.protocols) if PROTOCOLS[name].size]
+def _at_input(request: OutsideRequest) -> tuple[dict[str, int], list[Protocol]]:
+    """The protocols that compare masks at their network's input: name -> place, and one protocol for each place, whose
+    counts are those of all that stand there.
+    """
+    first: dict[Any, Protocol] = {}
+    keys = {}
+    for protocol in (PROTOCOLS[name] for name in request.protocols if PROTOCOLS[name].size):
+        key = keys[protocol.name] = (protocol.grid, protocol.no_target, protocol.size)
+        first.setdefault(key, protocol)
+    places = list(first)
+    return {name: places.index(key) for name, key in keys.items()}, list(first.values())
 
 
 def _about(request: OutsideRequest, split: Shards) -> About:
@@ -285,7 +297,7 @@ def _about(request: OutsideRequest, split: Shards) -> About:
         dataset=split.manifest.dataset,
         split_by=split.manifest.split_by,
         model=request.source,
-        views={protocol.name: place for place, protocol in enumerate(_at_input(request))},
+        views=_at_input(request)[0],
         finished=True,
     )
 
@@ -304,7 +316,12 @@ def _answer(
     pixels = count_pixels(predicted, truth)
     says = True if said is None else said
     kept = pixels if says else Pixels(0, 0, pixels.target)
-    resized = [_count_at_input(predicted, record, expression, protocol) for protocol in at_input]
+    resized = [
+        pixels
+        if expression.targets and protocol.no_target
+        else _count_at_input(predicted, record, expression, protocol)
+        for protocol in at_input
+    ]
     return Answer(
         image_id=record.image_id,
         ref_id=expression.ref_id,

@@ -9,6 +9,7 @@ machine and in any order.
                   has a width at 0 and 1. IoUs take Student's t; its degrees of freedom are the number of pictures that
                   the variance effectively comes from (a few large objects that fail decide a cIoU) and a little more.
                   Shares (Pr@X, N-acc, T-acc) take the normal quantile, and no more trials than expressions.
+                  A sum of two shares is twice their mean.
     a difference  The paired jackknife, with Student's t for IoUs. A share is given one expression more that is answered
                   differently, half in either direction (Agresti and Min 2005): none seen is not none there.
 
@@ -28,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refseg_cli.metrics.pictures import number_pictures, sum_by_picture
+from refseg_cli.metrics.pictures import PictureSums, number_pictures, sum_by_picture
 from refseg_cli.metrics.protocols import Metric
 from refseg_cli.metrics.scores import Ratios
 from refseg_cli.metrics.swaps import SWAPS, p_values
@@ -37,10 +38,9 @@ LEVEL = 0.95
 FEWEST = 10  # pictures that define a metric
 NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
 SMOOTHED = 1e-6  # nearer to 0 or 1 than this is there: protocols that smooth leave an IoU of 1 so much below
-FREEDOM = {
-    "overall": 0.5,
-    "mean": 2.0,
-}  # beyond `Influence.behind`, of the kinds of metrics that are IoUs; others count
+FREEDOM = {"overall": 0.5, "mean": 2.0}  # degrees beyond `Influence.behind`, of IoUs over all expressions
+FREEDOM_OF_OTHERS = 1.0  # figures by reference, F2, sums; shares of expressions have none
+Pair = tuple[np.ndarray, np.ndarray]  # what the pictures add to a numerator and to its denominator, (c,) each
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +112,11 @@ def estimates(
         which = slice(None) if rows is None else rows
         found = {}
         for j, (metric, value) in enumerate(zip(table.metrics, table.values(which), strict=True)):
-            part, whole = sums.parts[:, j], sums.wholes[:, j]
-            low, high = _interval(metric, part, whole) if intervals else (math.nan, math.nan)
-            expressions = np.count_nonzero(table.denominators[which, j])
-            found[metric.name] = Estimate(float(value), low, high, int(expressions), int(np.count_nonzero(whole)))
+            terms = table.terms(j)
+            low, high = _interval(metric, _pairs(sums, terms)) if intervals else (math.nan, math.nan)
+            expressions = sum(int(np.count_nonzero(table.denominators[which, k])) for k in terms)
+            defined = int(np.count_nonzero(sums.wholes[:, j]))
+            found[metric.name] = Estimate(float(value), low, high, expressions, defined)
         results.append(found)
     return results
 
@@ -134,54 +135,71 @@ def differences(
     p = p_values(a.metrics, one, other, expressions=len(images), swaps=swaps, seed=seed)
     found = {}
     for j, (metric, x, y) in enumerate(zip(a.metrics, a.values(), b.values(), strict=True)):
-        before, after = ((sums.parts[:, j], sums.wholes[:, j]) for sums in (one, other))
+        before, after = (_pairs(sums, a.terms(j)) for sums in (one, other))
         low, high = _difference(metric, before, after) if swaps else (math.nan, math.nan)
-        defined = int(min(np.count_nonzero(whole) for _, whole in (before, after)))
+        defined = int(min(np.count_nonzero(sums.wholes[:, j]) for sums in (one, other)))
         found[metric.name] = Difference(float(x), float(y), float(y - x), low, high, float(p[j]), defined)
     return found
 
 
-def _interval(metric: Metric, part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
-    """Of one metric; part, whole: (c,) what the pictures add to it."""
-    influence = _influence(part, whole)
+def _pairs(sums: PictureSums, terms: Sequence[int]) -> list[Pair]:
+    return [(sums.parts[:, j], sums.wholes[:, j]) for j in terms]
+
+
+def _interval(metric: Metric, pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Of one metric, the sum of the pairs' ratios."""
+    influence = _influence(pairs)
     if influence.pictures < FEWEST:
         return math.nan, math.nan
-    rate, variance = float(part.sum() / whole.sum()), influence.variance
+    k = len(pairs)
+    low, high = _fraction(metric, _total(pairs) / k, influence, pairs)
+    return k * low, k * high
+
+
+def _fraction(metric: Metric, rate: float, influence: Influence, pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Of the pairs' mean."""
+    variance = influence.variance / len(pairs) ** 2
     if not variance or not SMOOTHED < rate < 1 - SMOOTHED:  # no spread to see: a picture is one trial
         return _wilson(rate, influence.pictures, NORMAL)
     trials = rate * (1 - rate) / variance
-    if metric.kind in FREEDOM:
-        return _wilson(rate, trials, student(influence.behind + FREEDOM[metric.kind]))
-    return _wilson(rate, min(trials, float(whole.sum())), NORMAL)
+    if metric.counts_expressions:
+        return _wilson(rate, min(trials, float(pairs[0][1].sum())), NORMAL)
+    more = FREEDOM.get(metric.kind, FREEDOM_OF_OTHERS) if metric.by == "expression" else FREEDOM_OF_OTHERS
+    return _wilson(rate, trials, student(influence.behind + more))
 
 
-def _difference(
-    metric: Metric, a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
-) -> tuple[float, float]:
-    """Of B less A in one metric; a, b: what the pictures add to it, (c,) parts and wholes."""
-    before, after = _influence(*a), _influence(*b)
+def _difference(metric: Metric, a: Sequence[Pair], b: Sequence[Pair]) -> tuple[float, float]:
+    """Of B less A in one metric."""
+    before, after = _influence(a), _influence(b)
     if min(before.pictures, after.pictures) < FEWEST:
         return math.nan, math.nan
-    either = int(np.count_nonzero((a[1] > 0) | (b[1] > 0)))
-    value = float(b[0].sum() / b[1].sum() - a[0].sum() / a[1].sum())
+    either = int(np.count_nonzero(sum(whole for _, whole in (*a, *b))))
+    value = _total(b) - _total(a)
     variance = Influence(after.each - before.each, either).variance
     quantile = student(either - 1)
-    if metric.kind not in FREEDOM:
-        expressions = float(a[1].sum())
+    if metric.counts_expressions:
+        expressions = float(a[0][1].sum())
         shrunk = expressions / (expressions + 2)
         value, variance = shrunk * value, shrunk**2 * variance + 1 / (expressions + 2) ** 2
         quantile = NORMAL
     half = quantile * math.sqrt(variance)
-    return max(-1.0, value - half), min(1.0, value + half)
+    return max(-float(len(a)), value - half), min(float(len(a)), value + half)
 
 
-def _influence(part: np.ndarray, whole: np.ndarray) -> Influence:
-    """part, whole: (c,) what the pictures add to a metric."""
-    pictures = int(np.count_nonzero(whole))
-    if pictures < FEWEST:
-        return Influence(np.zeros(len(whole)), pictures)
-    n, d = part.sum(), whole.sum()  # exact, see `pictures`
-    return Influence(n / d - (n - part) / (d - whole), pictures)
+def _total(pairs: Sequence[Pair]) -> float:
+    return sum(float(part.sum() / whole.sum()) for part, whole in pairs)
+
+
+def _influence(pairs: Sequence[Pair]) -> Influence:
+    """Of the sum of the pairs' ratios."""
+    fewest = min(int(np.count_nonzero(whole)) for _, whole in pairs)
+    if fewest < FEWEST:
+        return Influence(np.zeros(len(pairs[0][1])), fewest)
+    each = np.zeros(len(pairs[0][1]))
+    for part, whole in pairs:
+        n, d = part.sum(), whole.sum()  # exact, see `pictures`
+        each += n / d - (n - part) / (d - whole)
+    return Influence(each, int(np.count_nonzero(sum(whole for _, whole in pairs))))
 
 
 def _wilson(rate: float, trials: float, quantile: float) -> tuple[float, float]:

@@ -20,7 +20,11 @@ from refseg_cli.metrics.scores import Ratios
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PictureSums:
-    """parts, wholes: (c, m) float64, numerators and denominators of each picture, multiples of 2^-bits."""
+    """parts, wholes: (c, m) float64, numerators and denominators of each picture, multiples of 2^-bits.
+
+    Those of a metric of kind `sum` are what its terms add to the numerator over their common denominator, and how many
+    expressions they are formed over: two sets of answers to the same expressions differ in the former alone.
+    """
 
     parts: np.ndarray
     wholes: np.ndarray
@@ -52,4 +56,10 @@ def sum_by_picture(table: Ratios, pictures: np.ndarray, count: int, rows: np.nda
         np.array([summed(column) for column in columns.T]).reshape(shape).T
         for columns in (table.numerators, table.denominators)
     )
+    totals = wholes.sum(0)
+    for j, metric in enumerate(table.metrics):
+        if metric.terms:
+            first, second = table.terms(j)
+            parts[:, j] = parts[:, first] * totals[second] + parts[:, second] * totals[first]
+            wholes[:, j] = wholes[:, first] + wholes[:, second]
     return PictureSums(parts, wholes, bits)

@@ -5,7 +5,9 @@ No two published evaluators agree on what an IoU is. They differ in where masks 
 which expressions a figure is formed over (`Metric`). Facts from the official repositories, read, not copied:
 henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS.pytorch and SooLab/CGFormer
 `engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator,
-open-mmlab/mmdetection `RefSegMetric`.
+open-mmlab/mmdetection `RefSegMetric`, dvlab-research/LISA `train_ds.py`,
+LeapLabTHU/GSVA `solver.py`, toggle1995/RIS-DMMI `test.py`, RobertLuo1/CoHD's evaluator,
+ChenyunWu/PhraseCutDataset `utils/evaluator.py`, jianzongwu/robust-ref-seg `utils/validation.py`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
 round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
@@ -48,10 +50,20 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A grid and the probability above which a pixel belongs to the mask: all that pixel counts depend on."""
+    """All that pixel counts depend on: a grid and the probability above which a pixel belongs to the mask.
+
+    ties:      whether a pixel of exactly that probability belongs to it too.
+    no_target: where the masks of no-target expressions are counted, if not on the grid.
+    """
 
     grid: Grid
     threshold: float
+    ties: bool = False
+    no_target: Grid | None = None
+
+    def at(self, *, has_target: bool) -> Grid:
+        """Where an expression's mask is counted."""
+        return self.grid if has_target or self.no_target is None else self.no_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +72,20 @@ class Absence:
 
     rule:   `unknown`: no-target expressions are scored as any other;
             `emptied`: an answer of "no target" empties the mask before it is counted, and an empty mask is that answer;
-            `declared`: the answer alone decides, masks are counted as the network gave them.
+            `declared`: the answer alone decides, masks are counted as the network gave them, a denied target is 0;
+            `asked-again`: the same, but a denied target's mask is scored as if it had not been denied.
     exists: probability of a target from which on a no-target head says there is one; None for the checkpoint's own
             decision.
     pixels: without a head, masks of fewer pixels are an answer of "no target".
     head:   whether the head is listened to at all.
+    truth:  which expressions have no target: those that were `annotated` so, or all whose true mask has no `pixels`.
     """
 
-    rule: Literal["unknown", "emptied", "declared"]
+    rule: Literal["unknown", "emptied", "declared", "asked-again"]
     exists: float | None = None
     pixels: int = 1
     head: bool = True
+    truth: Literal["annotated", "pixels"] = "annotated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +94,29 @@ class Metric:
 
     kind: `overall` sum of intersections over sum of unions; `mean` of the expressions' IoU; `precision` the share whose
           IoU passes `threshold`; `no-target`, `target` the share of expressions without, with a target that are
-          answered so.
-    of:   whether no-target expressions take part in `mean` and `precision`.
+          answered so; `F2` of answers of "no target": recall weighs twice as much as precision; `sum` of `terms`.
+    of:   whether no-target expressions take part in `overall`, `mean` and `precision`.
+    by:    what the figure is formed over: all expressions at once, or each reference's, and then the mean of those
+           references that define it.
+    terms: names of `no-target` and `target` metrics of the same protocol. What these divide by is the truth's alone.
     """
 
     name: str
-    kind: Literal["overall", "mean", "precision", "no-target", "target"]
+    kind: Literal["overall", "mean", "precision", "no-target", "target", "F2", "sum"]
     of: Literal["all", "targets"] = "all"
     threshold: float = 0.0
+    by: Literal["expression", "reference"] = "expression"
+    terms: tuple[str, ...] = ()
+
+    @property
+    def counts_expressions(self) -> bool:
+        """Whether it is the share of expressions that pass."""
+        return self.kind in ("precision", "no-target", "target") and self.by == "expression"
+
+    @property
+    def adds_fractions(self) -> bool:
+        """Whether its numerators are fractions; the others' are whole numbers."""
+        return self.kind == "mean" or self.by == "reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +126,10 @@ class Protocol:
     follows:   whose, in a few words.
     threshold: probability above which a pixel belongs to the mask; None for the checkpoint's own. An argmax of two
                logits is 0.5, ties going to the background in both.
+    ties:      whether they go to the mask instead.
+    no_target: where masks of no-target expressions are counted, if not on the grid.
     smoothing: added to an expression's intersection and union before they are divided.
-    empty:     IoU of an expression where that union is still zero.
+    empty:     IoU of an expression whose union has no pixel.
     strict:    Pr@X asks for more than X; otherwise for X or more.
     headline:  the metrics that its papers print.
     size:      (height, width) of the official network input, for masks that come without a network.
@@ -114,10 +146,18 @@ class Protocol:
     empty: float = 0.0
     strict: bool = True
     size: tuple[int, int] | None = None
+    ties: bool = False
+    no_target: Grid | None = None
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether it sets the phrases of a reference that have a target against those that have none."""
+        return any(metric.by == "reference" for metric in self.metrics)
 
     def view(self, threshold: float) -> View:
         """What its pixels are counted on. threshold: the checkpoint's, used where the protocol has none."""
-        return View(self.grid, threshold if self.threshold is None else self.threshold)
+        used = threshold if self.threshold is None else self.threshold
+        return View(self.grid, used, self.ties, self.no_target)
 
     def metric(self, name: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.name == name), None)
@@ -144,6 +184,8 @@ ALL_IOU = Metric("gIoU", "mean", "all")
 ACCURACIES = (Metric("N-acc", "no-target"), Metric("T-acc", "target"))
 
 ORIGINAL = Grid("original", enlarge=None, sigmoid="never", restore="bilinear")
+SQUASHED = Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None, nearest="pillow")
+SAM = Grid("original", enlarge="bilinear", sigmoid="never", restore="bilinear")  # Segment Anything's postprocess_masks
 
 REFSEG = Protocol(
     name="refseg",
@@ -166,7 +208,7 @@ THESIS = Protocol(
 LAVT = Protocol(
     name="lavt",
     follows="LAVT-RIS test.py",
-    grid=Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None, nearest="pillow"),
+    grid=SQUASHED,
     threshold=0.5,
     absence=Absence("unknown"),
     metrics=(Metric("mIoU", "mean"), Metric("oIoU", "overall"), *_precision(*FIFTHS)),
@@ -203,6 +245,7 @@ VLT = Protocol(
     metrics=(Metric("IoU", "mean"), *_precision(*TWENTIETHS)),
     headline=("IoU",),
     smoothing=(1e-10, 1e-10),
+    empty=1.0,
 )
 ASDA = replace(VLT, name="asda", follows="ASDA engine.validate_epoch, VLT's evaluator")
 RELA = Protocol(
@@ -216,6 +259,12 @@ RELA = Protocol(
     strict=False,
     size=(480, 480),
 )
+COHD = replace(
+    RELA,
+    name="cohd",
+    follows="CoHD's gRefCOCO evaluator",
+    metrics=(*RELA.metrics, Metric("F2", "F2"), Metric("N+T-acc", "sum", terms=("N-acc", "T-acc"))),
+)
 MMDET = Protocol(
     name="mmdet",
     follows="mmdetection RefSegMetric",
@@ -226,9 +275,73 @@ MMDET = Protocol(
     headline=("cIoU", "mIoU"),
 )
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
+LISA = Protocol(
+    name="lisa",
+    follows="LISA train_ds.py validate",
+    grid=SAM,
+    threshold=0.5,
+    absence=Absence("unknown"),
+    metrics=(ALL_IOU, OVERALL),
+    headline=("gIoU", "cIoU"),
+    smoothing=(0.0, 1e-5),
+    empty=1.0,
+)
+PHRASECUT = Protocol(
+    name="phrasecut",
+    follows="PhraseCutDataset utils/evaluator.py, without its subsets",
+    grid=ORIGINAL,
+    threshold=0.5,
+    absence=Absence("unknown"),
+    metrics=(Metric("mean-IoU", "mean"), Metric("cum-IoU", "overall"), *_precision(*FIFTHS)),
+    headline=("mean-IoU", "cum-IoU"),
+)
+GSVA = Protocol(
+    name="gsva",
+    follows="GSVA solver.py eval_gres on gRefCOCO",
+    grid=SAM,
+    threshold=0.5,
+    absence=Absence("asked-again", exists=0.5, truth="pixels"),
+    metrics=(ALL_IOU, OVERALL, *ACCURACIES),
+    headline=("gIoU", "cIoU", "N-acc", "T-acc"),
+    smoothing=(0.0, 1e-8),
+    ties=True,
+)
+REF_ZOM = Protocol(
+    name="ref-zom",
+    follows="RIS-DMMI test.py on Ref-ZOM",
+    grid=SQUASHED,
+    threshold=0.5,
+    absence=Absence("emptied", head=False),
+    metrics=(
+        replace(OVERALL, name="oIoU", of="targets"),
+        TARGETS_IOU,
+        *_precision(*FIFTHS, of="targets"),
+        Metric("Acc", "no-target"),
+    ),
+    headline=("oIoU", "mIoU", "Acc"),
+    strict=False,
+    size=(480, 480),
+)
+R_REFCOCO = Protocol(
+    name="r-refcoco",
+    follows="robust-ref-seg utils/validation.py, without its Pr@X",
+    grid=Grid("original", enlarge="bilinear-corners", sigmoid="never", restore="bilinear-corners"),
+    no_target=SQUASHED,
+    threshold=0.5,
+    absence=Absence("emptied", exists=0.5),
+    metrics=(
+        Metric("mRR", "no-target", by="reference"),
+        Metric("rIoU", "overall", by="reference"),
+        Metric("mIoU", "mean", "targets", by="reference"),
+        Metric("oIoU", "overall", "targets"),
+    ),
+    headline=("mRR", "rIoU", "mIoU", "oIoU"),
+    size=(480, 480),
+)
+
+# As `--help` and the documentation show them.
+GROUPS: dict[str, tuple[Protocol, ...]] = {
+    "Ours": (
         REFSEG,
         THESIS,
         replace(
@@ -237,12 +350,20 @@ PROTOCOLS: dict[str, Protocol] = {
             follows="the same with the head switched off, table 6.6's ReLA-50pix",
             absence=replace(THESIS.absence, head=False),
         ),
-        LAVT,
-        CRIS,
-        CGFORMER,
-        VLT,
-        ASDA,
+    ),
+    "One target": (LAVT, CRIS, CGFORMER, VLT, ASDA, MMDET, LISA, PHRASECUT),
+    "Any number of targets": (
         RELA,
-        MMDET,
-    )
+        COHD,
+        GSVA,
+        replace(
+            GSVA,
+            name="gsva-zom",
+            follows="the same on other data, Ref-ZOM: a false alarm leaves cIoU as it is",
+            metrics=(ALL_IOU, replace(OVERALL, of="targets"), *ACCURACIES),
+        ),
+        REF_ZOM,
+        R_REFCOCO,
+    ),
 }
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for group in GROUPS.values() for protocol in group}

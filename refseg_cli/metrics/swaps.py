@@ -77,7 +77,7 @@ def _tested(metric: Metric, j: int, a: PictureSums, b: PictureSums, expressions:
     z = [(q - p) * d - n * (s - r) for p, q, r, s in zip(n_a, n_b, d_a, d_b, strict=True)]
     # Two sums that should be equal are apart by what rounding did: by half a unit and a little more to each IoU of
     # either model, in both sums.
-    apart = 3 * expressions * d if metric.kind == "mean" else 0
+    apart = 3 * expressions * d if metric.adds_fractions else 0
     common = math.gcd(*z) or 1
     z, apart = [value // common for value in z], -(-apart // common)
     shift = max(0, sum(map(abs, z)).bit_length() - EXACT_BITS)

@@ -59,6 +59,14 @@ def test_json(files: list[str], capsys: Capture) -> None:
     assert found["cautions"] == []
 
 
+def test_all_protocols_are_those_that_both_files_were_counted_by(files: list[str], capsys: Capture) -> None:
+    assert main(["compare", *files, "--resamples", "10", "--json", "--protocol", "all"]) == FOUND
+    streams = capsys.readouterr()
+    found = {key.removeprefix("val/") for key in json.loads(streams.out)["differences"]}
+    assert found == {"refseg", "thesis", "thesis-50pix", "mmdet", "phrasecut"}
+    assert "gsva: these records hold no counts of it" in streams.err
+
+
 def test_few_images_have_no_interval_and_are_told(tmp_path: Path, capsys: Capture) -> None:
     few = [records(tmp_path / f"{n}.parquet", "m", [n] * 3) for n in (5, 8)]
     assert main(["compare", *few, "--json"]) == FOUND

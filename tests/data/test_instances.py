@@ -200,3 +200,12 @@ def test_other_segmentations_and_sentences_come_as_they_are(tmp_path: Path) -> N
     path.write_text(json.dumps([{"segmentation": row, "tokens": [1], "raw": "r", "sent": "s"} for row in rows]))
     value, _ = instances.load_json(path)
     assert value == [{"segmentation": row, "raw": "r", "sent": "s"} for row in rows]
+
+
+@pytest.mark.parametrize("exist", [False, 0])
+def test_a_wrong_description_of_r_refcoco_has_no_target(tmp_path: Path, exist: object) -> None:
+    row = raw_layout.ref(7, 1, 10, "val", ["the cat", "the horse"])
+    row["sentences"][0]["exist"], row["sentences"][1]["exist"] = not exist, exist
+    [draft], problems = drafts(tmp_path, [raw_layout.annotation(10, 1)], [row])
+    assert [(e.text, e.ref_id, e.targets) for e in draft.expressions] == [("the cat", 7, (0,)), ("the horse", 7, ())]
+    assert not problems

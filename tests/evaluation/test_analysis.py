@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.analysis import analyse, compare, compare_by_split, table_of
+from refseg_cli.evaluation.analysis import analyse, compare, compare_by_split, table_of, unfit
 from refseg_cli.evaluation.answers import NO_MASK, About, Answer, Answers, collect, concatenate, writing_records
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
@@ -59,6 +59,19 @@ def answers(n: int = 60, seed: int = 0, *, head: bool = True, split: str = "val"
             )
         )
     return collect(ABOUT, rows)
+
+
+def test_r_refcoco_needs_references_of_both_kinds():
+    found = answers()
+    other = replace(found.about, views={"r-refcoco": 0})
+    apart, together = replace(found, about=other), replace(found, about=other, ref_id=found.image_id)
+    assert unfit(apart, PROTOCOLS["r-refcoco"]) == "no reference has phrases both with and without a target"
+    assert unfit(together, PROTOCOLS["r-refcoco"]) is None
+    assert unfit(apart, PROTOCOLS["refseg"]) is None
+    # Each reference is a picture here, so that its figures are means over pictures.
+    estimate = analyse(together, ("r-refcoco",)).scores["r-refcoco"]["rIoU"]
+    assert (estimate.count, estimate.images) == (20, 20)
+    assert 0 <= estimate.low < estimate.value < estimate.high <= 1
 
 
 def test_every_protocol_is_scored_as_it_is_alone():

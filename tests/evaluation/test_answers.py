@@ -77,6 +77,14 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert read_masks(uri, [2, 0]) == [as_coco[2], as_coco[0]]
 
 
+def test_a_reference_is_one_of_its_split_and_picture():
+    places = [("val", 1, 7), ("val", 1, 7), ("val", 2, 7), ("test", 1, 7), ("val", 1, 8)]
+    rows = [replace(ROWS[0], split=split, image_id=image, ref_id=ref) for split, image, ref in places]
+    found = collect(ABOUT, rows).references.tolist()
+    assert [found.index(number) for number in found] == [0, 0, 2, 3, 4]
+    assert collect(ABOUT, []).references.tolist() == []
+
+
 def test_each_protocol_finds_its_counts():
     found = collect(ABOUT, ROWS)
     assert found.counts().predicted.tolist() == [4, 3, 2]  # before the rule emptied the second

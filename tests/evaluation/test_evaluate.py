@@ -289,7 +289,8 @@ def test_protocols_that_look_alike_share_their_counts(data, saved):
     views = evaluate(request(data, saved, protocols=tuple(PROTOCOLS))).about.views
     assert views["vlt"] == views["asda"]
     assert views["thesis"] == views["thesis-50pix"]
-    assert len(set(views.values())) == 6  # the thesis' mask threshold is 0.5, this checkpoint's is 0.4
+    assert (views["lavt"], views["rela"], views["gsva"]) == (views["ref-zom"], views["cohd"], views["gsva-zom"])
+    assert len(set(views.values())) == 9  # the thesis' mask threshold is 0.5, this checkpoint's is 0.4
 
 
 def test_the_curve_is_what_other_thresholds_give(data, saved, vlt, tokenizer):

@@ -98,6 +98,15 @@ def test_vlt_cuts_the_letterbox_off_at_input_size():
     assert found[0, 5].tolist() == pytest.approx(at_input[2:6], abs=1e-6)
 
 
+def test_lisa_resizes_logits_by_the_input_as_segment_anything_does():
+    """Eight columns, of which the picture has the first four."""
+    logits = torch.tensor([ROW]).expand(1, 4, 4)
+    found = only(logits, batch(1, (8, 9), (0, 0, 8, 4), (8, 8)), "lisa")
+    at_input = linear(ROW, 8, corners=False)
+    assert found.shape == (1, 8, 9)
+    assert found[0, 5].tolist() == pytest.approx(linear(at_input[:4], 9, corners=False), abs=1e-6)
+
+
 def test_cgformer_turns_to_probabilities_between_the_steps():
     logits = torch.tensor([ROW]).expand(1, 4, 4)
     found = only(logits, batch(1, (7, 11), (0, 0, 8, 8), (8, 8)), "cgformer")
@@ -137,6 +146,26 @@ def test_an_output_of_input_size_stays_as_it_is():
     assert torch.equal(only(logits, of, "lavt"), logits)
     for name in ("vlt", "cgformer", "cris"):
         torch.testing.assert_close(only(logits, of, name), logits.sigmoid(), atol=1e-5, rtol=0)
+
+
+def test_a_logit_of_exactly_zero_is_foreground_to_gsva_alone():
+    logits = torch.tensor([[[0.0, -0.0, 1e-30, -1e-30]]])
+    of, views = batch(1, (1, 4), (0, 0, 1, 4), (1, 4)), [PROTOCOLS[name].view(0.5) for name in ("gsva", "lisa")]
+    counts = count_views(Prediction(logits[:, None]), of, views, [np.ones((1, 4), dtype=bool)])
+    assert counts[0, :, 1].tolist() == [3, 1]
+
+
+def test_r_refcoco_counts_targets_at_original_size_and_false_alarms_at_the_inputs():
+    logits = torch.tensor([ROW]).expand(2, 4, 4)
+    of = replace(batch(2, (3, 11), (0, 0, 8, 8), (8, 8)), has_target=torch.tensor([True, False]))
+    views = [PROTOCOLS[name].view(0.5) for name in ("r-refcoco", "lavt")]
+    truths = [np.ones((3, 11), dtype=bool), np.zeros((3, 11), dtype=bool)]
+    counts = count_views(Prediction(logits[:, None]), of, views, truths)
+    at_input = linear(ROW, 8, corners=True)
+    at_original = linear(at_input, 11, corners=True)
+    inside, alarm = 3 * sum(value > 0 for value in at_original), 8 * sum(value > 0 for value in at_input)
+    assert counts[:, 0].tolist() == [[inside, inside, 33], [0, alarm, 0]]
+    assert counts[:, 1].tolist() == [[alarm, alarm, 64], [0, alarm, 0]]
 
 
 @pytest.mark.parametrize("content", [(0, 0, 8, 8), (2, 0, 4, 8)])

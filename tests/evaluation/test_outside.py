@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.analysis import unfit
 from refseg_cli.evaluation.answers import read_answers
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
 from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
@@ -322,6 +323,15 @@ def test_records_without_a_protocols_counts_are_scored_by_their_masks(data, reco
     assert scores(found.counts()).table() == scores(kept.counts()).table()
 
 
+def test_records_of_several_protocols_keep_their_figures_when_all_are_asked_for(data, recorded):
+    """Records from before a protocol existed: what was counted stays to the last bit, the new one is left out."""
+    known, found = read_answers(recorded).of_split("val"), score(data, recorded, *PROTOCOLS).answers["val"]
+    assert not found.about.finished
+    assert scores(found.counts(PROTOCOLS["rela"])).table() == scores(known.counts(PROTOCOLS["rela"])).table()
+    assert unfit(found, PROTOCOLS["rela"]) is None
+    assert "hold no counts" in unfit(found, PROTOCOLS["gsva"])
+
+
 def test_records_lack_a_split(data, recorded, tmp_path):
     with pytest.raises(RefsegError, match="unknown split"):
         score(data, recorded, splits=("train",))
@@ -375,6 +385,17 @@ def test_protocols_of_the_input_see_masks_at_their_official_size(data, tmp_path,
             at = np.ix_((rows * record.height / height).astype(int), (columns * record.width / width).astype(int))
             p, g = half(record)[at], true[at]
         assert (counts.intersection[n], counts.predicted[n], counts.target[n]) == ((p & g).sum(), p.sum(), g.sum())
+
+
+def test_r_refcoco_sees_false_alarms_at_the_official_size(data, tmp_path):
+    asked = ("ref-zom", "rela", "lavt", "r-refcoco", "cohd")
+    answers = score(data, lines(tmp_path / "p.jsonl", entries()), *asked).answers["val"]
+    assert answers.about.views == {"ref-zom": 0, "rela": 1, "lavt": 0, "r-refcoco": 2, "cohd": 1}
+    counts = answers.counts(PROTOCOLS["r-refcoco"])
+    assert answers.predicted.tolist() == [512, 512, 512, 512, 400, 50]
+    assert counts.predicted.tolist() == [512, 512, 512, 480 * 240, 400, 480 * 240]
+    assert counts.target.tolist() == answers.target.tolist()
+    assert not score(data, lines(tmp_path / "q.jsonl", entries())).answers["val"].has_counts(PROTOCOLS["r-refcoco"])
 
 
 def test_crowds_are_no_truth_to_rela_at_either_door(tmp_path, saved):

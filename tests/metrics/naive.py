@@ -129,6 +129,95 @@ def mmdet(samples: list[Sample]) -> dict[str, float | None]:
     return {"cIoU": overall(counted), "mIoU": mean([i / u if u else 0.0 for i, u in counted])}
 
 
+def lisa(samples: list[Sample]) -> dict[str, float | None]:
+    ious, counted = [], []
+    for sample in samples:
+        i, u = pixels(sample)
+        iou = i / (u + 1e-5)
+        if u == 0:
+            iou += 1
+        ious.append(iou)
+        counted.append((i, u))
+    return {"gIoU": mean(ious), "cIoU": overall(counted)}
+
+
+def gsva(samples: list[Sample], *, grefcoco: bool = True) -> dict[str, float | None]:
+    """The truth is in the true mask; a rejected target is asked again, and that mask counts."""
+    ious, counted = [], []
+    said = {"none": [], "some": []}
+    for sample in samples:
+        i, u = pixels(sample)
+        rejected = not sample.predicted if sample.p_target is None else sample.p_target < 0.5
+        if not sample.true:
+            said["none"].append(float(rejected))
+            ious.append(1.0 if rejected else 0.0)
+            if grefcoco and not rejected:
+                counted.append((i, u))
+        else:
+            said["some"].append(float(not rejected))
+            counted.append((i, u))
+            ious.append(i / (u + 1e-8))
+    accuracies = {"N-acc": mean(said["none"]), "T-acc": mean(said["some"])}
+    return {"gIoU": mean(ious), "cIoU": overall(counted), **accuracies}
+
+
+def ref_zom(samples: list[Sample]) -> dict[str, float | None]:
+    ious, counted, right = [], [], []
+    for sample in samples:
+        if not sample.has_target:
+            right.append(float(len(sample.predicted) == 0))
+            continue
+        i, u = pixels(sample)
+        ious.append(0.0 if u == 0 else i / u)
+        counted.append((i, u))
+    table = {"oIoU": overall(counted), "mIoU": mean(ious)}
+    for threshold in (0.5, 0.6, 0.7, 0.8, 0.9):
+        table[f"Pr@{threshold}"] = mean([float(iou >= threshold) for iou in ious])
+    return {**table, "Acc": mean(right)}
+
+
+def cohd(samples: list[Sample]) -> dict[str, float | None]:
+    """ReLA's, with F2 of "no target" from precision and recall, and both accuracies added up."""
+    table = rela(samples)
+    said = [len(s.predicted) < 50 if s.p_target is None else s.p_target < 0.5 for s in samples]
+    right = sum(absent for absent, s in zip(said, samples, strict=True) if not s.has_target)
+    none, denied = sum(not s.has_target for s in samples), sum(said)
+    if none or denied:
+        p, r = right / denied if right else 0, right / none if right else 0
+        f2 = 0.0 if not right else 5 * p * r / (4 * p + r)
+    both = None if None in (table["N-acc"], table["T-acc"]) else table["N-acc"] + table["T-acc"]
+    return {**table, "F2": f2 if none or denied else None, "N+T-acc": both}
+
+
+def phrasecut(samples: list[Sample]) -> dict[str, float | None]:
+    """Nothing in common is 0, before anything is divided."""
+    counted = [pixels(sample) for sample in samples]
+    ious = [i / u if i else 0.0 for i, u in counted]
+    table = {"mean-IoU": mean(ious), "cum-IoU": overall(counted)}
+    return {**table, **{f"Pr@{x}": mean([float(iou > x) for iou in ious]) for x in (0.5, 0.6, 0.7, 0.8, 0.9)}}
+
+
+def r_refcoco(samples: list[Sample], references: list[int] | None = None) -> dict[str, float | None]:
+    """Reference after reference: first its phrases with a target, then those without."""
+    groups: dict[int, list[Sample]] = {}
+    for n, sample in enumerate(samples):
+        groups.setdefault(n if references is None else references[n], []).append(sample)
+    robust, r_ious, m_ious, counted = [], [], [], []
+    for group in groups.values():
+        left = [s._replace(predicted=frozenset()) if s.p_target is not None and s.p_target < 0.5 else s for s in group]
+        positive = [pixels(s) for s in left if s.has_target]
+        alarms = [len(s.predicted) for s in left if not s.has_target]
+        counted += positive
+        if positive:
+            m_ious.append(mean([i / u if u else 0.0 for i, u in positive]))
+        if alarms:
+            robust.append(alarms.count(0) / len(alarms))
+        whole = sum(u for _, u in positive) + sum(alarms)
+        if whole:
+            r_ious.append(sum(i for i, _ in positive) / whole)
+    return {"mRR": mean(robust), "rIoU": mean(r_ious), "mIoU": mean(m_ious), "oIoU": overall(counted)}
+
+
 EVALUATORS = {
     "lavt": lavt,
     "cris": cris,
@@ -137,6 +226,13 @@ EVALUATORS = {
     "asda": vlt,
     "rela": rela,
     "mmdet": mmdet,
+    "lisa": lisa,
+    "phrasecut": phrasecut,
+    "cohd": cohd,
+    "gsva": gsva,
+    "ref-zom": ref_zom,
+    "r-refcoco": r_refcoco,
+    "gsva-zom": lambda samples: gsva(samples, grefcoco=False),
     "thesis": thesis,
     "thesis-50pix": lambda samples: thesis(samples, head=False),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,71 @@ def test_equal_to_the_jackknife_in_loops(protocol):
         e = found[metric.name]
         assert (e.value, e.low, e.high) == pytest.approx((value, low, high), abs=1e-9), metric.name
         assert (e.count, e.images) == (np.count_nonzero(table.denominators[:, j]), c)
+
+
+def both_accuracies(counts: Counts) -> float:
+    has, absent = counts.has_target, counts.predicted < 50
+    return float(absent[~has].mean() + (~absent)[has].mean())
+
+
+def test_a_sum_of_two_shares_is_left_out_together():
+    """N+T accuracy: pictures take both kinds of phrases with them; as twice the mean it has Wilson's interval."""
+    images, counts = np.arange(90) ** 2 % 17 + np.arange(90) // 45, drawn_counts(90, 1)
+    pictures = np.unique(images)
+    (found,) = estimates([(ratios(counts, PROTOCOLS["cohd"]), None)], images)
+    value = both_accuracies(counts)
+    squares = [(value - both_accuracies(counts.rows(images != p))) ** 2 / 4 for p in pictures]
+    c = len(pictures)
+    trials = value / 2 * (1 - value / 2) / ((c - 1) / c * sum(squares))
+    quantile = student(1 + sum(squares) ** 2 / sum(s * s for s in squares))
+    low, high = wilson(value / 2, trials, quantile)
+    e = found["N+T-acc"]
+    assert (e.value, e.low, e.high) == pytest.approx((value, 2 * low, 2 * high), abs=1e-9)
+    assert (e.count, e.images) == (90, c)
+
+
+def test_the_difference_of_two_sums_of_shares():
+    """By loops, and its p-value by every way to swap the pictures."""
+    images, a = np.repeat(np.arange(12), 4), drawn_counts(48, 1, none=0.5)
+    b = replace(
+        a,
+        predicted=np.where(a.has_target & (np.arange(48) % 3 > 0), 100, a.predicted),
+        intersection=np.zeros(48, np.int64),
+    )
+    found = differences(ratios(a, PROTOCOLS["cohd"]), ratios(b, PROTOCOLS["cohd"]), images)["N+T-acc"]
+    value = both_accuracies(b) - both_accuracies(a)
+    rest = [both_accuracies(b.rows(images != p)) - both_accuracies(a.rows(images != p)) for p in range(12)]
+    half = student(11) * math.sqrt(11 / 12 * sum((value - r) ** 2 for r in rest))
+    assert (found.value, found.low, found.high) == pytest.approx((value, value - half, value + half), abs=1e-9)
+    swapped = []
+    for ways in range(2**12):
+        taken = ways >> images & 1 == 1
+        one, other = (
+            replace(a, intersection=a.intersection * 0, predicted=np.where(chosen, a.predicted, b.predicted))
+            for chosen in (~taken, taken)
+        )
+        swapped.append(abs(both_accuracies(other) - both_accuracies(one)))
+    assert found.p == np.mean(np.array(swapped) >= abs(value) - 1e-12)
+    assert 0 < found.p < 1
+
+
+def test_references_are_left_out_with_their_pictures():
+    """By loops over pictures of two references each; means of fractions take Student's t."""
+    counts, references = drawn_counts(120, 3, none=0.5), np.arange(120) // 5
+    images = references // 2
+    protocol = PROTOCOLS["r-refcoco"]
+    (found,) = estimates([(ratios(counts, protocol, references), None)], images)
+
+    def value(rows: np.ndarray, metric: str) -> float:
+        return ratios(counts.rows(rows), protocol, references[rows]).values()[list(found).index(metric)]
+
+    for metric in ("mRR", "rIoU", "mIoU"):
+        e, whole = found[metric], value(images >= 0, metric)
+        squares = [(whole - value(images != p, metric)) ** 2 for p in range(12)]
+        trials = whole * (1 - whole) / (11 / 12 * sum(squares))
+        low, high = wilson(whole, trials, student(1 + sum(squares) ** 2 / sum(s * s for s in squares)))
+        assert (e.value, e.low, e.high) == pytest.approx((whole, low, high), abs=1e-9), metric
+        assert e.images == 12
 
 
 def test_shares_of_one_expression_a_picture_have_wilsons_interval():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import EVALUATORS, Sample
+from naive import EVALUATORS, Sample, r_refcoco
 
 from refseg_cli.metrics.counts import Counts, concatenate
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG
@@ -102,6 +102,10 @@ SMALL, LARGE = 49, 50  # pixels
         ("asda", RIGHT_NONE, 1),
         ("rela", RIGHT_NONE, 1),
         ("mmdet", RIGHT_NONE, 0),
+        ("phrasecut", RIGHT_NONE, 0),
+        ("phrasecut", EMPTY_TARGET_EMPTY, 0),
+        ("phrasecut", HIT, 0.6),
+        ("lisa", RIGHT_NONE, 1),
         ("thesis", RIGHT_NONE, 1),
         ("thesis-50pix", RIGHT_NONE, 1),
         # a mask where nothing is
@@ -112,6 +116,7 @@ SMALL, LARGE = 49, 50  # pixels
         ("rela", row(0, SMALL, 0), 1),
         ("thesis", row(0, LARGE, 0), 0),
         ("thesis", row(0, SMALL, 0), 1),
+        ("lisa", FALSE_ALARM, 0),
         # a no-target head: ReLA's evaluator hears nothing else, the thesis looks at what is left of the mask
         ("rela", row(0, 0, 0, p_target=HEAD_SAYS_YES), 0),
         ("rela", row(0, 900, 0, p_target=HEAD_SAYS_NO), 1),
@@ -120,11 +125,22 @@ SMALL, LARGE = 49, 50  # pixels
         ("thesis", row(0, SMALL, 0, p_target=HEAD_SAYS_YES), 0),
         ("thesis-50pix", row(0, 900, 0, p_target=HEAD_SAYS_NO), 0),
         ("thesis-50pix", row(0, SMALL, 0, p_target=HEAD_SAYS_YES), 1),
+        # GSVA's reject token, and without one an empty mask; a rejected target is asked again
+        ("gsva", RIGHT_NONE, 1),
+        ("gsva", FALSE_ALARM, 0),
+        ("gsva", row(0, 0, 0, p_target=HEAD_SAYS_YES), 0),
+        ("gsva", row(0, 900, 0, p_target=HEAD_SAYS_NO), 1),
+        ("gsva", row(6, 8, 8, p_target=HEAD_SAYS_NO), 6 / (10 + 1e-8)),
+        ("gsva", row(6, 8, 8, p_target=HEAD_SAYS_YES), 6 / (10 + 1e-8)),
+        ("gsva", MISSED, 0),
+        ("gsva", EMPTY_TARGET_EMPTY, 1),
+        ("gsva", EMPTY_TARGET_PREDICTED, 0),
         # a target
         ("lavt", HIT, 0.6),
         ("cris", HIT, 6 / (10 + 1e-6)),
         ("cgformer", HIT, 6 / (10 + 1e-6)),
         ("vlt", HIT, (6 + 1e-10) / (10 + 1e-10)),
+        ("lisa", HIT, 6 / (10 + 1e-5)),
         ("rela", HIT, 0),  # eight pixels are fewer than fifty, and there is no head
         ("rela", row(6, 8, 8, p_target=HEAD_SAYS_YES), 0.6),
         ("rela", row(6, 8, 8, p_target=HEAD_SAYS_NO), 0),
@@ -134,6 +150,7 @@ SMALL, LARGE = 49, 50  # pixels
         # a target annotated without a pixel
         ("lavt", EMPTY_TARGET_EMPTY, 0),
         ("vlt", EMPTY_TARGET_EMPTY, 1),
+        ("lisa", EMPTY_TARGET_EMPTY, 1),
         ("thesis", EMPTY_TARGET_EMPTY, 0),
         ("rela", row(0, 0, 0, has_target=True, p_target=HEAD_SAYS_YES), 0),
     ],
@@ -148,6 +165,77 @@ def test_the_union_of_a_denied_target_is_where_protocols_part():
     assert scores(found, PROTOCOLS["rela"]).values["cIoU"] == 5 / (12 + 5)
     assert scores(found, PROTOCOLS["thesis"]).values["cIoU"] == 5 / (8 + 5)
     assert scores(found, PROTOCOLS["cgformer"]).values["oIoU"] == 5 / (12 + 5)
+
+
+def test_gsva_by_hand():
+    """A hit, a rejected target whose mask is the same hit, two no-targets: one rejected, one with seven pixels."""
+    rows = [
+        row(6, 8, 8, p_target=HEAD_SAYS_YES),
+        row(6, 8, 8, p_target=HEAD_SAYS_NO),
+        row(0, 5, 0, p_target=HEAD_SAYS_NO),
+        row(0, 7, 0, p_target=HEAD_SAYS_YES),
+    ]
+    found = scores(counts_of(*rows), PROTOCOLS["gsva"]).values
+    assert found["gIoU"] == pytest.approx((0.6 + 0.6 + 1 + 0) / 4)
+    assert (found["cIoU"], found["N-acc"], found["T-acc"]) == (12 / 27, 1 / 2, 1 / 2)
+    elsewhere = scores(counts_of(*rows), PROTOCOLS["gsva-zom"]).values
+    assert {**elsewhere, "cIoU": 12 / 27} == found
+    assert elsewhere["cIoU"] == 12 / 20
+    assert scores(counts_of(*rows), PROTOCOLS["rela"]).values["gIoU"] == pytest.approx((0.6 + 0 + 1 + 0) / 4)
+
+
+def test_an_empty_truth_is_no_target_to_gsva_however_it_was_annotated():
+    found = scores(counts_of(EMPTY_TARGET_EMPTY, EMPTY_TARGET_PREDICTED, HIT), PROTOCOLS["gsva"]).values
+    assert (found["N-acc"], found["T-acc"], found["cIoU"]) == (1 / 2, 1, 6 / (10 + 2))
+
+
+def test_ref_zom_by_hand():
+    """Targets alone make the IoUs, and a single pixel is a false alarm, whatever a head says of it."""
+    rows = [
+        row(6, 8, 8, says_target=False, p_target=HEAD_SAYS_NO),
+        MISSED,
+        row(0, 0, 0, says_target=True, p_target=HEAD_SAYS_YES),
+        row(0, 1, 0, says_target=False, p_target=HEAD_SAYS_NO),
+    ]
+    found = scores(counts_of(*rows), PROTOCOLS["ref-zom"]).values
+    assert (found["oIoU"], found["mIoU"], found["Acc"]) == (6 / 15, 0.6 / 2, 1 / 2)
+    assert (found["Pr@0.6"], found["Pr@0.7"]) == (1 / 2, 0)
+    none = scores(counts_of(RIGHT_NONE, FALSE_ALARM), PROTOCOLS["ref-zom"]).values
+    assert none["Acc"] == 1 / 2
+    assert all(math.isnan(value) for name, value in none.items() if name != "Acc")
+
+
+def test_cohd_by_hand():
+    """Two of three no-targets found and one target denied: precision 2/3, recall 2/3, and so F2."""
+    says, denies = HEAD_SAYS_YES, HEAD_SAYS_NO
+    rows = [row(0, 0, 0, p_target=p) for p in (denies, denies, says)]
+    rows += [row(6, 8, 8, p_target=p) for p in (denies, says)]
+    found = scores(counts_of(*rows), PROTOCOLS["cohd"]).values
+    assert (found["F2"], found["N+T-acc"]) == (10 / 15, 7 / 6)
+    assert {name: found[name] for name in scores(counts_of(*rows), PROTOCOLS["rela"]).values} == scores(
+        counts_of(*rows), PROTOCOLS["rela"]
+    ).values
+    for alone, f2 in (([HIT], 0), ([row(6, 8, 8, p_target=says)], NAN), ([RIGHT_NONE], 1), ([row(0, 90, 0)], 0)):
+        values = scores(counts_of(*alone), PROTOCOLS["cohd"]).values
+        assert math.isnan(values["N+T-acc"])
+        assert values["F2"] == f2 or (math.isnan(f2) and math.isnan(values["F2"]))
+
+
+def test_r_refcoco_by_hand():
+    """Three references: hits and a false alarm; a miss and a right none; no-target phrases alone, one of two right."""
+    hit, more = row(6, 8, 8), row(4, 6, 8)
+    rows = [hit, row(0, 7, 0), more, RIGHT_NONE, MISSED, RIGHT_NONE, FALSE_ALARM]
+    references = np.array([3, 3, 3, 1, 1, 2, 2])
+    found = scores(counts_of(*rows), PROTOCOLS["r-refcoco"], references).values
+    assert found["mRR"] == pytest.approx((0 / 1 + 1 / 1 + 1 / 2) / 3)
+    assert found["rIoU"] == pytest.approx((10 / (10 + 10 + 7) + 0 / 5 + 0 / 7) / 3)
+    assert found["mIoU"] == pytest.approx(((6 / 10 + 4 / 10) / 2 + 0) / 2)
+    assert found["oIoU"] == 10 / 25
+    alone = scores(counts_of(hit), PROTOCOLS["r-refcoco"], np.array([5])).values
+    assert (math.isnan(alone["mRR"]), alone["rIoU"]) == (True, 0.6)
+    silent = scores(counts_of(RIGHT_NONE, EMPTY_TARGET_EMPTY), PROTOCOLS["r-refcoco"], np.array([5, 5])).values
+    assert (silent["mRR"], silent["mIoU"], math.isnan(silent["rIoU"])) == (1, 0, True)
+    assert all(math.isnan(v) for v in scores(counts_of(), PROTOCOLS["r-refcoco"], np.zeros(0)).values.values())
 
 
 def test_relas_evaluator_to_the_last_digit():
@@ -183,8 +271,10 @@ def test_relas_evaluator_to_the_last_digit():
     [
         # strict, and tenths are the doubles that 5/10 .. 9/10 divide to
         *(("refseg", tenths, False) for tenths in (5, 6, 7, 8, 9)),
+        *(("phrasecut", tenths, False) for tenths in (5, 6, 7, 8, 9)),
         *(("thesis", tenths, False) for tenths in (7, 8, 9)),
         *(("lavt", tenths, True) for tenths in (5, 6, 7, 8, 9)),
+        *(("ref-zom", tenths, True) for tenths in (5, 6, 7, 8, 9)),
         *(("rela", tenths, True) for tenths in (7, 8, 9)),
         # single precision: 0.7 and 0.9 are rounded down, 0.6 and 0.8 up, 0.5 not at all
         *((name, tenths, tenths in (7, 9)) for name in ("cris", "cgformer") for tenths in (5, 6, 7, 8, 9)),
@@ -284,6 +374,15 @@ def test_equal_to_the_evaluator_written_out(name):
 
 
 @settings(deadline=None)
+@given(st.lists(st.tuples(drawn_samples(), st.integers(0, 4)), max_size=14))
+def test_r_refcoco_reference_by_reference(drawn):
+    samples, references = [s for s, _ in drawn], [r for _, r in drawn]
+    table = scores(counts_from(samples), PROTOCOLS["r-refcoco"], np.array(references, dtype=np.int64)).table()
+    for metric, value in r_refcoco(samples, references).items():
+        assert table[metric] == (None if value is None else pytest.approx(100 * value, abs=1e-9)), metric
+
+
+@settings(deadline=None)
 @given(st.lists(drawn_samples(), max_size=12))
 def test_refseg_with_its_defaults_is_the_thesis_without_the_fifty_pixels(samples):
     """An answer of one pixel is an answer; the head, where there is one, is heard at 0.5."""
@@ -304,6 +403,15 @@ def test_the_order_of_many_expressions_changes_no_bit(name):
     expected = scores(counts, PROTOCOLS[name]).table()
     for _ in range(20):
         assert scores(counts.rows(rng.permutation(1000)), PROTOCOLS[name]).table() == expected
+
+
+def test_the_order_of_a_references_phrases_changes_no_bit():
+    rows = [row(i % 97, 97 + i % 13, 97 + i % 7) if i % 3 else row(0, i % 5, 0) for i in range(1000)]
+    counts, references, rng = counts_of(*rows), np.arange(1000) // 9, np.random.default_rng(0)
+    expected = scores(counts, PROTOCOLS["r-refcoco"], references).table()
+    for _ in range(20):
+        order = rng.permutation(1000)
+        assert scores(counts.rows(order), PROTOCOLS["r-refcoco"], references[order]).table() == expected
 
 
 @settings(deadline=None)

@@ -73,11 +73,15 @@ class Annotation:
 
 
 class Sentence(NamedTuple):
-    """A phrase of a reference.  text, raw: as in `records.Expression`."""
+    """A phrase of a reference.
+
+    text, raw: as in `records.Expression`.  exists: False for a wrong description, which has no target (R-RefCOCO).
+    """
 
     sent_id: int
     text: str
     raw: str
+    exists: bool = True
 
 
 def to_sentence(row: Mapping[str, Any]) -> Sentence:
@@ -88,7 +92,8 @@ def to_sentence(row: Mapping[str, Any]) -> Sentence:
     """
     sent, raw = row.get("sent"), row.get("raw")
     text = string(raw if sent is None else sent, "sent")
-    return Sentence(whole(row["sent_id"], "sent_id"), text, string(sent if raw is None else raw, "raw"))
+    typed = string(sent if raw is None else raw, "raw")
+    return Sentence(whole(row["sent_id"], "sent_id"), text, typed, bool(row.get("exist", True)))
 
 
 @dataclass(frozen=True, slots=True)

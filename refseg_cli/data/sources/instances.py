@@ -266,12 +266,12 @@ def _draft(
         if any(a not in position for a in ref.ann_ids):
             continue
         targets = tuple(dict.fromkeys(position[a] for a in ref.ann_ids))
-        for sent_id, phrase, raw in ref.sentences:
+        for sent_id, phrase, raw, exists in ref.sentences:
             if fault := fault_of(phrase) or fault_of(raw):
                 detail = f"sentence {sent_id} with {fault}"
                 problems.append(Problem(Reason.BROKEN_TEXT, file, (ref.ref_id,), detail))
             elif phrase.strip():
-                expressions.append(Expression(phrase, ref.ref_id, sent_id, targets, raw))
+                expressions.append(Expression(phrase, ref.ref_id, sent_id, targets if exists else (), raw))
             else:
                 problems.append(Problem(Reason.EMPTY_EXPRESSION, file, (ref.ref_id,), f"sentence {sent_id}"))
     return Draft(image_id, file_name, split, height, width, tuple(annotations), tuple(expressions))
