@@ -35,7 +35,7 @@ _refseg() {
             "refseg eval --model") compopt -o dirnames; return ;;
             "refseg eval --set") return ;;
             "refseg eval --split") _refseg_words train val test testA testB; return ;;
-            "refseg eval --protocol") _refseg_words refseg thesis thesis-50pix lavt cris cgformer vlt asda rela mmdet all; return ;;
+            "refseg eval --protocol") _refseg_words refseg thesis thesis-50pix lavt cris cgformer vlt asda mmdet lisa phrasecut rela cohd gsva gsva-zom ref-zom r-refcoco all; return ;;
             "refseg eval --limit") return ;;
             "refseg eval --calibrate") _refseg_words train val test testA testB; return ;;
             "refseg eval --from") compopt -o default; return ;;
@@ -55,7 +55,7 @@ _refseg() {
             "refseg calibrate --split") _refseg_words train val test testA testB; return ;;
             "refseg calibrate --batch-images") return ;;
             "refseg calibrate --device") _refseg_words auto cpu cuda mps; return ;;
-            "refseg compare --protocol") _refseg_words refseg thesis thesis-50pix lavt cris cgformer vlt asda rela mmdet all; return ;;
+            "refseg compare --protocol") _refseg_words refseg thesis thesis-50pix lavt cris cgformer vlt asda mmdet lisa phrasecut rela cohd gsva gsva-zom ref-zom r-refcoco all; return ;;
             "refseg compare --resamples") return ;;
             "refseg predict --output" | "refseg predict -o") compopt -o default; return ;;
             "refseg predict --format" | "refseg predict -f") _refseg_words png overlay explain rle json; return ;;

@@ -45,7 +45,7 @@ complete -c refseg -n '__refseg_at \'refseg eval\'' -l data -r -f -a '(__fish_co
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l model -r -f -a '(__fish_complete_directories)' -d 'Folder of a trained model; the bundled one if not given.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l set -r -f -d 'Change one value of the model\'s recipe, e.g. model.oracle=mask; repeatable.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l split -r -f -a 'train val test testA testB' -d 'Splits, with commas between them.'
-complete -c refseg -n '__refseg_at \'refseg eval\'' -l protocol -r -f -a 'refseg thesis thesis-50pix lavt cris cgformer vlt asda rela mmdet all' -d 'Whose rules to count by, with commas between them, or all.'
+complete -c refseg -n '__refseg_at \'refseg eval\'' -l protocol -r -f -a 'refseg thesis thesis-50pix lavt cris cgformer vlt asda mmdet lisa phrasecut rela cohd gsva gsva-zom ref-zom r-refcoco all' -d 'Evaluation protocols, comma-separated, or all. Ours: refseg, thesis, thesis-50pix. One target: lavt, cris, cgformer, vlt, asda, mmdet, lisa, phrasecut. Any number of targets: rela, cohd, gsva, gsva-zom, ref-zom, r-refcoco.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l limit -r -f -d 'Images of each split; 0 for all.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l calibrate -r -f -a 'train val test testA testB' -d 'First do as \'refseg calibrate\' does, on that split.'
 complete -c refseg -n '__refseg_at \'refseg eval\'' -l from -r -F -d 'Score these predictions instead: JSON lines, COCO or records.'
@@ -77,7 +77,7 @@ complete -c refseg -n '__refseg_at \'refseg calibrate\'' -l quiet -s q -d 'Print
 complete -c refseg -n '__refseg_at \'refseg calibrate\'' -l help -s h -d 'Show help and stop.'
 complete -c refseg -n '__refseg_at \'refseg compare\'' -F
 complete -c refseg -n '__refseg_at \'refseg compare\'' -F
-complete -c refseg -n '__refseg_at \'refseg compare\'' -l protocol -r -f -a 'refseg thesis thesis-50pix lavt cris cgformer vlt asda rela mmdet all' -d 'Whose rules to count by, with commas between them, or all.'
+complete -c refseg -n '__refseg_at \'refseg compare\'' -l protocol -r -f -a 'refseg thesis thesis-50pix lavt cris cgformer vlt asda mmdet lisa phrasecut rela cohd gsva gsva-zom ref-zom r-refcoco all' -d 'Evaluation protocols, comma-separated, or all. Ours: refseg, thesis, thesis-50pix. One target: lavt, cris, cgformer, vlt, asda, mmdet, lisa, phrasecut. Any number of targets: rela, cohd, gsva, gsva-zom, ref-zom, r-refcoco.'
 complete -c refseg -n '__refseg_at \'refseg compare\'' -l resamples -r -f -d 'Random swaps of two models\' answers behind a p-value; 0 for neither p-values nor intervals.'
 complete -c refseg -n '__refseg_at \'refseg compare\'' -l json -d 'Print the result as JSON on stdout.'
 complete -c refseg -n '__refseg_at \'refseg compare\'' -l markdown -d 'Print the tables in Markdown.'
