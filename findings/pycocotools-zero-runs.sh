@@ -13,7 +13,7 @@
 # Seen with pycocotools 2.0.11, numpy 2.4.6, Python 3.11.7, Linux x86-64:
 #   [2, 3, 0, 3, 8] and [0, 5, 0, 11]: decoded union 16 intersection 6 IoU 0.375 | merge, iou union 5 intersection 3 IoU 0.6
 #   [2, 6, 8] and [0, 16]: decoded union 16 intersection 6 IoU 0.375 | merge, iou union 16 intersection 6 IoU 0.375
-# (What `merge` returns has runs for 5 of the 16 pixels; `decode` leaves the others as they were in memory.)
+# (What `merge` returns has runs for 5 of the 16 pixels.)
 #
 # A way around: join the pieces before the mask is used, or encode(decode(mask)).
 # Exit status: 0 if it is as described here; 1 if the behaviour is another, 2 if the packages cannot be installed.
