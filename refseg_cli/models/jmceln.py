@@ -228,7 +228,8 @@ class WindowAttention(nn.Module):
             bias = (bias + seen).repeat(x.shape[0], 1, 1, 1)  # (b, m, side^2, side^2)
         # (b, m, side^2, d), all windows of all maps on one axis: torch.onnx takes attention of 4 axes alone.
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        z = self.out(attended.transpose(1, 2).flatten(2)).unflatten(1, (self.side, self.side))
+        # Heads joined by a copy: the layout differs between kernels, and torch.onnx does not trace with the one in use.
+        z = self.out(torch.cat(attended.unbind(1), -1)).unflatten(1, (self.side, self.side))
         z = z.unflatten(0, (-1, (h + down) // self.side, (w + right) // self.side))
         z = z.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (n, c, padded h, padded w)
         return x + z[..., :h, :w]

@@ -14,7 +14,7 @@ from variants import MODULES, VARIANTS, has_exists, named, without_influence
 from refseg_cli import checkpoint
 from refseg_cli.config import ARCHITECTURES, DataConfig, Recipe, TextConfig
 from refseg_cli.data.text import Tokenizer, build_tokenizer
-from refseg_cli.engine.export import FORMATS, TOLERANCE, Format, Graph, Run, trace
+from refseg_cli.engine.export import FORMATS, Format, Graph, Run, trace
 from refseg_cli.models import MODELS, build_model
 from refseg_cli.records import Batch, Prediction
 
@@ -72,10 +72,10 @@ def outputs(prediction: Prediction) -> list[Tensor]:
     return [t for t in (prediction.mask_logits, prediction.exists_logit) if t is not None]
 
 
-def assert_same(ours: Tensor, theirs: Tensor, *, share: float = 1e-5) -> None:
-    """Within this share of the largest logit, or of 1: float32 sums come in another order for another batch."""
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    """Within 1e-5 of the largest logit, or of 1: float32 sums come in another order for another batch."""
     assert ours.shape == theirs.shape
-    assert float((ours - theirs).abs().max()) <= share * max(1.0, float(theirs.abs().max()))
+    assert float((ours - theirs).abs().max()) <= 1e-5 * max(1.0, float(theirs.abs().max()))
 
 
 def part(batch: Batch, image: int, rows: slice) -> Batch:
@@ -229,11 +229,7 @@ def test_every_variant_as_a_file(variant: str, tmp_path: Path) -> None:
 
 
 def exported_equals_eager(variant: str, *, formats: list[Format], folder: Path = Path()) -> None:
-    """The traced graph, and the files made of it, at other numbers of images and expressions than it was traced at.
-
-    Another runtime's rounding grows where PWAM meets a phrase of one word: all pixels read the same, and its instance
-    norm divides what is left of their difference by the root of 1e-5.
-    """
+    """The traced graph, and the files made of it, at other numbers of images and expressions than it was traced at."""
     graph = Graph(model_of(variant))
     program = trace(graph, inputs_of(batch_of((2, 3, 4), (0, 0, 1))))
     module = program.module()
@@ -242,13 +238,15 @@ def exported_equals_eager(variant: str, *, formats: list[Format], folder: Path =
         write, read = FORMATS[kind]
         write(program, folder / f"model.{kind}", {})
         runs[kind] = read(folder / f"model.{kind}")
-    batch = batch_of(images=(0, 0, 1, 2, 2))
-    for inputs in (inputs_of(batch), inputs_of(part(batch, 1, slice(2, 3)))):
-        with torch.no_grad():
-            expected = graph(*inputs)
-            for kind, run in runs.items():
+    for kind, run in runs.items():
+        # One or two words read nearly the same at every pixel; PWAM's instance norm then divides what rounding leaves
+        # of their difference by the root of 1e-5, and another runtime rounds otherwise.
+        batch = batch_of((7, 3, 5, 3 if kind == "onnx" else 1, 4), (0, 0, 1, 2, 2))
+        for inputs in (inputs_of(batch), inputs_of(part(batch, 2, slice(3, 4)))):
+            with torch.no_grad():
+                expected = graph(*inputs)
                 for ours, theirs in zip(run(inputs), expected, strict=True):
-                    assert_same(ours, theirs, share=TOLERANCE if kind == "onnx" else 1e-5)
+                    assert_same(ours, theirs)
 
 
 def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
