@@ -1,0 +1,81 @@
+"""The forms in which people have referring data, beside that of the REFER downloads; which one a file is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refseg_cli.data import tables
+from refseg_cli.data.sources import Ref, jxu124, lmms_lab
+from refseg_cli.data.sources.gathering import File, Gathering
+from refseg_cli.data.sources.instances import load_json
+from refseg_cli.errors import RefsegError, unknown_name
+
+PARQUET, JSON = ".parquet", ".json"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form that files may have.
+
+    tells:       whether what `probe` gives is of this form.
+    read:        the references of a file; what else is there goes into the gathering. The collection names the splits
+        that the files' names tell.
+    per_picture: there is a file for each picture, named as the picture is, so that its name tells no split.
+    """
+
+    tells: Callable[[Any], bool]
+    read: Callable[[File, Gathering, Collection[str]], Iterator[Ref]]
+    per_picture: bool = False
+
+
+def _columns(wanted: frozenset[str]) -> Callable[[Any], bool]:
+    return lambda found: isinstance(found, tuple) and wanted <= set(found)
+
+
+FORMS: dict[str, Form] = {
+    "jxu124": Form(_columns(jxu124.COLUMNS), jxu124.read),
+    "lmms-lab": Form(_columns(lmms_lab.COLUMNS), lmms_lab.read),
+}
+
+
+def find(path: Path, name: str | None) -> str:
+    """The form of a file, which `name` says if it is given.
+
+    Raises:
+        RefsegError: there is no such form, or the file is of none.
+    """
+    if name is not None:
+        if name not in FORMS:
+            raise unknown_name("form", name, FORMS)
+        return name
+    value = probe(path)
+    found = next((name for name, form in FORMS.items() if form.tells(value)), None)
+    if found is None:
+        raise RefsegError(
+            f"{path}: of no form that is known: {_what(value)}",
+            hint=f"forms are {', '.join(FORMS)}; see docs/data.md",
+        )
+    return found
+
+
+def probe(path: Path) -> Any:
+    """What tells a file's form: the names of its columns, or its JSON value."""
+    return tables.column_names(str(path)) if path.suffix == PARQUET else load_json(path, hint=_THERE)[0]
+
+
+_THERE = "name files, or folders with Parquet or JSON files"
+
+
+def _what(value: Any) -> str:
+    """A few words on a file that is of no form."""
+    if isinstance(value, tuple):
+        return f"Parquet with the columns {', '.join(value)}"
+    if isinstance(value, dict):
+        return f"JSON with the keys {', '.join(map(str, list(value)[:8]))}"
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(first, dict):
+        return f"JSON, a list of rows with the keys {', '.join(map(str, list(first)[:8]))}"
+    return f"JSON, a {type(value).__name__}"

@@ -1,0 +1,242 @@
+"""What readers of other forms find: photos, objects and references, in COCO's terms.
+
+Each form has a file of its own, with a function that goes through one of its files, tells a `Gathering` of the photos
+and objects there, and yields a `Ref` for each reference. From there the road is that of the REFER downloads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from refseg_cli.data import formats
+from refseg_cli.data.orientation import Frame, turned_size
+from refseg_cli.data.sources import Problem, Ref, Sentence, to_sentence
+from refseg_cli.data.sources.instances import Instances, parse
+from refseg_cli.data.sources.values import brief, string, whole
+from refseg_cli.data.sources.whereabouts import Photos
+from refseg_cli.errors import RefsegError
+
+COCO = "coco"
+UNNAMED = 0  # the category of objects of which a form says none
+# Also REFER's own names, which go on with the number of a reference: COCO_train2014_000000581857_16.jpg.
+_COCO_NAME = re.compile(r"(COCO_(?:train|val)2014_(\d{12}))(?:_\d+)?(\.\w+)")
+_COCO_NAME_OF_2017 = re.compile(r"(\d{12})\.jpe?g", re.IGNORECASE)
+# The id of a photo by its content: a number that JavaScript and jq, which count in doubles, do not round.
+_ID_DIGITS = 13  # of 4 bits
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file to read.
+
+    split: of references that do not say theirs; None if nothing tells it.  forced: it holds for all of them.
+    """
+
+    path: Path
+    split: str | None
+    forced: bool = False
+
+    def split_of(self, row: Any) -> str:
+        """The split of a reference, given what its row says of it; None for nothing.
+
+        Raises:
+            ValueError: neither the row nor the file says one.
+        """
+        if self.split is not None and (self.forced or row is None):
+            return self.split
+        if row is None:
+            raise ValueError("of no known split: see --split")
+        split = string(row, "split")
+        return "val" if split == "validation" else split
+
+
+@dataclass(slots=True)
+class Gathering:
+    """The photos and objects found so far.
+
+    photos:    where photos lie.
+    folder:    for the photos that a form holds within its files.
+    problems:  what is left out is appended here.
+    known:     `instances.json` as given beside the form, which then holds all photos and objects.
+    masks_on:  the pixels that masks were drawn on, where a form says no size.
+    masks:     folder of mask files, as the user names it.
+    """
+
+    photos: Photos
+    folder: Path
+    problems: list[Problem]
+    known: Instances | None = None
+    masks_on: Frame = "upright"
+    masks: Path | None = None
+    _paths: dict[int, Path | None] = field(default_factory=dict)
+    _images: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _annotations: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _categories: dict[int, str] = field(default_factory=dict)
+    _sources: Counter[str] = field(default_factory=Counter)
+    _ann_ids: Any = field(default_factory=lambda: count(1))
+    _ref_ids: Any = field(default_factory=lambda: count(1))
+    _sent_ids: Any = field(default_factory=lambda: count(1))
+
+    def photo(
+        self,
+        name: str,
+        *,
+        image_id: Any = None,
+        size: tuple[Any, Any] | None = None,
+        data: bytes | None = None,
+        source: str = "",
+    ) -> int:
+        """Note a photo; its id: COCO's by its name, or as given, or made of its content.
+
+        Args:
+            name: its file.
+            size: (height, width) in pixels; None to look.
+            data: the file's bytes, where the form holds them.
+            source: where `image_id` comes from, if not from COCO.
+
+        Raises:
+            ValueError: the id is none, or not the one in its name, or the photo was of another size before.
+        """
+        name, of_name = _coco(name)
+        given = None if image_id is None else whole(image_id, "image_id")
+        if of_name is not None and given not in (None, of_name):
+            raise ValueError(f"image_id {given}, but the photo is {name}")
+        path = self.photos.find(name) if data is None else None
+        if of_name is not None or given is not None:
+            number = of_name if given is None else given
+        else:
+            number = _id_of(data if data is not None else path.read_bytes() if path else name.encode())
+        assert number is not None
+        if number not in self._images:
+            self._paths[number] = path = path if data is None else self._write(number, name, data)
+            height, width = size or self._measure(path)
+            self._images[number] = {"id": number, "file_name": name, "height": height, "width": width}
+            self._sources[COCO if of_name is not None else source] += 1
+        elif size and tuple(size) != (self._images[number]["height"], self._images[number]["width"]):
+            raise ValueError(f"image {number} of two sizes")
+        return number
+
+    def path(self, image_id: int, name: str) -> Path | None:
+        """Where a photo is; None if it is missing."""
+        return self._paths[image_id] if image_id in self._paths else self.photos.find(name)
+
+    def annotation(
+        self,
+        image_id: int,
+        segmentation: Any,
+        *,
+        ann_id: Any = None,
+        box: Any = None,
+        category: int = UNNAMED,
+        iscrowd: Any = 0,
+    ) -> int:
+        """Note an object; its id: as given, or a new one.
+
+        Raises:
+            ValueError: the id is none, or belongs to another photo.
+        """
+        number = next(self._ann_ids) if ann_id is None else whole(ann_id, "ann_id")
+        there = self._annotations.setdefault(
+            number,
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": category,
+                "bbox": box,
+                "segmentation": segmentation,
+                "iscrowd": iscrowd,
+            },
+        )
+        if there["image_id"] != image_id:
+            raise ValueError(f"ann_id {number} in two images")
+        return number
+
+    def category(self, category_id: Any = None, name: str = "") -> int:
+        """Note a category, by its id or its name; its id."""
+        if category_id is not None:
+            number = whole(category_id, "category_id")
+        else:
+            number = next((n for n, known in self._categories.items() if known == name), len(self._categories) + 1)
+        if name or number not in self._categories:
+            self._categories[number] = name
+        return number
+
+    def ref(
+        self, image_id: int, ann_ids: Iterable[int], phrases: Sequence[Any], *, split: str, ref_id: Any = None
+    ) -> Ref:
+        """A reference with phrases that are strings, or rows of REFER's `sentences`; ids that it lacks are new ones.
+
+        Raises:
+            KeyError, ValueError: a phrase or an id is broken.
+        """
+        if not isinstance(phrases, list | tuple):
+            raise ValueError(f"{brief(phrases)} in place of a list of phrases")
+        number = next(self._ref_ids) if ref_id is None else whole(ref_id, "ref_id")
+        return Ref(number, image_id, split, tuple(ann_ids), tuple(map(self._sentence, phrases)))
+
+    def instances(self, file: str) -> Instances:
+        """All of it, checked; or the known ones.
+
+        file: what to call it in messages.
+        """
+        if self.known is not None:
+            return self.known
+        categories = [{"id": number, "name": name} for number, name in {UNNAMED: "", **self._categories}.items()]
+        images, annotations = list(self._images.values()), list(self._annotations.values())
+        return parse({"images": images, "annotations": annotations, "categories": categories}, file=file)
+
+    def image_source(self, name: str) -> str:
+        """Where the ids of the photos come from; `name` for those that a form numbers for itself.
+
+        Raises:
+            RefsegError: from more than one place, so that one id may stand for two pictures.
+        """
+        if len(self._sources) > 1:
+            raise RefsegError(
+                "photos of COCO and others together, whose ids may be the same",
+                hint="prepare the files one by one, each with a name of its own",
+            )
+        return next(iter(self._sources), "") or name
+
+    def _sentence(self, phrase: Any) -> Sentence:
+        if isinstance(phrase, dict):
+            return to_sentence({"sent_id": next(self._sent_ids), **phrase})
+        return Sentence(next(self._sent_ids), string(phrase, "phrase"), phrase)
+
+    def _write(self, number: int, name: str, data: bytes) -> Path:
+        path = self.folder / f"{number}{Path(name).suffix[:8]}"
+        path.write_bytes(data)
+        return path
+
+    def _measure(self, path: Path | None) -> tuple[int, int]:
+        """(height, width) of a photo in the pixels that masks were drawn on; zeros if it cannot be read.
+
+        Whoever reads it to the end says what is wrong with it.
+        """
+        try:
+            with formats.opened(path.read_bytes() if path else b"", max_pixels=None) as image:
+                size = (image.height, image.width)
+                return turned_size(size, formats.orientation(image)) if self.masks_on == "upright" else size
+        except (ValueError, OSError):
+            return (0, 0)
+
+
+def _coco(name: str) -> tuple[str, int | None]:
+    """A photo's name without what REFER appends to it, and COCO's id of it; None if it is no name of COCO's."""
+    base = re.split(r"[/\\]", name)[-1]
+    if found := _COCO_NAME.fullmatch(base):
+        return name[: len(name) - len(base)] + found[1] + found[3], int(found[2])
+    if found := _COCO_NAME_OF_2017.fullmatch(base):
+        return name, int(found[1])
+    return name, None
+
+
+def _id_of(content: bytes) -> int:
+    return int(hashlib.sha256(content).hexdigest()[:_ID_DIGITS], 16)
