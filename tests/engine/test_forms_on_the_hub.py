@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forms import FIRST, FIRST_BOX, SECOND, SECOND_BOX, meaning, meanings, records, run, write_parquet
+from forms import FIRST, FIRST_BOX, SECOND, SECOND_BOX, meaning, meanings, pixels, records, run, write_parquet
 from raw_layout import HEIGHT, WIDTH, jpeg
 
 from refseg_cli.app import main
+from refseg_cli.data import masks
 from refseg_cli.data.check import check
 from refseg_cli.errors import RefsegError
 
@@ -130,6 +131,42 @@ def test_a_flat_polygon_that_is_less_than_the_object_is_told(tmp_path):
     assert "ends before its box does" in str(problem)
 
 
+def moondream(photo: bytes, *samples: Row) -> Row:
+    return {"image": {"bytes": photo, "path": "image.jpg"}, "samples": list(samples)}
+
+
+def sample(sentences: list[str], box: list[float], **changes: Any) -> Row:
+    rle = masks.encode(pixels(box))
+    mask = {"counts": rle.counts.decode(), "size": [HEIGHT, WIDTH]}
+    return {"sentences": sentences, "bbox": box, "mask": mask, **changes}
+
+
+def test_moondream(tmp_path):
+    """A photo without a name has an id by its content: the same one wherever it comes again."""
+    rows = [
+        moondream(jpeg(1), sample(["left cat", "a cat"], FIRST_BOX), sample(["right cat"], SECOND_BOX)),
+        moondream(jpeg(2), sample(["it"], FIRST_BOX)),
+    ]
+    write_parquet(tmp_path / "a/validation-00000-of-00001.parquet", rows)
+    write_parquet(tmp_path / "b/train.parquet", rows[1:])
+    report = run(tmp_path / "out", tmp_path / "a", tmp_path / "b", name="m")
+    val, train = records(tmp_path / "out", "val"), records(tmp_path / "out", "train")
+    assert {record.image for record in val} == {jpeg(1), jpeg(2)}
+    assert [r.image_id for r in val if r.image == jpeg(2)] == [train[0].image_id]
+    assert all(0 <= record.image_id < 1 << 52 for record in val)
+    assert sorted(meanings(tmp_path / "out", "val")) == sorted(
+        [
+            meaning("left cat", FIRST_BOX),
+            meaning("a cat", FIRST_BOX),
+            meaning("right cat", SECOND_BOX),
+            meaning("it", FIRST_BOX),
+        ]
+    )
+    assert (report.manifest.image_source, report.problems) == ("m", ())
+    (leak,) = check([str(tmp_path / "out")]).leaks
+    assert leak.images == 1
+
+
 def test_photos_of_coco_are_known_again(tmp_path):
     """The leakage check sees a photo of a training split in a test split of another form."""
     photos = write_photos(tmp_path / "photos")
@@ -162,13 +199,19 @@ def broken(row: Row, **changes: Any) -> Row:
         (lmms_lab(NAMES[1], b"GIF", ["a"], FIRST, FIRST_BOX), "broken image"),
         (lmms_lab(NAMES[1], jpeg(1), ["a"], [1.0, 2.0, 3.0], FIRST_BOX), "no list of x, y pairs"),
         (lmms_lab(NAMES[1], jpeg(1), [" "], FIRST, FIRST_BOX), "empty expression"),
+        (
+            moondream(jpeg(1), sample(["a"], FIRST_BOX, mask={"counts": "x", "size": [1]})),
+            "row 0: mask of the size [1]",
+        ),
+        (moondream(jpeg(1), sample(["a"], FIRST_BOX, mask={"counts": "x", "size": [24, 32]})), "damaged RLE"),
+        (moondream(jpeg(1), sample(["a"], FIRST_BOX, mask={"counts": "x", "size": [4, 3]})), "in place of 3x4"),
         (broken(lmms_lab(NAMES[1], jpeg(1), ["a"], FIRST, FIRST_BOX), image=None), "row 0: no photo"),
     ],
 )
 def test_broken_rows_are_named(tmp_path, row, message):
     photos = write_photos(tmp_path / "photos")
     write_parquet(tmp_path / "train.parquet", [row])
-    with pytest.raises(RefsegError, match=r"train\.parquet|COCO_train2014") as error:
+    with pytest.raises(RefsegError, match=r"train\.parquet|COCO_train2014|image\.jpg") as error:
         run(tmp_path / "out", tmp_path / "train.parquet", images=photos)
     assert message in error.value.message
 

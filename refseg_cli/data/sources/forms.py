@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg_cli.data import tables
-from refseg_cli.data.sources import Ref, jxu124, lmms_lab
+from refseg_cli.data.sources import Ref, jxu124, lmms_lab, mdetr, moondream, seqtr
 from refseg_cli.data.sources.gathering import File, Gathering
 from refseg_cli.data.sources.instances import load_json
 from refseg_cli.errors import RefsegError, unknown_name
@@ -38,6 +38,9 @@ def _columns(wanted: frozenset[str]) -> Callable[[Any], bool]:
 FORMS: dict[str, Form] = {
     "jxu124": Form(_columns(jxu124.COLUMNS), jxu124.read),
     "lmms-lab": Form(_columns(lmms_lab.COLUMNS), lmms_lab.read),
+    "moondream": Form(_columns(moondream.COLUMNS), moondream.read),
+    "mdetr": Form(mdetr.tells, mdetr.read),
+    "seqtr": Form(seqtr.tells, seqtr.read),
 }
 
 
