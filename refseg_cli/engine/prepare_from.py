@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refseg_cli.data import storage
@@ -62,7 +62,7 @@ def prepare_from(request: FromRequest, *, progress: Progress = silent) -> Prepar
 
 def _read(request: FromRequest, folder: Path, progress: Progress) -> Material:
     inputs = [(path, root) for root in request.inputs for path in _files(root)]
-    name = forms.find(inputs[0][0], request.form)
+    name = forms.find([path for path, _ in inputs], request.form)
     form = FORMS[name]
     files = [_file(path, root, request.split, by_name=not form.per_picture) for path, root in inputs]
     problems: list[Problem] = []
@@ -71,6 +71,7 @@ def _read(request: FromRequest, folder: Path, progress: Progress) -> Material:
         known, digests["instances"] = instances.read(request.instances)
     gathering = Gathering(
         photos=Photos(_photo_folders(request, inputs)),
+        photos_named=request.images is not None,
         folder=folder,
         problems=problems,
         known=known,
@@ -78,18 +79,23 @@ def _read(request: FromRequest, folder: Path, progress: Progress) -> Material:
         masks=request.masks,
     )
     refs: list[Ref] = []
+    file_of: dict[int, str] = {}
     splits = {file.split for file in files if file.split}
     for number, file in enumerate(files, start=1):
-        refs += form.read(file, gathering, splits)
+        found = list(form.read(file, gathering, splits))
+        file_of |= {ref.ref_id: file.path.name for ref in found}
+        refs += found
         progress("read", number, len(files))
     title = files[0].path.name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-    drafts = instances.drafts(refs, gathering.instances(title), splits=(), file=title, problems=problems)
+    faults: list[Problem] = []
+    drafts = instances.drafts(refs, gathering.instances(title), splits=(), file=title, problems=faults)
+    problems += (replace(p, file=file_of[p.ref_ids[0]]) if p.file == title and p.ref_ids else p for p in faults)
     entries = tuple(_with_photos(drafts, gathering, problems))
     return Material(
         request.name,
         name,
         gathering.image_source(request.name),
-        {"form": name, "sha256": {**digests, **_digests(files, whole=form.per_picture)}},
+        {"form": name, "sha256": {**digests, **gathering.digests(), **_digests(files, whole=form.per_picture)}},
         entries,
         {ref.ref_id: ref.split for ref in refs if instances.SPLIT_NAME.fullmatch(ref.split)},
         tuple(problems),

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from forms import FIRST, FIRST_BOX, SECOND, SECOND_BOX, meaning, meanings, pixels, records, run
+from forms import FIRST, FIRST_BOX, SECOND, SECOND_BOX, meaning, meanings, pixels, points, records, run
+from PIL import Image
 from raw_layout import HEIGHT, WIDTH, jpeg
 
 from refseg_cli.data import masks
@@ -61,7 +63,7 @@ def mdetr(masks_within: bool = True) -> Json:
     def annotation(number: int, original_id: int, box: list[float], polygon: list[float], **changes: Any) -> Json:
         row = {
             "id": number,
-            "image_id": number if "image_id" not in changes else changes["image_id"],
+            "image_id": changes.get("image_id", number),
             "original_id": original_id,
             "bbox": box,
             "category_id": 17,
@@ -186,3 +188,116 @@ def test_broken_seqtr_is_named(tmp_path, photos):
     }
     for message, row in rows.items():
         refuse(tmp_path, write(path, {"val": [row]}), message, images=photos)
+
+
+# PhraseCut
+
+
+def phrasecut(number: int, image_id: int, phrase: str, *objects: tuple[list[float], list[float]]) -> Json:
+    return {
+        "task_id": f"{image_id}__{number}",
+        "image_id": image_id,
+        "ann_ids": [number],
+        "instance_boxes": [box for _, box in objects],
+        "Polygons": [[points(polygon)] for polygon, _ in objects],
+        "phrase": phrase,
+        "phrase_structure": {"name": "cat", "attributes": ["left"], "relation_ids": [], "type": "attribute"},
+    }
+
+
+def test_phrasecut(tmp_path):
+    for number, folder in ((107899, "VG_100K"), (2, "VG_100K_2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{number}.jpg").write_bytes(jpeg(number))
+    rows = [
+        phrasecut(1, 107899, "left cat", (FIRST, FIRST_BOX)),
+        phrasecut(2, 107899, "two cats", (FIRST, FIRST_BOX), (SECOND, SECOND_BOX)),
+        phrasecut(3, 2, "cat", (FIRST, FIRST_BOX)),
+    ]
+    rows[2]["Polygons"][0].append(points(SECOND))  # an object in two parts
+    report = run(tmp_path / "out", write(tmp_path / "refer_miniv.json", rows), images=tmp_path)
+    assert meanings(tmp_path / "out", "miniv") == [
+        ("cat", 1, pixels(FIRST_BOX, SECOND_BOX).tolist()),
+        meaning("left cat", FIRST_BOX),
+        meaning("two cats", FIRST_BOX, SECOND_BOX),
+    ]
+    second, first = records(tmp_path / "out", "miniv")
+    assert (first.image_id, first.image, second.image) == (107899, jpeg(107899), jpeg(2))
+    assert {i.category for i in first.instances} == {"cat"}
+    assert (report.manifest.image_source, report.problems) == ("visual-genome", ())
+
+
+def test_broken_phrasecut_is_named(tmp_path):
+    (tmp_path / "2.jpg").write_bytes(jpeg(2))
+    sound = phrasecut(1, 2, "cat", (FIRST, FIRST_BOX))
+    rows = {
+        "row 1: 1 objects in Polygons, 0 in instance_boxes": {**sound, "instance_boxes": []},
+        "row 1: no phrase": {name: value for name, value in sound.items() if name != "phrase"},
+        "row 1: not enough values": {**sound, "Polygons": [[[[1]]]]},
+        "no polygon of three points": {**sound, "Polygons": [[[[1, 2]]]]},
+        "ref 2: missing image": {**sound, "image_id": 9},
+    }
+    for message, row in rows.items():
+        path = write(tmp_path / "refer_val.json", [sound, row])
+        with pytest.raises(RefsegError) as error:
+            run(tmp_path / "refused", path)
+        assert message in error.value.message
+
+
+# CRIS
+
+
+def cris(ref_id: int, name: str, *sentences: str) -> Json:
+    said = [{"idx": i, "sent_id": ref_id * 10 + i, "sent": sentence} for i, sentence in enumerate(sentences)]
+    row = {"bbox": [2, 5, 6, 8], "cat": 15, "segment_id": ref_id, "img_name": name}
+    return {**row, "sentences": said, "sentences_num": len(said)}
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask * 255).save(path)
+
+
+def test_cris(tmp_path, photos):
+    rows = [cris(3, coco_name(1), "left cat", "a cat"), cris(4, coco_name(2), "it")]
+    path = write(tmp_path / "anns/refcoco/testA.json", rows)
+    write_mask(tmp_path / "masks/refcoco/3.png", pixels(FIRST_BOX))
+    write_mask(tmp_path / "masks/refcoco/4.png", pixels(SECOND_BOX))
+    report = run(tmp_path / "out", path, images=photos)
+    assert meanings(tmp_path / "out", "testA") == [
+        meaning("left cat", FIRST_BOX),
+        meaning("a cat", FIRST_BOX),
+        meaning("it", SECOND_BOX),
+    ]
+    first, _ = records(tmp_path / "out", "testA")
+    assert [(e.ref_id, e.sent_id) for e in first.expressions] == [(3, 30), (3, 31)]
+    assert (first.image_id, report.manifest.image_source) == (1, "coco")
+    write_mask(tmp_path / "masks/refcoco/4.png", pixels(FIRST_BOX))
+    with pytest.raises(RefsegError, match="data prepared from other inputs"):
+        run(tmp_path / "out", path, images=photos)
+    (tmp_path / "masks/refcoco").rename(tmp_path / "elsewhere")
+    run(tmp_path / "out", path, images=photos, masks=tmp_path / "elsewhere", overwrite=True)
+    assert meanings(tmp_path / "out", "testA")[2] == meaning("it", FIRST_BOX)
+
+
+def test_broken_cris_is_named(tmp_path, photos):
+    path = write(tmp_path / "anns/val.json", [cris(3, coco_name(1), "left cat")])
+    refuse(tmp_path, path, "3.png: No such file or directory; --masks is the folder", images=photos)
+    write_mask(tmp_path / "masks/3.png", np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH))
+    refuse(tmp_path, path, "3.png: no mask of two values", images=photos)
+    write_mask(tmp_path / "masks/3.png", np.ones((4, 5), np.uint8))
+    refuse(tmp_path, path, "32x24 in place of 5x4", images=photos)
+
+
+# What is no form
+
+
+def test_other_json_is_named(tmp_path):
+    refs = write(tmp_path / "refs(unc).json", [{"ref_id": 1, "ann_id": 2, "sentences": []}])
+    refuse(tmp_path, refs, "a list of rows with the keys ref_id, ann_id, sentences")
+    coco = write(tmp_path / "instances.json", {"images": [{"id": 1}], "annotations": [], "categories": []})
+    refuse(tmp_path, coco, "JSON with the keys images, annotations, categories")
+    (tmp_path / "page.json").write_text("<html>")
+    refuse(tmp_path, tmp_path / "page.json", "a web page in place of JSON")
+    refuse(tmp_path, write(tmp_path / "x.txt", []), r"neither .parquet nor .json")
+    refuse(tmp_path, write(tmp_path / "number.json", 3), "of no form that is known: JSON, a int")

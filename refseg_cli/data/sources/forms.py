@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refseg_cli.data import tables
-from refseg_cli.data.sources import Ref, jxu124, lmms_lab, mdetr, moondream, seqtr
+from refseg_cli.data.sources import Ref, cris, jxu124, labelme, lmms_lab, mdetr, moondream, phrasecut, reasonseg, seqtr
 from refseg_cli.data.sources.gathering import File, Gathering
-from refseg_cli.data.sources.instances import load_json
 from refseg_cli.errors import RefsegError, unknown_name
 
 PARQUET, JSON = ".parquet", ".json"
@@ -35,17 +34,27 @@ def _columns(wanted: frozenset[str]) -> Callable[[Any], bool]:
     return lambda found: isinstance(found, tuple) and wanted <= set(found)
 
 
+def _rows(keys: frozenset[str]) -> Callable[[Any], bool]:
+    return lambda found: (
+        isinstance(found, list) and bool(found) and isinstance(found[0], dict) and keys <= set(found[0])
+    )
+
+
 FORMS: dict[str, Form] = {
     "jxu124": Form(_columns(jxu124.COLUMNS), jxu124.read),
     "lmms-lab": Form(_columns(lmms_lab.COLUMNS), lmms_lab.read),
     "moondream": Form(_columns(moondream.COLUMNS), moondream.read),
     "mdetr": Form(mdetr.tells, mdetr.read),
     "seqtr": Form(seqtr.tells, seqtr.read),
+    "reasonseg": Form(reasonseg.tells, reasonseg.read, per_picture=True),
+    "labelme": Form(labelme.tells, labelme.read, per_picture=True),
+    "phrasecut": Form(_rows(phrasecut.KEYS), phrasecut.read),
+    "cris": Form(_rows(cris.KEYS), cris.read),
 }
 
 
-def find(path: Path, name: str | None) -> str:
-    """The form of a file, which `name` says if it is given.
+def find(paths: Sequence[Path], name: str | None) -> str:
+    """The form of some files, which `name` says if it is given; otherwise the first one that can be read tells it.
 
     Raises:
         RefsegError: there is no such form, or the file is of none.
@@ -54,7 +63,7 @@ def find(path: Path, name: str | None) -> str:
         if name not in FORMS:
             raise unknown_name("form", name, FORMS)
         return name
-    value = probe(path)
+    path, value = _first(paths)
     found = next((name for name, form in FORMS.items() if form.tells(value)), None)
     if found is None:
         raise RefsegError(
@@ -64,12 +73,28 @@ def find(path: Path, name: str | None) -> str:
     return found
 
 
+def _first(paths: Sequence[Path]) -> tuple[Path, Any]:
+    """The first file that can be read, and its value.
+
+    Raises:
+        RefsegError: what is wrong with the first one, if all are broken.
+    """
+    faults: list[RefsegError] = []
+    for path in paths:
+        try:
+            return path, probe(path)
+        except RefsegError as error:
+            faults.append(error)
+    raise faults[0]
+
+
 def probe(path: Path) -> Any:
-    """What tells a file's form: the names of its columns, or its JSON value."""
-    return tables.column_names(str(path)) if path.suffix == PARQUET else load_json(path, hint=_THERE)[0]
+    """What tells a file's form: the names of its columns, or its JSON value.
 
-
-_THERE = "name files, or folders with Parquet or JSON files"
+    Raises:
+        RefsegError: it cannot be read.
+    """
+    return tables.column_names(str(path)) if path.suffix == PARQUET else labelme.load(path)
 
 
 def _what(value: Any) -> str:

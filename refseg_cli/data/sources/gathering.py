@@ -61,7 +61,7 @@ class File:
 class Gathering:
     """The photos and objects found so far.
 
-    photos:    where photos lie.
+    photos:    where photos lie.  photos_named: the user says so.
     folder:    for the photos that a form holds within its files.
     problems:  what is left out is appended here.
     known:     `instances.json` as given beside the form, which then holds all photos and objects.
@@ -72,13 +72,18 @@ class Gathering:
     photos: Photos
     folder: Path
     problems: list[Problem]
+    photos_named: bool = False
     known: Instances | None = None
     masks_on: Frame = "upright"
     masks: Path | None = None
     _paths: dict[int, Path | None] = field(default_factory=dict)
+    _beside: dict[Path, Photos] = field(default_factory=dict)
+    _takers: dict[Path, Path] = field(default_factory=dict)  # photo -> folder of the file that names it
     _images: dict[int, dict[str, Any]] = field(default_factory=dict)
     _annotations: dict[int, dict[str, Any]] = field(default_factory=dict)
-    _categories: dict[int, str] = field(default_factory=dict)
+    _categories: dict[int, str] = field(default_factory=dict)  # of forms that number them
+    _named: dict[str, int] = field(default_factory=lambda: {"": UNNAMED})  # of forms that do not
+    _mask_files: Any = None  # SHA-256 of all of them
     _sources: Counter[str] = field(default_factory=Counter)
     _ann_ids: Any = field(default_factory=lambda: count(1))
     _ref_ids: Any = field(default_factory=lambda: count(1))
@@ -91,6 +96,7 @@ class Gathering:
         image_id: Any = None,
         size: tuple[Any, Any] | None = None,
         data: bytes | None = None,
+        path: Path | None = None,
         source: str = "",
     ) -> int:
         """Note a photo; its id: COCO's by its name, or as given, or made of its content.
@@ -99,6 +105,7 @@ class Gathering:
             name: its file.
             size: (height, width) in pixels; None to look.
             data: the file's bytes, where the form holds them.
+            path: where the file is; None to look by its name.
             source: where `image_id` comes from, if not from COCO.
 
         Raises:
@@ -108,14 +115,14 @@ class Gathering:
         given = None if image_id is None else whole(image_id, "image_id")
         if of_name is not None and given not in (None, of_name):
             raise ValueError(f"image_id {given}, but the photo is {name}")
-        path = self.photos.find(name) if data is None else None
+        path = path or (self.photos.find(name) if data is None else None)
         if of_name is not None or given is not None:
             number = of_name if given is None else given
         else:
             number = _id_of(data if data is not None else path.read_bytes() if path else name.encode())
         assert number is not None
         if number not in self._images:
-            self._paths[number] = path = path if data is None else self._write(number, name, data)
+            self._paths[number] = path = path or (self._write(number, name, data) if data is not None else None)
             height, width = size or self._measure(path)
             self._images[number] = {"id": number, "file_name": name, "height": height, "width": width}
             self._sources[COCO if of_name is not None else source] += 1
@@ -126,6 +133,28 @@ class Gathering:
     def path(self, image_id: int, name: str) -> Path | None:
         """Where a photo is; None if it is missing."""
         return self._paths[image_id] if image_id in self._paths else self.photos.find(name)
+
+    def size(self, image_id: int) -> tuple[int, int]:
+        """(height, width) of a photo as its masks are drawn on; zeros if it is missing and the form does not say."""
+        row = self._images[image_id]
+        return whole(row["height"], "height"), whole(row["width"], "width")
+
+    def find_beside(self, file: Path, name: str) -> Path | None:
+        """Where the photo is that a file of one picture names; None if it is missing.
+
+        Below the user's folder of photos first, in one named as the file's own if there is such; then beside the file.
+
+        Raises:
+            ValueError: a file of another folder has taken it for its photo, so that it is a guess.
+        """
+        found = self.photos.find(f"{file.parent.name}/{_base(name)}") if self.photos_named else None
+        if found is None:
+            if file.parent not in self._beside:
+                self._beside[file.parent] = Photos([file.parent])
+            found = self._beside[file.parent].find(name) or self.photos.find(name)
+        if found and (other := self._takers.setdefault(found, file.parent)) != file.parent:
+            raise ValueError(f"{found} may be another photo, for a file in {other} names it, too")
+        return found
 
     def annotation(
         self,
@@ -159,11 +188,10 @@ class Gathering:
         return number
 
     def category(self, category_id: Any = None, name: str = "") -> int:
-        """Note a category, by its id or its name; its id."""
-        if category_id is not None:
-            number = whole(category_id, "category_id")
-        else:
-            number = next((n for n, known in self._categories.items() if known == name), len(self._categories) + 1)
+        """Note a category, by its id, or else by its name; its id."""
+        if category_id is None:
+            return self._named.setdefault(name, len(self._named)) if name else UNNAMED
+        number = whole(category_id, "category_id")
         if name or number not in self._categories:
             self._categories[number] = name
         return number
@@ -188,9 +216,19 @@ class Gathering:
         """
         if self.known is not None:
             return self.known
-        categories = [{"id": number, "name": name} for number, name in {UNNAMED: "", **self._categories}.items()]
+        names = {**{number: name for name, number in self._named.items()}, **self._categories}
+        categories = [{"id": number, "name": name} for number, name in names.items()]
         images, annotations = list(self._images.values()), list(self._annotations.values())
         return parse({"images": images, "annotations": annotations, "categories": categories}, file=file)
+
+    def note_mask(self, data: bytes) -> None:
+        """Note a file that is read beside those of the form, so that a rerun sees whether it has changed."""
+        self._mask_files = self._mask_files or hashlib.sha256()
+        self._mask_files.update(data)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what `note_mask` was told of, if there is anything."""
+        return {"masks": self._mask_files.hexdigest()} if self._mask_files else {}
 
     def image_source(self, name: str) -> str:
         """Where the ids of the photos come from; `name` for those that a form numbers for itself.
@@ -230,12 +268,17 @@ class Gathering:
 
 def _coco(name: str) -> tuple[str, int | None]:
     """A photo's name without what REFER appends to it, and COCO's id of it; None if it is no name of COCO's."""
-    base = re.split(r"[/\\]", name)[-1]
+    base = _base(name)
     if found := _COCO_NAME.fullmatch(base):
         return name[: len(name) - len(base)] + found[1] + found[3], int(found[2])
     if found := _COCO_NAME_OF_2017.fullmatch(base):
         return name, int(found[1])
     return name, None
+
+
+def _base(name: str) -> str:
+    """A file's name without its folders, of either system."""
+    return re.split(r"[/\\]", name)[-1]
 
 
 def _id_of(content: bytes) -> int:

@@ -20,12 +20,8 @@ COLUMNS = frozenset({"image", "samples"})
 
 def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[Ref]:
     """The references of one file: one for each sample."""
-    number = 0
-
-    def samples() -> Iterator[Any]:
-        nonlocal number
-        for number, row in enumerate(tables.iter_rows(str(file.path))):
-            yield from ({**row, "sample": sample} for sample in row["samples"] or [])
+    rows = enumerate(tables.iter_rows(str(file.path)))
+    samples = ({**row, "number": number, "sample": s} for number, row in rows for s in row["samples"] or [])
 
     def ref(row: Any) -> Ref:
         image, sample = row["image"], row["sample"]
@@ -34,9 +30,9 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
         size = sample["mask"]["size"]
         if not isinstance(size, list) or len(size) != 2:
             raise ValueError(f"mask of the size {brief(size)}")
-        name = Path(row.get("file_name") or image.get("path") or f"{file.path.stem}-{number}").name
+        name = Path(row.get("file_name") or image.get("path") or f"{file.path.stem}-{row['number']}").name
         image_id = gathering.photo(name, size=(size[0], size[1]), data=image["bytes"])
         ann_id = gathering.annotation(image_id, sample["mask"], box=sample.get("bbox"))
         return gathering.ref(image_id, [ann_id], sample["sentences"], split=file.split_of(row.get("split")))
 
-    return parse(samples(), ref, file=file.path.name, problems=gathering.problems)
+    return parse(samples, ref, file=file.path.name, problems=gathering.problems)
