@@ -301,3 +301,10 @@ def test_other_json_is_named(tmp_path):
     refuse(tmp_path, tmp_path / "page.json", "a web page in place of JSON")
     refuse(tmp_path, write(tmp_path / "x.txt", []), r"neither .parquet nor .json")
     refuse(tmp_path, write(tmp_path / "number.json", 3), "of no form that is known: JSON, a int")
+
+
+@pytest.mark.parametrize("form", ["mdetr", "seqtr", "phrasecut", "cris", "labelme", "reasonseg"])
+def test_a_form_that_files_do_not_have_is_refused(tmp_path, form):
+    path = write(tmp_path / "val.json", {"a": 1})
+    with pytest.raises(RefsegError, match=r"val\.json: (not of the form|broken ref: row 0: no shapes)"):
+        run(tmp_path / "out", path, form=form)

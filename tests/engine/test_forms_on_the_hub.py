@@ -205,6 +205,7 @@ def broken(row: Row, **changes: Any) -> Row:
         ),
         (moondream(jpeg(1), sample(["a"], FIRST_BOX, mask={"counts": "x", "size": [24, 32]})), "damaged RLE"),
         (moondream(jpeg(1), sample(["a"], FIRST_BOX, mask={"counts": "x", "size": [4, 3]})), "in place of 3x4"),
+        (broken(moondream(jpeg(1)), samples=3), "row 0: 3 in place of a sample"),
         (broken(lmms_lab(NAMES[1], jpeg(1), ["a"], FIRST, FIRST_BOX), image=None), "row 0: no photo"),
     ],
 )

@@ -13,13 +13,12 @@ import numpy as np
 
 from refseg_cli.data import formats, masks
 from refseg_cli.data.sources import Ref
-from refseg_cli.data.sources.gathering import File, Gathering
-from refseg_cli.data.sources.instances import load_json
+from refseg_cli.data.sources.gathering import File, Gathering, load, rows
 from refseg_cli.data.sources.labelme import as_coco
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import string, whole
 
-KEYS = frozenset({"segment_id", "img_name"})
+tells = rows("segment_id", "img_name")
 
 
 def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[Ref]:
@@ -34,8 +33,7 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
         ann_id = gathering.annotation(image_id, as_coco(masks.encode(mask)), category=category)
         return gathering.ref(image_id, [ann_id], row["sentences"], split=file.split_of(row.get("split")), ref_id=number)
 
-    rows, _ = load_json(file.path)
-    return parse(rows, ref, file=file.path.name, problems=gathering.problems)
+    return parse(load(file.path, tells), ref, file=file.path.name, problems=gathering.problems)
 
 
 def _masks_of(path: Path) -> Path:

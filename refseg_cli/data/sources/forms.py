@@ -9,7 +9,7 @@ from typing import Any
 
 from refseg_cli.data import tables
 from refseg_cli.data.sources import Ref, cris, jxu124, labelme, lmms_lab, mdetr, moondream, phrasecut, reasonseg, seqtr
-from refseg_cli.data.sources.gathering import File, Gathering
+from refseg_cli.data.sources.gathering import File, Gathering, Tells
 from refseg_cli.errors import RefsegError, unknown_name
 
 PARQUET, JSON = ".parquet", ".json"
@@ -25,31 +25,21 @@ class Form:
     per_picture: there is a file for each picture, named as the picture is, so that its name tells no split.
     """
 
-    tells: Callable[[Any], bool]
+    tells: Tells
     read: Callable[[File, Gathering, Collection[str]], Iterator[Ref]]
     per_picture: bool = False
 
 
-def _columns(wanted: frozenset[str]) -> Callable[[Any], bool]:
-    return lambda found: isinstance(found, tuple) and wanted <= set(found)
-
-
-def _rows(keys: frozenset[str]) -> Callable[[Any], bool]:
-    return lambda found: (
-        isinstance(found, list) and bool(found) and isinstance(found[0], dict) and keys <= set(found[0])
-    )
-
-
 FORMS: dict[str, Form] = {
-    "jxu124": Form(_columns(jxu124.COLUMNS), jxu124.read),
-    "lmms-lab": Form(_columns(lmms_lab.COLUMNS), lmms_lab.read),
-    "moondream": Form(_columns(moondream.COLUMNS), moondream.read),
+    "jxu124": Form(jxu124.tells, jxu124.read),
+    "lmms-lab": Form(lmms_lab.tells, lmms_lab.read),
+    "moondream": Form(moondream.tells, moondream.read),
     "mdetr": Form(mdetr.tells, mdetr.read),
     "seqtr": Form(seqtr.tells, seqtr.read),
-    "reasonseg": Form(reasonseg.tells, reasonseg.read, per_picture=True),
+    "reasonseg": Form(reasonseg.tells, reasonseg.read, per_picture=True),  # before labelme, which it is like
     "labelme": Form(labelme.tells, labelme.read, per_picture=True),
-    "phrasecut": Form(_rows(phrasecut.KEYS), phrasecut.read),
-    "cris": Form(_rows(cris.KEYS), cris.read),
+    "phrasecut": Form(phrasecut.tells, phrasecut.read),
+    "cris": Form(cris.tells, cris.read),
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from refseg_cli.data import formats
 from refseg_cli.data.orientation import Frame, turned_size
 from refseg_cli.data.sources import Problem, Ref, Sentence, to_sentence
-from refseg_cli.data.sources.instances import Instances, parse
+from refseg_cli.data.sources.instances import Instances, load_json, parse
 from refseg_cli.data.sources.values import brief, string, whole
 from refseg_cli.data.sources.whereabouts import Photos
 from refseg_cli.errors import RefsegError
@@ -30,6 +30,35 @@ _COCO_NAME = re.compile(r"(COCO_(?:train|val)2014_(\d{12}))(?:_\d+)?(\.\w+)")
 _COCO_NAME_OF_2017 = re.compile(r"(\d{12})\.jpe?g", re.IGNORECASE)
 # The id of a photo by its content: a number that JavaScript and jq, which count in doubles, do not round.
 _ID_DIGITS = 13  # of 4 bits
+
+
+Tells = Callable[[Any], bool]  # of what `forms.probe` gives: whether it is of a form
+
+
+def columns(*names: str) -> Tells:
+    """Whether it is a table with these columns."""
+    return lambda found: isinstance(found, tuple) and set(names) <= set(found)
+
+
+def rows(*keys: str) -> Tells:
+    """Whether it is a list, whose first row has these keys."""
+
+    def tells(found: Any) -> bool:
+        return isinstance(found, list) and bool(found) and isinstance(found[0], dict) and set(keys) <= set(found[0])
+
+    return tells
+
+
+def load(path: Path, tells: Tells) -> Any:
+    """A JSON file's value, as `instances.load_json` reads it.
+
+    Raises:
+        RefsegError: no such file, not JSON, or of another form.
+    """
+    value, _ = load_json(path, hint=None)
+    if not tells(value):
+        raise RefsegError(f"{path}: not of the form of the other files, or of the one that --form names")
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ _ROOT = "--root is the folder that holds refcoco/, grefcoco/ and the like"
 _POLYGONS = re.compile(rb'"segmentation"\s*:\s*(\[\s*\[[-+\d.eE,\[\]\s]*\]\s*\])')
 
 
-def load_json(path: Path, *, hint: str = _ROOT) -> tuple[Any, str]:
+def load_json(path: Path, *, hint: str | None = _ROOT) -> tuple[Any, str]:
     """A JSON file's value, with polygons as strings and sentences without their tokens, and the file's SHA-256.
 
     Args:

@@ -11,11 +11,11 @@ from typing import Any
 
 from refseg_cli.data import tables
 from refseg_cli.data.sources import Ref
-from refseg_cli.data.sources.gathering import File, Gathering
+from refseg_cli.data.sources.gathering import File, Gathering, columns
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.files import parse_json
 
-COLUMNS = frozenset({"ann_id", "ref_id", "image_id", "sentences", "raw_anns", "raw_image_info"})
+tells = columns("ann_id", "ref_id", "image_id", "sentences", "raw_anns", "raw_image_info")
 
 
 def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[Ref]:

@@ -11,11 +11,11 @@ from typing import Any
 
 from refseg_cli.data import tables
 from refseg_cli.data.sources import Problem, Reason, Ref
-from refseg_cli.data.sources.gathering import File, Gathering
+from refseg_cli.data.sources.gathering import File, Gathering, columns
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import string
 
-COLUMNS = frozenset({"image", "answer", "segmentation", "bbox", "file_name"})
+tells = columns("image", "answer", "segmentation", "bbox", "file_name")
 SLACK = 2.0  # pixels by which a polygon may end before its box does
 
 

@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from refseg_cli.data.sources import Ref
-from refseg_cli.data.sources.gathering import File, Gathering
-from refseg_cli.data.sources.instances import load_json
+from refseg_cli.data.sources.gathering import File, Gathering, load
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import string, whole
 from refseg_cli.errors import RefsegError
@@ -33,7 +32,7 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
     Raises:
         RefsegError: it has boxes only, and COCO's own file is not given.
     """
-    table, _ = load_json(file.path)
+    table = load(file.path, tells)
     targets: dict[Any, list[Any]] = defaultdict(list)
     try:
         for row in table.get("categories", ()):

@@ -11,22 +11,24 @@ from typing import Any
 
 from refseg_cli.data import tables
 from refseg_cli.data.sources import Ref
-from refseg_cli.data.sources.gathering import File, Gathering
+from refseg_cli.data.sources.gathering import File, Gathering, columns
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import brief
 
-COLUMNS = frozenset({"image", "samples"})
+tells = columns("image", "samples")
 
 
 def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[Ref]:
     """The references of one file: one for each sample."""
     rows = enumerate(tables.iter_rows(str(file.path)))
-    samples = ({**row, "number": number, "sample": s} for number, row in rows for s in row["samples"] or [])
+    samples = ({**row, "number": number, "sample": s} for number, row in rows for s in _listed(row["samples"]))
 
     def ref(row: Any) -> Ref:
         image, sample = row["image"], row["sample"]
         if image is None or image["bytes"] is None:
             raise ValueError("no photo")
+        if not isinstance(sample, dict):
+            raise ValueError(f"{brief(sample)} in place of a sample")
         size = sample["mask"]["size"]
         if not isinstance(size, list) or len(size) != 2:
             raise ValueError(f"mask of the size {brief(size)}")
@@ -36,3 +38,7 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
         return gathering.ref(image_id, [ann_id], sample["sentences"], split=file.split_of(row.get("split")))
 
     return parse(samples, ref, file=file.path.name, problems=gathering.problems)
+
+
+def _listed(samples: Any) -> list[Any]:
+    return samples if isinstance(samples, list) else [samples]

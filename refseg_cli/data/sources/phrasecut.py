@@ -10,12 +10,11 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from refseg_cli.data.sources import Ref
-from refseg_cli.data.sources.gathering import File, Gathering
-from refseg_cli.data.sources.instances import load_json
+from refseg_cli.data.sources.gathering import File, Gathering, load, rows
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import whole
 
-KEYS = frozenset({"phrase", "Polygons"})
+tells = rows("phrase", "Polygons")
 VISUAL_GENOME = "visual-genome"
 
 
@@ -35,8 +34,7 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
         ]
         return gathering.ref(image_id, ann_ids, [row["phrase"]], split=file.split_of(row.get("split")))
 
-    rows, _ = load_json(file.path)
-    return parse(rows, ref, file=file.path.name, problems=gathering.problems)
+    return parse(load(file.path, tells), ref, file=file.path.name, problems=gathering.problems)
 
 
 def _flat(polygon: Any) -> list[Any]:

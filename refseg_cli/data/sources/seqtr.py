@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from refseg_cli.data.sources import Ref
-from refseg_cli.data.sources.gathering import File, Gathering
-from refseg_cli.data.sources.instances import load_json
+from refseg_cli.data.sources.gathering import File, Gathering, load
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import string, whole
 
@@ -26,7 +25,7 @@ def tells(value: Any) -> bool:
 
 def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[Ref]:
     """The references of one file, split by split."""
-    table, _ = load_json(file.path)
+    table = load(file.path, tells)
     for name, rows in table.items():
         # SimVG's mixed files have val_refcoco_unc and the like.
         split = file.split_of(name)
