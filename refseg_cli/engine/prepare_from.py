@@ -64,6 +64,9 @@ def _read(request: FromRequest, folder: Path, progress: Progress) -> Material:
     inputs = [(path, root) for root in request.inputs for path in _files(root)]
     name = forms.find([path for path, _ in inputs], request.form)
     form = FORMS[name]
+    for option in ("instances", "masks"):
+        if getattr(request, option) is not None and option not in form.beside:
+            raise RefsegError(f"--{option} is not for {name} files", hint="their masks are in them")
     files = [_file(path, root, request.split, by_name=not form.per_picture) for path, root in inputs]
     problems: list[Problem] = []
     known, digests = None, {}
@@ -87,6 +90,8 @@ def _read(request: FromRequest, folder: Path, progress: Progress) -> Material:
         refs += found
         progress("read", number, len(files))
     title = files[0].path.name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+    if not refs:
+        raise RefsegError(f"{title}: no reference" + (f": {problems[0]}" if problems else ""))
     faults: list[Problem] = []
     drafts = instances.drafts(refs, gathering.instances(title), splits=(), file=title, problems=faults)
     problems += (replace(p, file=file_of[p.ref_ids[0]]) if p.file == title and p.ref_ids else p for p in faults)

@@ -15,6 +15,7 @@ from PIL import Image
 from raw_layout import HEIGHT, WIDTH, jpeg
 
 from refseg_cli.data.check import check
+from refseg_cli.data.sources.photos import Rules
 from refseg_cli.errors import RefsegError
 
 Json = dict[str, Any]
@@ -132,6 +133,19 @@ def test_a_photo_within_the_file(tmp_path):
     write(tmp_path / "a.json", row)
     run(tmp_path / "out", tmp_path / "a.json", split="val")
     assert records(tmp_path / "out", "val")[0].image == jpeg(3)
+
+
+@pytest.mark.parametrize(("masks_on", "upright"), [("upright", FIRST_BOX), ("stored", [16.0, 2.0, 3.0, 4.0])])
+def test_shapes_on_a_photo_that_is_turned(tmp_path, masks_on, upright):
+    """Where a file says no size, shapes are on what a viewer shows, unless they are said to be on the stored pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter clockwise
+    Image.open(io.BytesIO(jpeg(1))).save(tmp_path / "a.jpg", exif=exif)
+    write(tmp_path / "a.json", labelme("a.jpg", shape("cat", points(FIRST)), imageHeight=None))
+    run(tmp_path / "out", tmp_path, split="val", rules=Rules(masks_on=masks_on))
+    (record,) = records(tmp_path / "out", "val")
+    assert (record.height, record.width) == (WIDTH, HEIGHT)
+    assert record.instances[0].box == tuple(upright)
 
 
 BROKEN = {

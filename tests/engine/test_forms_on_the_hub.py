@@ -206,13 +206,20 @@ def broken(row: Row, **changes: Any) -> Row:
         (moondream(jpeg(1), sample(["a"], FIRST_BOX, mask={"counts": "x", "size": [24, 32]})), "damaged RLE"),
         (moondream(jpeg(1), sample(["a"], FIRST_BOX, mask={"counts": "x", "size": [4, 3]})), "in place of 3x4"),
         (broken(moondream(jpeg(1)), samples=3), "row 0: 3 in place of a sample"),
-        (broken(lmms_lab(NAMES[1], jpeg(1), ["a"], FIRST, FIRST_BOX), image=None), "row 0: no photo"),
+        (
+            broken(
+                lmms_lab(NAMES[1], jpeg(1), ["a"], FIRST, FIRST_BOX),
+                image=None,
+                file_name="COCO_train2014_000000000099.jpg",
+            ),
+            "missing image",
+        ),
     ],
 )
 def test_broken_rows_are_named(tmp_path, row, message):
     photos = write_photos(tmp_path / "photos")
     write_parquet(tmp_path / "train.parquet", [row])
-    with pytest.raises(RefsegError, match=r"train\.parquet|COCO_train2014|image\.jpg") as error:
+    with pytest.raises(RefsegError, match=r"train\.parquet|COCO_train2014|image\.jpg|no\.jpg") as error:
         run(tmp_path / "out", tmp_path / "train.parquet", images=photos)
     assert message in error.value.message
 
@@ -238,6 +245,22 @@ def test_other_files_are_named(tmp_path):
         run(tmp_path / "out", tmp_path / "empty")
     with pytest.raises(RefsegError, match="unknown form 'jxu'"):
         run(tmp_path / "out", tmp_path / "train.parquet", form="jxu")
+
+
+def test_photos_that_parquet_only_names_are_looked_for(tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    row = lmms_lab(NAMES[1], b"", ["a"], FIRST, FIRST_BOX)
+    write_parquet(tmp_path / "val.parquet", [{**row, "image": {"bytes": None, "path": NAMES[1]}}])
+    run(tmp_path / "out", tmp_path / "val.parquet", images=photos)
+    assert records(tmp_path / "out", "val")[0].image == jpeg(1)
+
+
+def test_files_without_a_sound_row_are_refused(tmp_path):
+    write_parquet(tmp_path / "data.parquet", [lmms_lab(NAMES[1], jpeg(1), ["a"], FIRST, FIRST_BOX)])
+    with pytest.raises(RefsegError, match=r"data\.parquet: no reference: .* of no known split"):
+        run(tmp_path / "out", tmp_path / "data.parquet", on_error="skip")
+    with pytest.raises(RefsegError, match="--masks is not for lmms-lab files"):
+        run(tmp_path / "out", tmp_path / "data.parquet", masks=tmp_path)
 
 
 def test_command(tmp_path, capsys):

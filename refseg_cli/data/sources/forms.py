@@ -23,23 +23,25 @@ class Form:
     read:        the references of a file; what else is there goes into the gathering. The collection names the splits
         that the files' names tell.
     per_picture: there is a file for each picture, named as the picture is, so that its name tells no split.
+    beside:      what else it may need: `instances` or `masks`, as the options are called.
     """
 
     tells: Tells
     read: Callable[[File, Gathering, Collection[str]], Iterator[Ref]]
     per_picture: bool = False
+    beside: frozenset[str] = frozenset()
 
 
 FORMS: dict[str, Form] = {
     "jxu124": Form(jxu124.tells, jxu124.read),
     "lmms-lab": Form(lmms_lab.tells, lmms_lab.read),
     "moondream": Form(moondream.tells, moondream.read),
-    "mdetr": Form(mdetr.tells, mdetr.read),
+    "mdetr": Form(mdetr.tells, mdetr.read, beside=frozenset({"instances"})),
     "seqtr": Form(seqtr.tells, seqtr.read),
     "reasonseg": Form(reasonseg.tells, reasonseg.read, per_picture=True),  # before labelme, which it is like
     "labelme": Form(labelme.tells, labelme.read, per_picture=True),
     "phrasecut": Form(phrasecut.tells, phrasecut.read),
-    "cris": Form(cris.tells, cris.read),
+    "cris": Form(cris.tells, cris.read, beside=frozenset({"masks"})),
 }
 
 

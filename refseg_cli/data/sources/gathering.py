@@ -144,12 +144,11 @@ class Gathering:
         given = None if image_id is None else whole(image_id, "image_id")
         if of_name is not None and given not in (None, of_name):
             raise ValueError(f"image_id {given}, but the photo is {name}")
-        path = path or (self.photos.find(name) if data is None else None)
-        if of_name is not None or given is not None:
-            number = of_name if given is None else given
-        else:
+        number = of_name if given is None else given
+        if number is None or number not in self._images:
+            path = path or (self.photos.find(name) if data is None else None)
+        if number is None:
             number = _id_of(data if data is not None else path.read_bytes() if path else name.encode())
-        assert number is not None
         if number not in self._images:
             self._paths[number] = path = path or (self._write(number, name, data) if data is not None else None)
             height, width = size or self._measure(path)

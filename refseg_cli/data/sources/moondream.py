@@ -24,16 +24,14 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
     samples = ({**row, "number": number, "sample": s} for number, row in rows for s in _listed(row["samples"]))
 
     def ref(row: Any) -> Ref:
-        image, sample = row["image"], row["sample"]
-        if image is None or image["bytes"] is None:
-            raise ValueError("no photo")
+        image, sample = row["image"] or {}, row["sample"]
         if not isinstance(sample, dict):
             raise ValueError(f"{brief(sample)} in place of a sample")
         size = sample["mask"]["size"]
         if not isinstance(size, list) or len(size) != 2:
             raise ValueError(f"mask of the size {brief(size)}")
         name = Path(row.get("file_name") or image.get("path") or f"{file.path.stem}-{row['number']}").name
-        image_id = gathering.photo(name, size=(size[0], size[1]), data=image["bytes"])
+        image_id = gathering.photo(name, size=(size[0], size[1]), data=image.get("bytes"))
         ann_id = gathering.annotation(image_id, sample["mask"], box=sample.get("bbox"))
         return gathering.ref(image_id, [ann_id], sample["sentences"], split=file.split_of(row.get("split")))
 
