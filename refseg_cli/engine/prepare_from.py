@@ -78,7 +78,7 @@ def _read(request: FromRequest, folder: Path, progress: Progress) -> Material:
         folder=folder,
         problems=problems,
         known=known,
-        masks_on=request.output.rules.masks_on,
+        rules=request.output.rules,
         masks=request.masks,
     )
     refs: list[Ref] = []
@@ -169,9 +169,11 @@ def _with_photos(drafts: Sequence[Draft], gathering: Gathering, problems: list[P
 
 
 def _digests(files: Sequence[File], *, whole: bool) -> dict[str, str]:
-    """SHA-256 of what was read, by the files' names.
+    """SHA-256 of what was read, by the files' names, or one of all together where these do not tell them apart.
 
-    whole: one of all the files together.
+    whole: one of all together in any case.
     """
-    each = {f"{file.path.parent.name}/{file.path.name}": storage.locate(file.path).sha256() for file in files}
-    return {f"{len(files)} files": hashlib.sha256(repr(each).encode()).hexdigest()} if whole else each
+    each = [(f"{file.path.parent.name}/{file.path.name}", storage.locate(file.path).sha256()) for file in files]
+    if whole or len(dict(each)) < len(each):
+        return {f"{len(each)} files": hashlib.sha256(repr(each).encode()).hexdigest()}
+    return dict(each)

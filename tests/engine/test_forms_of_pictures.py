@@ -155,6 +155,8 @@ BROKEN = {
     "row 0: label 3": labelme("a.jpg", shape(3, points(FIRST))),  # type: ignore[arg-type]
     "row 0: shape_type 'line' with 2 points is no region": labelme("a.jpg", shape("cat", RECTANGLE, "line")),
     "row 0: points [1, 2]": labelme("a.jpg", shape("cat", [1, 2])),  # type: ignore[list-item]
+    "row 0: points [[1, 1000": labelme("a.jpg", shape("cat", [[1, 10**400]])),
+    "pixels take": labelme("c.jpg", shape("cat", RECTANGLE, "circle"), imageHeight=10**6, imageWidth=10**6),
     "NaN or infinite": labelme("a.jpg", shape("cat", [[1, float("nan")]])),
     "no polygon of three points": labelme("a.jpg", shape("cat", RECTANGLE)),
     "empty expression": labelme("a.jpg", shape(" ", points(FIRST))),
@@ -168,6 +170,7 @@ BROKEN = {
 @pytest.mark.parametrize("message", BROKEN)
 def test_broken_labelme_is_named(tmp_path, message):
     photo(tmp_path / "train/a.jpg", 1)
+    photo(tmp_path / "train/c.jpg", 2)
     (tmp_path / "train/text.jpg").write_text("no photo")
     write(tmp_path / "train/a.json", labelme("a.jpg", shape("cat", points(FIRST))))
     write(tmp_path / "train/b.json", BROKEN[message])

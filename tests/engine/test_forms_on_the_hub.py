@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,27 @@ def test_photos_that_parquet_only_names_are_looked_for(tmp_path):
     write_parquet(tmp_path / "val.parquet", [{**row, "image": {"bytes": None, "path": NAMES[1]}}])
     run(tmp_path / "out", tmp_path / "val.parquet", images=photos)
     assert records(tmp_path / "out", "val")[0].image == jpeg(1)
+
+
+def test_files_of_one_name_are_all_in_the_fingerprint(tmp_path):
+    for folder in "ab":
+        row = lmms_lab(NAMES[1], jpeg(1), [folder], FIRST, FIRST_BOX)
+        write_parquet(tmp_path / folder / "data/val.parquet", [row])
+    run(tmp_path / "out", tmp_path / "a", tmp_path / "b")
+    write_parquet(tmp_path / "a/data/val.parquet", [lmms_lab(NAMES[1], jpeg(1), ["c"], FIRST, FIRST_BOX)])
+    with pytest.raises(RefsegError, match="data prepared from other inputs"):
+        run(tmp_path / "out", tmp_path / "a", tmp_path / "b")
+
+
+def test_a_temporary_folder_that_is_full_is_named(tmp_path, monkeypatch):
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_parquet(tmp_path / "val.parquet", [lmms_lab(NAMES[1], jpeg(1), ["a"], FIRST, FIRST_BOX)])
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RefsegError, match="No space left on device") as error:
+        run(tmp_path / "out", tmp_path / "val.parquet")
+    assert "TMPDIR" in (error.value.hint or "")
 
 
 def test_files_without_a_sound_row_are_refused(tmp_path):

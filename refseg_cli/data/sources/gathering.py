@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from refseg_cli.data import formats
-from refseg_cli.data.orientation import Frame, turned_size
+from refseg_cli.data.orientation import turned_size
 from refseg_cli.data.sources import Problem, Ref, Sentence, to_sentence
 from refseg_cli.data.sources.instances import Instances, load_json, parse
+from refseg_cli.data.sources.photos import RULES, Rules
 from refseg_cli.data.sources.values import brief, string, whole
 from refseg_cli.data.sources.whereabouts import Photos
 from refseg_cli.errors import RefsegError
@@ -94,7 +95,7 @@ class Gathering:
     folder:    for the photos that a form holds within its files.
     problems:  what is left out is appended here.
     known:     `instances.json` as given beside the form, which then holds all photos and objects.
-    masks_on:  the pixels that masks were drawn on, where a form says no size.
+    rules:     how photos are taken.
     masks:     folder of mask files, as the user names it.
     """
 
@@ -103,7 +104,7 @@ class Gathering:
     problems: list[Problem]
     photos_named: bool = False
     known: Instances | None = None
-    masks_on: Frame = "upright"
+    rules: Rules = RULES
     masks: Path | None = None
     _paths: dict[int, Path | None] = field(default_factory=dict)
     _beside: dict[Path, Photos] = field(default_factory=dict)
@@ -148,7 +149,7 @@ class Gathering:
         if number is None or number not in self._images:
             path = path or (self.photos.find(name) if data is None else None)
         if number is None:
-            number = _id_of(data if data is not None else path.read_bytes() if path else name.encode())
+            number = _id_of(data if data is not None else _content(path, name))
         if number not in self._images:
             self._paths[number] = path = path or (self._write(number, name, data) if data is not None else None)
             height, width = size or self._measure(path)
@@ -163,9 +164,15 @@ class Gathering:
         return self._paths[image_id] if image_id in self._paths else self.photos.find(name)
 
     def size(self, image_id: int) -> tuple[int, int]:
-        """(height, width) of a photo as its masks are drawn on; zeros if it is missing and the form does not say."""
+        """(height, width) of a photo as its masks are drawn on; zeros if it cannot be read and the form does not say.
+
+        Raises:
+            ValueError: they are none, or larger than photos may be.
+        """
         row = self._images[image_id]
-        return whole(row["height"], "height"), whole(row["width"], "width")
+        size = (whole(row["height"], "height"), whole(row["width"], "width"))
+        formats.check_size(size, 3, self.rules.max_pixels)
+        return size
 
     def find_beside(self, file: Path, name: str) -> Path | None:
         """Where the photo is that a file of one picture names; None if it is missing.
@@ -278,7 +285,12 @@ class Gathering:
 
     def _write(self, number: int, name: str, data: bytes) -> Path:
         path = self.folder / f"{number}{Path(name).suffix[:8]}"
-        path.write_bytes(data)
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise RefsegError(
+                f"{path}: {error.strerror}", hint="photos are unpacked there; TMPDIR names another folder"
+            ) from error
         return path
 
     def _measure(self, path: Path | None) -> tuple[int, int]:
@@ -289,7 +301,7 @@ class Gathering:
         try:
             with formats.opened(path.read_bytes() if path else b"", max_pixels=None) as image:
                 size = (image.height, image.width)
-                return turned_size(size, formats.orientation(image)) if self.masks_on == "upright" else size
+                return turned_size(size, formats.orientation(image)) if self.rules.masks_on == "upright" else size
         except (ValueError, OSError):
             return (0, 0)
 
@@ -307,6 +319,14 @@ def _coco(name: str) -> tuple[str, int | None]:
 def _base(name: str) -> str:
     """A file's name without its folders, of either system."""
     return re.split(r"[/\\]", name)[-1]
+
+
+def _content(path: Path | None, name: str) -> bytes:
+    """A photo's bytes; something else that is its own if it cannot be read, which whoever needs it says."""
+    try:
+        return path.read_bytes() if path else name.encode()
+    except OSError:
+        return name.encode()
 
 
 def _id_of(content: bytes) -> int:

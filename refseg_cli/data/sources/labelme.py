@@ -154,7 +154,7 @@ def _annotation(image_id: int, shapes: Sequence[Any], gathering: Gathering) -> i
 def _points(value: Any) -> list[tuple[float, float]]:
     try:
         points = [(float(x), float(y)) for x, y in value]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"points {brief(value)}") from error
     if not all(map(math.isfinite, (number for point in points for number in point))):
         raise ValueError("points with NaN or infinite coordinates")
