@@ -211,11 +211,11 @@ def scenes(
             images=wanted,
             seed=seed,
             raw=raw,
-            workers=workers or _cores(),
+            workers=workers or cores(),
             overwrite=overwrite,
             progress=progress,
         )
-    _show(report, json)
+    show(report, json)
 
 
 @app.command("check")
@@ -283,15 +283,15 @@ def _prepare(
     from refseg_cli.engine.prepare import Output, PrepareRequest, prepare
 
     rules = Rules(masks_on, max_pixels or MAX_PIXELS)
-    output = Output(out, workers or _cores(), on_error, overwrite, rules=rules)
+    output = Output(out, workers or cores(), on_error, overwrite, rules=rules)
     names = tuple(name.strip() for name in splits.split(",") if name.strip())
     request = PrepareRequest(dataset, root, output, images, split_by, names)
     with console.progress() as progress:
         report = prepare(request, progress=progress)
-    _show(report, json)
+    show(report, json)
 
 
-def _show(report: PrepareReport, json: bool) -> None:
+def show(report: PrepareReport, json: bool) -> None:
     manifest = report.manifest
     if report.differences:
         told = "; ".join(str(difference) for difference in report.differences)
@@ -332,7 +332,7 @@ def _scene_counts(text: str) -> dict[str, int]:
         raise RefsegError(f"--images {text}: neither a number nor SPLIT=N,...", hint="e.g. train=400,val=40") from error
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use, at most 8: beyond that the disk is what it waits for."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, 8)

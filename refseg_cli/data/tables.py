@@ -1,9 +1,9 @@
-"""Flat tables in Parquet: one row for each instance of a dataclass, written as they come, read by column."""
+"""Tables in Parquet: rows of a dataclass, written as they come and read by column; rows of tables by others."""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from refseg_cli.records import Rle
 Row = TypeVar("Row")
 
 ROW_GROUP = 4096  # rows held in memory before they are written
+ROWS_AT_A_TIME = 64  # of a table of others, where a row may hold a photo
 
 TYPES = {
     bool: pa.bool_(),
@@ -79,20 +80,49 @@ def read_columns(
     Raises:
         RefsegError: no such file, not Parquet, damaged, or without such a column.
     """
-    with storage.locate(uri).open() as file:
-        try:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            metadata = {k.decode(): v.decode() for k, v in (parquet.schema_arrow.metadata or {}).items()}
-            for name in names:
-                if name not in parquet.schema_arrow.names:
-                    raise RefsegError(
-                        f"{uri}: no column {name!r}", hint=f"it has {', '.join(parquet.schema_arrow.names)}"
-                    )
-            found = [*names, *(name for name in optional if name in parquet.schema_arrow.names)]
-            table = parquet.read(columns=found)
-            return {name: table[name].to_numpy() for name in found}, metadata
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise RefsegError(f"{uri}: cannot read this as Parquet: {str(error).splitlines()[0]}") from error
+    with storage.locate(uri).open() as file, _explained(uri):
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        metadata = {k.decode(): v.decode() for k, v in (parquet.schema_arrow.metadata or {}).items()}
+        for name in names:
+            if name not in parquet.schema_arrow.names:
+                raise RefsegError(f"{uri}: no column {name!r}", hint=f"it has {', '.join(parquet.schema_arrow.names)}")
+        found = [*names, *(name for name in optional if name in parquet.schema_arrow.names)]
+        table = parquet.read(columns=found)
+        return {name: table[name].to_numpy() for name in found}, metadata
+
+
+def column_names(uri: str) -> tuple[str, ...]:
+    """The columns of a Parquet file, of any kind.
+
+    Raises:
+        RefsegError: no such file, or not Parquet.
+    """
+    with storage.locate(uri).open() as file, _explained(uri):
+        return tuple(pq.read_schema(file).names)
+
+
+def iter_rows(uri: str, *, without: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file of any kind, as plain values, a few of them in memory at a time.
+
+    without: columns that are left out.
+
+    Raises:
+        RefsegError: no such file, not Parquet, or damaged.
+    """
+    with storage.locate(uri).open() as file, _explained(uri):
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        names = [name for name in parquet.schema_arrow.names if name not in without]
+        for batch in parquet.iter_batches(ROWS_AT_A_TIME, columns=names, use_threads=False):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """What Arrow complains of, in one line with the file's name."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise RefsegError(f"{uri}: cannot read this as Parquet: {str(error).splitlines()[0]}") from error
 
 
 def _plain(value: Any) -> Any:

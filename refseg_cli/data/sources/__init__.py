@@ -33,6 +33,7 @@ class Reason(StrEnum):
     BROKEN_TEXT = "broken text"
     SHORT_POLYGON = "polygon of fewer than three points"
     EMPTY_EXPRESSION = "empty expression"
+    IGNORE_REGION = "ignore region left out"
 
 
 @dataclass(frozen=True, slots=True)

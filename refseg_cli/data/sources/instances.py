@@ -43,13 +43,18 @@ class Instances:
     cautions: list[Problem] = field(default_factory=list)
 
 
+_ROOT = "--root is the folder that holds refcoco/, grefcoco/ and the like"
+
 # Polygons are most of the file, and only numbers and brackets, so quoting one makes it a string: four times as fast to
 # read and a quarter of the memory. `photos.finish` reads the string, in whatever process makes the shard.
 _POLYGONS = re.compile(rb'"segmentation"\s*:\s*(\[\s*\[[-+\d.eE,\[\]\s]*\]\s*\])')
 
 
-def load_json(path: Path) -> tuple[Any, str]:
+def load_json(path: Path, *, hint: str | None = _ROOT) -> tuple[Any, str]:
     """A JSON file's value, with polygons as strings and sentences without their tokens, and the file's SHA-256.
+
+    Args:
+        hint: what to do if there is no such file.
 
     Raises:
         RefsegError: no such file, or not JSON.
@@ -61,9 +66,7 @@ def load_json(path: Path) -> tuple[Any, str]:
         # Not strict: a polygon may go over several lines.
         return json.loads(data, object_hook=_without_tokens if b'"tokens"' in data else None, strict=False), digest
     except OSError as error:
-        raise RefsegError(
-            f"{path}: {error.strerror}", hint="--root is the folder that holds refcoco/, grefcoco/ and the like"
-        ) from error
+        raise RefsegError(f"{path}: {error.strerror}", hint=hint) from error
     except RecursionError as error:
         raise RefsegError(f"{path}: not JSON as annotations have it: nested too deeply") from error
     except ValueError as error:
@@ -82,17 +85,29 @@ def read(path: Path) -> tuple[Instances, str]:
         RefsegError: the file is missing, or is no such file as a whole.
     """
     table, digest = load_json(path)
-    found = Instances(path.name)
+    return parse(table, file=str(path)), digest
+
+
+def parse(table: Any, *, file: str) -> Instances:
+    """The instances that a COCO file's value holds.
+
+    Args:
+        file: its path, for messages.
+
+    Raises:
+        RefsegError: it is no such value as a whole.
+    """
+    found = Instances(Path(file).name)
     try:
         _each(table, "categories", found, _add_category)
         _each(table, "images", found, _add_photo)
         _each(table, "annotations", found, _add_annotation)
     except (KeyError, TypeError, ValueError) as error:
         raise RefsegError(
-            f"{path}: not a COCO file: {type(error).__name__}: {error}",
+            f"{file}: not a COCO file: {type(error).__name__}: {error}",
             hint="it needs images, annotations and categories, as in the REFER downloads",
         ) from error
-    return found, digest
+    return found
 
 
 def _each(table: dict[str, Any], name: str, found: Instances, add: Callable[[Instances, dict[str, Any]], None]) -> None:

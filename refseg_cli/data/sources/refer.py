@@ -6,10 +6,12 @@ Rows come as JSON has them, whatever the file's form: see `pickles.rows`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from refseg_cli.data.sources import Problem, Reason, Ref, Sentence, to_sentence
 from refseg_cli.data.sources.values import brief, string, whole
+
+T = TypeVar("T")
 
 
 def refs(rows: Iterable[Any], *, file: str, problems: list[Problem]) -> Iterator[Ref]:
@@ -22,7 +24,7 @@ def refs(rows: Iterable[Any], *, file: str, problems: list[Problem]) -> Iterator
     return parse(rows, _ref, file=file, problems=problems)
 
 
-def parse(rows: Iterable[Any], read: Callable[[Any], Ref], *, file: str, problems: list[Problem]) -> Iterator[Ref]:
+def parse(rows: Iterable[Any], read: Callable[[Any], T], *, file: str, problems: list[Problem]) -> Iterator[T]:
     """What `read` makes of each row; those that it cannot read are appended to `problems`."""
     for number, row in enumerate(rows):
         try:

@@ -38,6 +38,11 @@ PLACES = (
     "coco/images/val2017",
     "saiapr_tc-12",
     "images/saiapr_tc-12",
+    "images",
+    "VG_100K",
+    "VG_100K_2",
+    "images/VG_100K",
+    "images/VG_100K_2",
 )
 # SAIAPR as it was published: 00/images/25.jpg to 40/images/...
 _NUMBERED, _INSIDE = re.compile(r"\d\d"), "images"
