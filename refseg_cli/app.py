@@ -18,7 +18,6 @@ import typer
 
 from refseg_cli import __version__
 from refseg_cli.commands import (
-    _prepare_from,
     bench,
     calibrate,
     compare,
@@ -27,6 +26,7 @@ from refseg_cli.commands import (
     import_,
     predict,
     prepare,
+    prepare_from,
     recipes,
     train,
 )
@@ -44,7 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-prepare.app.command("from")(_prepare_from.from_)
+prepare.app.command("from")(prepare_from.from_)
 app.add_typer(prepare.app, name="prepare")
 app.command("train")(train.train)
 app.command("eval", cls=Grouped)(eval.eval_)

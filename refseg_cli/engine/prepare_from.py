@@ -71,6 +71,8 @@ def _read(request: FromRequest, folder: Path, progress: Progress) -> Material:
     problems: list[Problem] = []
     known, digests = None, {}
     if request.instances:
+        if not request.instances.is_file():
+            raise RefsegError(f"{request.instances}: no such file", hint="--instances is COCO's annotation file")
         known, digests["instances"] = instances.read(request.instances)
     gathering = Gathering(
         photos=Photos(_photo_folders(request, inputs)),

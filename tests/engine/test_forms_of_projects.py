@@ -113,6 +113,9 @@ def test_mdetr(tmp_path, photos):
 def test_mdetr_without_masks_takes_cocos(tmp_path, photos):
     path = write(tmp_path / "finetune_grefcoco_val.json", mdetr(masks_within=False))
     refuse(tmp_path, path, "boxes, and no masks", images=photos)
+    with pytest.raises(RefsegError, match=r"gone\.json: no such file") as error:
+        run(tmp_path / "out", path, images=photos, instances=tmp_path / "gone.json")
+    assert "--instances" in (error.value.hint or "")
     objects = [(70, FIRST, FIRST_BOX), (71, SECOND, SECOND_BOX)]
     coco = {
         "images": [{"id": i, "file_name": coco_name(i), "height": HEIGHT, "width": WIDTH} for i in (1, 2, 3)],

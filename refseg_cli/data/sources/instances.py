@@ -18,6 +18,7 @@ from refseg_cli.data.sources.values import brief, deeper_than, fault_of, text, w
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import Expression
 
+BELOW_ROOT = "--root is the folder that holds refcoco/, grefcoco/ and the like"
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")  # it becomes part of a file name
 
 
@@ -43,14 +44,12 @@ class Instances:
     cautions: list[Problem] = field(default_factory=list)
 
 
-_ROOT = "--root is the folder that holds refcoco/, grefcoco/ and the like"
-
 # Polygons are most of the file, and only numbers and brackets, so quoting one makes it a string: four times as fast to
 # read and a quarter of the memory. `photos.finish` reads the string, in whatever process makes the shard.
 _POLYGONS = re.compile(rb'"segmentation"\s*:\s*(\[\s*\[[-+\d.eE,\[\]\s]*\]\s*\])')
 
 
-def load_json(path: Path, *, hint: str | None = _ROOT) -> tuple[Any, str]:
+def load_json(path: Path, *, hint: str | None = BELOW_ROOT) -> tuple[Any, str]:
     """A JSON file's value, with polygons as strings and sentences without their tokens, and the file's SHA-256.
 
     Args:
