@@ -17,7 +17,19 @@ from typing import Annotated
 import typer
 
 from refseg_cli import __version__
-from refseg_cli.commands import bench, calibrate, compare, eval, export, import_, predict, prepare, recipes, train
+from refseg_cli.commands import (
+    bench,
+    calibrate,
+    compare,
+    eval,
+    export,
+    import_,
+    predict,
+    prepare,
+    prepare_own,
+    recipes,
+    train,
+)
 from refseg_cli.commands._help import Grouped
 from refseg_cli.commands._options import Quiet
 from refseg_cli.console import Color, ProgressStyle, console
@@ -32,6 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+prepare.app.command("coco")(prepare_own.coco)
 app.add_typer(prepare.app, name="prepare")
 app.command("train")(train.train)
 app.command("eval", cls=Grouped)(eval.eval_)

@@ -14,7 +14,7 @@ from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, RefsegError
 
 if TYPE_CHECKING:
-    from refseg_cli.engine.prepare import PrepareReport
+    from refseg_cli.engine.prepare import Output, PrepareReport
 
 LEAKING = 1  # exit status of `check`: a gate that failed
 
@@ -211,11 +211,11 @@ def scenes(
             images=wanted,
             seed=seed,
             raw=raw,
-            workers=workers or _cores(),
+            workers=workers or cores(),
             overwrite=overwrite,
             progress=progress,
         )
-    _show(report, json)
+    show(report, json)
 
 
 @app.command("check")
@@ -278,20 +278,35 @@ def _prepare(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from refseg_cli.data.formats import MAX_PIXELS
-    from refseg_cli.data.sources.photos import Rules
-    from refseg_cli.engine.prepare import Output, PrepareRequest, prepare
+    from refseg_cli.engine.prepare import PrepareRequest, prepare
 
-    rules = Rules(masks_on, max_pixels or MAX_PIXELS)
-    output = Output(out, workers or _cores(), on_error, overwrite, rules=rules)
+    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
     names = tuple(name.strip() for name in splits.split(",") if name.strip())
     request = PrepareRequest(dataset, root, output, images, split_by, names)
     with console.progress() as progress:
         report = prepare(request, progress=progress)
-    _show(report, json)
+    show(report, json)
 
 
-def _show(report: PrepareReport, json: bool) -> None:
+def output_of(
+    out: str,
+    workers: int | None,
+    on_error: Literal["fail", "skip"],
+    masks_on: Literal["upright", "stored"],
+    max_pixels: int | None,
+    overwrite: bool,
+) -> Output:
+    """What the options that every dataset has ask for."""
+    from refseg_cli.data.formats import MAX_PIXELS
+    from refseg_cli.data.sources.photos import Rules
+    from refseg_cli.engine.prepare import Output
+
+    rules = Rules(masks_on, max_pixels or MAX_PIXELS)
+    return Output(out, workers or cores(), on_error, overwrite, rules=rules)
+
+
+def show(report: PrepareReport, json: bool) -> None:
+    """Say what was prepared, and what was not."""
     manifest = report.manifest
     if report.differences:
         told = "; ".join(str(difference) for difference in report.differences)
@@ -332,7 +347,7 @@ def _scene_counts(text: str) -> dict[str, int]:
         raise RefsegError(f"--images {text}: neither a number nor SPLIT=N,...", hint="e.g. train=400,val=40") from error
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use, at most 8: beyond that the disk is what it waits for."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, 8)
