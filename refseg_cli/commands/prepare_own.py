@@ -11,6 +11,14 @@ from refseg_cli.commands._options import Json, MaxPixels, Quiet
 from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Workers, output_of, show
 from refseg_cli.console import console
 
+GENERATE = "generate"
+
+
+def phrase_choices() -> list[str]:
+    """What --phrases may be other than a file."""
+    return [GENERATE]
+
+
 Photos = Annotated[Path, typer.Option("--images", metavar="DIR", help="Folder of the photos.")]
 
 
@@ -20,8 +28,13 @@ def coco(
     ],
     images: Photos,
     phrases: Annotated[
-        Path,
-        typer.Option("--phrases", metavar="FILE", help="Table of phrases: CSV, JSON lines, a JSON list or Parquet."),
+        str,
+        typer.Option(
+            "--phrases",
+            metavar="FILE|generate",
+            help="Table of phrases: CSV, JSON lines, a JSON list or Parquet; or generate them from the annotations.",
+            autocompletion=phrase_choices,
+        ),
     ],
     out: Out,
     name: Annotated[
@@ -36,7 +49,10 @@ def coco(
             "column split of --phrases, or all in train.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed deals the images out otherwise.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="N", help="Another seed deals images out, and generates phrases, otherwise."),
+    ] = 0,
     image_source: Annotated[
         str | None,
         typer.Option(
@@ -54,7 +70,7 @@ def coco(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare your own photos: a COCO file and a table of phrases.
+    """Prepare your own photos: a COCO file with a table of phrases, or with phrases generated from its objects.
 
     \b
     A row of the table has an image (file name or id) and a phrase, and says what the phrase means by
@@ -66,11 +82,13 @@ def coco(
     \b
     Example:
       refseg prepare coco --annotations instances.json --images photos --phrases phrases.csv --out prepared/mine
+      refseg prepare coco --annotations instances.json --images photos --phrases generate --out prepared/made
     """
     from refseg_cli.engine.prepare_own import CocoRequest, prepare_coco
 
     output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
-    request = CocoRequest(annotations, images, phrases, output, name, splits, seed, image_source)
+    table = None if phrases == GENERATE else Path(phrases)
+    request = CocoRequest(annotations, images, table, output, name, splits, seed, image_source)
     with console.progress() as progress:
         report = prepare_coco(request, progress=progress)
     show(report, json)

@@ -1,4 +1,4 @@
-"""One's own annotated photos to prepared data: `refseg prepare coco`."""
+"""One's own annotated photos to prepared data: `refseg prepare coco`, with one's own phrases or generated ones."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, phrase_rows, splits
 from refseg_cli.data.sources.catalogue import SOURCES
 from refseg_cli.data.sources.instances import Instances
 from refseg_cli.data.sources.values import identifier
+from refseg_cli.engine import generated
 from refseg_cli.engine.prepare import Material, Output, PrepareReport, find_photos, photo_folder, write
 from refseg_cli.errors import RefsegError
 from refseg_cli.progress import Progress, silent
@@ -28,16 +30,16 @@ _COCO_FILE = "--annotations is a COCO file: images, annotations and categories i
 class CocoRequest:
     """A COCO file and phrases about what is annotated in it.
 
-    phrases: a table, see `sources.phrase_rows`.
+    phrases: a table, see `sources.phrase_rows`; None to generate them.
     name: of the dataset; None for that of the output folder.
     splits: shares as in ``train=0.8,val=0.2``, or a table of images and splits; None for those of `phrases`.
-    seed: of the shares.
+    seed: of the shares, and of generated phrases.
     image_source: whose image ids these are, as in `Manifest`; None for the dataset's own.
     """
 
     annotations: Path
     images: Path
-    phrases: Path
+    phrases: Path | None
     output: Output
     name: str | None = None
     splits: str | None = None
@@ -51,18 +53,25 @@ def prepare_coco(request: CocoRequest, *, progress: Progress = silent) -> Prepar
     Raises:
         RefsegError: a file that is missing or of another form, a name that is taken, and as `prepare.write`.
     """
-    return write(_read(request), request.output, progress=progress)
+    return write(_read(request, progress), request.output, progress=progress)
 
 
-def _read(request: CocoRequest) -> Material:
+def _read(request: CocoRequest, progress: Progress) -> Material:
     name = own_name(request.name, request.output)
     folder = photo_folder(request.images)
     problems: list[Problem] = []
     found, digest = instances.read(request.annotations, number=identifier, hint=_COCO_FILE)
     hashes = {f"annotations/{request.annotations.name}": digest}
-    refs, hashes[f"phrases/{request.phrases.name}"] = phrase_rows.read(request.phrases, found, problems)
+    source: dict[str, Any] = {"sha256": hashes}
+    if request.phrases:
+        refs, hashes[f"phrases/{request.phrases.name}"] = phrase_rows.read(request.phrases, found, problems)
+        file = request.phrases.name
+    else:
+        refs, kinds = generated.references(found, folder, request.output, request.seed, problems, progress)
+        file = request.annotations.name
+        source["generator"] = {"seed": request.seed, "phrases": dict(sorted(kinds.items()))}
     refs = list(_in_splits(refs, found, request, hashes, problems))
-    drafts = instances.drafts(refs, found, splits=(), file=request.phrases.name, problems=problems)
+    drafts = instances.drafts(refs, found, splits=(), file=file, problems=problems)
     image_source = request.image_source or name
     if image_source == COCO:
         drafts = [replace(draft, image_id=_coco_id(draft, found, name)) for draft in drafts]
@@ -70,7 +79,7 @@ def _read(request: CocoRequest) -> Material:
         name,
         SPLIT_BY,
         image_source,
-        {"sha256": hashes, "content": content(drafts)},
+        {**source, "content": content(drafts)},
         tuple(find_photos(drafts, [folder], problems)),
         {ref.ref_id: ref.split for ref in refs},
         tuple(problems),
@@ -111,7 +120,7 @@ def _in_splits(
             yield replace(ref, split=split)
         else:
             detail = f"{found.photos[ref.image_id][0]} is in no split"
-            problems.append(Problem(Reason.BROKEN_REF, request.phrases.name, (ref.ref_id,), detail))
+            problems.append(Problem(Reason.BROKEN_REF, found.file, (ref.ref_id,), detail))
 
 
 def _dealt(image_ids: Iterable[int], found: Instances, shares: Mapping[str, float], seed: int) -> dict[int, str]:

@@ -35,6 +35,7 @@ class Instances:
     complete: image id -> ids of the categories whose every object in it is annotated, where the file says so.
     class_masks: image id -> category id -> all of the category in one mask, a segmentation as in `Annotation`.
     coco_ids: image id -> the photo's id in COCO, of photos that say so.
+    partial: image id -> ids of the categories of which some objects are annotated, in LVIS's form.
     """
 
     file: str
@@ -50,6 +51,7 @@ class Instances:
     complete: dict[int, frozenset[int]] = field(default_factory=dict)
     class_masks: dict[int, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
     coco_ids: dict[int, int] = field(default_factory=dict)
+    partial: dict[int, frozenset[int]] = field(default_factory=dict)
 
 
 # Polygons are most of the file, and only numbers and brackets, so quoting one makes it a string: four times as fast to
@@ -104,6 +106,9 @@ def read(
         _each(table, "annotations", found, _add_annotation)
         if "class_masks" in table:
             _each(table, "class_masks", found, _add_class_mask)
+        for image_id, partial in found.partial.items():
+            present = {annotation.category_id for annotation in found.by_image.get(image_id, ())}
+            found.complete[image_id] |= present - partial
     except (KeyError, TypeError, ValueError) as error:
         raise RefsegError(
             f"{path}: not a COCO file: {type(error).__name__}: {error}",
@@ -141,9 +146,13 @@ def _add_photo(found: Instances, row: dict[str, Any]) -> None:
         height, width = whole(row.get("height"), "height"), whole(row.get("width"), "width")
         if row.get("complete") is not None:
             found.complete[image_id] = frozenset(found.number(value, "complete") for value in row["complete"])
+        elif "neg_category_ids" in row:  # LVIS, whose images have been searched for a few categories each
+            found.complete[image_id] = frozenset(found.number(value, "category") for value in row["neg_category_ids"])
+            found.partial[image_id] = frozenset(row.get("not_exhaustive_category_ids", ()))
         if row.get("coco_id") is not None:
             found.coco_ids[image_id] = whole(row["coco_id"], "coco_id")
-        found.photos[image_id] = (text(row.get("file_name"), "file_name"), height, width)
+        name = row.get("file_name", row.get("coco_url"))  # LVIS has the address only
+        found.photos[image_id] = (text(name, "file_name"), height, width)
     except ValueError as error:
         found.broken_photos[image_id] = str(error)
 
