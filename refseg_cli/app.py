@@ -27,6 +27,7 @@ from refseg_cli.commands import (
     predict,
     prepare,
     prepare_from,
+    prepare_own,
     recipes,
     train,
 )
@@ -45,6 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 prepare.app.command("from")(prepare_from.from_)
+prepare.app.command("coco")(prepare_own.coco)
 app.add_typer(prepare.app, name="prepare")
 app.command("train")(train.train)
 app.command("eval", cls=Grouped)(eval.eval_)

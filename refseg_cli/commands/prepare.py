@@ -14,7 +14,7 @@ from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, RefsegError
 
 if TYPE_CHECKING:
-    from refseg_cli.engine.prepare import PrepareReport
+    from refseg_cli.engine.prepare import Output, PrepareReport
 
 LEAKING = 1  # exit status of `check`: a gate that failed
 
@@ -278,12 +278,9 @@ def _prepare(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from refseg_cli.data.formats import MAX_PIXELS
-    from refseg_cli.data.sources.photos import Rules
-    from refseg_cli.engine.prepare import Output, PrepareRequest, prepare
+    from refseg_cli.engine.prepare import PrepareRequest, prepare
 
-    rules = Rules(masks_on, max_pixels or MAX_PIXELS)
-    output = Output(out, workers or cores(), on_error, overwrite, rules=rules)
+    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
     names = tuple(name.strip() for name in splits.split(",") if name.strip())
     request = PrepareRequest(dataset, root, output, images, split_by, names)
     with console.progress() as progress:
@@ -291,7 +288,25 @@ def _prepare(
     show(report, json)
 
 
+def output_of(
+    out: str,
+    workers: int | None,
+    on_error: Literal["fail", "skip"],
+    masks_on: Literal["upright", "stored"],
+    max_pixels: int | None,
+    overwrite: bool,
+) -> Output:
+    """What the options that every dataset has ask for."""
+    from refseg_cli.data.formats import MAX_PIXELS
+    from refseg_cli.data.sources.photos import Rules
+    from refseg_cli.engine.prepare import Output
+
+    rules = Rules(masks_on, max_pixels or MAX_PIXELS)
+    return Output(out, workers or cores(), on_error, overwrite, rules=rules)
+
+
 def show(report: PrepareReport, json: bool) -> None:
+    """Say what was prepared, and what was not."""
     manifest = report.manifest
     if report.differences:
         told = "; ".join(str(difference) for difference in report.differences)

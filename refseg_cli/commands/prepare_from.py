@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from refseg_cli.commands._options import Json, MaxPixels, Quiet, split_choices
-from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Workers, cores, show
+from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Workers, output_of, show
 from refseg_cli.console import console
 
 
@@ -66,13 +66,9 @@ def from_(
       refseg prepare from RefCOCO/data --name refcoco-lmms --out prepared/refcoco-lmms
       refseg prepare from labels/train labels/val --images photos --name mine --out prepared/mine
     """
-    from refseg_cli.data.formats import MAX_PIXELS
-    from refseg_cli.data.sources.photos import Rules
-    from refseg_cli.engine.prepare import Output
     from refseg_cli.engine.prepare_from import FromRequest, prepare_from
 
-    rules = Rules(masks_on, max_pixels or MAX_PIXELS)
-    output = Output(out, workers or cores(), on_error, overwrite, rules=rules)
+    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
     request = FromRequest(tuple(inputs), name, output, form, images, split, instances, masks)
     with console.progress() as progress:
         report = prepare_from(request, progress=progress)

@@ -125,5 +125,18 @@ def _explained(uri: str) -> Iterator[None]:
         raise RefsegError(f"{uri}: cannot read this as Parquet: {str(error).splitlines()[0]}") from error
 
 
+def read_rows(uri: str) -> list[dict[str, Any]]:
+    """The rows of somebody's table, as plain Python values.
+
+    Raises:
+        RefsegError: no such file, not Parquet, or damaged.
+    """
+    with storage.locate(uri).open() as file:
+        try:
+            return pq.ParquetFile(file, page_checksum_verification=True).read().to_pylist()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise RefsegError(f"{uri}: cannot read this as Parquet: {str(error).splitlines()[0]}") from error
+
+
 def _plain(value: Any) -> Any:
     return {"size": value.size, "counts": value.counts.decode("ascii")} if isinstance(value, Rle) else value

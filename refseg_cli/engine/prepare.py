@@ -209,7 +209,7 @@ def _read(request: PrepareRequest) -> Material:
     split_of: dict[int, str] = {}
     refs = _noted(refs, request.splits, split_of)
     drafts = instances.drafts(refs, found, splits=request.splits, file=path.name, problems=problems)
-    entries = tuple(_find_photos(drafts, _photo_folders(request), problems))
+    entries = tuple(find_photos(drafts, _photo_folders(request), problems))
     hashes = {f"{source.folder}/{path.name}": refs_digest, f"{source.folder}/instances.json": digest}
     return Material(
         request.dataset,
@@ -254,7 +254,8 @@ def _read_refs(path: Path, source: Source, problems: list[Problem]) -> tuple[Ite
     return source.parse(plain, file=path.name, problems=problems), digest
 
 
-def _find_photos(drafts: Sequence[Draft], folders: Sequence[Path], problems: list[Problem]) -> Iterator[Entry]:
+def find_photos(drafts: Sequence[Draft], folders: Sequence[Path], problems: list[Problem]) -> Iterator[Entry]:
+    """The drafts whose photos are there, with these; the others are appended to `problems`."""
     index = Photos(folders)
     paths = {name: index.find(name) for name in {draft.file_name for draft in drafts}}
     names = Counter(path for path in paths.values() if path)
@@ -272,16 +273,21 @@ def _find_photos(drafts: Sequence[Draft], folders: Sequence[Path], problems: lis
 
 
 def _photo_folders(request: PrepareRequest) -> list[Path]:
-    """Where photos are looked for.
-
-    Raises:
-        RefsegError: the folder that the user names is not there.
-    """
+    """Where photos are looked for."""
     if request.images is None:
         return [folder for folder in (request.root / "images", request.root) if folder.is_dir()]
-    if not request.images.is_dir():
-        raise RefsegError(f"{request.images}: no such folder", hint="--images is the folder of the photos")
-    return [request.images]
+    return [photo_folder(request.images)]
+
+
+def photo_folder(images: Path) -> Path:
+    """The folder that the user names.
+
+    Raises:
+        RefsegError: it is not there.
+    """
+    if not images.is_dir():
+        raise RefsegError(f"{images}: no such folder", hint="--images is the folder of the photos")
+    return images
 
 
 def write(material: Material, output: Output, *, progress: Progress = silent) -> PrepareReport:

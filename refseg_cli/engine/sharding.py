@@ -211,7 +211,7 @@ def _withdraw(folder: Place, manifest: str) -> None:
 def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Made]]:
     """Shards as they are finished, each made by one of several processes."""
     # Forking a process that runs threads (Arrow's) may hang, so the workers start from scratch.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=follow_parent)
     try:
         futures = {pool.submit(make, job): job for job in jobs}
         for future in as_completed(futures):
@@ -220,7 +220,7 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Made
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """Leave Ctrl-C to the parent, and end with it, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,9 @@ from refseg_cli.data.phrases.nouns import PEOPLE, Category, Vocabulary
 from refseg_cli.data.phrases.scene import Scene, Thing
 
 SECTIONS = (PEOPLE, "vehicle", "animal", "food", "thing")
+MANY = 10  # objects of a category, from which on annotators leave some out: COCO's were told to stop at 10 to 15
+COLOUR_PIXELS = 256  # fewer show little of an object, and much of what is around it
+DARK = 80  # mean value, of 255
 OTHER = "thing"  # the section of categories that nobody wrote words for
 
 
@@ -68,7 +72,7 @@ def _coco() -> dict[str, Any]:
 def _category(index: int, entry: tuple[str, Mapping[str, str], str]) -> Category:
     section, row, wider = entry
     names = _split(row["names"])
-    general = frozenset((*_split(wider), *_split(row.get("is", ""))))
+    general = frozenset(_split(wider))
     return Category(index, section, names, general, frozenset(_split(row.get("maybe", ""))) - general - set(names))
 
 
@@ -87,6 +91,7 @@ def scene_of(
     size: tuple[int, int],
     *,
     complete: Collection[int] | None = None,
+    together: Collection[int] = (),
     pixels: NDArray[np.uint8] | None = None,
 ) -> tuple[Scene, tuple[int, ...]]:
     """The scene that phrases are proven of, and for each of its things the position of its outline.
@@ -94,28 +99,37 @@ def scene_of(
     Args:
         size: (height, width) of the picture.
         complete: ids of the categories of which every object is annotated; None for all of them.
+        together: ids of the categories whose objects' outlines are truth taken together.
         pixels: (h, w, 3) uint8 RGB; without it no object has a colour.
     """
-    crowds = {outline.category_id for outline in outlines if outline.crowd}
-    exhaustive = set(categories if complete is None else complete) - crowds
+    # A crowd is of unknown number, and what has no pixels is somewhere, or was never there.
+    uncounted = {outline.category_id for outline in outlines if outline.crowd or not outline.mask.any()}
+    numbers = Counter(outline.category_id for outline in outlines)
+    uncounted.update(category_id for category_id, number in numbers.items() if number >= MANY)
+    exhaustive = set(categories if complete is None else complete) - uncounted
     seen = [i for i, outline in enumerate(outlines) if not outline.crowd and outline.mask.any()]
     listed = list(outlines)
+    if pixels is not None and pixels.max(axis=-1).mean() < DARK:
+        pixels = None  # in the dark everything is black or brown
     things = tuple(_thing(listed[i], categories[listed[i].category_id], pixels) for i in seen)
     unseen = tuple(category for category_id, category in categories.items() if category_id not in exhaustive)
-    return Scene(size[1], size[0], things, unseen), tuple(seen)
+    known = tuple(category for category_id, category in categories.items() if category_id in together)
+    return Scene(size[1], size[0], things, unseen, known, photograph=True), tuple(seen)
 
 
 def _thing(outline: Outline, category: Category, pixels: NDArray[np.uint8] | None) -> Thing:
     rows, columns = np.flatnonzero(outline.mask.any(1)), np.flatnonzero(outline.mask.any(0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     colour = None
-    if pixels is not None and category.section != PEOPLE:  # a colour said of people is that of their clothes
+    area = int(np.count_nonzero(outline.mask))
+    # A colour said of people is that of their clothes.
+    if pixels is not None and category.section != PEOPLE and area >= COLOUR_PIXELS:
         colour = name_of(pixels[top:bottom, left:right][outline.mask[top:bottom, left:right]])
     return Thing(
         category=category,
         colour=colour,
         box=(left, top, right, bottom),
-        area=int(np.count_nonzero(outline.mask)),
+        area=area,
         extent=(right - left) * (bottom - top),  # what is hidden of it lies within its box, or nobody knows of it
         traced=outline.traced,
     )

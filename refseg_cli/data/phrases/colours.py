@@ -41,11 +41,15 @@ CONFUSABLE_WITH = {
     "brown": ("black",),
 }
 CONFUSABLE = {frozenset((one, other)) for one, others in CONFUSABLE_WITH.items() for other in others}
+# Lamps and shade make white things yellow or blue, and what is dark looks black.
+IN_OTHER_LIGHT = {"white": ("orange", "brown", "blue"), "black": ("blue", "green", "red", "purple")}
+CONFUSABLE_IN_PHOTOS = CONFUSABLE | {frozenset((one, other)) for one, row in IN_OTHER_LIGHT.items() for other in row}
 
 # How photographs name colours. Pixels between the borders vote for nothing.
 BLACK_BELOW, WHITE_ABOVE, COLOURLESS, VIVID = 0.18, 0.75, 0.12, 0.30  # value, value, saturation, saturation
-BROWN_BELOW = 0.60  # value of an orange that is called brown
+BROWN_BELOW, ORANGE_ABOVE = 0.45, 0.65  # value: a ginger cat in the shade lies between
 HUES = {"red": (-14, 10), "orange": (18, 36), "yellow": (46, 64), "green": (85, 160), "blue": (190, 250)}  # degrees
+ENOUGH = 4096  # pixels of an object that are looked at, at most
 MAJORITY = 0.65  # share of an object's pixels that must agree on a word
 
 HUE_REACH = 35  # degrees around the main hue that still belong to the repaintable part
@@ -88,6 +92,7 @@ def name_of(pixels: NDArray[np.uint8]) -> str | None:
     """
     if not len(pixels):
         return None
+    pixels = pixels[:: -(-len(pixels) // ENOUGH)]
     hue, saturation, value = (plane[0] for plane in hsv(pixels[None]))
     vivid = (saturation > VIVID) & (value > BLACK_BELOW)
     votes = {
@@ -96,9 +101,9 @@ def name_of(pixels: NDArray[np.uint8]) -> str | None:
     }
     for word, (low, high) in HUES.items():
         within = vivid & ((hue - low) % 360 <= high - low)
-        votes[word] = np.count_nonzero(within & (value > BROWN_BELOW) if word == "orange" else within)
+        votes[word] = np.count_nonzero(within & (value > ORANGE_ABOVE) if word == "orange" else within)
         if word == "orange":
-            votes["brown"] = np.count_nonzero(within & (value <= BROWN_BELOW))
+            votes["brown"] = np.count_nonzero(within & (value < BROWN_BELOW))
     word = max(votes, key=lambda word: votes[word])
     return word if votes[word] > MAJORITY * len(pixels) else None
 

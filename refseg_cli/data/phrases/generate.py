@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from refseg_cli.data.phrases.logic import Except, Form, Or, assert_unambiguous, targets
+from refseg_cli.data.phrases.logic import Except, Form, Or, Placed, assert_unambiguous, targets
 from refseg_cli.data.phrases.nouns import Category, Vocabulary
-from refseg_cli.data.phrases.proposals import KINDS, Proposal, View
+from refseg_cli.data.phrases.proposals import KINDS, Kinds, Proposal, View
 from refseg_cli.data.phrases.scene import Scene
 from refseg_cli.data.phrases.wording import Number, word
 
@@ -39,29 +39,41 @@ class Reference:
     phrases: tuple[str, ...]
 
 
-def describe(scene: Scene, nouns: Vocabulary, rng: Random, subject: Callable[[Category], bool]) -> list[Reference]:
-    """Unambiguous references to objects of the scene; subject: the categories that they may be about.
+def describe(
+    scene: Scene,
+    nouns: Vocabulary,
+    rng: Random,
+    subject: Callable[[Category], bool],
+    *,
+    kinds: Kinds = KINDS,
+    companions: Mapping[int, Mapping[Category, float]] | None = None,
+) -> list[Reference]:
+    """Unambiguous references to objects of the scene; none if no object may be a target.
 
-    At least one object of the scene must be such a subject.
+    Args:
+        subject: the categories that they may be about.
+        kinds: what is said, as `proposals.KINDS`.
+        companions: as in `View`.
     """
-    view = View(scene, nouns, rng, subject)
+    view = View(scene, nouns, rng, subject, companions or {})
+    if not view.subjects():
+        return []
     wanted = rng.randint(*SENTENCES)
     references: list[Reference] = []
     for _ in range(wanted):
         number = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
-        reference = refer(view, number, references)
+        reference = refer(view, number, references, kinds)
         references += [reference] if reference else []
         if sum(len(reference.phrases) for reference in references) >= wanted:
             break
     return references
 
 
-def refer(view: View, number: str, earlier: list[Reference]) -> Reference | None:
+def refer(view: View, number: str, earlier: list[Reference], kinds: Kinds) -> Reference | None:
     """A reference to as many objects as `number` wants, in words that the earlier ones did not use."""
-    kinds = KINDS[number]
     said = {phrase for reference in earlier for phrase in reference.phrases}
     known = Counter(reference.targets for reference in earlier if reference.targets)
-    for kind in view.rng.choices(list(kinds), weights=list(kinds.values()), k=KINDS_TRIED):
+    for kind in view.rng.choices(list(kinds[number]), weights=list(kinds[number].values()), k=KINDS_TRIED):
         for _ in range(PROPOSALS):
             proposal = kind(view)
             named = targets(proposal.form, view.scene) if proposal else None
@@ -69,7 +81,7 @@ def refer(view: View, number: str, earlier: list[Reference]) -> Reference | None
                 continue
             if known[named] >= REPEATS:
                 continue
-            if not all(view.may_name(view.scene.things[i]) for i in named):
+            if not view.may_name(named):
                 continue
             phrases = wordings(proposal, view, said)
             if phrases:
@@ -98,4 +110,5 @@ def number_of(form: Form, scene: Scene, proposal: Proposal) -> Number:
         case Except(_, part):
             return Number(count, all=True, parts=(number_of(part, scene, Proposal(part)),))
         case _:
-            return Number(count, counted=proposal.counted, all=proposal.all)
+            alone = scene.photograph and isinstance(form, Placed) and len(targets(form.of, scene) or ()) == 1
+            return Number(count, counted=proposal.counted, all=proposal.all, alone=alone)

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from refseg_cli.data.phrases.colours import CONFUSABLE
+from refseg_cli.data.phrases.colours import CONFUSABLE, CONFUSABLE_IN_PHOTOS
 from refseg_cli.data.phrases.scene import Scene, Thing
 
 FALSE, UNCLEAR, TRUE = 0, 1, 2
@@ -30,6 +30,10 @@ GAP = 0.05  # least distance between neighbours that are counted off from a side
 SIZE_RATIO = 1.35  # least ratio of areas for "bigger"
 BESIDE = 0.08  # least offset for "left of the car", which must also exceed the offset on the other axis
 NOT_BESIDE = -0.02  # clearly not: it lies at least this much beyond the landmark
+END = 0.33  # "at the bottom" of a photo, in place of SIDE
+# Large objects: how far from a side the far edge of one "on the left" may be, or of one "in the top left corner".
+SIDE_REACH, CORNER_REACH = 0.75, 0.65
+OVERLAP = 0.3  # what is this much within the other's box, as a share of the smaller, is on it or behind it, not beside
 NEAR, FAR = 0.05, 0.20  # "next to": the gap between the boxes, as a share of the picture's diagonal
 
 AXES = {"left": ("x", 1), "right": ("x", -1), "top": ("y", 1), "bottom": ("y", -1)}
@@ -86,13 +90,15 @@ class Coloured:
     colour: str
 
     def truth(self, scene: Scene) -> Truths:
-        return np.minimum(self.noun.truth(scene), scene.each(self.fits))
+        confusable = CONFUSABLE_IN_PHOTOS if scene.photograph else CONFUSABLE
 
-    def fits(self, thing: Thing) -> int:
-        if thing.colour == self.colour:
-            return TRUE
-        unclear = thing.colour is None or frozenset((thing.colour, self.colour)) in CONFUSABLE
-        return UNCLEAR if unclear else FALSE
+        def fits(thing: Thing) -> int:
+            if thing.colour == self.colour:
+                return TRUE
+            unclear = thing.colour is None or frozenset((thing.colour, self.colour)) in confusable
+            return UNCLEAR if unclear else FALSE
+
+        return np.minimum(self.noun.truth(scene), scene.each(fits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +129,24 @@ def in_region(scene: Scene, side: str) -> Truths:
         off = np.abs(scene.x - 0.5)
         across = np.abs(scene.y - 0.5)
         central = graded(off < CENTRE, off > OFF_CENTRE)
+        if scene.photograph:
+            left, right = edges(scene, "left")
+            central[(central == FALSE) & (left < 0.5 + CENTRE) & (right > 0.5 - CENTRE)] = UNCLEAR
         return np.where((central == TRUE) & (across > CENTRE_ACROSS), np.int8(UNCLEAR), central)
-    truths = [graded(place < SIDE, place > OTHER_SIDE) for place in (along(scene, s) for s in side.split())]
-    return np.minimum.reduce(truths)
+    return np.minimum.reduce([at_side(scene, part, corner=side in CORNERS) for part in side.split()])
+
+
+def at_side(scene: Scene, side: str, *, corner: bool) -> Truths:
+    """Whether each object lies at a side, or, of a corner, at one of its two."""
+    place = along(scene, side)
+    truth = graded(place < SIDE, place > OTHER_SIDE)
+    if scene.photograph:
+        if side in ("top", "bottom"):  # most of what stands on the ground is a little below the middle
+            truth[(truth == TRUE) & (place > END)] = UNCLEAR
+        near, far = edges(scene, side)
+        reach = CORNER_REACH if corner else SIDE_REACH
+        truth[((truth == TRUE) & (far > reach)) | ((truth == FALSE) & (near < SIDE))] = UNCLEAR
+    return truth
 
 
 def comparatively(scene: Scene, side: str, candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -147,6 +168,14 @@ def along(scene: Scene, side: str) -> NDArray[np.float64]:
     axis, sign = AXES[side]
     place: NDArray[np.float64] = getattr(scene, axis)
     return place if sign > 0 else 1 - place
+
+
+def edges(scene: Scene, side: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distance of the near and of the far edge of each object from a side, as `along`."""
+    axis, sign = AXES[side]
+    first, size = (0, scene.width) if axis == "x" else (1, scene.height)
+    low, high = scene.boxes[:, first] / size, scene.boxes[:, first + 2] / size
+    return (low, high) if sign > 0 else (1 - high, 1 - low)
 
 
 def graded(true: NDArray[np.bool_], false: NDArray[np.bool_]) -> Truths:
@@ -197,6 +226,8 @@ class Related:
             return np.minimum(of, np.int8(UNCLEAR))
         landmark = int(np.flatnonzero(anchor == TRUE)[0])
         placed = next_to(scene, landmark) if self.relation == "next to" else beside(scene, landmark, self.relation)
+        if scene.photograph:
+            placed[(placed == TRUE) & (shared(scene, landmark) > OVERLAP)] = UNCLEAR
         placed[landmark] = FALSE
         return np.minimum(of, placed)
 
@@ -212,7 +243,12 @@ def beside(scene: Scene, landmark: int, relation: str) -> Truths:
     axis, sign = AXES[side]
     ahead, aside = -sign * offset[axis], np.abs(offset["y" if axis == "x" else "x"])
     before = place[landmark] - place
-    return graded((before > BESIDE) & (aside < ahead), before < NOT_BESIDE)
+    truth = graded((before > BESIDE) & (aside < ahead), before < NOT_BESIDE)
+    if scene.photograph:  # its centre lies beyond the landmark's edge, or no part of it does
+        near, _ = edges(scene, side)
+        within = (truth == TRUE) & (place > near[landmark])
+        truth[within | ((truth == FALSE) & (near < near[landmark]))] = UNCLEAR
+    return truth
 
 
 def next_to(scene: Scene, landmark: int) -> Truths:
@@ -221,6 +257,30 @@ def next_to(scene: Scene, landmark: int) -> Truths:
     gaps = np.maximum(np.maximum(scene.boxes[:, :2] - box[2:], box[:2] - scene.boxes[:, 2:]), 0)  # (n, 2)
     gap = np.hypot(gaps[:, 0], gaps[:, 1]) / np.hypot(scene.width, scene.height)
     return graded(gap < NEAR, gap > FAR)
+
+
+def shared(scene: Scene, landmark: int) -> NDArray[np.float64]:
+    """What each box has in common with the landmark's, as a share of the smaller of the two."""
+    box = scene.boxes[landmark]
+    sides = np.minimum(scene.boxes[:, 2:], box[2:]) - np.maximum(scene.boxes[:, :2], box[:2])  # (n, 2)
+    sizes = np.prod(scene.boxes[:, 2:] - scene.boxes[:, :2], axis=1)
+    common: NDArray[np.float64] = np.prod(np.maximum(sides, 0), axis=1) / np.minimum(sizes, sizes[landmark])
+    return common
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """'three dogs': nothing where there are fewer. Where there are more it may mean any of them, so all is UNCLEAR."""
+
+    of: Form
+    number: int
+
+    def truth(self, scene: Scene) -> Truths:
+        of = self.of.truth(scene)
+        sure, possible = int((of == TRUE).sum()), int((of > FALSE).sum())
+        if possible < self.number:
+            return np.full(len(of), FALSE, np.int8)
+        return of if sure == possible == self.number else np.minimum(of, np.int8(UNCLEAR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +312,7 @@ def words(form: Form) -> Iterator[str | None]:
             yield word
         case Coloured(noun):
             yield from words(noun)
-        case Placed(of) | Ranked(of):
+        case Placed(of) | Ranked(of) | Counted(of):
             yield from words(of)
         case Related(of, _, anchor):
             yield from (*words(of), *words(anchor))
@@ -266,11 +326,8 @@ def words(form: Form) -> Iterator[str | None]:
 
 def may_mean_unseen(form: Form, scene: Scene) -> bool:
     """Whether an object that nobody annotated might change what the form names."""
-    return any(
-        word is None or word in category.names or word in category.general or word in category.doubtful
-        for word in words(form)
-        for category in scene.unseen
-    )
+    everything = scene.photograph or bool(scene.unseen)
+    return any(everything if word is None else word in scene.unseen_words for word in words(form))
 
 
 def targets(form: Form, scene: Scene) -> tuple[int, ...] | None:

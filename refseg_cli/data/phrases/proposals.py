@@ -5,8 +5,8 @@ Every kind is a function of a `View`. It returns None where the scene offers not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 
 from refseg_cli.data.phrases.colours import PAINTS
@@ -16,6 +16,7 @@ from refseg_cli.data.phrases.logic import (
     SIDES,
     SIZES,
     Coloured,
+    Counted,
     Everything,
     Except,
     Form,
@@ -36,6 +37,7 @@ VAGUE = frozenset({"object", "thing"})
 MOST_COUNTED = 6  # larger groups are not counted
 LAST_ORDINAL = 4
 SAME_SECTION = 0.7  # share of absent things that resemble a present one
+OFTEN_THERE = 0.7  # share of absent things that often go with a present one, where that is known
 LINKS = (*RELATIONS, "next to")
 
 
@@ -57,20 +59,36 @@ class View:
     """A scene, seen by one who describes it.
 
     nouns: the words that may be used.  subject: the categories that the phrases may be about.
+    companions: index of a category -> what often is in a picture with it, with weights; empty if nobody counted.
     """
 
     scene: Scene
     nouns: Vocabulary
     rng: Random
     subject: Callable[[Category], bool]
+    companions: Mapping[int, Mapping[Category, float]] = field(default_factory=dict)
 
-    def may_name(self, thing: Thing) -> bool:
-        """Whether the object may be a target."""
-        return thing.traced and self.subject(thing.category)
+    def may_name(self, named: Sequence[int]) -> bool:
+        """Whether these objects, by their positions in the scene, may be the targets."""
+        things = self.scene.things
+        doubtful = {things[i].category for i in named if not things[i].traced}
+        return all(self.subject(things[i].category) for i in named) and all(
+            category in self.scene.together
+            and all(i in named for i, thing in enumerate(things) if thing.category == category)
+            for category in doubtful
+        )
+
+    def subjects(self) -> list[Thing]:
+        """The objects that a phrase may be about, alone or together with others."""
+        return [
+            thing
+            for thing in self.scene.things
+            if self.subject(thing.category) and (thing.traced or thing.category in self.scene.together)
+        ]
 
     def thing(self) -> Thing:
         """An object that the phrase may be about."""
-        return self.rng.choice([thing for thing in self.scene.things if self.may_name(thing)])
+        return self.rng.choice(self.subjects())
 
     def noun(self, thing: Thing) -> Is:
         """A noun that is true of the object."""
@@ -230,6 +248,9 @@ def pretence(view: View) -> int:
 def absent_noun(view: View) -> Is:
     """A noun that fits nothing in sight, preferably one for something like what is there."""
     present = view.thing().category
+    if (often := view.companions.get(present.index)) and view.rng.random() < OFTEN_THERE:
+        companion = view.rng.choices(list(often), weights=list(often.values()))[0]
+        return Is(view.any(companion.names))
     alike = view.rng.random() < SAME_SECTION
     choices = [c for c in view.nouns.categories if view.subject(c) and (not alike or c.section == present.section)]
     return Is(view.any(view.rng.choice(choices).names))
@@ -260,6 +281,13 @@ def absent_ordinal(view: View) -> Proposal | None:
     return Proposal(Ranked(noun, view.any(("left", "right")), rank), pretended=1)
 
 
+def absent_count(view: View) -> Proposal | None:
+    """'three dogs' where there are two"""
+    noun = view.noun(view.thing())
+    number = len(targets(noun, view.scene) or ()) + view.rng.choice((1, 1, 2))
+    return Proposal(Counted(noun, number), pretended=number) if number <= MOST_COUNTED else None
+
+
 def absent_relation(view: View) -> Proposal | None:
     """'dog left of the car' where it is on the right"""
     proposal = relation(view)
@@ -267,7 +295,8 @@ def absent_relation(view: View) -> Proposal | None:
 
 
 # Kinds by number of targets, with their weights among those of the same number.
-KINDS: dict[str, dict[Callable[[View], Proposal | None], float]] = {
+Kinds = Mapping[str, Mapping[Callable[[View], Proposal | None], float]]
+KINDS: Kinds = {
     "single": {category: 19, colour: 17, size: 8, position: 21, superlative: 12, ordinal: 7, relation: 16},
     "multi": {group: 40, count: 30, compound: 18, exception: 12},
     "no_target": {
@@ -278,3 +307,5 @@ KINDS: dict[str, dict[Callable[[View], Proposal | None], float]] = {
         absent_relation: 18,
     },
 }
+# Of photographs. Scenes have no wrong counts: those of a seed stay as they are.
+PHOTO_KINDS = {**KINDS, "no_target": {**KINDS["no_target"], absent_count: 14}}

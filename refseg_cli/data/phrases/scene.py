@@ -35,12 +35,22 @@ class Scene:
     """One picture: its size in pixels and its objects. The arrays below have one entry for each object.
 
     unseen: categories of which there may be more objects than are known.
+    together: categories whose objects have a known mask together, even if nobody knows which pixels are whose.
+    photograph: there is more in it than the things, these may be as large as the picture, so that their centres do not
+        tell where they are, and the light changes colours.
     """
 
     width: int
     height: int
     things: tuple[Thing, ...]
     unseen: tuple[Category, ...] = ()
+    together: tuple[Category, ...] = ()
+    photograph: bool = False
+
+    @cached_property
+    def unseen_words(self) -> frozenset[str]:
+        """What may be said of objects that are not known."""
+        return frozenset(word for c in self.unseen for word in (*c.names, *c.general, *c.doubtful))
 
     @cached_property
     def boxes(self) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from random import Random
 from refseg_cli.data.phrases.logic import (
     CORNERS,
     Coloured,
+    Counted,
     Everything,
     Except,
     Form,
@@ -62,6 +63,7 @@ class Number:
 
     count: how many objects the phrase names, or pretends to name.  counted: it says how many.
     all: it stresses that it names each of them.  definite: it needs an article.
+    alone: there is nothing to tell it apart from: 'dog on the left', but hardly 'left dog'.
     parts: the numbers of what 'and' joins, or 'except' leaves out.
     """
 
@@ -69,6 +71,7 @@ class Number:
     counted: bool = False
     all: bool = False
     definite: bool = False
+    alone: bool = False
     parts: tuple[Number, ...] = ()
 
     @property
@@ -96,6 +99,8 @@ def word(form: Form, number: Number, nouns: Vocabulary, rng: Random) -> str:
             return "everything"
         case Is("person") if number.all and rng.random() < 0.4:
             return rng.choice(("everyone", "everybody"))
+        case Counted(of, count):
+            return determined(of, replace(number, count=count, counted=True), nouns, rng)
         case _:
             return determined(form, number, nouns, rng)
 
@@ -111,11 +116,19 @@ def determined(form: Form, number: Number, nouns: Vocabulary, rng: Random) -> st
         choices = ("all {}", "all the {}", "all of the {}")
     else:
         choices = ("the {}",) if number.definite else ("{}", "the {}")
-    return rng.choice(choices).format(phrase(form, nouns, rng, plural=number.plural))
+    return rng.choice(choices).format(phrase(form, nouns, rng, plural=number.plural, alone=number.alone))
 
 
-def phrase(form: Form, nouns: Vocabulary, rng: Random, *, plural: bool = False, noun: str | None = None) -> str:
-    """A noun with what is said of it, without article. noun: a pronoun to say in its place."""
+def phrase(
+    form: Form,
+    nouns: Vocabulary,
+    rng: Random,
+    *,
+    plural: bool = False,
+    alone: bool = False,
+    noun: str | None = None,
+) -> str:
+    """A noun with what is said of it, without article. alone: as in `Number`. noun: a pronoun to say in its place."""
     match form:
         case Is(name):
             return noun or (nouns.plural(name) if plural else name)
@@ -128,7 +141,7 @@ def phrase(form: Form, nouns: Vocabulary, rng: Random, *, plural: bool = False, 
         case Placed(of, side):
             wordings = SIDE_WORDINGS[side]
             # 'dogs on the left', but hardly 'left dogs'
-            wording = rng.choice([w for w in wordings if w.startswith("{}")] if plural else wordings)
+            wording = rng.choice([w for w in wordings if w.startswith("{}")] if plural or alone else wordings)
         case Ranked(of, order, 1):
             wording = rng.choice(FIRST_WORDINGS[order])
         case Ranked(of, order, rank):

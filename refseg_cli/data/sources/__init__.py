@@ -61,7 +61,8 @@ class Annotation:
     """One object as annotated.
 
     box: (x, y, width, height) in pixels; None to take the mask's.  segmentation: in COCO's form, not yet looked at, but
-    not deeper than that; polygons as a JSON string.
+    not deeper than that; polygons as a JSON string.  reliable: the mask is truth; otherwise the object is there, and
+    nobody knows which pixels are its.
     """
 
     ann_id: int
@@ -71,6 +72,7 @@ class Annotation:
     box: tuple[float, float, float, float] | None
     segmentation: Any
     iscrowd: bool
+    reliable: bool = True
 
 
 class Sentence(NamedTuple):

@@ -31,9 +31,15 @@ class Instances:
     image_of: annotation id -> image id.  categories: category id -> name.
     broken: problems of annotations, by image id.  broken_photos, broken_categories: what is wrong, by id.
     cautions: rows that nothing can refer to.
+    number: what makes a number of an id, as `values.whole` does.
+    complete: image id -> ids of the categories whose every object in it is annotated, where the file says so.
+    class_masks: image id -> category id -> all of the category in one mask, a segmentation as in `Annotation`.
+    coco_ids: image id -> the photo's id in COCO, of photos that say so.
+    partial: image id -> ids of the categories of which some objects are annotated, in LVIS's form.
     """
 
     file: str
+    number: Callable[[Any, str], int] = whole
     photos: dict[int, tuple[str, int, int]] = field(default_factory=dict)
     by_image: dict[int, list[Annotation]] = field(default_factory=lambda: defaultdict(list))
     image_of: dict[int, int] = field(default_factory=dict)
@@ -42,6 +48,10 @@ class Instances:
     broken_photos: dict[int, str] = field(default_factory=dict)
     broken_categories: dict[int, str] = field(default_factory=dict)
     cautions: list[Problem] = field(default_factory=list)
+    complete: dict[int, frozenset[int]] = field(default_factory=dict)
+    class_masks: dict[int, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
+    coco_ids: dict[int, int] = field(default_factory=dict)
+    partial: dict[int, frozenset[int]] = field(default_factory=dict)
 
 
 # Polygons are most of the file, and only numbers and brackets, so quoting one makes it a string: four times as fast to
@@ -77,30 +87,42 @@ def _without_tokens(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
-def read(path: Path) -> tuple[Instances, str]:
+def read(
+    path: Path, *, number: Callable[[Any, str], int] = whole, hint: str | None = BELOW_ROOT
+) -> tuple[Instances, str]:
     """The instances of a dataset, and the file's SHA-256.
+
+    Args:
+        number: as in `Instances`.
+        hint: what to do if there is no such file.
 
     Raises:
         RefsegError: the file is missing, or is no such file as a whole.
     """
-    table, digest = load_json(path)
-    return parse(table, file=str(path)), digest
+    table, digest = load_json(path, hint=hint)
+    return parse(table, file=str(path), number=number), digest
 
 
-def parse(table: Any, *, file: str) -> Instances:
+def parse(table: Any, *, file: str, number: Callable[[Any, str], int] = whole) -> Instances:
     """The instances that a COCO file's value holds.
 
     Args:
         file: its path, for messages.
+        number: as in `Instances`.
 
     Raises:
         RefsegError: it is no such value as a whole.
     """
-    found = Instances(Path(file).name)
+    found = Instances(Path(file).name, number)
     try:
         _each(table, "categories", found, _add_category)
         _each(table, "images", found, _add_photo)
         _each(table, "annotations", found, _add_annotation)
+        if "class_masks" in table:
+            _each(table, "class_masks", found, _add_class_mask)
+        for image_id, partial in found.partial.items():
+            present = {annotation.category_id for annotation in found.by_image.get(image_id, ())}
+            found.complete[image_id] |= present - partial
     except (KeyError, TypeError, ValueError) as error:
         raise RefsegError(
             f"{file}: not a COCO file: {type(error).__name__}: {error}",
@@ -125,7 +147,7 @@ def _each(table: dict[str, Any], name: str, found: Instances, add: Callable[[Ins
 
 
 def _add_category(found: Instances, row: dict[str, Any]) -> None:
-    category_id = whole(row["id"], "id")
+    category_id = found.number(row["id"], "id")
     try:
         found.categories[category_id] = text(row.get("name"), "name")
     except ValueError as error:
@@ -133,16 +155,24 @@ def _add_category(found: Instances, row: dict[str, Any]) -> None:
 
 
 def _add_photo(found: Instances, row: dict[str, Any]) -> None:
-    image_id = whole(row["id"], "id")
+    image_id = found.number(row["id"], "id")
     try:
         height, width = whole(row.get("height"), "height"), whole(row.get("width"), "width")
-        found.photos[image_id] = (text(row.get("file_name"), "file_name"), height, width)
+        if row.get("complete") is not None:
+            found.complete[image_id] = frozenset(found.number(value, "complete") for value in row["complete"])
+        elif "neg_category_ids" in row:  # LVIS, whose images have been searched for a few categories each
+            found.complete[image_id] = frozenset(found.number(value, "category") for value in row["neg_category_ids"])
+            found.partial[image_id] = frozenset(row.get("not_exhaustive_category_ids", ()))
+        if row.get("coco_id") is not None:
+            found.coco_ids[image_id] = whole(row["coco_id"], "coco_id")
+        name = row.get("file_name", row.get("coco_url"))  # LVIS has the address only
+        found.photos[image_id] = (text(name, "file_name"), height, width)
     except ValueError as error:
         found.broken_photos[image_id] = str(error)
 
 
 def _add_annotation(found: Instances, row: dict[str, Any]) -> None:
-    ann_id, image_id = whole(row["id"], "id"), whole(row["image_id"], "image_id")
+    ann_id, image_id = found.number(row["id"], "id"), found.number(row["image_id"], "image_id")
     found.image_of[ann_id] = image_id
     try:
         category_id = _category_id(found, row)
@@ -154,11 +184,17 @@ def _add_annotation(found: Instances, row: dict[str, Any]) -> None:
             box=_box(row),
             segmentation=_segmentation(row),
             iscrowd=bool(row.get("iscrowd", 0)),
+            reliable=bool(row.get("reliable", 1)),
         )
     except _Broken as error:
         found.broken[image_id].append((ann_id, error.reason, f"annotation {ann_id}: {error.detail}"))
     else:
         found.by_image[image_id].append(annotation)
+
+
+def _add_class_mask(found: Instances, row: dict[str, Any]) -> None:
+    image_id = found.number(row["image_id"], "image_id")
+    found.class_masks[image_id][found.number(row["category_id"], "category_id")] = _segmentation(row)
 
 
 class _Broken(Exception):
@@ -171,7 +207,7 @@ class _Broken(Exception):
 
 def _category_id(found: Instances, row: dict[str, Any]) -> int:
     try:
-        category_id = whole(row.get("category_id"), "category")
+        category_id = found.number(row.get("category_id"), "category")
     except ValueError as error:
         raise _Broken(Reason.UNKNOWN_CATEGORY, str(error)) from error
     if category_id in found.broken_categories:

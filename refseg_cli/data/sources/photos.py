@@ -165,6 +165,21 @@ def _decoded_size(data: bytes, max_pixels: int) -> tuple[int, int]:
         return image.height, image.width
 
 
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photo and its objects, upright.
+
+    data: the file's bytes as they are.  size: (height, width).  orientation: EXIF's number.
+    instances: those with sound masks.  lost: positions of the other annotations in the draft.
+    """
+
+    data: bytes
+    size: tuple[int, int]
+    orientation: int
+    instances: tuple[Instance, ...]
+    lost: list[int]
+
+
 def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RULES) -> Record | None:
     """The record of a draft, upright, with its photo's bytes as they are.
 
@@ -173,6 +188,30 @@ def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RUL
 
     Returns:
         None if the photo cannot be used, or nothing is left to be said of it.
+    """
+    photo = examine(draft, path, problems, rules)
+    if photo is None:
+        return None
+    expressions = without(draft.expressions, photo.lost) if photo.lost else draft.expressions
+    if not expressions:
+        return None
+    return Record(
+        draft.image_id,
+        draft.file_name,
+        draft.split,
+        *photo.size,
+        photo.data,
+        photo.instances,
+        expressions,
+        photo.orientation,
+    )
+
+
+def examine(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RULES) -> Photo | None:
+    """The photo of a draft with its objects; None if it cannot be used.
+
+    Args:
+        problems: what is left out is appended here.
     """
     everything = tuple(dict.fromkeys(e.ref_id for e in draft.expressions))
     try:
@@ -193,12 +232,7 @@ def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RUL
         problems.append(Problem(Reason.IMAGE_SIZE, draft.file_name, everything, detail))
         return None
     instances, lost = _instances(draft, (height, width), orientation, frame, problems)
-    expressions = without(draft.expressions, lost) if lost else draft.expressions
-    if not expressions:
-        return None
-    return Record(
-        draft.image_id, draft.file_name, draft.split, height, width, data, instances, expressions, orientation
-    )
+    return Photo(data, (height, width), orientation, instances, lost)
 
 
 def _instances(

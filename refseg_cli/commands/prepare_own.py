@@ -1,0 +1,94 @@
+"""`refseg prepare coco`: one's own annotated photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refseg_cli.commands._options import Json, MaxPixels, Quiet
+from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Workers, output_of, show
+from refseg_cli.console import console
+
+GENERATE = "generate"
+
+
+def phrase_choices() -> list[str]:
+    """What --phrases may be other than a file."""
+    return [GENERATE]
+
+
+Photos = Annotated[Path, typer.Option("--images", metavar="DIR", help="Folder of the photos.")]
+
+
+def coco(
+    annotations: Annotated[
+        Path, typer.Option("--annotations", metavar="FILE", help="COCO file: images, annotations, categories.")
+    ],
+    images: Photos,
+    phrases: Annotated[
+        str,
+        typer.Option(
+            "--phrases",
+            metavar="FILE|generate",
+            help="Table of phrases: CSV, JSON lines, a JSON list or Parquet; or generate them from the annotations.",
+            autocompletion=phrase_choices,
+        ),
+    ],
+    out: Out,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the dataset; that of --out if not given.")
+    ] = None,
+    splits: Annotated[
+        str | None,
+        typer.Option(
+            "--splits",
+            metavar="SPLIT=SHARE,...|FILE",
+            help="Deal the images out by shares, or take the splits of a table with image and split. If not given: the "
+            "column split of --phrases, or all in train.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="N", help="Another seed deals images out, and generates phrases, otherwise."),
+    ] = 0,
+    image_source: Annotated[
+        str | None,
+        typer.Option(
+            "--image-source",
+            metavar="NAME",
+            help="Whose image ids these are, so that 'prepare check' knows pictures of other data again; coco for "
+            "COCO's photos. --name if not given.",
+        ),
+    ] = None,
+    workers: Workers = None,
+    on_error: OnError = "fail",
+    masks_on: MasksOn = "upright",
+    max_pixels: MaxPixels = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare your own photos: a COCO file with a table of phrases, or with phrases generated from its objects.
+
+    \b
+    A row of the table has an image (file name or id) and a phrase, and says what the phrase means by
+      ann_id     ids of annotations, such as 12 or "12 13"
+      mask       COCO's RLE or polygons, or a PNG file beside the table
+      box        x, y, width, height of an annotated object
+      no_target  true: nothing in the picture
+
+    \b
+    Example:
+      refseg prepare coco --annotations instances.json --images photos --phrases phrases.csv --out prepared/mine
+      refseg prepare coco --annotations instances.json --images photos --phrases generate --out prepared/made
+    """
+    from refseg_cli.engine.prepare_own import CocoRequest, prepare_coco
+
+    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
+    table = None if phrases == GENERATE else Path(phrases)
+    request = CocoRequest(annotations, images, table, output, name, splits, seed, image_source)
+    with console.progress() as progress:
+        report = prepare_coco(request, progress=progress)
+    show(report, json)

@@ -1,0 +1,148 @@
+"""One's own annotated photos to prepared data: `refseg prepare coco`, with one's own phrases or generated ones."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, phrase_rows, splits
+from refseg_cli.data.sources.catalogue import SOURCES
+from refseg_cli.data.sources.instances import Instances
+from refseg_cli.data.sources.values import identifier
+from refseg_cli.engine import generated
+from refseg_cli.engine.prepare import Material, Output, PrepareReport, find_photos, photo_folder, write
+from refseg_cli.errors import RefsegError
+from refseg_cli.progress import Progress, silent
+
+SPLIT_BY = "own"  # whose splits: the user's
+ONLY_SPLIT = "train"  # of data of which nothing says how it is split: what one can train on
+COCO = "coco"  # the source of COCO's image ids
+_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+_TAKEN = frozenset({*SOURCES, "scenes", *(source.image_source for source in SOURCES.values())})
+_COCO_FILE = "--annotations is a COCO file: images, annotations and categories in JSON"
+
+
+@dataclass(frozen=True, slots=True)
+class CocoRequest:
+    """A COCO file and phrases about what is annotated in it.
+
+    phrases: a table, see `sources.phrase_rows`; None to generate them.
+    name: of the dataset; None for that of the output folder.
+    splits: shares as in ``train=0.8,val=0.2``, or a table of images and splits; None for those of `phrases`.
+    seed: of the shares, and of generated phrases.
+    image_source: whose image ids these are, as in `Manifest`; None for the dataset's own.
+    """
+
+    annotations: Path
+    images: Path
+    phrases: Path | None
+    output: Output
+    name: str | None = None
+    splits: str | None = None
+    seed: int = 0
+    image_source: str | None = None
+
+
+def prepare_coco(request: CocoRequest, *, progress: Progress = silent) -> PrepareReport:
+    """Prepare one's own data.
+
+    Raises:
+        RefsegError: a file that is missing or of another form, a name that is taken, and as `prepare.write`.
+    """
+    return write(_read(request, progress), request.output, progress=progress)
+
+
+def _read(request: CocoRequest, progress: Progress) -> Material:
+    name = own_name(request.name, request.output)
+    folder = photo_folder(request.images)
+    problems: list[Problem] = []
+    found, digest = instances.read(request.annotations, number=identifier, hint=_COCO_FILE)
+    hashes = {f"annotations/{request.annotations.name}": digest}
+    source: dict[str, Any] = {"sha256": hashes}
+    if request.phrases:
+        refs, hashes[f"phrases/{request.phrases.name}"] = phrase_rows.read(request.phrases, found, problems)
+        file = request.phrases.name
+    else:
+        refs, kinds = generated.references(found, folder, request.output, request.seed, problems, progress)
+        file = request.annotations.name
+        source["generator"] = {"seed": request.seed, "phrases": dict(sorted(kinds.items()))}
+    refs = list(_in_splits(refs, found, request, hashes, problems))
+    drafts = instances.drafts(refs, found, splits=(), file=file, problems=problems)
+    image_source = request.image_source or name
+    if image_source == COCO:
+        drafts = [replace(draft, image_id=_coco_id(draft, found, name)) for draft in drafts]
+    return Material(
+        name,
+        SPLIT_BY,
+        image_source,
+        {**source, "content": content(drafts)},
+        tuple(find_photos(drafts, [folder], problems)),
+        {ref.ref_id: ref.split for ref in refs},
+        tuple(problems),
+    )
+
+
+def own_name(name: str | None, output: Output) -> str:
+    """The name of one's own dataset; if none is given that of the output folder.
+
+    Raises:
+        RefsegError: it is none, or that of another dataset, whose image ids and published counts are not these.
+    """
+    chosen = PurePosixPath(output.out.rstrip("/")).name if name is None else name
+    if not _NAME.fullmatch(chosen):
+        raise RefsegError(f"--name {chosen}: no name for a dataset", hint="letters, digits and any of _ . + -")
+    if chosen in _TAKEN:
+        told = f"--name {chosen}" if name is not None else f"--out {output.out}"
+        raise RefsegError(f"{told}: {chosen} is the name of another dataset", hint="--name gives it one of its own")
+    return chosen
+
+
+def _in_splits(
+    refs: Sequence[Ref], found: Instances, request: CocoRequest, hashes: dict[str, str], problems: list[Problem]
+) -> Iterator[Ref]:
+    """The references with their splits; those that are in none are appended to `problems`."""
+    split_of: Mapping[int, str] = {}
+    if request.splits is None:
+        if not any(ref.split for ref in refs):
+            split_of = dict.fromkeys((ref.image_id for ref in refs), ONLY_SPLIT)
+    elif "=" in request.splits:
+        split_of = _dealt((ref.image_id for ref in refs), found, splits.shares_of(request.splits), request.seed)
+    else:
+        path = Path(request.splits)
+        split_of, hashes[f"splits/{path.name}"] = splits.read(path, found, problems)
+    for ref in refs:
+        split = split_of.get(ref.image_id, "") if split_of else ref.split
+        if split:
+            yield replace(ref, split=split)
+        else:
+            detail = f"{found.photos[ref.image_id][0]} is in no split"
+            problems.append(Problem(Reason.BROKEN_REF, found.file, (ref.ref_id,), detail))
+
+
+def _dealt(image_ids: Iterable[int], found: Instances, shares: Mapping[str, float], seed: int) -> dict[int, str]:
+    """The split of each image. By file names, so that no photo of two ids is in two splits."""
+    names = {image_id: found.photos[image_id][0] for image_id in image_ids}
+    dealt = splits.deal(names.values(), shares, seed=seed)
+    return {image_id: dealt[name] for image_id, name in names.items()}
+
+
+def _coco_id(draft: Draft, found: Instances, name: str) -> int:
+    """COCO's id of the photo: the one that the file gives, or the image id where it gives none at all.
+
+    A photo without one among others that have it is none of COCO's, so its id is one that COCO does not use.
+    """
+    if not found.coco_ids:
+        return draft.image_id
+    return found.coco_ids.get(draft.image_id, -identifier(f"{name}/{draft.image_id}", "image_id"))
+
+
+def content(drafts: Sequence[Draft]) -> str:
+    """SHA-256 of what was read, masks that lie in files of their own included."""
+    digest = hashlib.sha256()
+    for draft in drafts:
+        digest.update(repr(draft).encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
