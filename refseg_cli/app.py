@@ -45,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 prepare.app.command("coco")(prepare_own.coco)
+prepare.app.command("refer")(prepare_own.refer)
 app.add_typer(prepare.app, name="prepare")
 app.command("train")(train.train)
 app.command("eval", cls=Grouped)(eval.eval_)
