@@ -47,6 +47,7 @@ app = typer.Typer(
 )
 prepare.app.command("from")(prepare_from.from_)
 prepare.app.command("coco")(prepare_own.coco)
+prepare.app.command("refer")(prepare_own.refer)
 app.add_typer(prepare.app, name="prepare")
 app.command("train")(train.train)
 app.command("eval", cls=Grouped)(eval.eval_)

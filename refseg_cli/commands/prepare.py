@@ -281,8 +281,7 @@ def _prepare(
     from refseg_cli.engine.prepare import PrepareRequest, prepare
 
     output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
-    names = tuple(name.strip() for name in splits.split(",") if name.strip())
-    request = PrepareRequest(dataset, root, output, images, split_by, names)
+    request = PrepareRequest(dataset, root, output, images, split_by, names_of(splits))
     with console.progress() as progress:
         report = prepare(request, progress=progress)
     show(report, json)
@@ -303,6 +302,11 @@ def output_of(
 
     rules = Rules(masks_on, max_pixels or MAX_PIXELS)
     return Output(out, workers or cores(), on_error, overwrite, rules=rules)
+
+
+def names_of(splits: str) -> tuple[str, ...]:
+    """The splits that --splits names."""
+    return tuple(name.strip() for name in splits.split(",") if name.strip())
 
 
 def show(report: PrepareReport, json: bool) -> None:

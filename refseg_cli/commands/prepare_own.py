@@ -1,4 +1,4 @@
-"""`refseg prepare coco`: one's own annotated photos."""
+"""`refseg prepare coco` and `refseg prepare refer`: one's own annotated photos."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from refseg_cli.commands._options import Json, MaxPixels, Quiet
-from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Workers, output_of, show
+from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
 from refseg_cli.console import console
 
 GENERATE = "generate"
@@ -20,6 +20,18 @@ def phrase_choices() -> list[str]:
 
 
 Photos = Annotated[Path, typer.Option("--images", metavar="DIR", help="Folder of the photos.")]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Name of the dataset; that of --out if not given.")
+]
+ImageSource = Annotated[
+    str | None,
+    typer.Option(
+        "--image-source",
+        metavar="NAME",
+        help="Whose image ids these are, by which 'prepare check' finds the pictures in other data; coco for COCO's. "
+        "--name if not given.",
+    ),
+]
 
 
 def coco(
@@ -37,9 +49,7 @@ def coco(
         ),
     ],
     out: Out,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name of the dataset; that of --out if not given.")
-    ] = None,
+    name: Name = None,
     splits: Annotated[
         str | None,
         typer.Option(
@@ -53,15 +63,7 @@ def coco(
         int,
         typer.Option("--seed", metavar="N", help="Another seed deals images out, and generates phrases, otherwise."),
     ] = 0,
-    image_source: Annotated[
-        str | None,
-        typer.Option(
-            "--image-source",
-            metavar="NAME",
-            help="Whose image ids these are, so that 'prepare check' knows pictures of other data again; coco for "
-            "COCO's photos. --name if not given.",
-        ),
-    ] = None,
+    image_source: ImageSource = None,
     workers: Workers = None,
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
@@ -91,4 +93,38 @@ def coco(
     request = CocoRequest(annotations, images, table, output, name, splits, seed, image_source)
     with console.progress() as progress:
         report = prepare_coco(request, progress=progress)
+    show(report, json)
+
+
+def refer(
+    refs: Annotated[Path, typer.Option("--refs", metavar="FILE", help="References, a pickle (.p) or JSON.")],
+    instances: Annotated[Path, typer.Option("--instances", metavar="FILE", help="Their instances.json.")],
+    images: Photos,
+    out: Out,
+    name: Name = None,
+    splits: Splits = "",
+    image_source: ImageSource = None,
+    workers: Workers = None,
+    on_error: OnError = "fail",
+    masks_on: MasksOn = "upright",
+    max_pixels: MaxPixels = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare a dataset in REFER's layout that is none of REFER's: RRSIS-D, RefSegRS, your own.
+
+    Ids may be text, splits have any names, boxes and ids of sentences may be missing. REFER's own sets, which have
+    published counts and COCO's image ids, have commands of their own.
+
+    \b
+    Example:
+      refseg prepare refer --refs "refs(unc).p" --instances instances.json --images JPEGImages --out rrsisd
+    """
+    from refseg_cli.engine.prepare_own import ReferRequest, prepare_refer
+
+    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
+    request = ReferRequest(refs, instances, images, output, name, names_of(splits), image_source)
+    with console.progress() as progress:
+        report = prepare_refer(request, progress=progress)
     show(report, json)

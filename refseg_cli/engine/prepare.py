@@ -204,7 +204,8 @@ def _read(request: PrepareRequest) -> Material:
     split_by = request.split_by or source.split_by[0]
     path = _refs_path(folder, source, split_by)
     problems: list[Problem] = []
-    refs, refs_digest = _read_refs(path, source, problems)
+    rows, refs_digest = read_refs(path)
+    refs = source.parse(rows, file=path.name, problems=problems)
     found, digest = instances.read(folder / "instances.json")
     split_of: dict[int, str] = {}
     refs = _noted(refs, request.splits, split_of)
@@ -242,16 +243,19 @@ def _refs_path(folder: Path, source: Source, split_by: str) -> Path:
     raise RefsegError(f"{folder / name}{' or '.join(FORMS)}: no such file", hint=hint)
 
 
-def _read_refs(path: Path, source: Source, problems: list[Problem]) -> tuple[Iterator[Ref], str]:
-    """The references of a file of either form, and its SHA-256."""
+def read_refs(path: Path) -> tuple[Iterable[Any], str]:
+    """The rows of a references' file of either form, as JSON has them, and its SHA-256.
+
+    Raises:
+        RefsegError: no such file, or none of references.
+    """
     if path.suffix == ".json":
-        rows, digest = instances.load_json(path)
+        rows, digest = instances.load_json(path, hint=None)
     else:
         rows, digest = pickles.read(path), storage.locate(path).sha256()
     if not isinstance(rows, list | tuple):
         raise RefsegError(f"{path}: holds a {type(rows).__name__} in place of a list of references")
-    plain = rows if path.suffix == ".json" else pickles.rows(rows)
-    return source.parse(plain, file=path.name, problems=problems), digest
+    return rows if path.suffix == ".json" else pickles.rows(rows), digest
 
 
 def find_photos(drafts: Sequence[Draft], folders: Sequence[Path], problems: list[Problem]) -> Iterator[Entry]:

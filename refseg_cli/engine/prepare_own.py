@@ -1,4 +1,6 @@
-"""One's own annotated photos to prepared data: `refseg prepare coco`, with one's own phrases or generated ones."""
+"""One's own annotated photos to prepared data: `refseg prepare coco` with phrases from a table or generated ones, and
+`refseg prepare refer` for other sets in REFER's layout.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, phrase_rows, splits
+from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, own_refer, phrase_rows, splits
 from refseg_cli.data.sources.catalogue import SOURCES
 from refseg_cli.data.sources.instances import Instances
 from refseg_cli.data.sources.values import identifier
 from refseg_cli.engine import generated
-from refseg_cli.engine.prepare import Material, Output, PrepareReport, find_photos, photo_folder, write
+from refseg_cli.engine.prepare import Material, Output, PrepareReport, find_photos, photo_folder, read_refs, write
 from refseg_cli.errors import RefsegError
 from refseg_cli.progress import Progress, silent
 
@@ -24,6 +26,7 @@ COCO = "coco"  # the source of COCO's image ids
 _NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 _TAKEN = frozenset({*SOURCES, "scenes", *(source.image_source for source in SOURCES.values())})
 _COCO_FILE = "--annotations is a COCO file: images, annotations and categories in JSON"
+_INSTANCES_FILE = "--instances is a COCO file: images, annotations and categories in JSON"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,23 @@ class CocoRequest:
     image_source: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ReferRequest:
+    """A set in REFER's layout, under a name of its own.
+
+    refs: references as a pickle or JSON.  instances: a COCO file.  splits: the wanted ones; none for all.
+    name, image_source: as in `CocoRequest`.
+    """
+
+    refs: Path
+    instances: Path
+    images: Path
+    output: Output
+    name: str | None = None
+    splits: tuple[str, ...] = ()
+    image_source: str | None = None
+
+
 def prepare_coco(request: CocoRequest, *, progress: Progress = silent) -> PrepareReport:
     """Prepare one's own data.
 
@@ -54,6 +74,15 @@ def prepare_coco(request: CocoRequest, *, progress: Progress = silent) -> Prepar
         RefsegError: a file that is missing or of another form, a name that is taken, and as `prepare.write`.
     """
     return write(_read(request, progress), request.output, progress=progress)
+
+
+def prepare_refer(request: ReferRequest, *, progress: Progress = silent) -> PrepareReport:
+    """Prepare a set in REFER's layout that is none of REFER's.
+
+    Raises:
+        RefsegError: as `prepare_coco`.
+    """
+    return write(_read_refer(request), request.output, progress=progress)
 
 
 def _read(request: CocoRequest, progress: Progress) -> Material:
@@ -75,13 +104,41 @@ def _read(request: CocoRequest, progress: Progress) -> Material:
     image_source = request.image_source or name
     if image_source == COCO:
         drafts = [replace(draft, image_id=_coco_id(draft, found, name)) for draft in drafts]
+    return _material(name, image_source, source, drafts, refs, folder, problems)
+
+
+def _read_refer(request: ReferRequest) -> Material:
+    name = own_name(request.name, request.output)
+    folder = photo_folder(request.images)
+    problems: list[Problem] = []
+    rows, refs_digest = read_refs(request.refs)
+    found, digest = instances.read(request.instances, number=identifier, hint=_INSTANCES_FILE)
+    refs = list(own_refer.refs(rows, found, file=request.refs.name, problems=problems))
+    if not any(ref.split for ref in refs):
+        refs = [replace(ref, split=ONLY_SPLIT) for ref in refs]
+    drafts = instances.drafts(refs, found, splits=request.splits, file=request.refs.name, problems=problems)
+    wanted = [ref for ref in refs if not request.splits or ref.split in request.splits]
+    source = {"sha256": {f"refs/{request.refs.name}": refs_digest, f"instances/{request.instances.name}": digest}}
+    material = _material(name, request.image_source or name, source, drafts, wanted, folder, problems)
+    return replace(material, whole=not request.splits)
+
+
+def _material(
+    name: str,
+    image_source: str,
+    source: dict[str, Any],
+    drafts: Sequence[Draft],
+    refs: Iterable[Ref],
+    folder: Path,
+    problems: list[Problem],
+) -> Material:
     return Material(
         name,
         SPLIT_BY,
         image_source,
-        {**source, "content": content(drafts)},
+        {**source, "content": _content(drafts)},
         tuple(find_photos(drafts, [folder], problems)),
-        {ref.ref_id: ref.split for ref in refs},
+        {ref.ref_id: ref.split for ref in refs if instances.SPLIT_NAME.fullmatch(ref.split)},
         tuple(problems),
     )
 
@@ -140,7 +197,7 @@ def _coco_id(draft: Draft, found: Instances, name: str) -> int:
     return found.coco_ids.get(draft.image_id, -identifier(f"{name}/{draft.image_id}", "image_id"))
 
 
-def content(drafts: Sequence[Draft]) -> str:
+def _content(drafts: Sequence[Draft]) -> str:
     """SHA-256 of what was read, masks that lie in files of their own included."""
     digest = hashlib.sha256()
     for draft in drafts:
