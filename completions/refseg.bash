@@ -16,7 +16,7 @@ _refseg() {
             break
         fi
         case "$command ${COMP_WORDS[i]}" in
-            "refseg train" | "refseg eval" | "refseg calibrate" | "refseg compare" | "refseg predict" | "refseg export" | "refseg bench" | "refseg import" | "refseg prepare" | "refseg prepare refcoco" | "refseg prepare refcoco+" | "refseg prepare refcocog" | "refseg prepare refclef" | "refseg prepare grefcoco" | "refseg prepare scenes" | "refseg prepare check" | "refseg prepare from" | "refseg prepare coco" | "refseg recipes" | "refseg recipes list" | "refseg recipes show") command+=" ${COMP_WORDS[i]}" ;;
+            "refseg train" | "refseg eval" | "refseg calibrate" | "refseg compare" | "refseg predict" | "refseg export" | "refseg bench" | "refseg import" | "refseg prepare" | "refseg prepare refcoco" | "refseg prepare refcoco+" | "refseg prepare refcocog" | "refseg prepare refclef" | "refseg prepare grefcoco" | "refseg prepare scenes" | "refseg prepare check" | "refseg prepare from" | "refseg prepare coco" | "refseg prepare refer" | "refseg recipes" | "refseg recipes list" | "refseg recipes show") command+=" ${COMP_WORDS[i]}" ;;
         esac
     done
     if [[ -z $dashes ]]; then
@@ -152,10 +152,23 @@ _refseg() {
             "refseg prepare coco --splits") compopt -o default; return ;;
             "refseg prepare coco --seed") return ;;
             "refseg prepare coco --image-source") return ;;
+            "refseg prepare coco --preview") return ;;
             "refseg prepare coco --workers") return ;;
             "refseg prepare coco --on-error") _refseg_words fail skip; return ;;
             "refseg prepare coco --masks-on") _refseg_words upright stored; return ;;
             "refseg prepare coco --max-pixels") return ;;
+            "refseg prepare refer --refs") compopt -o default; return ;;
+            "refseg prepare refer --instances") compopt -o default; return ;;
+            "refseg prepare refer --images") compopt -o dirnames; return ;;
+            "refseg prepare refer --out" | "refseg prepare refer -o") compopt -o dirnames; return ;;
+            "refseg prepare refer --name") return ;;
+            "refseg prepare refer --splits") _refseg_words train val test testA testB; return ;;
+            "refseg prepare refer --image-source") return ;;
+            "refseg prepare refer --preview") return ;;
+            "refseg prepare refer --workers") return ;;
+            "refseg prepare refer --on-error") _refseg_words fail skip; return ;;
+            "refseg prepare refer --masks-on") _refseg_words upright stored; return ;;
+            "refseg prepare refer --max-pixels") return ;;
             "refseg recipes list --arch") _refseg_words align asda cgformer cris isfp jmceln lavt m3att rela vlt; return ;;
             "refseg recipes list --paper") return ;;
             "refseg recipes list --table") return ;;
@@ -180,7 +193,8 @@ _refseg() {
                 "refseg prepare scenes") _refseg_words --out -o --images --seed --raw --workers --overwrite --json --quiet -q --help -h ;;
                 "refseg prepare check") _refseg_words --json --quiet -q --help -h ;;
                 "refseg prepare from") _refseg_words --name --out -o --form --images --split --instances --masks --workers --on-error --masks-on --max-pixels --overwrite --json --quiet -q --help -h ;;
-                "refseg prepare coco") _refseg_words --annotations --images --phrases --out -o --name --splits --seed --image-source --workers --on-error --masks-on --max-pixels --overwrite --json --quiet -q --help -h ;;
+                "refseg prepare coco") _refseg_words --annotations --images --phrases --out -o --name --splits --seed --image-source --preview --workers --on-error --masks-on --max-pixels --overwrite --json --quiet -q --help -h ;;
+                "refseg prepare refer") _refseg_words --refs --instances --images --out -o --name --splits --image-source --preview --workers --on-error --masks-on --max-pixels --overwrite --json --quiet -q --help -h ;;
                 "refseg recipes") _refseg_words --help -h ;;
                 "refseg recipes list") _refseg_words --arch --paper --table --json --quiet -q --help -h ;;
                 "refseg recipes show") _refseg_words --json --quiet -q --help -h ;;
@@ -198,7 +212,7 @@ _refseg() {
         "refseg export") ;;
         "refseg bench") ;;
         "refseg import") compopt -o default; ;;
-        "refseg prepare") _refseg_words refcoco refcoco+ refcocog refclef grefcoco scenes check from coco ;;
+        "refseg prepare") _refseg_words refcoco refcoco+ refcocog refclef grefcoco scenes check from coco refer ;;
         "refseg prepare refcoco") ;;
         "refseg prepare refcoco+") ;;
         "refseg prepare refcocog") ;;
@@ -208,6 +222,7 @@ _refseg() {
         "refseg prepare check") compopt -o dirnames; ;;
         "refseg prepare from") compopt -o default; ;;
         "refseg prepare coco") ;;
+        "refseg prepare refer") ;;
         "refseg recipes") _refseg_words list show ;;
         "refseg recipes list") ;;
         "refseg recipes show") compopt -o default; _refseg_words align-tiny asda-10-epochs asda-afs asda-afs-sfa asda-attention-1 asda-attention-3 asda-attention-4 asda-baseline asda-manual asda-masks-16 asda-masks-48 asda-masks-64 asda-refcoco asda-refcoco+ asda-refcocog-google asda-refcocog-umd asda-scorer-conv asda-scorer-mlp asda-single-branch asda-tiny cgformer-baseline cgformer-fixed-tau cgformer-full cgformer-grouping cgformer-hard cgformer-multi-scale cgformer-n-tokens cgformer-no-cosine cgformer-one-token cgformer-refclef cgformer-refcoco cgformer-refcoco+ cgformer-refcocog-google cgformer-refcocog-umd cgformer-row-8-vlt cgformer-tiny cris-r101-refcoco cris-r101-refcoco+ cris-r101-refcocog-umd cris-r50-refcoco cris-r50-refcoco+ cris-r50-refcocog-umd cris-tiny isfp-baseline isfp-darknet53-refcoco isfp-darknet53-refcoco+ isfp-darknet53-refcocog-google isfp-darknet53-refcocog-umd isfp-iem isfp-iem-fpm isfp-iem-rm isfp-masks-without-language isfp-oracle-location isfp-oracle-mask isfp-tiny jmceln-baseline jmceln-cascade jmceln-lsran jmceln-no-pan jmceln-rn101-refcoco jmceln-rn101-refcoco+ jmceln-rn101-refcocog-umd jmceln-static jmceln-tiny lavt-one-refcoco lavt-one-refcoco+ lavt-one-refcocog-google lavt-one-refcocog-umd lavt-refcoco lavt-refcoco+ lavt-refcocog-google lavt-refcocog-umd lavt-tiny m3att-baseline m3att-baseline-generic m3att-darknet53-refclef m3att-darknet53-refcoco m3att-darknet53-refcoco+ m3att-darknet53-refcocog-google m3att-darknet53-refcocog-umd m3att-generic-1 m3att-generic-2 m3att-generic-3 m3att-generic-4 m3att-imi m3att-imi-star m3att-independent-1 m3att-independent-2 m3att-independent-3 m3att-independent-4 m3att-mask-concat m3att-mask-vlt m3att-shared-1 m3att-shared-2 m3att-shared-4 m3att-swin-b-refclef m3att-swin-b-refcoco m3att-swin-b-refcoco+ m3att-swin-b-refcocog-google m3att-swin-b-refcocog-umd m3att-tiny rela-lavt-grefcoco rela-r50-grefcoco rela-regions-12 rela-regions-4 rela-regions-8 rela-ria-no-minimap rela-ria-split-decoder rela-ria-split-input rela-rla-baseline rela-rla-language rela-rla-region rela-swin-b-grefcoco rela-swin-b-refcoco rela-swin-b-refcoco+ rela-swin-b-refcocog-google rela-swin-b-refcocog-umd rela-swin-t-grefcoco rela-thesis-grefcoco rela-tiny rela-vlt-grefcoco vlt-cl vlt-conv7 vlt-darknet53-refcoco vlt-darknet53-refcoco+ vlt-darknet53-refcocog-google vlt-darknet53-refcocog-umd vlt-masking-random vlt-masking-threshold vlt-no-balance vlt-no-contrast vlt-queries-1 vlt-queries-2 vlt-queries-32 vlt-queries-4 vlt-queries-8 vlt-queries-learned vlt-queries-words vlt-swin-b-refcoco vlt-swin-b-refcoco+ vlt-swin-b-refcocog-google vlt-swin-b-refcocog-umd vlt-tile vlt-tile-conv4 vlt-tiny; ;;

@@ -4,7 +4,7 @@ function __refseg_at --description 'Whether the words so far lead to this subcom
     set -l at refseg
     for word in (commandline -opc)[2..-1]
         switch "$at $word"
-            case 'refseg train' 'refseg eval' 'refseg calibrate' 'refseg compare' 'refseg predict' 'refseg export' 'refseg bench' 'refseg import' 'refseg prepare' 'refseg prepare refcoco' 'refseg prepare refcoco+' 'refseg prepare refcocog' 'refseg prepare refclef' 'refseg prepare grefcoco' 'refseg prepare scenes' 'refseg prepare check' 'refseg prepare from' 'refseg prepare coco' 'refseg recipes' 'refseg recipes list' 'refseg recipes show'
+            case 'refseg train' 'refseg eval' 'refseg calibrate' 'refseg compare' 'refseg predict' 'refseg export' 'refseg bench' 'refseg import' 'refseg prepare' 'refseg prepare refcoco' 'refseg prepare refcoco+' 'refseg prepare refcocog' 'refseg prepare refclef' 'refseg prepare grefcoco' 'refseg prepare scenes' 'refseg prepare check' 'refseg prepare from' 'refseg prepare coco' 'refseg prepare refer' 'refseg recipes' 'refseg recipes list' 'refseg recipes show'
                 set at "$at $word"
         end
     end
@@ -136,6 +136,7 @@ complete -c refseg -n '__refseg_at \'refseg prepare\'' -a 'scenes' -d 'Make and 
 complete -c refseg -n '__refseg_at \'refseg prepare\'' -a 'check' -d 'Verify prepared data, and look for pictures that are both trained on and tested on'
 complete -c refseg -n '__refseg_at \'refseg prepare\'' -a 'from' -d 'Prepare referring data in another form than the REFER downloads'
 complete -c refseg -n '__refseg_at \'refseg prepare\'' -a 'coco' -d 'Prepare your own photos: a COCO file with a table of phrases, or with phrases generated from its objects'
+complete -c refseg -n '__refseg_at \'refseg prepare\'' -a 'refer' -d 'Prepare a dataset in REFER\'s layout that is none of REFER\'s: RRSIS-D, RefSegRS, your own'
 complete -c refseg -n '__refseg_at \'refseg prepare\'' -l help -s h -d 'Show help and stop.'
 complete -c refseg -n '__refseg_at \'refseg prepare refcoco\'' -l root -r -f -a '(__fish_complete_directories)' -d 'Folder with refcoco/, grefcoco/ and so on, as downloaded.'
 complete -c refseg -n '__refseg_at \'refseg prepare refcoco\'' -l out -s o -r -f -a '(__fish_complete_directories)' -d 'Folder or URI (s3://...) for the shards.'
@@ -238,7 +239,8 @@ complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l out -s o -r -f -a
 complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l name -r -f -d 'Name of the dataset; that of --out if not given.'
 complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l splits -r -F -d 'Deal the images out by shares, or take the splits of a table with image and split. If not given: the column split of --phrases, or all in train.'
 complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l seed -r -f -d 'Another seed deals images out, and generates phrases, otherwise.'
-complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l image-source -r -f -d 'Whose image ids these are, so that \'prepare check\' knows pictures of other data again; coco for COCO\'s photos. --name if not given.'
+complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l image-source -r -f -d 'Whose image ids these are, by which \'prepare check\' finds the pictures in other data; coco for COCO\'s. --name if not given.'
+complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l preview -r -f -d 'Write OUT/_preview.html, a page of N pictures with phrases and masks.'
 complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l workers -r -f -d 'Processes; if not given, one for each core, at most 8.'
 complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l on-error -r -f -a 'fail skip' -d 'Stop at a broken input, or leave it out and list it in OUT/_problems.jsonl.'
 complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l masks-on -r -f -a 'upright stored' -d 'What masks were drawn on where EXIF turns a photo and its size does not tell: the photo as viewers show it, or its stored pixels.'
@@ -247,6 +249,22 @@ complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l overwrite -d 'Rep
 complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l json -d 'Print the result as JSON on stdout.'
 complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l quiet -s q -d 'Print errors and asked-for data only.'
 complete -c refseg -n '__refseg_at \'refseg prepare coco\'' -l help -s h -d 'Show help and stop.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l refs -r -F -d 'References, a pickle (.p) or JSON.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l instances -r -F -d 'Their instances.json.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l images -r -f -a '(__fish_complete_directories)' -d 'Folder of the photos.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l out -s o -r -f -a '(__fish_complete_directories)' -d 'Folder or URI (s3://...) for the shards.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l name -r -f -d 'Name of the dataset; that of --out if not given.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l splits -r -f -a 'train val test testA testB' -d 'Only these, with commas between them.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l image-source -r -f -d 'Whose image ids these are, by which \'prepare check\' finds the pictures in other data; coco for COCO\'s. --name if not given.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l preview -r -f -d 'Write OUT/_preview.html, a page of N pictures with phrases and masks.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l workers -r -f -d 'Processes; if not given, one for each core, at most 8.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l on-error -r -f -a 'fail skip' -d 'Stop at a broken input, or leave it out and list it in OUT/_problems.jsonl.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l masks-on -r -f -a 'upright stored' -d 'What masks were drawn on where EXIF turns a photo and its size does not tell: the photo as viewers show it, or its stored pixels.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l max-pixels -r -f -d 'The largest picture to read, in pixels of three bytes; 179 million if not given.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l overwrite -d 'Replace what other inputs or options have left in --out.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l json -d 'Print the result as JSON on stdout.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l quiet -s q -d 'Print errors and asked-for data only.'
+complete -c refseg -n '__refseg_at \'refseg prepare refer\'' -l help -s h -d 'Show help and stop.'
 complete -c refseg -n '__refseg_at \'refseg recipes\'' -a 'list' -d 'List the recipes with what they reproduce'
 complete -c refseg -n '__refseg_at \'refseg recipes\'' -a 'show' -d 'Print a recipe whole, with the values that it takes from its bases'
 complete -c refseg -n '__refseg_at \'refseg recipes\'' -l help -s h -d 'Show help and stop.'

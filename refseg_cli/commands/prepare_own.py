@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from refseg_cli.commands._options import Json, MaxPixels, Quiet
 from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
 from refseg_cli.console import console
+
+if TYPE_CHECKING:
+    from refseg_cli.engine.prepare import PrepareReport
 
 GENERATE = "generate"
 
@@ -22,6 +25,12 @@ def phrase_choices() -> list[str]:
 Photos = Annotated[Path, typer.Option("--images", metavar="DIR", help="Folder of the photos.")]
 Name = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="Name of the dataset; that of --out if not given.")
+]
+Preview = Annotated[
+    int | None,
+    typer.Option(
+        "--preview", metavar="N", min=1, help="Write OUT/_preview.html, a page of N pictures with phrases and masks."
+    ),
 ]
 ImageSource = Annotated[
     str | None,
@@ -64,6 +73,7 @@ def coco(
         typer.Option("--seed", metavar="N", help="Another seed deals images out, and generates phrases, otherwise."),
     ] = 0,
     image_source: ImageSource = None,
+    preview: Preview = None,
     workers: Workers = None,
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
@@ -93,7 +103,7 @@ def coco(
     request = CocoRequest(annotations, images, table, output, name, splits, seed, image_source)
     with console.progress() as progress:
         report = prepare_coco(request, progress=progress)
-    show(report, json)
+    _show(report, json, preview)
 
 
 def refer(
@@ -104,6 +114,7 @@ def refer(
     name: Name = None,
     splits: Splits = "",
     image_source: ImageSource = None,
+    preview: Preview = None,
     workers: Workers = None,
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
@@ -127,4 +138,12 @@ def refer(
     request = ReferRequest(refs, instances, images, output, name, names_of(splits), image_source)
     with console.progress() as progress:
         report = prepare_refer(request, progress=progress)
+    _show(report, json, preview)
+
+
+def _show(report: PrepareReport, json: bool, preview: int | None) -> None:
     show(report, json)
+    if preview:
+        from refseg_cli.engine.preview import write_preview
+
+        console.info(f"{write_preview(report.out, report.manifest, pictures=preview)}: open it in a browser")

@@ -12,10 +12,14 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
-from refseg_cli.data.orientation import AS_STORED, ORIENTATIONS
+if TYPE_CHECKING:
+    import numpy as np
+
+from refseg_cli.data.orientation import AS_STORED, ORIENTATIONS, turned
 
 # Pillow's names of what people have pictures in; PPM stands for PBM, PGM and PNM too. It knows forty more, EPS among
 # them, for which it starts Ghostscript. Those come first that it loads no further plugins for.
@@ -174,6 +178,19 @@ def rgb(image: Image.Image) -> Image.Image:
         ValueError: 32-bit or floating point pixels, which have no black and no white.
     """
     return image if image.mode == "RGB" else _eight_bit(image).convert("RGB")
+
+
+def upright(data: bytes, orientation: int) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of a picture file, turned from the pixels as stored by EXIF's number.
+
+    Raises:
+        ValueError: it is damaged, or has pixels without a fixed range.
+    """
+    import numpy as np
+
+    with opened(data, max_pixels=None) as image:
+        stored = np.asarray(rgb(image))
+    return turned(stored.transpose(2, 0, 1), orientation).transpose(1, 2, 0)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -132,6 +132,16 @@ def test_broken_annotations_leave_open_what_they_are(tmp_path: Path) -> None:
     assert not mentions(said, "dog")
 
 
+def test_what_is_known_of_an_image_must_be_readable(tmp_path: Path) -> None:
+    many(tmp_path, own_layout.annotation(1, 1, 5), copies=2)
+    table = json.loads((tmp_path / "instances.json").read_text())
+    table["images"][0]["complete"] = "dogs"
+    (tmp_path / "instances.json").write_text(json.dumps(table))
+    report = run(tmp_path)
+    assert [(p.caution, p.detail) for p in report.problems] == [(True, "image 1: complete 'dogs'")]
+    assert phrases(tmp_path).keys() == {2}
+
+
 def test_lvis_names_what_was_looked_for(tmp_path: Path) -> None:
     rows = [own_layout.annotation(1, 1, 5), own_layout.annotation(2, 1, 45, CAT)]
     many(tmp_path, *rows, neg_category_ids=[], not_exhaustive_category_ids=[CAT])

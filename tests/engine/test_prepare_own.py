@@ -16,6 +16,7 @@ from PIL import Image
 from refseg_cli.app import main
 from refseg_cli.data import masks, shards
 from refseg_cli.data.check import check
+from refseg_cli.data.sources.values import identifier
 from refseg_cli.engine.prepare import Output, PrepareReport
 from refseg_cli.engine.prepare_own import CocoRequest, prepare_coco
 from refseg_cli.errors import ERROR, FOUND, RefsegError
@@ -200,10 +201,12 @@ def test_a_broken_mask_is_named_by_its_row(own: Path, mask: Any, told: str) -> N
     ("text", "told"),
     [
         ("", "an empty file in place of CSV or JSON"),
-        ("picture,phrase\na,b\n", "no column 'image'"),
-        ("image\nphoto_1.jpg\n", "no column 'phrase'"),
+        ("picture,phrase\na,b\n", "no row has a column 'image'"),
+        ("image\nphoto_1.jpg\n", "no row has a column 'phrase'"),
         ("image,phrase,phrase\na,b,c\n", "two columns 'phrase'"),
+        ("image,phrase\\n", "no row has a column 'image' (0 rows"),
         ("[1, 2", "not valid JSON"),
+        ("{1\\n{2\\n", "row 1: not JSON"),
         ("<html>", "a web page in place of CSV or JSON"),
     ],
 )
@@ -272,6 +275,19 @@ def test_shares_are_dealt_out_by_photo_and_seed(own: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("images", "shares", "expected"),
+    [
+        (6, "a=25,b=25,c=25,d=25", [1, 1, 2, 2]),
+        (10, "a=0.98,b=0.01,c=0.01", [1, 1, 8]),
+        (7, "a=0.5,b=0.5", [3, 4]),
+    ],
+)
+def test_every_split_gets_its_share(own: Path, images: int, shares: str, expected: list[int]) -> None:
+    table(own, images)
+    assert sorted(splits(run(own, splits=shares)).values()) == expected
+
+
+@pytest.mark.parametrize(
     ("shares", "told"),
     [
         ("train=0.8,val=0.1", "the shares add up to 0.9"),
@@ -320,6 +336,21 @@ def test_a_name_is_ones_own(own: Path, name: str) -> None:
     table(own, 1)
     with pytest.raises(RefsegError, match="--name"):
         run(own, name=name)
+
+
+@pytest.mark.parametrize(("value", "number"), [("12", 12), (" 012", 12), ("12.0", 12), (12.0, 12), ("-3", -3)])
+def test_whole_numbers_are_their_own_ids(value: object, number: int) -> None:
+    assert identifier(value, "id") == number
+
+
+def test_ids_of_text_are_numbers_that_every_reader_holds() -> None:
+    numbers = [identifier(text, "id") for text in ("a", "b", "2007_000063", "1" * 30)]
+    assert len(set(numbers)) == 4
+    assert all(0 <= number < 1 << 52 for number in numbers)
+    assert identifier("a ", "id") == numbers[0]
+    for value in (None, True, "", " ", [], 1.5, "\ud800"):
+        with pytest.raises(ValueError, match="id"):
+            identifier(value, "id")
 
 
 def test_text_as_ids(own: Path) -> None:

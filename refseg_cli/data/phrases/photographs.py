@@ -13,10 +13,8 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refseg_cli.data import formats, masks
-from refseg_cli.data.orientation import turned
 from refseg_cli.data.phrases.annotated import Outline, scene_of
 from refseg_cli.data.phrases.generate import Reference, describe
 from refseg_cli.data.phrases.nouns import Category, Vocabulary
@@ -67,7 +65,7 @@ class Describer:
         if photo is None:
             return [], problems
         try:
-            pixels = pixels_of(photo)
+            pixels = formats.upright(photo.data, photo.orientation)
         except ValueError as error:
             return [], [Problem(Reason.BROKEN_IMAGE, subject.draft.file_name, (), str(error))]
         annotations = subject.draft.annotations
@@ -128,13 +126,6 @@ def _class_masks(
         same = np.count_nonzero(whole & objects) >= SAME_MASK * np.count_nonzero(whole | objects)
         (together if same else doubtful).add(category_id)
     return together, doubtful
-
-
-def pixels_of(photo: Photo) -> NDArray[np.uint8]:
-    """(h, w, 3) uint8 RGB, upright."""
-    with formats.opened(photo.data, max_pixels=None) as image:
-        stored = np.asarray(formats.rgb(image))
-    return turned(stored.transpose(2, 0, 1), photo.orientation).transpose(1, 2, 0)
 
 
 def companions_of(

@@ -158,17 +158,34 @@ def _add_photo(found: Instances, row: dict[str, Any]) -> None:
     image_id = found.number(row["id"], "id")
     try:
         height, width = whole(row.get("height"), "height"), whole(row.get("width"), "width")
-        if row.get("complete") is not None:
-            found.complete[image_id] = frozenset(found.number(value, "complete") for value in row["complete"])
-        elif "neg_category_ids" in row:  # LVIS, whose images have been searched for a few categories each
-            found.complete[image_id] = frozenset(found.number(value, "category") for value in row["neg_category_ids"])
-            found.partial[image_id] = frozenset(row.get("not_exhaustive_category_ids", ()))
-        if row.get("coco_id") is not None:
-            found.coco_ids[image_id] = whole(row["coco_id"], "coco_id")
         name = row.get("file_name", row.get("coco_url"))  # LVIS has the address only
         found.photos[image_id] = (text(name, "file_name"), height, width)
     except ValueError as error:
         found.broken_photos[image_id] = str(error)
+    try:
+        _add_knowledge(found, image_id, row)
+    except ValueError as error:
+        found.complete[image_id] = frozenset()  # whatever it was meant to say
+        detail = f"image {image_id}: {error}"
+        found.cautions.append(Problem(Reason.BROKEN_ANNOTATION, found.file, (), detail, caution=True))
+
+
+def _add_knowledge(found: Instances, image_id: int, row: dict[str, Any]) -> None:
+    """What the row says beyond COCO: what is annotated exhaustively, and which of COCO's photos it is."""
+
+    def ids(name: str) -> frozenset[int]:
+        listed = row.get(name) or []
+        if not isinstance(listed, list):
+            raise ValueError(f"{name} {brief(listed)}")
+        return frozenset(found.number(value, name) for value in listed)
+
+    if row.get("complete") is not None:
+        found.complete[image_id] = ids("complete")
+    elif "neg_category_ids" in row:  # LVIS, whose images have been searched for a few categories each
+        found.complete[image_id] = ids("neg_category_ids")
+        found.partial[image_id] = ids("not_exhaustive_category_ids")
+    if row.get("coco_id") is not None:
+        found.coco_ids[image_id] = whole(row["coco_id"], "coco_id")
 
 
 def _add_annotation(found: Instances, row: dict[str, Any]) -> None:

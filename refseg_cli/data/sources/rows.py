@@ -95,11 +95,15 @@ def check_columns(rows: Sequence[Row], path: Path, wanted: Mapping[str, Sequence
     Raises:
         RefsegError: one is missing.
     """
+    if broken := [row for row in rows if row.fault] if not any(row.cells for row in rows) else []:
+        raise RefsegError(f"{path}: row {broken[0].number}: {broken[0].fault}")
     columns = dict.fromkeys(name for row in rows for name in row.cells)
     for what, names in wanted.items():
         if not any(name in columns for name in names):
-            there = f"it has {', '.join(columns)}" if columns else "it has none"
-            raise RefsegError(f"{path}: no column {what!r}", hint=f"{there}; {what} may be called {', '.join(names)}")
+            there = f"there is {', '.join(columns)}" if columns else f"{len(rows)} rows"
+            raise RefsegError(
+                f"{path}: no row has a column {what!r}", hint=f"{there}; it may be called {', '.join(names)}"
+            )
 
 
 def _row(number: int, cells: Any) -> Row:

@@ -83,8 +83,11 @@ def deal(photos: Iterable[str], shares: Mapping[str, float], *, seed: int) -> di
     drawn = sorted(set(photos), key=lambda photo: hashlib.sha256(f"{seed}/{photo}".encode()).digest())
     if len(drawn) < len(shares):
         raise RefsegError(f"--splits: {len(drawn)} images for {len(shares)} splits", hint="at least one for each")
-    counts = {split: max(1, math.floor(len(drawn) * share + 0.5)) for split, share in shares.items()}
-    largest = max(counts, key=lambda split: counts[split])
-    counts[largest] += len(drawn) - sum(counts.values())
+    exact = {split: len(drawn) * share for split, share in shares.items()}
+    counts = {split: max(1, math.floor(number)) for split, number in exact.items()}
+    while (rest := len(drawn) - sum(counts.values())) != 0:
+        short = sorted(counts, key=lambda split: counts[split] - exact[split])  # by what each has too much
+        changed = short[0] if rest > 0 else next(split for split in reversed(short) if counts[split] > 1)
+        counts[changed] += 1 if rest > 0 else -1
     splits = (split for split, number in counts.items() for _ in range(number))
     return dict(zip(drawn, splits, strict=True))
