@@ -340,3 +340,22 @@ def difference_json(found: Mapping[str, Difference]) -> dict[str, Any]:
         }
         for name, d in found.items()
     }
+
+
+def warnings(splits: Mapping[str, Analysis], published: Rows, *, intervals: bool) -> list[str]:
+    """What the figures themselves do not tell: protocols that know no no-target, images too few for the intervals that
+    were asked for, published figures that do not compare.
+    """
+    said = []
+    for split, analysis in splits.items():
+        blind = [name for name in analysis.scores if PROTOCOLS[name].absence.rule == "unknown"]
+        if blind and analysis.no_target:
+            number = f"{analysis.no_target} of {analysis.expressions} expressions have no target"
+            said.append(f"{split}: {number}, scored as any other by {', '.join(blind)}")
+        if intervals:
+            said += few_images(split, {m: e for scores in analysis.scores.values() for m, e in scores.items()})
+    for split, rows in published.items():
+        found = [row for row in rows.values() if row]
+        if found and all(row.caution and not row.figures for row in found):
+            said.append(f"{split}: {found[0].source}: not beside ours: {found[0].caution}")
+    return said

@@ -393,13 +393,13 @@ def _unfit(found: _Found, protocols: Sequence[str]) -> dict[str, str]:
 
 def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> list[str]:
     """Print everything; what was warned of."""
-    from refseg_cli.commands._scores import curve_tables, report_json, score_tables, slice_table
+    from refseg_cli.commands._scores import curve_tables, report_json, score_tables, slice_table, warnings
     from refseg_cli.evaluation.provenance import cautions
 
     about = next(iter(found.answers.values())).about
     said = [f"{name}: {reason}" for name, reason in _unfit(found, wanted.protocols).items()]
     said += [*found.cautions, *cautions(about, list(splits), trained_on=wanted.trained_on)]
-    said += _warnings(splits, found.published, intervals=wanted.resamples > 0)
+    said += warnings(splits, found.published, intervals=wanted.resamples > 0)
     for sentence in said:
         console.warn(sentence)
     if wanted.form == "json":
@@ -430,25 +430,3 @@ def _write_page(path: Path, data: str, found: _Found, analyses: Mapping[str, Ana
         )
         write_report(report, path)
     console.info(f"{len(report.samples)} samples -> {path}")
-
-
-def _warnings(splits: Mapping[str, Analysis], published: Rows, *, intervals: bool) -> list[str]:
-    """What the figures themselves do not tell: protocols that know no no-target, images too few for the intervals that
-    were asked for, published figures that do not compare.
-    """
-    from refseg_cli.commands._scores import few_images
-    from refseg_cli.metrics.protocols import PROTOCOLS
-
-    said = []
-    for split, analysis in splits.items():
-        blind = [name for name in analysis.scores if PROTOCOLS[name].absence.rule == "unknown"]
-        if blind and analysis.no_target:
-            number = f"{analysis.no_target} of {analysis.expressions} expressions have no target"
-            said.append(f"{split}: {number}, scored as any other by {', '.join(blind)}")
-        if intervals:
-            said += few_images(split, {m: e for scores in analysis.scores.values() for m, e in scores.items()})
-    for split, rows in published.items():
-        found = [row for row in rows.values() if row]
-        if found and all(row.caution and not row.figures for row in found):
-            said.append(f"{split}: {found[0].source}: not beside ours: {found[0].caution}")
-    return said

@@ -420,34 +420,3 @@ def test_predictions_of_records_are_read_back(recorded):
     assert [entry.sent_id for entry in found] == [200, 300]
     assert all(entry.says_target is not None for entry in found)
     assert not problems.found
-
-
-# Runs of length zero, as writers make them that cap a run
-
-
-def with_empty_runs(mask: np.ndarray) -> dict:
-    """The left half in three runs, the second of which is empty."""
-    inside = int(mask.sum())
-    return {"size": list(mask.shape), "counts": [0, 5, 0, inside - 5, mask.size - inside]}
-
-
-@pytest.mark.parametrize("form", ["counts", "string", "records"])
-def test_masks_of_predictions_have_no_empty_runs(data, tmp_path, recorded, form):
-    expected = [masks.encode(half(record)) for record, _ in EXPRESSIONS]
-    runs = [with_empty_runs(half(record)) for record, _ in EXPRESSIONS]
-    strings = [coco.frPyObjects(one, *one["size"]) for one in runs]
-    strings = [{**one, "counts": one["counts"].decode()} for one in strings]
-    if form == "records":
-        found = pq.read_table(recorded)
-        found = found.take([n for n, name in enumerate(found["split"].to_pylist()) if name == "val"])
-        column = pa.array(strings, found.schema.field("mask").type)
-        found = found.set_column(found.schema.get_field_index("mask"), "mask", column)
-        source = str(tmp_path / "capped.parquet")
-        pq.write_table(found, source)
-    else:
-        given = runs if form == "counts" else strings
-        source = lines(
-            tmp_path / "p.jsonl",
-            [{"sent_id": e.sent_id, "mask": m} for (_, e), m in zip(EXPRESSIONS, given, strict=True)],
-        )
-    assert score(data, source, masks=True).masks == expected

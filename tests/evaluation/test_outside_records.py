@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pictures import records, write_split
+from pycocotools import mask as coco
 
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
@@ -126,3 +128,41 @@ def test_whole_numbers_as_floats_are_whole_numbers(data, recorded):
     ids = pq.read_table(recorded).column("sent_id").to_pylist()
     source = changed(recorded, "sent_id", pa.array([float(n) for n in ids]))
     assert score(data, source).answers["val"].sent_id.tolist() == ids
+
+
+# Runs of length zero, as writers make them that cap a run
+
+
+def with_empty_runs(mask: np.ndarray) -> dict:
+    """The left half in three runs, the second of which is empty."""
+    inside = int(mask.sum())
+    return {"size": list(mask.shape), "counts": [0, 5, 0, inside - 5, mask.size - inside]}
+
+
+def half(record) -> np.ndarray:
+    """The left half of the picture."""
+    mask = np.zeros((record.height, record.width), dtype=bool)
+    mask[:, : record.width // 2] = True
+    return mask
+
+
+@pytest.mark.parametrize("form", ["counts", "string", "records"])
+def test_masks_of_predictions_have_no_empty_runs(data, tmp_path, recorded, form):
+    expressions = [(r, e) for r in records("val") for e in r.expressions]
+    expected = [masks.encode(half(record)) for record, _ in expressions]
+    runs = [with_empty_runs(half(record)) for record, _ in expressions]
+    strings = [coco.frPyObjects(one, *one["size"]) for one in runs]
+    strings = [{**one, "counts": one["counts"].decode()} for one in strings]
+    if form == "records":
+        found = pq.read_table(recorded)
+        found = found.take([n for n, name in enumerate(found["split"].to_pylist()) if name == "val"])
+        column = pa.array(strings, found.schema.field("mask").type)
+        found = found.set_column(found.schema.get_field_index("mask"), "mask", column)
+        source = tmp_path / "capped.parquet"
+        pq.write_table(found, source)
+    else:
+        given = runs if form == "counts" else strings
+        rows = [{"sent_id": e.sent_id, "mask": m} for (_, e), m in zip(expressions, given, strict=True)]
+        source = tmp_path / "p.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert score(data, source, masks=True).masks == expected
