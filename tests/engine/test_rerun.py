@@ -268,7 +268,7 @@ import os, sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from refseg_cli.engine import sharding
-pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=sharding._follow_parent)
+pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=sharding.follow_parent)
 print(pool.submit(os.getpid).result(), flush=True)
 sys.stdin.read()
 """

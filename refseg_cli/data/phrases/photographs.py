@@ -24,7 +24,6 @@ from refseg_cli.data.sources.photos import Photo, Rules, examine
 from refseg_cli.files import parse_json
 
 SAME_MASK = 0.98  # IoU from which the objects of a category are the whole of it: annotators' borders differ a little
-
 ABSENT = 0.25  # references without a target for each one that has some, but one at least
 
 
