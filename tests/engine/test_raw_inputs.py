@@ -20,15 +20,6 @@ from refseg_cli.errors import ERROR, FOUND
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    """RefCOCO and gRefCOCO in their raw layout."""
-    root = tmp_path / "raw"
-    raw_layout.write_refcoco(root)
-    raw_layout.write_grefcoco(root)
-    return root
-
-
 def refseg(*words: object) -> int:
     """The exit status of a command line."""
     return main([str(word) for word in words])
