@@ -124,6 +124,7 @@ def test_what_killed_runs_left_is_removed(folder: Path, tmp_path: Path) -> None:
     [
         ("config.json", b"{", "cannot read"),
         ("config.json", b'{"format": 99}', "not a checkpoint of format 1"),
+        ("config.json", b'{"format": 1, "recipe": [1]}', "recipe: expected a table"),
         ("model.safetensors", b"garbage!" * 9, "cannot load the weights"),
         ("tokenizer.json", b"{}", "not a tokenizer file"),
     ],
