@@ -161,7 +161,7 @@ def store_thresholds(folder: Path, thresholds: Thresholds, *, info: Mapping[str,
 def _take_place(new: Path, folder: Path) -> None:
     """Give `new` the name of `folder`, and the modes of what is there.
 
-    Between the two renames the old one lies at `.old`, where `recover` finds it.
+    Between the two renames the old one lies at `.old`, where readers and `recover` find it.
     """
     for file in new.iterdir():
         with file.open("rb") as opened:
@@ -182,7 +182,7 @@ def _old(folder: Path) -> Path:
 
 
 def recover(folder: Path) -> None:
-    """Undo a replacement that was cut between its two renames."""
+    """Undo a replacement that was cut between its two renames; nobody may be at work there."""
     if not folder.exists() and _old(folder).exists():
         _old(folder).rename(folder)
 
@@ -212,13 +212,21 @@ def resolve(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     for folder in (path, path / "best", path / "last"):
-        recover(folder)
-        if (folder / CONFIG).is_file():
-            return folder
+        if found := _standing(folder):
+            return found
     what = "no checkpoint in this folder" if path.is_dir() else "no such checkpoint folder"
     raise RefsegError(
         f"{path}: {what}", hint="give the --out of `refseg train`, or leave --model away for the bundled one"
     )
+
+
+def _standing(folder: Path) -> Path | None:
+    """Where the checkpoint of that name lies: the old one while it is replaced, or if that was cut; None if nowhere.
+
+    Nothing is moved for a reader: a trainer may be between its two renames, and the second would fail.
+    """
+    places = (folder, _old(folder), folder) if folder.name else (folder,)
+    return next((place for place in places if (place / CONFIG).is_file()), None)
 
 
 def bundled() -> Path:

@@ -196,8 +196,11 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         where: what to call the table in an error, e.g. ``vlt.toml:[train]``.
 
     Raises:
-        RefsegError: unknown key (with the nearest name), missing key, or a value of the wrong type or out of its range.
+        RefsegError: no table, unknown key (with the nearest name), missing key, or a value of the wrong type or out of
+            its range.
     """
+    if not isinstance(table, Mapping):
+        raise _wrong(where, "a table", table)
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
@@ -224,8 +227,6 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     if kind is Any:
         return value
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise _wrong(where, "a table", value)
         return build(kind, value, where)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:

@@ -37,10 +37,14 @@ def test_run_folder_stands_for_its_best(run: Path) -> None:
     assert checkpoint.resolve(run / "last") == run / "last"
 
 
-def test_replacement_cut_between_its_renames_is_undone(folder: Path) -> None:
-    folder.rename(folder.with_name(f".{folder.name}.old"))
-    assert checkpoint.resolve(folder) == folder
+def test_who_reads_between_the_two_renames_of_a_replacement_does_not_stop_it(folder: Path) -> None:
+    new, old = folder.with_name("new"), folder.with_name(f".{folder.name}.old")
+    shutil.copytree(folder, new)
+    folder.rename(old)
+    assert checkpoint.resolve(folder) == old
     checkpoint.load(folder)
+    new.rename(folder)
+    assert checkpoint.resolve(folder) == folder
 
 
 def test_failed_save_leaves_the_old_one_and_no_rubbish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +124,7 @@ def test_what_killed_runs_left_is_removed(folder: Path, tmp_path: Path) -> None:
     [
         ("config.json", b"{", "cannot read"),
         ("config.json", b'{"format": 99}', "not a checkpoint of format 1"),
+        ("config.json", b'{"format": 1, "recipe": [1]}', "recipe: expected a table"),
         ("model.safetensors", b"garbage!" * 9, "cannot load the weights"),
         ("tokenizer.json", b"{}", "not a tokenizer file"),
     ],

@@ -9,7 +9,7 @@ import typer
 
 from refseg_cli.commands._options import Arch, Data, Device, Json, Overrides, Quiet, RecipeName, choose_recipe
 from refseg_cli.console import console
-from refseg_cli.errors import FOUND, INTERRUPTED
+from refseg_cli.errors import FOUND, INTERRUPTED, RefsegError
 
 if TYPE_CHECKING:
     from refseg_cli.config import Recipe
@@ -78,7 +78,16 @@ def train(
 
 
 def _recipe_of_run(out: Path) -> Recipe:
-    """The recipe that the run in `out` began with."""
-    from refseg_cli import checkpoint
+    """The recipe that the run in `out` began with.
 
-    return checkpoint.read_config(checkpoint.resolve(out / "last"))[0]
+    Raises:
+        RefsegError: there is no run.
+    """
+    from refseg_cli import checkpoint
+    from refseg_cli.engine.run_state import nothing_to_resume
+
+    try:
+        last = checkpoint.resolve(out / "last")
+    except RefsegError as error:
+        raise nothing_to_resume(out) from error
+    return checkpoint.read_config(last)[0]

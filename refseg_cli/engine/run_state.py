@@ -13,9 +13,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, to_table
+from refseg_cli.engine.run_log import flattened
 from refseg_cli.errors import RefsegError
 
 STATE = "training.pt"
+NAMED = 3  # settings that a message spells out
 
 
 @dataclass(slots=True)
@@ -119,10 +121,10 @@ def resume_folder(out: Path, recipe: Recipe, *, resume: bool) -> Path | None:
     if not exists:
         raise nothing_to_resume(out)
     begun, _, _ = checkpoint.read_config(last)
-    if _trained(begun) != _trained(recipe):
+    if changed := _changed(_trained(begun), _trained(recipe)):
         raise RefsegError(
-            f"{out}: the run began with another recipe",
-            hint="resume with the same --recipe and --set, or begin another run with --out",
+            f"{out}: the run began with another recipe: {'; '.join(changed)}",
+            hint="--resume without --recipe, --arch and --set goes on with its own; or begin another run with --out",
         )
     return last
 
@@ -131,11 +133,18 @@ def nothing_to_resume(out: Path) -> RefsegError:
     return RefsegError(f"{out}: no run to resume here", hint="leave --resume away to begin one")
 
 
-def _trained(recipe: Recipe) -> Any:
+def _changed(begun: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """What two recipes do not share, each as `key was 1, is 2`."""
+    keys = [key for key in {**begun, **asked} if begun.get(key) != asked.get(key)]
+    named = [f"{key} was {begun.get(key, 'not given')}, is {asked.get(key, 'not given')}" for key in keys[:NAMED]]
+    return named + ([f"and {len(keys) - NAMED} more"] if len(keys) > NAMED else [])
+
+
+def _trained(recipe: Recipe) -> dict[str, Any]:
     """The recipe as far as it decides the figures: how often a run saves and who loads its data does not.
 
-    As a file would hold it, where there are no tuples.
+    As a file would hold it, where there are no tuples, with keys like `train.lr`.
     """
     data = replace(recipe.data, workers=0)
     kept = replace(recipe, data=data, train=replace(recipe.train, save_every_steps=1))
-    return json.loads(json.dumps(to_table(kept)))
+    return flattened(json.loads(json.dumps(to_table(kept))))

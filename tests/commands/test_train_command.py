@@ -86,6 +86,11 @@ def test_resume_takes_the_recipe_of_the_run(requests: list[TrainRequest], monkey
     assert requests[0].recipe == recipe
 
 
+def test_resume_without_a_run_says_so(requests: list[TrainRequest], tmp_path: Path, capsys: Capture) -> None:
+    assert main(["train", "--resume", "--data", "shards", "--out", str(tmp_path / "none")]) == ERROR
+    assert "none: no run to resume here (leave --resume away to begin one)" in capsys.readouterr().err
+
+
 def test_default_recipes_are_of_their_architectures() -> None:
     assert {load_recipe(name).arch: name for name in DEFAULT_RECIPES.values()} == DEFAULT_RECIPES
     assert set(DEFAULT_RECIPES) <= set(arch_choices())
