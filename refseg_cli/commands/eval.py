@@ -297,8 +297,8 @@ def _score_file(request: OutsideRequest) -> _Found:
         found = score_file(request, progress=progress)
     for problem in found.problems.examples(3):
         console.warn(str(problem))
-    cautions = (f"{request.source}: left out: {found.problems}",) if found.problems.found else ()
-    return _Found(found.answers, masks=found.masks, cautions=cautions)
+    left_out = (f"{request.source}: left out: {found.problems}",) if found.problems.found else ()
+    return _Found(found.answers, masks=found.masks, cautions=(*left_out, *found.cautions))
 
 
 def _score_model(request: EvalRequest, *, keep: bool) -> _Found:

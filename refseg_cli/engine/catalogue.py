@@ -70,12 +70,17 @@ def catalogue(*, arch: str | None = None, paper: str = "", table: str = "") -> l
         for entry in entries
         if arch in (None, entry.arch)
         and paper.casefold() in entry.paper.casefold()
-        and (not table or table in re.split(r"[,;\s]+", entry.table))
+        and (not table or table in _tables(entry))
     ]
     if not kept:
-        tables = sorted({e.table for e in entries if arch in (None, e.arch) and e.table}, key=_in_order)
+        tables = sorted({t for e in entries if arch in (None, e.arch) for t in _tables(e) if t}, key=_in_order)
         raise RefsegError("no such recipe", hint=f"tables: {', '.join(tables)}" if tables else "ask for less")
     return sorted(kept, key=lambda e: (e.arch, e.paper, _in_order(e.table), _in_order(e.row), e.name))
+
+
+def _tables(entry: Entry) -> list[str]:
+    """The tables that a recipe has rows in."""
+    return re.split(r"[,;]\s*", entry.table)
 
 
 def _entry(name: str) -> Entry:

@@ -10,7 +10,7 @@ Axes: h w original picture, H W a protocol's size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -72,11 +72,13 @@ class Outside:
     """The answers of each split, and what was wrong with the file (nothing, unless `skip`).
 
     masks: of the answers, split after split; none unless asked for.
+    cautions: what a reader of the figures must know, a sentence each.
     """
 
     answers: dict[str, Answers]
     problems: Problems
     masks: list[Rle]
+    cautions: tuple[str, ...] = ()
 
 
 def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outside:
@@ -99,11 +101,15 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
         split.verify()
     problems = Problems()
     rows: list[Answer] = []
-    found = _recorded(request, splits, problems)
-    if found is None:
+    records = read_answers(request.source) if request.source.endswith(".parquet") else None
+    lacking = () if records is None else _lacking(records, request)
+    if records is None or lacking:
         found, rows = _matched(request, splits, problems, progress)
+        found = replace(found, cautions=tuple(_by_masks(request, lacking)))
     elif request.records:
         raise RefsegError(f"{request.source} has these records already", hint="leave --records away")
+    else:
+        found = _recorded(request, records, splits, problems)
     if problems.found and not request.skip:
         listed = "; ".join(str(problem) for problem in problems.examples(NAMED))
         more = f"; and {len(problems.found) - NAMED} more" if len(problems.found) > NAMED else ""
@@ -161,16 +167,24 @@ def _add_missing(wanted: Sequence[Wanted], answered: Mapping[int, Any], problems
             problems.add("missing", f"sent_id {one.sent_id}", str(one))
 
 
-def _recorded(request: OutsideRequest, splits: Sequence[Shards], problems: Problems) -> Outside | None:
-    """The answers of records that need no masks to be scored; None for any other file."""
-    if not request.source.endswith(".parquet"):
-        return None
-    answers = read_answers(request.source)
-    if not all(answers.has_counts(PROTOCOLS[name]) for name in request.protocols):
-        # Asked for all, records of several protocols are scored by these, rather than by masks that all have to share.
-        counted = bool(answers.about.views) and not answers.about.finished
-        if not (counted and set(request.protocols) == set(PROTOCOLS)):
-            return None
+def _lacking(records: Answers, request: OutsideRequest) -> tuple[str, ...]:
+    """The protocols whose counts the records would have to hold, and do not."""
+    lacking = tuple(name for name in request.protocols if not records.has_counts(PROTOCOLS[name]))
+    # Asked for all, records of several protocols are scored by these, rather than by masks that all have to share.
+    counted = bool(records.about.views) and not records.about.finished
+    return () if counted and set(request.protocols) == set(PROTOCOLS) else lacking
+
+
+def _by_masks(request: OutsideRequest, lacking: Sequence[str]) -> Iterator[str]:
+    if lacking:
+        yield (
+            f"{request.source}: without counts by {', '.join(lacking)}, or with those of earlier rules: "
+            "all figures are from its masks, as of finished predictions"
+        )
+
+
+def _recorded(request: OutsideRequest, answers: Answers, splits: Sequence[Shards], problems: Problems) -> Outside:
+    """The answers of records that need no masks to be scored."""
     missing = [name for name in request.splits if name not in answers.splits]
     if missing:
         raise RefsegError(f"{request.source}: no answers of {missing[0]}", hint=f"it has {', '.join(answers.splits)}")

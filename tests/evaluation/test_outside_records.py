@@ -166,3 +166,9 @@ def test_masks_of_predictions_have_no_empty_runs(data, tmp_path, recorded, form)
         source = tmp_path / "p.jsonl"
         source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert score(data, source, masks=True).masks == expected
+
+
+def test_figures_from_masks_where_counts_are_asked_for_are_told(data, recorded):
+    assert score(data, recorded).cautions == ()
+    (said,) = score(data, recorded, protocols=("refseg", "lavt")).cautions
+    assert "without counts by lavt, or with those of earlier rules: all figures are from its masks" in said
