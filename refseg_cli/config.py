@@ -90,20 +90,20 @@ class DataConfig:
 class TextConfig:
     """How a phrase becomes tokens.
 
-    field:     which form of a sentence is read, in training and evaluation: `sent`, cleaned, or `raw`, as it was typed
-               (see `records.Expression`). `predict` takes every phrase as it is given.
     tokenizer: `words` (own vocabulary, built from the training phrases), `bert` (WordPiece) or `clip` (BPE).
     vocab:     for `bert`: a `vocab.txt`, or the name of a hub model that has one; for `clip`: its release's
                `bpe_simple_vocab_16e6.txt.gz`.
     glove:     for `words`: a GloVe text file whose vectors initialise the embedding; empty for learned embeddings.
+    field:     which form of a sentence is read, in training and evaluation: `sent`, cleaned, or `raw`, as it was typed
+               (see `records.Expression`). `predict` takes every phrase as it is given.
     """
 
-    field: PhraseField = "sent"
     tokenizer: Literal["words", "bert", "clip"] = "words"
     max_tokens: int = 15
     vocab: str = ""
     min_count: int = 1
     glove: str = ""
+    field: PhraseField = "sent"
 
 
 @dataclass(frozen=True, slots=True)
