@@ -144,8 +144,10 @@ def locked(folder: Place) -> Iterator[None]:
     Other storage has no locks; what is written there appears whole, the later of two.
 
     Raises:
-        RefsegError: another run has it, or it cannot be made.
+        RefsegError: another run has it, it is a file, or it cannot be made.
     """
+    if folder.is_local and Path(folder.path).exists() and not Path(folder.path).is_dir():
+        raise RefsegError(f"{folder.uri}: is a file, not a folder", hint="choose another --out")
     if not folder.is_local or fcntl is None:
         yield
         return

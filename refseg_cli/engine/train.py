@@ -28,7 +28,7 @@ from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
 from refseg_cli.data.loader import Step, StepDataset
-from refseg_cli.data.shards import Shards, open_shards
+from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
 from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
 from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
@@ -97,6 +97,8 @@ def train(request: TrainRequest, *, progress: Progress = silent) -> TrainResult:
     """
     if request.resume and not request.out.is_dir():
         raise nothing_to_resume(request.out)
+    if any((request.out / name).is_file() for name in MANIFESTS):
+        raise RefsegError(f"{request.out}: holds prepared data", hint="a run needs a folder of its own")
     accelerator = _accelerator(request.recipe.train, request)
     with claimed(request.out) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:

@@ -25,7 +25,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int, dropout: float = 0.0, outputs: int = 0, causal: bool = False) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim {dim} is no multiple of heads {heads}")
         self.heads, self.dropout, self.causal = heads, dropout, causal
         self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)

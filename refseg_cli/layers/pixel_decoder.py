@@ -134,7 +134,7 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int, points: int = 4) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim {dim} is no multiple of heads {heads}")
         self.heads, self.points = heads, points
         self.offsets = nn.Linear(dim, heads * LEVELS * points * 2)

@@ -217,7 +217,7 @@ class Scores(nn.Module):
 
     def __init__(self, dim: int, *, heads: int) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim {dim} is no multiple of heads {heads}")
         self.heads = heads
         self.words, self.places = nn.Linear(dim, dim), nn.Linear(dim, dim)

@@ -290,3 +290,10 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
     [line] = capfd.readouterr().err.splitlines()
     assert "train-00000-of-00001.parquet: disk full" in line
     assert not any(name.startswith((".", "train", "_manifest")) for name in hashes(small_disk / "out"))
+
+
+def test_a_file_in_place_of_the_output_folder_is_named(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(RefsegError, match="out: is a file, not a folder"):
+        run(raw, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"

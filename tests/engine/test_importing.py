@@ -179,6 +179,13 @@ def test_keras_weights_are_told_apart(tmp_path: Path, recipe: Recipe) -> None:
         import_checkpoint(ImportRequest(path, replace(recipe, arch="vlt"), tmp_path / "out"))
 
 
+def test_weights_that_are_no_numbers_are_refused(attempt: Attempt, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    weights = {**weights, "pixel.0.bias": torch.full_like(weights["pixel.0.bias"], float("nan"))}
+    with pytest.raises(RefsegError, match=r"pixel\.0\.bias"):
+        attempt(weights)
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_misfit_is_named_ten_at_most(attempt: Attempt, weights: dict[str, Tensor], tmp_path: Path) -> None:
     del weights["pixel.0.bias"]
     weights["phrase.0.bias"] = torch.ones(3, 5)

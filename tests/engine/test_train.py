@@ -433,3 +433,8 @@ def test_a_recipe_of_typed_sentences_wants_data_that_has_them(scenes: Path, reci
     typed = replace(recipe, text=replace(recipe.text, field="raw"))
     with pytest.raises(RefsegError, match="holds no sentences as they were typed"):
         train(TrainRequest(typed, str(tmp_path / "old"), tmp_path / "run", device="cpu"))
+
+
+def test_a_run_does_not_go_into_prepared_data(scenes: Path, recipe: Recipe) -> None:
+    with pytest.raises(RefsegError, match="holds prepared data"):
+        train(TrainRequest(recipe, str(scenes), scenes, device="cpu"))

@@ -42,6 +42,8 @@ def test_attention_equals_torch() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="no multiple of heads 5"):
         Attention(12, heads=5)
+    with pytest.raises(ValueError, match="no multiple of heads -1"):
+        Attention(12, heads=-1)
 
 
 def test_encoder_layer_equals_torch() -> None:
