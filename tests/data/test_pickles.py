@@ -80,12 +80,12 @@ def test_no_other_name_is_let_through(tmp_path: Path, data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"]r\xff\xff\xff\x03.",  # the 67,108,863rd thing to remember
-        b"]p67108863\n.",
-        b"\x80\x05\x96" + (1 << 30).to_bytes(8, "little") + b".",  # so many bytes follow
-        b"cbuiltins\nbytearray\n(I1073741824\ntR.",
-        b"\x80\x05\x8e" + (1 << 30).to_bytes(8, "little") + b".",
-        b"\x80\x04\x95" + (1 << 30).to_bytes(8, "little") + b".",
+        b"]r\xff\xff\x3f\x00.",  # the 4,194,303rd thing to remember
+        b"]p4194303\n.",
+        b"\x80\x05\x96" + (1 << 24).to_bytes(8, "little") + b".",  # so many bytes follow
+        b"cbuiltins\nbytearray\n(I16777216\ntR.",
+        b"\x80\x05\x8e" + (1 << 24).to_bytes(8, "little") + b".",
+        b"\x80\x04\x95" + (1 << 24).to_bytes(8, "little") + b".",
     ],
 )
 def test_a_few_bytes_do_not_take_all_memory(tmp_path: Path, data: bytes) -> None:
