@@ -99,7 +99,6 @@ class About:
     finished: bool = False
 
 
-LISTS = ("split", "text", "categories")
 NUMBERS = ("image_id", "ref_id", "sent_id", "instance_count", "intersection", "predicted", "target")
 RAW = ("raw_intersection", "raw_predicted")
 FLAGS = ("has_target", "says_target", "has_head")

@@ -38,14 +38,6 @@ NEAR, FAR = 0.05, 0.20  # "next to": the gap between the boxes, as a share of th
 
 AXES = {"left": ("x", 1), "right": ("x", -1), "top": ("y", 1), "bottom": ("y", -1)}
 SIZES = {"big": 1, "small": -1}
-OPPOSITE = {
-    "left": "right",
-    "right": "left",
-    "top": "bottom",
-    "bottom": "top",
-    "big": "small",
-    "small": "big",
-}
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 SIDES = (*AXES, "middle", *CORNERS)
 RELATIONS = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}  # and "next to"

@@ -79,9 +79,6 @@ class Number:
         return self.count > 1
 
 
-ONE = Number(1)
-
-
 def word(form: Form, number: Number, nouns: Vocabulary, rng: Random) -> str:
     """One English wording of a form, lower case, without punctuation."""
     match form:
