@@ -96,6 +96,8 @@ class TextConfig:
     glove:     for `words`: a GloVe text file whose vectors initialise the embedding; empty for learned embeddings.
     field:     which form of a sentence is read, in training and evaluation: `sent`, cleaned, or `raw`, as it was typed
                (see `records.Expression`). `predict` takes every phrase as it is given.
+    unknown:   share of the training phrases that get one to three words that no vocabulary holds, somewhere: so a model
+               learns to read past what it does not know ("bald guy on the left").
     """
 
     tokenizer: Literal["words", "bert", "clip"] = "words"
@@ -104,6 +106,10 @@ class TextConfig:
     min_count: int = 1
     glove: str = ""
     field: PhraseField = "sent"
+    unknown: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self, unknown=(0 <= self.unknown <= 1, "a share"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,7 @@ class TrainConfig:
     same_object, different_object: N_SO and N_DO of VLT's contrastive batches (thesis 4.2.5); -1 and 0.0 leave the
                    plain grouped batch. N_DO is a share of the batch.
     best_metric:   the validation metric that picks `best`.
+    steps:         optimiser steps after which the run ends, in the middle of an epoch or not; 0: it ends with `epochs`.
     """
 
     epochs: int = 50
@@ -143,6 +150,7 @@ class TrainConfig:
     best_metric: str = "gIoU"
     same_object: int = -1
     different_object: float = 0.0
+    steps: int = 0
 
     def __post_init__(self) -> None:
         counts = ("epochs", "batch_images", "accumulate", "save_every_steps", "eval_every_epochs")
@@ -151,6 +159,7 @@ class TrainConfig:
             **{name: (getattr(self, name) > 0, "a number above 0") for name in counts},
             lr=(0 <= self.lr < inf, "a learning rate"),
             ema=(0 <= self.ema < 1, "a share below 1"),
+            steps=(self.steps >= 0, "a number of steps"),
         )
 
 

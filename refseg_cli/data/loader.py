@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from refseg_cli.config import DataConfig
-from refseg_cli.data import masks, transforms
+from refseg_cli.data import masks, text, transforms
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.data.transforms import Placement
@@ -100,6 +100,7 @@ class StepDataset(Dataset[Batch]):
     Args:
         field: which form of a sentence is asked.
         augment: (seed, epoch) for training: flips, jitter; None for evaluation, which keeps `Batch.samples` instead.
+        unknown: as in `TextConfig`.
         shuffle_phrases: deal the phrases of a step out anew: a control that cannot learn language.
     """
 
@@ -111,10 +112,11 @@ class StepDataset(Dataset[Batch]):
         *,
         field: PhraseField = "sent",
         augment: tuple[int, int] | None = None,
+        unknown: float = 0.0,
         shuffle_phrases: bool = False,
     ) -> None:
         self.shards, self.tokenizer, self.config = shards, tokenizer, config
-        self.field, self.augment, self.shuffle_phrases = field, augment, shuffle_phrases
+        self.field, self.augment, self.unknown, self.shuffle_phrases = field, augment, unknown, shuffle_phrases
 
     def __getitem__(self, step: Step) -> Batch:
         parts = [self._image(pick) for pick in step]
@@ -164,6 +166,8 @@ class StepDataset(Dataset[Batch]):
                     placement.height,
                     placement.width,
                 )
+            if self.unknown:
+                phrases = [text.with_unknown_words(p, self.unknown, rng) for p in phrases]
             if self.config.jitter:
                 pixels = transforms.jitter(pixels, self.config.jitter, rng)
         return _ImagePart(

@@ -18,6 +18,7 @@ from refseg_cli.config import TextConfig
 from refseg_cli.errors import RefsegError
 
 PAD, UNK = "[PAD]", "[UNK]"
+_NO_WORD = "\ue000"  # of the private use area
 FILE_NAME = "tokenizer.json"
 
 # CLIP's pattern for words, numbers and punctuation; https://github.com/openai/CLIP, simple_tokenizer.py.
@@ -75,6 +76,15 @@ class Tokenizer:
             raise RefsegError(f"{path}: no tokenizer in this checkpoint folder") from error
         except Exception as error:  # the library raises bare Exception on a malformed file
             raise RefsegError(f"{path}: not a tokenizer file: {error}") from error
+
+
+def with_unknown_words(phrase: str, share: float, rng: np.random.Generator) -> str:
+    """With probability `share`, the phrase with one to three words in one of its gaps that no vocabulary holds."""
+    if rng.random() >= share:
+        return phrase
+    words = phrase.split()
+    gap = int(rng.integers(len(words) + 1))
+    return " ".join([*words[:gap], *[_NO_WORD] * int(rng.integers(1, 4)), *words[gap:]])
 
 
 def build_tokenizer(config: TextConfig, phrases: Iterable[str]) -> Tokenizer:

@@ -164,10 +164,11 @@ class _Run:
             self.recipe.data,
             field=self.recipe.text.field,
             augment=(self.config.seed, 0),
+            unknown=self.recipe.text.unknown,
             shuffle_phrases=request.shuffle_phrases,
         )
         self.steps_per_epoch = len(self._epoch_steps(0))
-        self.total = self.config.epochs * math.ceil(self.steps_per_epoch / self.config.accumulate)
+        self.total = self.config.steps or self.config.epochs * math.ceil(self.steps_per_epoch / self.config.accumulate)
         self.last_scores: dict[str, float | None] = {}
 
     # ---- the loop -------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class _Run:
         stopped = "finished"
         if self.position.due:  # broken off before it was done
             self._validate()
-        while self.position.epoch < self.config.epochs:
+        while not self._done():
             stopped = self._epoch(asked)
             if stopped != "finished":
                 break
@@ -186,6 +187,10 @@ class _Run:
         self.accelerator.end_training()
         position = self.position
         return TrainResult(self.request.out, position.step, position.epoch, position.best, stopped, self.last_scores)
+
+    def _done(self) -> bool:
+        position, config = self.position, self.config
+        return position.step >= config.steps if config.steps else position.epoch >= config.epochs
 
     def _epoch(self, asked: Callable[[], str | None]) -> str:
         position, accumulate = self.position, self.config.accumulate
@@ -209,10 +214,13 @@ class _Run:
             if boundary:
                 position.step += 1
                 self._report(terms, seen / (time.perf_counter() - began))
+                last = last or position.step == self.config.steps
                 if position.step % self.config.save_every_steps == 0 and not last:
                     self.save_last()
                 if (name := asked()) is not None and not last:
                     return name
+                if last:
+                    break
         return "finished"
 
     def _step(self, batch: Batch, *, boundary: bool, group: int) -> dict[str, Tensor]:
@@ -268,7 +276,7 @@ class _Run:
         """Save where the run stands, and validate if it is time."""
         position, config = self.position, self.config
         position.epoch, position.offset = position.epoch + 1, 0
-        position.due = position.epoch % config.eval_every_epochs == 0 or position.epoch == config.epochs
+        position.due = position.epoch % config.eval_every_epochs == 0 or self._done()
         self.save_last()  # first: whatever befalls the validation, the epoch is not lost
         if position.due:
             self._validate()

@@ -202,3 +202,17 @@ def test_smaller_object_wins_where_objects_overlap(tokenizer: Tokenizer) -> None
         assert batch.categories is not None
         assert batch.categories[0, 10, 10] == 1
         assert batch.categories[0, 20, 20] == 2
+
+
+def test_unknown_words_come_on_top_of_what_is_said(shards: Shards, tokenizer: Tokenizer) -> None:
+    step = (Pick(0, (0, 1, 2)), Pick(1, (0, 1)))
+    plain = StepDataset(shards, tokenizer, PLAIN, augment=(0, 0))[step]
+    noisy = StepDataset(shards, tokenizer, PLAIN, augment=(0, 0), unknown=1.0)[step]
+    unknown = tokenizer.pipeline.token_to_id("[UNK]")
+    for row, other in zip(plain.tokens.tolist(), noisy.tokens.tolist(), strict=True):
+        assert 1 <= other.count(unknown) <= 3
+        assert [t for t in other if t != unknown and t] == [t for t in row if t]
+    again = StepDataset(shards, tokenizer, PLAIN, augment=(0, 0), unknown=1.0)[step]
+    assert torch.equal(noisy.tokens, again.tokens)
+    evaluated = StepDataset(shards, tokenizer, PLAIN, unknown=1.0)[step]
+    assert unknown not in evaluated.tokens

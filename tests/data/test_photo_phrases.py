@@ -10,10 +10,11 @@ import pytest
 from refseg_cli.data.phrases.annotated import MANY, Outline, categories_of, scene_of, vocabulary
 from refseg_cli.data.phrases.colours import name_of
 from refseg_cli.data.phrases.generate import Reference, describe
-from refseg_cli.data.phrases.logic import Coloured, Counted, Everything, Form, Is, Placed, Related, targets
+from refseg_cli.data.phrases.logic import Coloured, Counted, Everything, Form, Is, Placed, Ranked, Related, targets
 from refseg_cli.data.phrases.photographs import companions_of
 from refseg_cli.data.phrases.proposals import PHOTO_KINDS
 from refseg_cli.data.phrases.scene import Scene
+from refseg_cli.data.phrases.wording import Number, word
 
 NAMES = {1: "person", 3: "car", 17: "cat", 18: "dog", 52: "banana", 62: "chair"}
 CATEGORIES = categories_of(NAMES)
@@ -166,3 +167,35 @@ def test_the_only_dog_is_no_left_dog() -> None:
 
 def test_nothing_is_said_of_nothing() -> None:
     assert not said(photo())
+
+
+def test_the_closest_is_larger_and_stands_lower() -> None:
+    near, far, high = box(18, 10, 40, 50, 90), box(18, 100, 30, 115, 50), box(18, 140, 5, 180, 40)
+    closest = Ranked(DOG, "near")
+    assert targets(closest, photo(near, far)) == (0,)
+    assert targets(Ranked(DOG, "far"), photo(near, far)) == (1,)
+    assert targets(closest, photo(far, high)) is None  # the larger one stands higher: it may fly
+    phrases = {p for r in said(photo(near, far), seeds=200) if r.kind == "single.distance" for p in r.phrases}
+    assert {"closest dog", "dog in the back"} <= phrases
+
+
+def test_people_are_called_what_people_call_them_but_never_told_apart() -> None:
+    two = said(photo(box(1, 10, 40, 30, 90), box(1, 150, 40, 170, 90)))
+    men = [r for r in two if any("man" in phrase.split() for phrase in r.phrases)]
+    assert len(men) > 5
+    assert all(len(r.targets) == 1 and not isinstance(r.form, Is) for r in men if r.kind.startswith("single"))
+    assert not [p for r in two if len(r.targets) > 1 for p in r.phrases if {"men", "man", "woman"} & set(p.split())]
+    assert any("guy" in p for r in said(photo(box(18, 10, 40, 30, 90))) if not r.targets for p in r.phrases)
+
+
+def test_haste_leaves_out_articles_and_writes_figures() -> None:
+    dogs = photo(*(box(18, left, 40, left + 15, 70) for left in (10, 60, 110, 160)))
+    phrases = " ".join(p for r in said(dogs) for p in r.phrases)
+    assert all(piece in phrases for piece in ("2nd dog from", "far left dog", "dogs on left"))
+
+
+@pytest.mark.parametrize(("noun", "article"), [("orange", "an orange"), ("dog", "a dog"), ("unicycle", "a unicycle")])
+def test_an_article_fits_its_noun(noun: str, article: str) -> None:
+    nouns = vocabulary(categories_of({1: noun}).values())
+    singular = {word(Is(noun), Number(1), nouns, Random(seed)) for seed in range(20)}
+    assert singular == {noun, f"the {noun}", article}

@@ -438,3 +438,19 @@ def test_a_recipe_of_typed_sentences_wants_data_that_has_them(scenes: Path, reci
 def test_a_run_does_not_go_into_prepared_data(scenes: Path, recipe: Recipe) -> None:
     with pytest.raises(RefsegError, match="holds prepared data"):
         train(TrainRequest(recipe, str(scenes), scenes, device="cpu"))
+
+
+@pytest.mark.parametrize("kill_at", [0, 6])
+def test_a_run_of_some_steps_ends_where_it_is_told_to(
+    scenes: Path, longer: Recipe, tmp_path: Path, kill_at: int
+) -> None:
+    """Five steps an epoch, and the seventh is the last: it becomes `best`, and the schedule ends there."""
+    short = replace(longer, train=replace(longer.train, epochs=1, steps=7, schedule="cosine"))
+    out = tmp_path / "run"
+    if kill_at:
+        assert run_program(scenes, out, short, kill_at=kill_at, with_signal=signal.SIGKILL).returncode < 0
+    done = run_program(scenes, out, short, resume=bool(kill_at))
+    assert done.stdout.strip() == "finished", done.stderr
+    assert sorted(losses(out)) == list(range(1, 8))
+    assert min(line["lr"] for line in log(out) if "lr" in line) < 0.1 * short.train.lr
+    assert json.loads((out / "best" / "config.json").read_text("utf-8"))["step"] == 7

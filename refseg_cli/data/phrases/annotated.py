@@ -57,16 +57,17 @@ def categories_of(names: Mapping[int, str]) -> dict[int, Category]:
 
 
 def vocabulary(categories: Iterable[Category]) -> Vocabulary:
-    """The categories with the irregular plurals of `coco.toml`."""
-    return Vocabulary(tuple(categories), _coco()["plurals"])
+    """The categories with the irregular plurals and the casual words of `coco.toml`."""
+    return Vocabulary(tuple(categories), _coco()["plurals"], _coco()["casual"])
 
 
 @cache
 def _coco() -> dict[str, Any]:
-    """plurals, and category name -> (section, row, the section's wider words)."""
+    """plurals, casual words, and category name -> (section, row, the section's wider words)."""
     table = tomllib.loads(Path(__file__).with_name("coco.toml").read_text("utf-8"))
     rows = {n: (section, row, table["section"][section]) for section in SECTIONS for n, row in table[section].items()}
-    return {"plurals": table["plurals"], "categories": rows}
+    casual = {name: _split(words) for name, words in table["casual"].items()}
+    return {"plurals": table["plurals"], "casual": casual, "categories": rows}
 
 
 def _category(index: int, entry: tuple[str, Mapping[str, str], str]) -> Category:

@@ -47,6 +47,8 @@ def describe(
     *,
     kinds: Kinds = KINDS,
     companions: Mapping[int, Mapping[Category, float]] | None = None,
+    sentences: tuple[int, int] = SENTENCES,
+    repeats: int = REPEATS,
 ) -> list[Reference]:
     """Unambiguous references to objects of the scene; none if no object may be a target.
 
@@ -54,22 +56,24 @@ def describe(
         subject: the categories that they may be about.
         kinds: what is said, as `proposals.KINDS`.
         companions: as in `View`.
+        sentences: how many phrases, about, from and to.
+        repeats: references to the same objects, at most.
     """
     view = View(scene, nouns, rng, subject, companions or {})
     if not view.subjects():
         return []
-    wanted = rng.randint(*SENTENCES)
+    wanted = rng.randint(*sentences)
     references: list[Reference] = []
     for _ in range(wanted):
         number = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
-        reference = refer(view, number, references, kinds)
+        reference = refer(view, number, references, kinds, repeats)
         references += [reference] if reference else []
         if sum(len(reference.phrases) for reference in references) >= wanted:
             break
     return references
 
 
-def refer(view: View, number: str, earlier: list[Reference], kinds: Kinds) -> Reference | None:
+def refer(view: View, number: str, earlier: list[Reference], kinds: Kinds, repeats: int = REPEATS) -> Reference | None:
     """A reference to as many objects as `number` wants, in words that the earlier ones did not use."""
     said = {phrase for reference in earlier for phrase in reference.phrases}
     known = Counter(reference.targets for reference in earlier if reference.targets)
@@ -79,7 +83,7 @@ def refer(view: View, number: str, earlier: list[Reference], kinds: Kinds) -> Re
             named = targets(proposal.form, view.scene) if proposal else None
             if proposal is None or named is None or not FITS[number](len(named)):
                 continue
-            if known[named] >= REPEATS:
+            if known[named] >= repeats:
                 continue
             if not view.may_name(named):
                 continue

@@ -38,6 +38,7 @@ NEAR, FAR = 0.05, 0.20  # "next to": the gap between the boxes, as a share of th
 
 AXES = {"left": ("x", 1), "right": ("x", -1), "top": ("y", 1), "bottom": ("y", -1)}
 SIZES = {"big": 1, "small": -1}
+DISTANCES = {"near": 1, "far": -1}  # of objects of a kind, the nearer is larger, and stands lower in the picture
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 SIDES = (*AXES, "middle", *CORNERS)
 RELATIONS = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}  # and "next to"
@@ -177,7 +178,8 @@ def graded(true: NDArray[np.bool_], false: NDArray[np.bool_]) -> Truths:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """'leftmost dog', 'biggest dog', 'second dog from the left': order is a side or a size, rank counts from 1."""
+    """'leftmost dog', 'biggest dog', 'closest dog', 'second dog from the left': order is a side, a size or a distance,
+    rank counts from 1."""
 
     of: Form
     order: str
@@ -200,6 +202,10 @@ def clearly_before(scene: Scene, order: str) -> NDArray[np.bool_]:
         by_area = scene.area[:, None] >= SIZE_RATIO * scene.area
         larger = by_area & (scene.extent[:, None] >= SIZE_RATIO * scene.extent)
         return larger if SIZES[order] > 0 else larger.T
+    if order in DISTANCES:
+        foot = scene.boxes[:, 3] / scene.height
+        nearer = clearly_before(scene, "big") & (foot[:, None] >= foot + GAP)
+        return nearer if DISTANCES[order] > 0 else nearer.T
     place = along(scene, order)
     return place[:, None] + GAP <= place
 

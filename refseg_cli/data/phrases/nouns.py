@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 PEOPLE = "people"  # the section of the one who wears clothes
 
@@ -29,10 +29,15 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """All categories that phrases may name, and the irregular plurals of their words."""
+    """All categories that phrases may name, and the irregular plurals of their words.
+
+    casual: a noun, or its plural -> what people say in its place without having looked closer, as 'guy' for a person;
+        empty where phrases are not to be casual in other ways either ('2nd dog from left').
+    """
 
     categories: Sequence[Category]
     plurals: dict[str, str]
+    casual: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def plural(self, noun: str) -> str:
         """The plural of a noun."""

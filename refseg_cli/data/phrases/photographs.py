@@ -24,6 +24,8 @@ from refseg_cli.data.sources.photos import Photo, Rules, examine
 from refseg_cli.files import parse_json
 
 SAME_MASK = 0.98  # IoU from which the objects of a category are the whole of it: annotators' borders differ a little
+# Photos show fewer things than scenes do, and there are more ways of saying what they show.
+SENTENCES, REPEATS = (12, 20), 5
 ABSENT = 0.25  # references without a target for each one that has some, but one at least
 
 
@@ -85,7 +87,16 @@ class Describer:
             outlines, self.categories, photo.size, complete=complete, together=together, pixels=pixels
         )
         rng = Random(f"{self.seed}/{subject.draft.image_id}")
-        found = describe(scene, self.nouns, rng, _anything, kinds=PHOTO_KINDS, companions=self.companions)
+        found = describe(
+            scene,
+            self.nouns,
+            rng,
+            _anything,
+            kinds=PHOTO_KINDS,
+            companions=self.companions,
+            sentences=SENTENCES,
+            repeats=REPEATS,
+        )
         return [_placed(reference, [sound[place] for place in places]) for reference in _balanced(found)], []
 
 

@@ -12,6 +12,7 @@ from random import Random
 from refseg_cli.data.phrases.colours import PAINTS
 from refseg_cli.data.phrases.logic import (
     AXES,
+    DISTANCES,
     RELATIONS,
     SIDES,
     SIZES,
@@ -158,6 +159,12 @@ def superlative(view: View) -> Proposal | None:
     """'leftmost dog'"""
     noun = view.several()
     return Proposal(Ranked(noun, view.any(tuple(AXES)))) if noun else None
+
+
+def distance(view: View) -> Proposal | None:
+    """'the closest dog'"""
+    noun = Is(view.thing().category.name)  # an elephant further off is larger than a dog
+    return Proposal(Ranked(noun, view.any(tuple(DISTANCES))))
 
 
 def ordinal(view: View) -> Proposal | None:
@@ -307,5 +314,9 @@ KINDS: Kinds = {
         absent_relation: 18,
     },
 }
-# Of photographs. Scenes have no wrong counts: those of a seed stay as they are.
-PHOTO_KINDS = {**KINDS, "no_target": {**KINDS["no_target"], absent_count: 14}}
+# Of photographs. Scenes have no wrong counts and no depth: those of a seed stay as they are.
+PHOTO_KINDS = {
+    **KINDS,
+    "single": {**KINDS["single"], distance: 8},
+    "no_target": {**KINDS["no_target"], absent_count: 14},
+}

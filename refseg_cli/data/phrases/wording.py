@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -41,7 +42,44 @@ FIRST_WORDINGS = {
     "bottom": ("lowest {}", "bottommost {}"),
     "big": ("biggest {}", "largest {}", "big {}", "large {}"),
     "small": ("smallest {}", "small {}", "tiniest {}", "little {}"),
+    "near": ("closest {}", "nearest {}", "front {}", "{} in front", "{} in the foreground", "{} closest to us"),
+    "far": ("furthest {}", "farthest {}", "back {}", "{} in the back", "{} in the background", "{} furthest away"),
 }
+# What people also type, where they are in a hurry; of photographs only.
+CASUAL_SIDES = {
+    "left": ("{} on left", "{} left", "left side {}", "{} left side", "{} to left", "{} on the left hand side"),
+    "right": ("{} on right", "{} right", "right side {}", "{} right side", "{} to right", "{} on the right hand side"),
+    "top": ("{} on top", "{} at top", "{} top"),
+    "bottom": ("{} on bottom", "{} at bottom", "{} on the bottom", "{} bottom"),
+    "middle": ("{} in middle", "{} in center", "middle most {}", "{} middle"),
+    **{corner: ("{} in * corner".replace("*", corner), "{} *".replace("*", corner)) for corner in CORNERS},
+}
+CASUAL_FIRSTS = {
+    "left": (
+        "far left {}",
+        "{} far left",
+        "{} on far left",
+        "left most {}",
+        "{} on the far left",
+        "first {} from left",
+    ),
+    "right": ("far right {}", "{} far right", "{} on far right", "right most {}", "{} on the far right"),
+    "top": ("top most {}", "{} highest up"),
+    "bottom": ("bottom most {}",),
+    "big": ("bigger {}", "larger {}"),
+    "small": ("smaller {}", "tiny {}"),
+    "near": ("{} closest to camera", "front most {}", "{} up front"),
+    "far": ("back most {}", "{} in background", "{} in back", "{} way in the back"),
+}
+SHORT_ORDINALS = ("0th", "1st", "2nd", "3rd", "4th")
+CASUAL_ORDINALS = (
+    "{} {{}} from the {}",
+    "{} {{}} from {}",
+    "{} from {} {{}}",
+    "{{}} {} from the {}",
+    "{{}} {} from {}",
+)
+USUAL_NOUN = 0.5  # share of the nouns with casual words that stay as they are
 RELATION_WORDINGS = {
     "left of": ("left of", "to the left of", "on the left of"),
     "right of": ("right of", "to the right of", "on the right of"),
@@ -105,7 +143,8 @@ def word(form: Form, number: Number, nouns: Vocabulary, rng: Random) -> str:
 def determined(form: Form, number: Number, nouns: Vocabulary, rng: Random) -> str:
     """The phrase of a form with its article, quantifier or count."""
     if number.all and rng.random() < 0.2:
-        return f"{rng.choice(('every', 'each'))} {phrase(form, nouns, rng)}"
+        strict = replace(nouns, casual={})  # 'every man' are not all people
+        return f"{rng.choice(('every', 'each'))} {phrase(form, strict, rng)}"
     if number.counted:
         count = NUMBERS[number.count]
         choices = (f"{count} {{}}", f"the {count} {{}}") + (("both {}",) if number.count == 2 else ())
@@ -113,7 +152,10 @@ def determined(form: Form, number: Number, nouns: Vocabulary, rng: Random) -> st
         choices = ("all {}", "all the {}", "all of the {}")
     else:
         choices = ("the {}",) if number.definite else ("{}", "the {}")
-    return rng.choice(choices).format(phrase(form, nouns, rng, plural=number.plural, alone=number.alone))
+        if nouns.casual and not number.definite and not number.plural and isinstance(form, Is | Coloured):
+            choices = (*choices, "a {}")
+    said = rng.choice(choices).format(phrase(form, nouns, rng, plural=number.plural, alone=number.alone))
+    return f"an{said[1:]}" if said[:2] == "a " and said[2] in "aeio" else said  # 'a unicycle'
 
 
 def phrase(
@@ -128,7 +170,7 @@ def phrase(
     """A noun with what is said of it, without article. alone: as in `Number`. noun: a pronoun to say in its place."""
     match form:
         case Is(name):
-            return noun or (nouns.plural(name) if plural else name)
+            return noun or _called(name, nouns, rng, plural=plural)
         case Coloured(of, colour):
             head = phrase(of, nouns, rng, plural=plural, noun=noun)
             if nouns.wears_clothes(of.word):
@@ -136,15 +178,33 @@ def phrase(
                 return rng.choice(clothes).format(head, colour=colour)
             return f"{colour} {head}"
         case Placed(of, side):
-            wordings = SIDE_WORDINGS[side]
+            wordings = _wordings(SIDE_WORDINGS, CASUAL_SIDES, side, nouns)
             # 'dogs on the left', but hardly 'left dogs'
             wording = rng.choice([w for w in wordings if w.startswith("{}")] if plural or alone else wordings)
         case Ranked(of, order, 1):
-            wording = rng.choice(FIRST_WORDINGS[order])
+            wording = rng.choice(_wordings(FIRST_WORDINGS, CASUAL_FIRSTS, order, nouns))
         case Ranked(of, order, rank):
             wording = f"{ORDINALS[rank]} {{}} from the {order}"
+            if nouns.casual:
+                number = rng.choice((ORDINALS[rank], SHORT_ORDINALS[rank]))
+                wording = rng.choice(CASUAL_ORDINALS).format(number, order)
         case Related(of, relation, anchor):
-            wording = f"{{}} {rng.choice(RELATION_WORDINGS[relation])} the {phrase(anchor, nouns, rng)}"
+            article = rng.choice(("the ", "the ", "a ", "")) if nouns.casual else "the "
+            wording = f"{{}} {rng.choice(RELATION_WORDINGS[relation])} {article}{phrase(anchor, nouns, rng)}"
         case _:
             raise TypeError(f"no wording for {form}")
     return wording.format(phrase(of, nouns, rng, plural=plural, noun=noun))
+
+
+def _wordings(
+    usual: Mapping[str, tuple[str, ...]], casual: Mapping[str, tuple[str, ...]], key: str, nouns: Vocabulary
+) -> tuple[str, ...]:
+    return usual[key] + (casual[key] if nouns.casual else ())
+
+
+def _called(name: str, nouns: Vocabulary, rng: Random, *, plural: bool) -> str:
+    """The noun, or what people say in its place."""
+    words = nouns.casual.get(nouns.plural(name) if plural else name)
+    if not words or rng.random() < USUAL_NOUN:
+        return nouns.plural(name) if plural else name
+    return rng.choice(words)
