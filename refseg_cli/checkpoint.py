@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _OLD_PART = re.compile(r"\.(best|last)-[a-z0-9_]{8}")  # how earlier versions called a folder being written
+BUNDLE = Path(str(files("refseg_cli") / "bundled"))  # what comes with the package: models, and pictures to show them on
+BUNDLED = ("photos", "scenes")  # the models; the first is the one that answers where none is named
 NAMED = 3  # tensors that a message spells out
 PRETRAINED = ("pretrained", "text_pretrained")  # the settings of a model that fetch weights
 
@@ -204,19 +206,27 @@ def tidy(run: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def resolve(path: str | Path) -> Path:
-    """The checkpoint folder that a user means: itself, or the `best`, else `last`, of a training run.
+def resolve(path: str | Path | None) -> Path:
+    """The checkpoint folder that a user means: itself; the `best`, else `last`, of a training run; or a bundled one.
+
+    path: a folder, one of the names in `BUNDLED`, or None for the first of these. A checkpoint in a folder of such a
+        name goes first.
 
     Raises:
         RefsegError: there is none.
     """
-    path = Path(path).expanduser()
+    if path is None:
+        return bundled()
+    name, path = str(path), Path(path).expanduser()
     for folder in (path, path / "best", path / "last"):
         if found := _standing(folder):
             return found
+    if name in BUNDLED:
+        return bundled(name)
     what = "no checkpoint in this folder" if path.is_dir() else "no such checkpoint folder"
     raise RefsegError(
-        f"{path}: {what}", hint="give the --out of `refseg train`, or leave --model away for the bundled one"
+        f"{path}: {what}",
+        hint="give the --out of `refseg train`, or leave --model away for a bundled model",
     )
 
 
@@ -229,9 +239,9 @@ def _standing(folder: Path) -> Path | None:
     return next((place for place in places if (place / CONFIG).is_file()), None)
 
 
-def bundled() -> Path:
-    """The folder of the model that comes with the package."""
-    return Path(str(files("refseg_cli") / "bundled"))
+def bundled(name: str = BUNDLED[0]) -> Path:
+    """The folder of a model that comes with the package."""
+    return BUNDLE / name
 
 
 def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
@@ -253,14 +263,14 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
 
 
 def load(folder: str | Path | None = None, device: Any = "cpu", *, overrides: Sequence[str] = ()) -> Checkpoint:
-    """Read a checkpoint folder, or the bundled one, and build its model on `device`.
+    """Read the checkpoint folder that `resolve` finds, and build its model on `device`.
 
     overrides: changes of its recipe, see `adjusted`; the same weights must fit.
 
     Raises:
         RefsegError: missing, damaged or unknown, or changes that the model cannot take, with what to do.
     """
-    path = bundled() if folder is None else resolve(folder)
+    path = resolve(folder)
     trained, thresholds, table = read_config(path)
     recipe, changed = adjusted(trained, overrides)
     tokenizer = Tokenizer.load(path)

@@ -273,3 +273,16 @@ def test_thresholds_that_cannot_be_stored_leave_the_old_ones(folder: Path, monke
     with pytest.raises(RefsegError, match="No space left"):
         checkpoint.store_thresholds(folder, Thresholds(mask=0.1), info={})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_bundled_models_go_by_name_unless_a_checkpoint_does(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenes").mkdir()  # prepared data, say
+    assert checkpoint.resolve("scenes") == checkpoint.BUNDLE / "scenes"
+    assert checkpoint.resolve(None) == checkpoint.BUNDLE / "photos"
+    shutil.copytree(run / "best", tmp_path / "scenes", dirs_exist_ok=True)
+    assert checkpoint.resolve("scenes") == Path("scenes")
+    with pytest.raises(RefsegError, match="no such checkpoint folder"):
+        checkpoint.resolve("scene")

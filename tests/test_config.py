@@ -19,6 +19,8 @@ from refseg_cli.config import (
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.protocols import PROTOCOLS
 
+OURS = ("-tiny", "-photos")  # small models of our own, with no paper's settings
+
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_parses_and_its_model_table_is_read(name: str) -> None:
@@ -166,7 +168,7 @@ def test_every_training_setting_has_a_reader() -> None:
     assert unread == []
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("-tiny")])
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith(OURS)])
 def test_every_recipe_reads_the_form_of_a_sentence_that_its_papers_code_does(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.text.field == ("raw" if recipe.arch in ("lavt", "rela") else "sent")
@@ -183,7 +185,7 @@ def test_every_recipe_builds_its_model_at_full_size(name: str) -> None:
     recipe = without_downloads(load_recipe(name))
     with torch.device("meta"):
         model = build_model(recipe, vocab_size={"words": 10_000, "bert": 30_522, "clip": 49_408}[recipe.text.tokenizer])
-    assert sum(p.numel() for p in model.parameters()) > (1e6 if name.endswith("-tiny") else 3e7)
+    assert sum(p.numel() for p in model.parameters()) > (1e6 if name.endswith(OURS) else 3e7)
 
 
 def test_deep_nesting_is_no_internal_error(tmp_path: Path) -> None:

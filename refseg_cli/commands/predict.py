@@ -62,7 +62,7 @@ def predict(
     no_target_threshold: NoTargetThreshold = None,
     max_pixels: MaxPixels = None,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
-    demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled scenes.")] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled pictures.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> int:
@@ -210,12 +210,12 @@ def _verdict(found: Found) -> str:
 
 
 def _demo(out: Path, model: str | None, device: str) -> int:
-    """Show what predict does on the bundled scenes; each row of the table names a picture to look at."""
+    """Show what predict does on the bundled pictures; each row of the table names a picture to look at."""
     from refseg_cli.engine.predict import demo
 
     shown = demo(out, folder=model, device=device)
     rows = [[one.found.phrase, _verdict(one.found), one.path] for one in shown]
     console.table(
-        f"Scenes and what was found in them, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
+        f"Pictures and what was found in them, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
     )
     return FOUND

@@ -1,4 +1,4 @@
-"""The demo of `refseg predict`: the bundled scenes' phrases answered and drawn."""
+"""The demo of `refseg predict`: the bundled pictures' phrases answered and drawn."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ class Shown:
 
 
 def demo(out: Path, *, folder: str | Path | None = None, device: str = "auto") -> list[Shown]:
-    """Answer the bundled scenes' phrases and write an overlay PNG of each answer into `out`.
+    """Answer the bundled pictures' phrases and write an overlay PNG of each answer into `out`.
 
-    The scenes lie in the package beside the bundled model: `demo/demo.json` is a list of
-    ``{"image": "scene_1.jpg", "phrases": ["two people on left", ...]}``.
+    The pictures lie in the package beside the bundled models: `demo/demo.json` is a list of
+    ``{"image": "cat.jpg", "model": "photos", "phrases": ["the cat", ...]}``.
 
     Args:
-        folder: another model than the bundled one.
+        folder: one model for all of them, in place of those that the list names.
 
     Raises:
         RefsegError: the package is damaged, or `out` cannot be written.
     """
-    scenes = checkpoint.bundled() / "demo"
+    pictures = checkpoint.BUNDLE / "demo"
     try:
-        wanted = json.loads((scenes / "demo.json").read_text("utf-8"))
+        wanted = json.loads((pictures / "demo.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RefsegError(f"{scenes}: no demo in this installation: {error}", hint="install refseg again") from error
-    predictor = Predictor(folder, device=device)
+        raise RefsegError(f"{pictures}: no demo in this installation: {error}", hint="install refseg again") from error
     shown: list[Shown] = []
-    for scene in wanted:
-        pixels = load_image(scenes / scene["image"])
+    predictors = {name: Predictor(name, device=device) for name in {folder or one["model"] for one in wanted}}
+    for one in wanted:
+        pixels = load_image(pictures / one["image"])
         picture = pixels.permute(1, 2, 0).numpy()
-        for found in predictor.predict(pixels, scene["phrases"]):
+        for found in predictors[folder or one["model"]].predict(pixels, one["phrases"]):
             path = out / f"{len(shown) + 1:02}-{_slug(found.phrase)}.png"
             drawn = overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target)
             files.write(path, drawn)
-            shown.append(Shown(str(scenes / scene["image"]), found, path))
+            shown.append(Shown(str(pictures / one["image"]), found, path))
     return shown
 
 

@@ -37,12 +37,12 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     request: says which model, data, device and batches; its splits and records are not looked at.
 
     Raises:
-        RefsegError: the model is the bundled one, which is not the user's to change; no such data or split; nothing in
+        RefsegError: the model is a bundled one, which is not the user's to change; no such data or split; nothing in
             the split; or the folder cannot be written.
     """
-    if request.model is None:
-        raise RefsegError("the bundled model keeps its thresholds", hint="name a trained one with --model RUN")
     folder = checkpoint.resolve(request.model)
+    if folder.parent == checkpoint.BUNDLE:
+        raise RefsegError("a bundled model keeps its thresholds", hint="name a trained one with --model RUN")
     passed = replace(request, splits=(split,), protocols=("refseg",), curve=True, records=None, disturb=None)
     answers = evaluate(passed, progress=progress).evaluations[split].answers
     if not len(answers):

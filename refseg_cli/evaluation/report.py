@@ -50,7 +50,7 @@ class Watch:
     """
 
     def __init__(self, model: str | None) -> None:
-        folder = checkpoint.bundled() if model is None else checkpoint.resolve(model)
+        folder = checkpoint.resolve(model)
         recipe, _, _ = checkpoint.read_config(folder)
         self._kinds = kinds_of(MODELS[recipe.arch][1])
         self._tokenizer = Tokenizer.load(folder)

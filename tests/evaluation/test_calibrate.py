@@ -62,9 +62,10 @@ def test_without_a_head_the_pixels_are_kept_and_its_threshold_stays(data, saved,
     assert checkpoint.read_config(saved)[1] == found.new
 
 
-def test_the_bundled_model_is_not_ours_to_change(data):
+@pytest.mark.parametrize("name", [None, "scenes"])
+def test_the_bundled_models_are_not_ours_to_change(data, name):
     with pytest.raises(RefsegError, match="bundled model keeps its thresholds"):
-        calibrate(request(data, None), "val")
+        calibrate(request(data, name), "val")
 
 
 def test_unknown_splits_and_models_are_named(data, saved):

@@ -185,6 +185,7 @@ def test_chunks_of_phrases_keep_their_maps(untrained: Path, monkeypatch: pytest.
         np.testing.assert_allclose(one.maps[2].values, other.maps[2].values, atol=1e-5)
 
 
-def test_the_bundled_model_has_something_to_show() -> None:
-    recipe, _, _ = checkpoint.read_config(checkpoint.bundled())
+@pytest.mark.parametrize("name", checkpoint.BUNDLED)
+def test_the_bundled_models_have_something_to_show(name: str) -> None:
+    recipe, _, _ = checkpoint.read_config(checkpoint.bundled(name))
     assert kinds_of(MODELS[recipe.arch][1])

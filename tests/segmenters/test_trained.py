@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 import subprocess
 import sys
 import weakref
@@ -244,14 +245,12 @@ def test_cautions(predictor: Predictor) -> None:
 def bundled(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package whose bundled model is the untrained one."""
     folder = tmp_path / "bundled"
-    folder.mkdir()
-    for file in untrained.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(untrained, folder / "scenes")
     (folder / "demo").mkdir()
     (folder / "demo" / "scene_1.png").write_bytes(encoded(a_picture()))
-    scenes = [{"image": "scene_1.png", "phrases": ["two people on left", "the dog: ¿dónde?"]}] * 2
-    (folder / "demo" / "demo.json").write_text(json.dumps(scenes), "utf-8")
-    monkeypatch.setattr(checkpoint, "bundled", lambda: folder)
+    one = {"image": "scene_1.png", "model": "scenes", "phrases": ["two people on left", "the dog: ¿dónde?"]}
+    (folder / "demo" / "demo.json").write_text(json.dumps([one, one]), "utf-8")
+    monkeypatch.setattr(checkpoint, "BUNDLE", folder)
     return folder
 
 
