@@ -216,6 +216,6 @@ def _demo(out: Path, model: str | None, device: str) -> int:
     shown = demo(out, folder=model, device=device)
     rows = [[one.found.phrase, _verdict(one.found), one.path] for one in shown]
     console.table(
-        f"Pictures and what was found in them, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
+        f"What was found in the pictures, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
     )
     return FOUND
