@@ -371,7 +371,8 @@ class _Run:
         if not self.config.ema:
             return None
         model = self.accelerator.unwrap_model(self.model)
-        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
+        # Batch statistics are averaged too: those of today's weights do not fit weights that lag behind.
+        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema), use_buffers=True)
 
     def _validation_shards(self) -> Shards | None:
         name = self.config.eval_split

@@ -16,6 +16,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from pictures import RECIPE, records, write_split
+from safetensors.torch import load_file
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, TrainConfig
@@ -454,3 +455,17 @@ def test_a_run_of_some_steps_ends_where_it_is_told_to(
     assert sorted(losses(out)) == list(range(1, 8))
     assert min(line["lr"] for line in log(out) if "lr" in line) < 0.1 * short.train.lr
     assert json.loads((out / "best" / "config.json").read_text("utf-8"))["step"] == 7
+
+
+def test_the_average_has_batch_statistics_of_its_own(scenes: Path, longer: Recipe, tmp_path: Path) -> None:
+    """Those of the newest weights beside averaged weights: gIoU 40 where the newest weights alone had 61."""
+    averaging = replace(longer, train=replace(longer.train, ema=0.9, steps=5))
+    train(TrainRequest(averaging, str(scenes), tmp_path / "run", device="cpu"))
+    last = tmp_path / "run" / "last"
+    averaged = load_file(last / "model.safetensors")
+    newest = torch.load(last / "training.pt", weights_only=True)["weights"]
+    means = [name for name in averaged if name.endswith("running_mean")]
+    assert means
+    for name in means:
+        assert averaged[name].abs().sum() > 0, name
+        assert not torch.equal(averaged[name], newest[name]), name
