@@ -132,7 +132,7 @@ class _Run:
         if not self.shards.manifest.has_page_checksums:
             self.shards.verify()  # or damage would not come to light at all
         init = None if resumed or request.init is None else checkpoint.load(request.init)
-        self.tokenizer = Tokenizer.load(resumed) if resumed else init.tokenizer if init else self._new_tokenizer()
+        self.tokenizer = self._tokenizer(resumed or (init.folder if init else None))
         model = build_model(self.recipe, vocab_size=self.tokenizer.vocab_size)
         if init:
             taken = take_weights(model, init.model)
@@ -348,8 +348,11 @@ class _Run:
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
-    def _new_tokenizer(self) -> Tokenizer:
+    def _tokenizer(self, earlier: Path | None) -> Tokenizer:
+        """That of a checkpoint folder, or a new one."""
         text = self.recipe.text
+        if earlier is not None:
+            return Tokenizer.load(earlier, spelling=text.spelling)
         phrases = (e.phrase(text.field) for i in range(len(self.shards)) for e in self.shards[i].expressions)
         return build_tokenizer(text, phrases if text.tokenizer == "words" else ())
 
