@@ -60,6 +60,25 @@ class Tokenizer:
         """What the vocabulary makes of a phrase: words that it does not hold, and those read as others of its words."""
         return spellings.read(phrase, self.pipeline, self._spelling)
 
+    @property
+    def unknown_id(self) -> int | None:
+        """What stands for unknown words; None for sub-word tokenisers, which know all."""
+        return self.pipeline.token_to_id(UNK) if isinstance(self.pipeline.model, models.WordLevel) else None
+
+    def learning(self, phrases: Iterable[str], config: TextConfig) -> Tokenizer:
+        """With the words of these phrases behind its own; one of sub-words stays as it is.
+
+        config: says how often a word must occur.
+        """
+        if self.unknown_id is None:
+            return self
+        table = json.loads(self.pipeline.to_str())
+        known = table["model"]["vocab"]
+        new = [word for word in _counted(phrases, self.pipeline, config.min_count) if word not in known]
+        known |= {word: len(known) + i for i, word in enumerate(new)}
+        pipeline = tokenizers.Tokenizer.from_str(json.dumps(table))
+        return Tokenizer(pipeline, max_tokens=self.max_tokens, pad_id=self.pad_id, spelling=self._spelling is not None)
+
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into `folder`."""
         (folder / FILE_NAME).write_text(self.pipeline.to_str(pretty=True), encoding="utf-8")
@@ -100,19 +119,24 @@ def build_tokenizer(config: TextConfig, phrases: Iterable[str]) -> Tokenizer:
 
 def _words(phrases: Iterable[str], config: TextConfig) -> Tokenizer:
     """Lower-cased words and punctuation marks, most frequent first; ties in alphabetical order."""
-    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    splitter = pre_tokenizers.Whitespace()
-    counts: Counter[str] = Counter()
-    for phrase in phrases:
-        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(phrase)))
-    kept = sorted((w for w, n in counts.items() if n >= config.min_count), key=lambda w: (-counts[w], w))
+    pipeline = tokenizers.Tokenizer(models.WordLevel({}, unk_token=UNK))
+    pipeline.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    pipeline.pre_tokenizer = pre_tokenizers.Whitespace()
+    kept = _counted(phrases, pipeline, config.min_count)
     if not kept:
         raise RefsegError("no words in the training phrases", hint="lower text.min_count or check the data")
     vocabulary = {word: i for i, word in enumerate([PAD, UNK, *kept])}
-    pipeline = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
-    pipeline.normalizer = normalizer
-    pipeline.pre_tokenizer = splitter
+    pipeline.model = models.WordLevel(vocabulary, unk_token=UNK)
     return Tokenizer(pipeline, max_tokens=config.max_tokens, pad_id=0, spelling=config.spelling)
+
+
+def _counted(phrases: Iterable[str], pipeline: tokenizers.Tokenizer, min_count: int) -> list[str]:
+    """The words that occur so often, as the pipeline splits phrases; frequent ones first, ties by the alphabet."""
+    counts: Counter[str] = Counter()
+    for phrase in phrases:
+        split = pipeline.pre_tokenizer.pre_tokenize_str(pipeline.normalizer.normalize_str(phrase))
+        counts.update(word for word, _ in split)
+    return sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))
 
 
 def _bert(path: Path, *, max_tokens: int) -> Tokenizer:
