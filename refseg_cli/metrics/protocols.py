@@ -293,7 +293,7 @@ LISA = Protocol(
 )
 PHRASECUT = Protocol(
     name="phrasecut",
-    follows="PhraseCutDataset utils/evaluator.py, without its subsets",
+    follows="PhraseCutDataset utils/evaluator.py",
     grid=ORIGINAL,
     threshold=0.5,
     absence=Absence("unknown"),
