@@ -40,7 +40,11 @@ FIXED = {
     "arch": "the weights are of this architecture",
     "train": "only training reads it",
     "published": "it is what the paper says",
-    **{f"text.{f.name}": "the tokenizer is stored beside the weights" for f in fields(TextConfig) if f.name != "field"},
+    **{
+        f"text.{f.name}": "the tokenizer is stored beside the weights"
+        for f in fields(TextConfig)
+        if f.name not in ("field", "spelling")
+    },
     **{f"data.{key}": "only training reads it" for key in ("flip", "jitter", "phrases_per_image", "category_map")},
     **{f"model.{key}": "all weights are in the checkpoint" for key in PRETRAINED},
 }
@@ -273,7 +277,7 @@ def load(folder: str | Path | None = None, device: Any = "cpu", *, overrides: Se
     path = resolve(folder)
     trained, thresholds, table = read_config(path)
     recipe, changed = adjusted(trained, overrides)
-    tokenizer = Tokenizer.load(path)
+    tokenizer = Tokenizer.load(path, spelling=recipe.text.spelling)
     model = build_model(without_downloads(recipe), vocab_size=tokenizer.vocab_size)
     load_weights(model, path / WEIGHTS, changed)
     return Checkpoint(model.to(device).eval(), recipe, tokenizer, thresholds, path, table, changed)
@@ -348,7 +352,7 @@ def adjusted(recipe: Recipe, overrides: Sequence[str]) -> tuple[Recipe, tuple[st
         if why:
             raise RefsegError(
                 f"--set {override}: cannot be changed in a trained model: {why}",
-                hint="what can: model settings, text.field, and data.size, resize, mean, std, fill and workers",
+                hint="what can: model settings, text.field and spelling, data.size, resize, mean, std, fill, workers",
             )
         apply_override(table, override)
     wanted = build(Recipe, table, "--set")

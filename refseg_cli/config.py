@@ -98,6 +98,8 @@ class TextConfig:
                (see `records.Expression`). `predict` takes every phrase as it is given.
     unknown:   share of the training phrases that get one to three words that no vocabulary holds, somewhere: so a model
                learns to read past what it does not know ("bald guy on the left").
+    spelling:  for `words`: an unknown word that is close to exactly one known word is read as that ("brocolli"), in
+               training, evaluation and `predict`; see data/spelling.py.
     """
 
     tokenizer: Literal["words", "bert", "clip"] = "words"
@@ -107,9 +109,14 @@ class TextConfig:
     glove: str = ""
     field: PhraseField = "sent"
     unknown: float = 0.0
+    spelling: bool = False
 
     def __post_init__(self) -> None:
-        _require(self, unknown=(0 <= self.unknown <= 1, "a share"))
+        _require(
+            self,
+            unknown=(0 <= self.unknown <= 1, "a share"),
+            spelling=(not self.spelling or self.tokenizer == "words", f"for {self.tokenizer}, which knows every word"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ class Expression:
     text:    REFER's `sent`: lower case, in RefCOCOg also without punctuation.
     raw:     REFER's `raw`: as the annotator typed it; equal to `text` where the source has one form only.
     targets: positions in `Record.instances`; none for a no-target expression.
+    ignored: pixels that count for nothing, neither as target nor as background; None for none. No target has any.
     """
 
     text: str
@@ -59,6 +60,7 @@ class Expression:
     sent_id: int
     targets: tuple[int, ...]
     raw: str = ""
+    ignored: Rle | None = None
 
     def __post_init__(self) -> None:
         if not self.raw.strip():
@@ -97,6 +99,7 @@ class Sample:
     target: union of the target instances at original size; an all-zero mask where there is no target.
     categories: names of the target instances' categories, each once, in alphabetical order.
     without_crowds: `target` without crowd annotations, see `masks.targets_without_crowds`; None where it is the same.
+    ignored: as in `Expression`.
     """
 
     image_id: int
@@ -108,6 +111,7 @@ class Sample:
     instance_count: int
     categories: tuple[str, ...] = ()
     without_crowds: Rle | None = None
+    ignored: Rle | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import numpy as np
 from refseg_cli.commands._tables import Table
 from refseg_cli.metrics.curves import digits
 from refseg_cli.metrics.intervals import FEWEST
-from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
+from refseg_cli.metrics.protocols import PHRASECUT, PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
-    from refseg_cli.evaluation.analysis import Analysis
+    from refseg_cli.evaluation.analysis import Analysis, SliceScores
     from refseg_cli.evaluation.answers import About
     from refseg_cli.evaluation.provenance import PublishedRow
     from refseg_cli.metrics.intervals import Difference, Estimate
@@ -179,6 +179,19 @@ def slice_table(about: About, split: str, analysis: Analysis) -> Table:
     return Table(title + (f"; {len(left_out)} more categories in --json" if left_out else ""), columns, tuple(rows))
 
 
+def subset_tables(about: About, split: str, analysis: Analysis) -> list[Table]:
+    """PhraseCut's subsets, as its evaluator prints them; no table where there are none."""
+    if not analysis.subsets:
+        return []
+    names = [metric.name for metric in PHRASECUT.metrics]
+    rows = [
+        (part.name, part.expressions, part.images, *(percent(part.scores[name].value) for name in names))
+        for part in analysis.subsets
+    ]
+    title = f"{heading(about)}, {split}: subsets, by the protocol phrasecut"
+    return [Table(title, ("subset", "expr", "images", *names), tuple(rows))]
+
+
 def curve_tables(about: About, split: str, analysis: Analysis) -> list[Table]:
     """The no-target curve, the mask thresholds and the head's calibration, as far as the model has them."""
     tables = []
@@ -258,17 +271,19 @@ def _split_json(analysis: Analysis, published: Mapping[str, PublishedRow | None]
             for name, row in published.items()
             if row
         },
-        "slices": [
-            {
-                "group": part.group,
-                "slice": part.name,
-                "expressions": part.expressions,
-                "images": part.images,
-                "scores": _estimates(part.scores),
-            }
-            for part in analysis.slices
-        ],
+        "slices": [_slice_json(part) for part in analysis.slices],
+        "subsets": [_slice_json(part) for part in analysis.subsets],
         "curves": _curves(analysis),
+    }
+
+
+def _slice_json(part: SliceScores) -> dict[str, Any]:
+    return {
+        "group": part.group,
+        "slice": part.name,
+        "expressions": part.expressions,
+        "images": part.images,
+        "scores": _estimates(part.scores),
     }
 
 

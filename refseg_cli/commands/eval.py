@@ -393,7 +393,14 @@ def _unfit(found: _Found, protocols: Sequence[str]) -> dict[str, str]:
 
 def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> list[str]:
     """Print everything; what was warned of."""
-    from refseg_cli.commands._scores import curve_tables, report_json, score_tables, slice_table, warnings
+    from refseg_cli.commands._scores import (
+        curve_tables,
+        report_json,
+        score_tables,
+        slice_table,
+        subset_tables,
+        warnings,
+    )
     from refseg_cli.evaluation.provenance import cautions
 
     about = next(iter(found.answers.values())).about
@@ -407,7 +414,7 @@ def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> lis
         return said
     tables = score_tables(about, splits, found.published)
     for name, analysis in splits.items():
-        tables += [slice_table(about, name, analysis)] if wanted.slices else []
+        tables += [slice_table(about, name, analysis), *subset_tables(about, name, analysis)] if wanted.slices else []
         tables += curve_tables(about, name, analysis) if wanted.curves else []
     show(tables, wanted.form)
     return said

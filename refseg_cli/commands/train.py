@@ -25,7 +25,11 @@ def train(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option("--init", metavar="RUN", help="Start from another run's tokenizer and fitting weights."),
+        typer.Option(
+            "--init",
+            metavar="RUN",
+            help="Start from the words and fitting weights of another run, or of a bundled model.",
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     tracker: Annotated[

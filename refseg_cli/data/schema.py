@@ -34,6 +34,7 @@ _EXPRESSION = pa.struct(
         ("sent_id", pa.int64()),
         ("targets", pa.list_(pa.int32())),
         ("raw", pa.string()),
+        ("ignored", _RLE),
     ]
 )
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -94,23 +95,27 @@ def _lists(parts: Sequence[Sequence[T]], to_array: Callable[[list[T]], pa.Array]
 
 
 def _instances(instances: list[Instance]) -> pa.StructArray:
-    rle = pa.StructArray.from_arrays(
-        [
-            _lists([i.rle.size for i in instances], lambda sides: pa.array(sides, pa.int32())),
-            pa.array([i.rle.counts.decode("ascii") for i in instances], pa.string()),
-        ],
-        fields=list(_RLE),
-    )
     return pa.StructArray.from_arrays(
         [
             pa.array([i.ann_id for i in instances], pa.int64()),
             pa.array([i.category_id for i in instances], pa.int64()),
             pa.array([i.category for i in instances], pa.string()),
             _lists([i.box for i in instances], lambda sides: pa.array(sides, pa.float64())),
-            rle,
+            _rles([i.rle for i in instances]),
             pa.array([i.iscrowd for i in instances], pa.bool_()),
         ],
         fields=list(_INSTANCE),
+    )
+
+
+def _rles(rles: list[Rle | None] | list[Rle]) -> pa.StructArray:
+    return pa.StructArray.from_arrays(
+        [
+            _lists([rle.size if rle else () for rle in rles], lambda sides: pa.array(sides, pa.int32())),
+            pa.array([rle.counts.decode("ascii") if rle else None for rle in rles], pa.string()),
+        ],
+        fields=list(_RLE),
+        mask=pa.array([rle is None for rle in rles], pa.bool_()),
     )
 
 
@@ -122,6 +127,7 @@ def _expressions(expressions: list[Expression]) -> pa.StructArray:
             pa.array([e.sent_id for e in expressions], pa.int64()),
             _lists([e.targets for e in expressions], lambda targets: pa.array(targets, pa.int32())),
             pa.array([e.raw for e in expressions], pa.string()),
+            _rles([e.ignored for e in expressions]),
         ],
         fields=list(_EXPRESSION),
     )
@@ -148,8 +154,9 @@ def to_record(row: Mapping[str, Any]) -> Record:
 
 
 def _to_expression(row: Mapping[str, Any]) -> Expression:
-    raw = row.get("raw") or ""  # shards of versions before that column have none
-    return Expression(row["text"], row["ref_id"], row["sent_id"], tuple(row["targets"]), raw)
+    raw, ignored = row.get("raw") or "", row.get("ignored")  # shards of versions before these columns have none
+    region = masks.normal([_to_rle(ignored)])[0] if ignored else None
+    return Expression(row["text"], row["ref_id"], row["sent_id"], tuple(row["targets"]), raw, region)
 
 
 def _to_rle(row: Mapping[str, Any]) -> Rle:

@@ -33,9 +33,9 @@ from refseg_cli.files import parse_json
 from refseg_cli.records import Record
 
 # Part of every plan, so that a rerun does not mix shards of two formats. 1: pages without checksums, sentences in one
-# form, pictures as stored.
-FORMAT = 2
-READABLE = (1, FORMAT)
+# form, pictures as stored. 2: no pixels that count for nothing.
+FORMAT = 3
+READABLE = (1, 2, FORMAT)
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over names with an underscore
 MANIFESTS = (MANIFEST, "manifest.json")  # and the earlier name
 _ABOUT = b"refseg"  # in a shard's metadata: `About` as JSON

@@ -15,9 +15,11 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from refseg_cli.config import TextConfig
+from refseg_cli.data import spelling as spellings
+from refseg_cli.data.spelling import UNK, Reading, Spelling
 from refseg_cli.errors import RefsegError
 
-PAD, UNK = "[PAD]", "[UNK]"
+PAD = "[PAD]"
 _NO_WORD = "\ue000"  # of the private use area
 FILE_NAME = "tokenizer.json"
 
@@ -27,10 +29,14 @@ _CLIP_MERGES = 49152 - 256 - 2  # the release's vocabulary: 512 byte symbols, th
 
 
 class Tokenizer:
-    """A `tokenizers` pipeline with a fixed length: every phrase becomes `max_tokens` ids, padded on the right."""
+    """A `tokenizers` pipeline with a fixed length: every phrase becomes `max_tokens` ids, padded on the right.
 
-    def __init__(self, pipeline: tokenizers.Tokenizer, *, max_tokens: int, pad_id: int) -> None:
+    spelling: as in `TextConfig`.
+    """
+
+    def __init__(self, pipeline: tokenizers.Tokenizer, *, max_tokens: int, pad_id: int, spelling: bool = False) -> None:
         self.pipeline, self.max_tokens, self.pad_id = pipeline, max_tokens, pad_id
+        self._spelling = Spelling(pipeline.get_vocab()) if spelling else None
         pipeline.enable_truncation(max_tokens)
         pipeline.enable_padding(length=max_tokens, pad_id=pad_id, pad_token=pipeline.id_to_token(pad_id) or PAD)
 
@@ -43,35 +49,49 @@ class Tokenizer:
 
         A phrase without a single token (only spaces, say) keeps its first position, so that no attention is empty.
         """
-        encoded = self.pipeline.encode_batch([phrase.strip() for phrase in phrases])
+        texts = [phrase.strip() if self._spelling is None else self.read(phrase).text for phrase in phrases]
+        encoded = self.pipeline.encode_batch(texts)
         tokens = torch.tensor([e.ids for e in encoded], dtype=torch.int64).view(len(encoded), self.max_tokens)
         mask = torch.tensor([e.attention_mask for e in encoded], dtype=torch.bool).view_as(tokens)
         mask[:, 0] = True
         return tokens, mask
 
-    def unknown_words(self, phrase: str) -> list[str]:
-        """The words of `phrase` that a word-level vocabulary does not hold; empty for sub-word tokenisers."""
-        unknown = self.pipeline.token_to_id(UNK)
-        encoded = self.pipeline.encode(phrase.strip())
-        return [
-            phrase.strip()[start:end]
-            for i, (start, end) in zip(encoded.ids, encoded.offsets, strict=True)
-            if i == unknown and unknown is not None and end > start
-        ]
+    def read(self, phrase: str) -> Reading:
+        """What the vocabulary makes of a phrase: words that it does not hold, and those read as others of its words."""
+        return spellings.read(phrase, self.pipeline, self._spelling)
+
+    @property
+    def unknown_id(self) -> int | None:
+        """What stands for unknown words; None for sub-word tokenisers, which know all."""
+        return self.pipeline.token_to_id(UNK) if isinstance(self.pipeline.model, models.WordLevel) else None
+
+    def learning(self, phrases: Iterable[str], config: TextConfig) -> Tokenizer:
+        """With the words of these phrases behind its own; one of sub-words stays as it is.
+
+        config: says how often a word must occur.
+        """
+        if self.unknown_id is None:
+            return self
+        table = json.loads(self.pipeline.to_str())
+        known = table["model"]["vocab"]
+        new = [word for word in _counted(phrases, self.pipeline, config.min_count) if word not in known]
+        known |= {word: len(known) + i for i, word in enumerate(new)}
+        pipeline = tokenizers.Tokenizer.from_str(json.dumps(table))
+        return Tokenizer(pipeline, max_tokens=self.max_tokens, pad_id=self.pad_id, spelling=self._spelling is not None)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` into `folder`."""
         (folder / FILE_NAME).write_text(self.pipeline.to_str(pretty=True), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
-        """Read `tokenizer.json`; length and padding are those it was saved with."""
+    def load(cls, folder: Path, *, spelling: bool = False) -> Tokenizer:
+        """Read `tokenizer.json`; length and padding are those it was saved with, spelling is its recipe's."""
         path = folder / FILE_NAME
         try:
             text = path.read_text("utf-8")
             padding, truncation = (json.loads(text)[key] for key in ("padding", "truncation"))
             pipeline = tokenizers.Tokenizer.from_str(text)
-            return cls(pipeline, max_tokens=truncation["max_length"], pad_id=padding["pad_id"])
+            return cls(pipeline, max_tokens=truncation["max_length"], pad_id=padding["pad_id"], spelling=spelling)
         except FileNotFoundError as error:
             raise RefsegError(f"{path}: no tokenizer in this checkpoint folder") from error
         except Exception as error:  # the library raises bare Exception on a malformed file
@@ -90,28 +110,33 @@ def with_unknown_words(phrase: str, share: float, rng: np.random.Generator) -> s
 def build_tokenizer(config: TextConfig, phrases: Iterable[str]) -> Tokenizer:
     """The tokeniser that a recipe asks for; `phrases` (the training split's) make the vocabulary of `words`."""
     if config.tokenizer == "words":
-        return _words(phrases, max_tokens=config.max_tokens, min_count=config.min_count)
+        return _words(phrases, config)
     path = _vocabulary_file(config)
     if config.tokenizer == "bert":
         return _bert(path, max_tokens=config.max_tokens)
     return _clip(path, max_tokens=config.max_tokens)
 
 
-def _words(phrases: Iterable[str], *, max_tokens: int, min_count: int) -> Tokenizer:
+def _words(phrases: Iterable[str], config: TextConfig) -> Tokenizer:
     """Lower-cased words and punctuation marks, most frequent first; ties in alphabetical order."""
-    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    splitter = pre_tokenizers.Whitespace()
-    counts: Counter[str] = Counter()
-    for phrase in phrases:
-        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(phrase)))
-    kept = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
+    pipeline = tokenizers.Tokenizer(models.WordLevel({}, unk_token=UNK))
+    pipeline.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    pipeline.pre_tokenizer = pre_tokenizers.Whitespace()
+    kept = _counted(phrases, pipeline, config.min_count)
     if not kept:
         raise RefsegError("no words in the training phrases", hint="lower text.min_count or check the data")
     vocabulary = {word: i for i, word in enumerate([PAD, UNK, *kept])}
-    pipeline = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
-    pipeline.normalizer = normalizer
-    pipeline.pre_tokenizer = splitter
-    return Tokenizer(pipeline, max_tokens=max_tokens, pad_id=0)
+    pipeline.model = models.WordLevel(vocabulary, unk_token=UNK)
+    return Tokenizer(pipeline, max_tokens=config.max_tokens, pad_id=0, spelling=config.spelling)
+
+
+def _counted(phrases: Iterable[str], pipeline: tokenizers.Tokenizer, min_count: int) -> list[str]:
+    """The words that occur so often, as the pipeline splits phrases; frequent ones first, ties by the alphabet."""
+    counts: Counter[str] = Counter()
+    for phrase in phrases:
+        split = pipeline.pre_tokenizer.pre_tokenize_str(pipeline.normalizer.normalize_str(phrase))
+        counts.update(word for word, _ in split)
+    return sorted((word for word, n in counts.items() if n >= min_count), key=lambda word: (-counts[word], word))
 
 
 def _bert(path: Path, *, max_tokens: int) -> Tokenizer:

@@ -194,7 +194,11 @@ def _metadata(loaded: Checkpoint, outputs: Sequence[str]) -> dict[str, str]:
             "mean": data.mean,
             "std": data.std,
         },
-        "text": {"max_tokens": tokenizer.max_tokens, "pad_id": tokenizer.pad_id},
+        "text": {
+            "max_tokens": tokenizer.max_tokens,
+            "pad_id": tokenizer.pad_id,
+            "spelling": loaded.recipe.text.spelling,
+        },
         "thresholds": asdict(loaded.thresholds),
     }
     return {"refseg.json": json.dumps(facts), text.FILE_NAME: tokenizer.pipeline.to_str()}

@@ -43,11 +43,15 @@ def schedule(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -
     return 1.0
 
 
-def take_weights(model: nn.Module, source: nn.Module) -> int:
+def take_weights(model: nn.Module, source: nn.Module, *, unknown: int | None = None) -> int:
     """Copy every tensor of `source` that `model` has by the same name and shape, counters aside; how many.
+
+    An embedding of more words than the source's has its rows first; the other words begin as the one for unknown words.
 
     The encoders of two architectures stand at different places in them, so they are matched by their order in
     `pretrained_modules` too: a small LAVT starts from the encoders of a small `align`.
+
+    unknown: the row of unknown words; None where no vocabulary grows.
 
     Raises:
         RefsegError: none fits.
@@ -57,6 +61,11 @@ def take_weights(model: nn.Module, source: nn.Module) -> int:
     for ours, theirs in zip(model.pretrained_modules(), source.pretrained_modules(), strict=False):  # type: ignore[operator]
         given |= {f"{places[id(ours)]}.{key}": tensor for key, tensor in theirs.state_dict().items()}
     wanted = model.state_dict()
+    if unknown is not None:
+        for name in (f"{n}.weight" for n, module in model.named_modules() if isinstance(module, nn.Embedding)):
+            if name in given and given[name].shape[1:] == wanted[name].shape[1:]:
+                more = max(0, len(wanted[name]) - len(given[name]))
+                given[name] = torch.cat([given[name], given[name][unknown].expand(more, -1)])
     taken = {k: v for k, v in given.items() if v.ndim and k in wanted and wanted[k].shape == v.shape}
     if not taken:
         raise RefsegError(

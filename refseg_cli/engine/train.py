@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refseg_cli import checkpoint
+from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
 from refseg_cli.data.loader import Step, StepDataset
@@ -56,7 +57,8 @@ class TrainRequest:
     """What to train.
 
     data: folder or URI of prepared shards with a `train` split.  out: the run's folder.
-    init: checkpoint whose tokenizer is taken over, and every weight that has the same name and shape.
+    init: checkpoint whose tokenizer is taken over, and every weight that has the same name and shape; words of the
+        training phrases that it does not know are added, and begin as unknown words.
     resume: go on from `out`/last; without it an existing run there is refused.
     tracker: further experiment log beside metrics.jsonl.
     shuffle_phrases: a language-blind control: in training, each batch's phrases are dealt out anew at random.
@@ -132,10 +134,10 @@ class _Run:
         if not self.shards.manifest.has_page_checksums:
             self.shards.verify()  # or damage would not come to light at all
         init = None if resumed or request.init is None else checkpoint.load(request.init)
-        self.tokenizer = Tokenizer.load(resumed) if resumed else init.tokenizer if init else self._new_tokenizer()
+        self.tokenizer = self._tokenizer(resumed, init)
         model = build_model(self.recipe, vocab_size=self.tokenizer.vocab_size)
         if init:
-            taken = take_weights(model, init.model)
+            taken = take_weights(model, init.model, unknown=self.tokenizer.unknown_id)
             progress(f"init from {request.init}", taken, len(model.state_dict()))
         elif not resumed:
             self._load_glove(model)
@@ -348,9 +350,13 @@ class _Run:
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
-    def _new_tokenizer(self) -> Tokenizer:
+    def _tokenizer(self, resumed: Path | None, init: Checkpoint | None) -> Tokenizer:
         text = self.recipe.text
+        if resumed:
+            return Tokenizer.load(resumed, spelling=text.spelling)
         phrases = (e.phrase(text.field) for i in range(len(self.shards)) for e in self.shards[i].expressions)
+        if init:
+            return Tokenizer.load(init.folder, spelling=text.spelling).learning(phrases, text)
         return build_tokenizer(text, phrases if text.tokenizer == "words" else ())
 
     def _load_glove(self, model: nn.Module) -> None:

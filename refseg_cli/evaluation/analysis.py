@@ -18,9 +18,9 @@ from refseg_cli.metrics.curves import (
     reliability,
 )
 from refseg_cli.metrics.intervals import Difference, Estimate, differences, estimates
-from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG, Protocol
+from refseg_cli.metrics.protocols import PHRASECUT, PROTOCOLS, REFSEG, Protocol
 from refseg_cli.metrics.scores import Ratios, ratios
-from refseg_cli.metrics.slices import find_slices
+from refseg_cli.metrics.slices import Slice, find_phrasecut_subsets, find_slices
 from refseg_cli.metrics.swaps import SWAPS
 
 
@@ -40,7 +40,8 @@ class Analysis:
     """One split.
 
     scores: protocol -> its metrics by its own names.  slices: by the protocol `refseg`, its headline metrics; none
-    unless asked for.  no_target_curve, mask_curve, reliability: None where there is nothing to draw.
+    unless asked for.  subsets: PhraseCut's, by its protocol's metrics; none unless slices and that protocol are asked
+    for.  no_target_curve, mask_curve, reliability: None where there is nothing to draw.
     """
 
     expressions: int
@@ -51,10 +52,11 @@ class Analysis:
     no_target_curve: NoTargetCurve | None = None
     mask_curve: MaskCurve | None = None
     reliability: Reliability | None = None
+    subsets: tuple[SliceScores, ...] = ()
 
     def only(self, *, slices: bool, curves: bool) -> Analysis:
         """Without its slices, without its curves, unless they are wanted."""
-        kept = self if slices else replace(self, slices=())
+        kept = self if slices else replace(self, slices=(), subsets=())
         return kept if curves else replace(kept, no_target_curve=None, mask_curve=None, reliability=None)
 
 
@@ -84,6 +86,7 @@ def analyse(
         no_target=int(np.count_nonzero(~answers.has_target)),
         scores=dict(zip(protocols, found, strict=True)),
         slices=_slices(answers, intervals=intervals) if slices else (),
+        subsets=_subsets(answers, intervals=intervals) if slices and PHRASECUT.name in protocols else (),
         no_target_curve=no_target_curve(own, exists=thresholds.exists, min_pixels=thresholds.min_pixels)
         if drawn
         else None,
@@ -178,6 +181,15 @@ def _keys(answers: Answers, rows: Iterable[int]) -> list[tuple[str, int, int, in
 def _slices(answers: Answers, *, intervals: bool) -> tuple[SliceScores, ...]:
     table = _only(ratios(answers.counts(), REFSEG), REFSEG.headline)
     found = find_slices(answers.text, answers.instance_count, answers.target, answers.categories)
+    return _scored(answers, table, found, intervals=intervals)
+
+
+def _subsets(answers: Answers, *, intervals: bool) -> tuple[SliceScores, ...]:
+    found = find_phrasecut_subsets(answers.instance_count, answers.categories)
+    return _scored(answers, table_of(answers, PHRASECUT), found, intervals=intervals)
+
+
+def _scored(answers: Answers, table: Ratios, found: Sequence[Slice], *, intervals: bool) -> tuple[SliceScores, ...]:
     scores = estimates([(table, part.rows) for part in found], answers.image_id, intervals=intervals)
     return tuple(
         SliceScores(

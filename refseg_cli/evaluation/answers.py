@@ -64,8 +64,8 @@ NO_MASK = Rle((0, 0), b"")
 
 
 # The protocols whose counts were made by other rules, by `About.rules`: such counts are no longer theirs.
-OUTDATED = {1: frozenset({"cris", "lavt", "rela"})}
-RULES = 2
+OUTDATED = {1: frozenset({"cris", "lavt", "lisa", "rela"}), 2: frozenset({"lisa"})}
+RULES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class About:
     without_raw: the model reads sentences as they were typed, but the data had only the cleaned ones to ask.
     rules: which version of the protocols counted `Answer.views`, see `OUTDATED`.
     finished: masks were all there was, no logits: what is counted at original size serves every protocol that compares
-    there, and thresholds are not known.
+    all pixels there, and thresholds are not known.
     """
 
     data: str = ""
@@ -179,7 +179,8 @@ class Answers:
     def _at_original(self, protocol: Protocol) -> bool:
         """Whether a protocol counts what every evaluation counts."""
         about = self.about
-        return is_own(protocol, about.thresholds) or (about.finished and protocol.size is None)
+        everywhere = protocol.size is None and not protocol.ignores
+        return is_own(protocol, about.thresholds) or (about.finished and everywhere)
 
     def counts_at(self, threshold: int) -> Counts:
         """What is counted at one of the curve's mask thresholds, by its place; decided by the model's own rule."""

@@ -44,10 +44,23 @@ def count_views(
             array = values.cpu().numpy()
             for n, value in zip(rows.tolist(), array, strict=True):
                 truth = truths[n] if grid.size == "original" else _input_truth(batch, n, truths[n], grid)
+                known = _known(batch, n, grid)
                 for v, view, cut in wanted:
                     if view.at(has_target=bool(has[n])) == grid:
-                        counts[n, v] = count_pixels(value >= cut if view.ties else value > cut, truth)
+                        pair = (value >= cut if view.ties else value > cut, truth)
+                        if view.ignores and known is not None:
+                            pair = (pair[0] & known, truth & known)
+                        counts[n, v] = count_pixels(*pair)
     return counts
+
+
+def _known(batch: Batch, n: int, grid: Grid) -> np.ndarray | None:
+    """The pixels of a grid that count for the expression, True or False; None where all do."""
+    ignored = batch.samples[n].ignored if batch.samples else None
+    if ignored is None:
+        return None
+    region = masks.decode(ignored).astype(bool)
+    return ~(region if grid.size == "original" else _at_input(batch, n, region, grid))
 
 
 def true_masks(samples: Sequence[Sample]) -> list[np.ndarray]:
@@ -123,11 +136,16 @@ def _cut(view: View) -> float:
 
 def _input_truth(batch: Batch, n: int, truth: np.ndarray, grid: Grid) -> np.ndarray:
     """(H, W) bool: the true mask (h, w) at the network's input, False in the padding."""
-    assert batch.content is not None
     sample = batch.samples[n] if batch.samples else None
     if not grid.crowds and sample is not None and sample.without_crowds is not None:
         truth = masks.decode(sample.without_crowds).astype(bool)
+    return _at_input(batch, n, truth, grid)
+
+
+def _at_input(batch: Batch, n: int, mask: np.ndarray, grid: Grid) -> np.ndarray:
+    """A mask (h, w) of the picture at the network's input (H, W), False in the padding."""
+    assert batch.content is not None
     found = np.zeros(batch.images.shape[-2:], dtype=bool)
     content = found[Placement(*batch.content[batch.image_index[n]].tolist()).box()]
-    content[:] = masks.NEAREST[grid.nearest](truth, content.shape)
+    content[:] = masks.NEAREST[grid.nearest](mask, content.shape)
     return found

@@ -238,7 +238,7 @@ def _score_split(
     progress: Progress,
 ) -> list[Answer]:
     """answered: the entries of each expression, by its place in the split."""
-    at_input = _at_input(request)[1]
+    apart = _apart(request)[1]
     rows: list[Answer] = []
     n = 0
     for done, record in enumerate(split.annotations(), start=1):
@@ -247,7 +247,7 @@ def _score_split(
             n += 1
             photo = partial(_photo, split, done - 1)
             if entries and (mask := _read_mask(entries, record, photo, request, problems)):
-                rows.append(_answer(record, expression, _says_target(entries), mask, split.split, at_input))
+                rows.append(_answer(record, expression, _says_target(entries), mask, split.split, apart))
         progress(f"score {split.split}", done, len(split))
     return rows
 
@@ -292,14 +292,16 @@ def _says_target(entries: Sequence[Given]) -> bool | None:
     return None if said.count(None) == len(said) else said.count(False) < len(said)
 
 
-def _at_input(request: OutsideRequest) -> tuple[dict[str, int], list[Protocol]]:
-    """The protocols that compare masks at their network's input: name -> place, and one protocol for each place, whose
-    counts are those of all that stand there.
+def _apart(request: OutsideRequest) -> tuple[dict[str, int], list[Protocol]]:
+    """The protocols that do not compare all pixels at the picture's own size: name -> place, and one protocol for each
+    place, whose counts are those of all that stand there.
     """
     first: dict[Any, Protocol] = {}
     keys = {}
-    for protocol in (PROTOCOLS[name] for name in request.protocols if PROTOCOLS[name].size):
-        key = keys[protocol.name] = (protocol.grid, protocol.no_target, protocol.size)
+    for protocol in (PROTOCOLS[name] for name in request.protocols):
+        if protocol.size is None and not protocol.ignores:
+            continue
+        key = keys[protocol.name] = (protocol.grid, protocol.no_target, protocol.size, protocol.ignores)
         first.setdefault(key, protocol)
     places = list(first)
     return {name: places.index(key) for name, key in keys.items()}, list(first.values())
@@ -311,7 +313,7 @@ def _about(request: OutsideRequest, split: Shards) -> About:
         dataset=split.manifest.dataset,
         split_by=split.manifest.split_by,
         model=request.source,
-        views=_at_input(request)[0],
+        views=_apart(request)[0],
         finished=True,
     )
 
@@ -322,7 +324,7 @@ def _answer(
     said: bool | None,
     mask: Rle,
     split: str,
-    at_input: Sequence[Protocol],
+    apart: Sequence[Protocol],
 ) -> Answer:
     """said: whether there is a target, None if the prediction leaves that to its mask."""
     truth = masks.decode(masks.targets(record, expression)).astype(bool)
@@ -330,11 +332,9 @@ def _answer(
     pixels = count_pixels(predicted, truth)
     says = True if said is None else said
     kept = pixels if says else Pixels(0, 0, pixels.target)
-    resized = [
-        pixels
-        if expression.targets and protocol.no_target
-        else _count_at_input(predicted, record, expression, protocol)
-        for protocol in at_input
+    views = [
+        pixels if expression.targets and protocol.no_target else _count_apart(predicted, record, expression, protocol)
+        for protocol in apart
     ]
     return Answer(
         image_id=record.image_id,
@@ -356,15 +356,19 @@ def _answer(
         categories=tuple(sorted({record.instances[t].category for t in expression.targets})),
         raw_intersection=pixels.intersection,
         raw_predicted=pixels.predicted,
-        views=tuple(count for pixels in resized for count in pixels),
+        views=tuple(count for pixels in views for count in pixels),
     )
 
 
-def _count_at_input(predicted: np.ndarray, record: Record, expression: Expression, protocol: Protocol) -> Pixels:
-    """Pixels at the size of the protocol's network, where both masks are brought to by its nearest neighbours."""
-    assert protocol.size is not None
-    resize, targets = masks.NEAREST[protocol.grid.nearest], masks.targets
-    if not protocol.grid.crowds:
-        targets = masks.targets_without_crowds
-    truth = masks.decode(targets(record, expression)).astype(bool)
-    return count_pixels(resize(predicted, protocol.size), resize(truth, protocol.size))
+def _count_apart(predicted: np.ndarray, record: Record, expression: Expression, protocol: Protocol) -> Pixels:
+    """Pixels at the size of the protocol's network, where masks are brought to by its nearest neighbours, or else at
+    the picture's own, and without those that it leaves out.
+    """
+    targets = masks.targets if protocol.grid.crowds else masks.targets_without_crowds
+    found = [predicted, masks.decode(targets(record, expression)).astype(bool)]
+    if protocol.ignores and expression.ignored:
+        known = masks.decode(expression.ignored) == 0
+        found = [mask & known for mask in found]
+    if protocol.size:
+        found = [masks.NEAREST[protocol.grid.nearest](mask, protocol.size) for mask in found]
+    return count_pixels(*found)

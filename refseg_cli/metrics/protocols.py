@@ -54,12 +54,14 @@ class View:
 
     ties:      whether a pixel of exactly that probability belongs to it too.
     no_target: where the masks of no-target expressions are counted, if not on the grid.
+    ignores:   whether pixels that the annotation ignores are left out of both masks; else they are background.
     """
 
     grid: Grid
     threshold: float
     ties: bool = False
     no_target: Grid | None = None
+    ignores: bool = False
 
     def at(self, *, has_target: bool) -> Grid:
         """Where an expression's mask is counted."""
@@ -128,6 +130,7 @@ class Protocol:
                logits is 0.5, ties going to the background in both.
     ties:      whether they go to the mask instead.
     no_target: where masks of no-target expressions are counted, if not on the grid.
+    ignores:   as in `View`.
     smoothing: added to an expression's intersection and union before they are divided.
     empty:     IoU of an expression whose union has no pixel.
     strict:    Pr@X asks for more than X; otherwise for X or more.
@@ -148,6 +151,7 @@ class Protocol:
     size: tuple[int, int] | None = None
     ties: bool = False
     no_target: Grid | None = None
+    ignores: bool = False
 
     @property
     def by_reference(self) -> bool:
@@ -157,7 +161,7 @@ class Protocol:
     def view(self, threshold: float) -> View:
         """What its pixels are counted on. threshold: the checkpoint's, used where the protocol has none."""
         used = threshold if self.threshold is None else self.threshold
-        return View(self.grid, used, self.ties, self.no_target)
+        return View(self.grid, used, self.ties, self.no_target, self.ignores)
 
     def metric(self, name: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.name == name), None)
@@ -285,10 +289,11 @@ LISA = Protocol(
     headline=("gIoU", "cIoU"),
     smoothing=(0.0, 1e-5),
     empty=1.0,
+    ignores=True,
 )
 PHRASECUT = Protocol(
     name="phrasecut",
-    follows="PhraseCutDataset utils/evaluator.py, without its subsets",
+    follows="PhraseCutDataset utils/evaluator.py",
     grid=ORIGINAL,
     threshold=0.5,
     absence=Absence("unknown"),

@@ -35,6 +35,24 @@ COUNTING = _words(
 )
 EXCEPT = _words("except excepting excluding but")
 EXCEPT_PAIRS = frozenset({("other", "than"), ("apart", "from"), ("aside", "from")})
+# PhraseCut's categories that are stuff, if one of these is in their name, and those that are COCO's;
+# ChenyunWu/PhraseCutDataset, utils/subset.py.
+STUFF = _words(
+    "water waterdrops sea river fog ground field platform rail pavement road gravel mud dirt snow sand solid hill "
+    "mountain stone rock wood sky cloud vegetation straw moss branch leaf leaves bush tree grass forest railing net "
+    "cage fence building roof tent bridge skyscraper house food vegetable salad textile banner blanket curtain cloth "
+    "napkin towel mat rug stairs light counter mirror cupboard cabinet shelf table desk door window floor carpet "
+    "ceiling wall brick metal plastic paper cardboard street shadow sidewalk plant wave reflection ocean beach"
+)
+_COCO_NAMES = _words(
+    "person bicycle car motorcycle airplane bus train truck boat bench bird cat dog horse sheep cow elephant bear "
+    "zebra giraffe backpack umbrella handbag tie suitcase frisbee skis snowboard kite skateboard surfboard bottle cup "
+    "fork knife spoon bowl banana apple sandwich orange broccoli carrot pizza donut cake chair couch bed toilet tv "
+    "laptop mouse remote keyboard microwave oven toaster sink refrigerator book clock vase scissors toothbrush "
+    "traffic_light fire_hydrant stop_sign parking_meter sports_ball baseball_bat baseball_glove tennis_racket "
+    "wine_glass hot_dog potted_plant dining_table cell_phone teddy_bear hair_drier"
+)
+COCO = frozenset(name.replace("_", " ") for name in _COCO_NAMES)
 LENGTHS = ((1, 2), (3, 4), (5, 7), (8, None))  # words, from and to
 TARGETS = ((1, 1), (2, 2), (3, 3), (4, None))
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -79,6 +97,29 @@ def find_slices(
         *_by_category(categories),
     ]
     return [part for part in slices if part.rows.any()]
+
+
+def find_phrasecut_subsets(instance_counts: np.ndarray, categories: Sequence[Sequence[str]]) -> list[Slice]:
+    """The subsets of PhraseCut's evaluator that depend on the targets' number and category, under its names.
+
+    Its others depend on what prepared data do not hold: the phrase's structure, and how often names occur in the set.
+
+    Args:
+        instance_counts, categories: as in `find_slices`. PhraseCut gives all targets of a phrase one category.
+    """
+    k = np.asarray(instance_counts)
+    stuff = [any(word in name for name in names for word in STUFF) for names in categories]
+    of_coco = [not COCO.isdisjoint(names) for names in categories]
+    is_stuff, is_coco = np.array(stuff, dtype=bool), np.array(of_coco, dtype=bool)
+    subsets = [
+        Slice("category", "c_coco", is_coco),
+        Slice("instances", "i_single", k == 1),
+        Slice("instances", "i_multi", (k > 1) & (k < 5)),  # the evaluator's code; its comment says "more than 1"
+        Slice("instances", "i_many", k >= 5),
+        Slice("type", "t_stuff", is_stuff),
+        Slice("type", "t_obj", (k > 0) & ~is_stuff),
+    ]
+    return [part for part in subsets if part.rows.any()]
 
 
 def _by_vocabulary(words: Sequence[Sequence[str]]) -> list[Slice]:

@@ -84,9 +84,12 @@ class Predictor:
                 "do not rely on what it says of a photograph"
             )
         for phrase in phrases:
-            unknown = [word for word in tokenizer.unknown_words(phrase) if word.lower() not in ARTICLES]
-            if unknown:
-                said.append(f"{phrase!r}: the model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}")
+            reading = tokenizer.read(phrase)
+            unknown = [repr(word) for word in reading.unknown if word.lower() not in ARTICLES]
+            read_as = [f"reads {word!r} as {meant!r}" for word, meant in reading.read_as.items()]
+            if unknown or read_as:
+                parts = [*([f"does not know {', '.join(unknown)}"] if unknown else []), *read_as]
+                said.append(f"{phrase!r}: the model {' and '.join(parts)}")
             if tokenizer.pipeline.encode(phrase.strip()).overflowing:
                 said.append(f"{phrase!r}: too long, the model reads its first {tokenizer.max_tokens} tokens")
         return said

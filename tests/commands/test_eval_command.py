@@ -217,6 +217,19 @@ def test_slices_and_curves_follow_the_scores(requests: list[EvalRequest], capsys
     assert "probability of a target, ECE 10.00 %, Brier 0.0100" in out
 
 
+def test_phrasecut_subsets_follow_the_slices(requests: list[EvalRequest], capsys: Capture) -> None:
+    main(["eval", "--data", "shards", "--protocol", "phrasecut", "--slices", *SHORT])
+    out = capsys.readouterr().out
+    assert "bundled on set, val: subsets, by the protocol phrasecut" in out
+    row = next(line for line in out.splitlines() if line.startswith("i_single"))
+    assert row.split() == ["i_single", "10", "10", "37.50", "37.50", "50.00", "50.00", "50.00", "0.00", "0.00"]
+    main(["eval", "--data", "shards", "--protocol", "phrasecut", "--slices", "--json", *SHORT])
+    (split,) = json.loads(capsys.readouterr().out)["splits"].values()
+    assert [part["slice"] for part in split["subsets"]] == ["c_coco", "i_single", "t_obj"]
+    main(["eval", "--data", "shards", "--slices", *SHORT])
+    assert "subsets" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form", ["markdown", "latex"])
 def test_tables_for_a_paper(requests: list[EvalRequest], capsys: Capture, form: str) -> None:
     main(["eval", "--data", "shards", f"--{form}", *SHORT])

@@ -37,7 +37,21 @@ def test_empty_phrase_keeps_one_position(words: Tokenizer) -> None:
 
 
 def test_unknown_words_are_named(words: Tokenizer) -> None:
-    assert words.unknown_words("the Zebra on left") == ["Zebra"]
+    assert words.read("the Zebra on left Zebra").unknown == ("Zebra",)
+
+
+def test_new_words_come_behind_the_known_ones(words: Tokenizer) -> None:
+    grown = words.learning(["a dog", "the Forklift, a digger", "forklift"], TextConfig())
+    assert grown.encode(PHRASES)[0].equal(words.encode(PHRASES)[0])
+    assert grown.encode(["forklift a digger"])[0].tolist() == [[11, 10, 12, 0, 0]]
+    assert (grown.vocab_size, grown.max_tokens, words.vocab_size) == (13, 5, 10)
+    assert words.learning(["a digger", "a fork"], TextConfig(min_count=2)).vocab_size == 11
+
+
+def test_sub_words_need_no_new_ones(shared: Path) -> None:
+    path = shared / "vocab" / "bpe_simple_vocab_16e6.txt.gz"
+    clip = build_tokenizer(TextConfig(tokenizer="clip", vocab=str(path), max_tokens=8), ())
+    assert clip.learning(["a forklift"], TextConfig()) is clip
 
 
 def test_saved_tokenizer_is_the_same(words: Tokenizer, tmp_path: Path) -> None:

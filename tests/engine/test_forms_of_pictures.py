@@ -14,9 +14,11 @@ from forms import FIRST, FIRST_BOX, SECOND, SECOND_BOX, meaning, meanings, pixel
 from PIL import Image
 from raw_layout import HEIGHT, WIDTH, jpeg
 
+from refseg_cli.data import masks
 from refseg_cli.data.check import check
 from refseg_cli.data.sources.photos import Rules
 from refseg_cli.errors import RefsegError
+from refseg_cli.records import Expression
 
 Json = dict[str, Any]
 
@@ -218,9 +220,14 @@ def test_reasonseg(tmp_path):
     expected = pixels([1, 1, 20, 20]) - pixels(FIRST_BOX)
     assert (phrase, targets) == ("the one\u2019s seat", 2)
     assert (np.array(mask)[:, :22] == expected[:, :22]).all()
-    (problem,) = report.problems
-    assert problem.caution
-    assert str(problem).startswith("2.json: ref 2: ignore region left out: 1 of them")
+    assert not report.problems
+    assert [ignored(e) for e in records(tmp_path / "out", "train")[0].expressions] == [None, None]
+    (only,) = records(tmp_path / "out", "val")[0].expressions
+    assert ignored(only) == pixels(FIRST_BOX).tolist()
+
+
+def ignored(expression: Expression) -> list[list[int]] | None:
+    return None if expression.ignored is None else masks.decode(expression.ignored).tolist()
 
 
 def test_a_larger_ignore_region_lies_below(tmp_path):
@@ -228,6 +235,47 @@ def test_a_larger_ignore_region_lies_below(tmp_path):
     write(tmp_path / "val/1.json", reasonseg(["it"], shape("ignore", LARGE), shape("target", points(FIRST))))
     run(tmp_path / "out", tmp_path)
     assert meanings(tmp_path / "out", "val") == [meaning("it", FIRST_BOX)]
+    (only,) = records(tmp_path / "out", "val")[0].expressions
+    assert ignored(only) == (pixels([1, 1, 20, 20]) - pixels(FIRST_BOX)).tolist()
+
+
+def test_reasonseg_is_drawn_as_lisa_draws_it(tmp_path):
+    """Its painter: larger shapes first, 255 for ignore regions and 1 for targets."""
+    for number in range(1, 13):
+        rng = np.random.default_rng(number)
+        boxes = [[*rng.integers(0, 8, 2).tolist(), *rng.integers(2, 12, 2).tolist()] for _ in range(5)]
+        boxes = list({w * h: [x, y, w, h] for x, y, w, h in boxes}.values())  # of one size, either may lie on top
+        kinds = ["target", *rng.choice(["target", "ignore"], len(boxes) - 1)]
+        photo(tmp_path / f"val/{number}.jpg", number)
+        shapes = [
+            shape(kind, [[x, y], [x + w, y + h]], "rectangle") for kind, (x, y, w, h) in zip(kinds, boxes, strict=True)
+        ]
+        write(tmp_path / f"val/{number}.json", reasonseg(["it"], *shapes))
+        painted = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for kind, box in sorted(zip(kinds, boxes, strict=True), key=lambda pair: -pair[1][2] * pair[1][3]):
+            painted[pixels(box) == 1] = 255 if kind == "ignore" else 1
+        if not (painted == 1).any():
+            continue
+        run(tmp_path / f"out{number}", tmp_path / f"val/{number}.json", split="val")
+        ((_, _, mask),) = meanings(tmp_path / f"out{number}", "val")
+        assert mask == (painted == 1).astype(int).tolist()
+        (only,) = records(tmp_path / f"out{number}", "val")[0].expressions
+        region = (painted == 255).astype(int)
+        assert ignored(only) == (region.tolist() if region.any() else None)
+
+
+def test_what_is_ignored_is_turned_with_the_photo(tmp_path):
+    """Drawn on the pixels as stored, of a photo that was held on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "val/1.jpg", exif=exif)
+    shapes = [shape("target", points(SECOND)), shape("ignore", points(FIRST))]
+    write(tmp_path / "val/1.json", reasonseg(["it"], *shapes))
+    run(tmp_path / "out", tmp_path, rules=Rules(masks_on="stored"))
+    (record,) = records(tmp_path / "out", "val")
+    assert (record.height, record.width) == (WIDTH, HEIGHT)
+    assert ignored(record.expressions[0]) == np.rot90(pixels(FIRST_BOX), -1).tolist()
 
 
 def test_broken_reasonseg_is_named(tmp_path):

@@ -371,6 +371,25 @@ def test_init_takes_what_fits(run: Path, recipe: Recipe, scenes: Path, tmp_path:
     assert result.stopped == "finished"
 
 
+def test_init_learns_the_words_of_the_new_data(run: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """The known words and every weight stay; a new word begins as an unknown one, and then is trained."""
+    write_split(tmp_path, "train", records("train"))
+    still = replace(recipe, train=replace(recipe.train, epochs=1, lr=0.0, backbone_lr=1.0))
+    source = checkpoint.load(run)
+    assert source.tokenizer.read("neither").unknown == ("neither",)
+    train(TrainRequest(still, str(tmp_path), tmp_path / "run", init=str(run), device="cpu"))
+    found = checkpoint.load(tmp_path / "run" / "last")
+    assert found.tokenizer.read("neither nothing here").unknown == ()
+    known = source.tokenizer.vocab_size
+    assert found.tokenizer.vocab_size > known
+    name = "language.encoder.embedding.weight"
+    old, new = source.model.state_dict()[name], found.model.state_dict()[name]
+    assert torch.equal(new[:known], old)
+    assert torch.equal(new[known:], old[1].expand(len(new) - known, -1))
+    for key, parameter in source.model.named_parameters():
+        assert key == name or torch.equal(parameter, found.model.state_dict()[key]), key
+
+
 def test_init_across_architectures_takes_the_encoders(run: Path, recipe: Recipe) -> None:
     found = checkpoint.load(run)
     vocab = found.tokenizer.vocab_size

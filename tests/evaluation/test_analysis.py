@@ -102,6 +102,20 @@ def test_slices_are_the_headline_of_refseg_on_their_rows():
     assert analyse(found, slices=False).slices == ()
 
 
+def test_phrasecut_subsets_are_scored_by_its_protocol():
+    found = answers()
+    (other,) = {part.name for part in analyse(found, ("phrasecut",)).subsets} - {"c_coco", "i_single", "i_multi"}
+    assert other == "t_obj"
+    subsets = {part.name: part for part in analyse(found, ("refseg", "phrasecut")).subsets}
+    rows = found.rows(np.flatnonzero(found.instance_count == 2))
+    protocol = PROTOCOLS["phrasecut"]
+    expected = scores(rows.counts(protocol), protocol).values
+    assert {name: e.value for name, e in subsets["i_multi"].scores.items()} == pytest.approx(expected)
+    assert expected["Pr@0.5"] > 0
+    assert analyse(found, ("refseg",)).subsets == ()
+    assert analyse(found, ("phrasecut",), slices=False).subsets == ()
+
+
 def test_curves_come_from_what_was_counted():
     found = answers()
     result = analyse(found, intervals=False)

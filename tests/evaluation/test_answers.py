@@ -198,7 +198,7 @@ def test_counts_by_rules_of_before_are_no_longer_the_protocols(tmp_path):
     now = pq.read_table(written(tmp_path / "now.parquet"))
     assert read_answers(str(tmp_path / "now.parquet")).has_counts(PROTOCOLS["lavt"])
     about = json.loads(now.schema.metadata[b"about"])
-    assert about.pop("rules") == 2
+    assert about.pop("rules") == 3
     metadata = {**now.schema.metadata, b"about": json.dumps(about).encode()}
     pq.write_table(now.replace_schema_metadata(metadata), tmp_path / "before.parquet")
     before = read_answers(str(tmp_path / "before.parquet"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refseg_cli.metrics.slices import find_slices
+from refseg_cli.metrics.slices import find_phrasecut_subsets, find_slices
 
 EXPRESSIONS = [  # text, targets, pixels of them, categories
     ("the left dog", 1, 32**2 - 1, ("dog",)),
@@ -86,3 +86,19 @@ def test_words_and_pairs_of_words(text, names):
 
 def test_nothing_has_no_slices():
     assert find_slices([], np.zeros(0, int), np.zeros(0, int), []) == []
+
+
+def test_phrasecut_subsets_by_hand():
+    """Stuff by any part of the name, COCO's categories by all of it; several are two to four, many five or more."""
+    targets = [1, 2, 4, 5, 1, 1, 0]
+    categories = [("stop sign",), ("treetop",), ("person",), ("man",), ("table cloth",), ("sign",), ()]
+    subsets = find_phrasecut_subsets(np.array(targets), categories)
+    assert {part.name: np.flatnonzero(part.rows).tolist() for part in subsets} == {
+        "c_coco": [0, 2],
+        "i_single": [0, 4, 5],
+        "i_multi": [1, 2],
+        "i_many": [3],
+        "t_stuff": [1, 4],
+        "t_obj": [0, 2, 3, 5],
+    }
+    assert find_phrasecut_subsets(np.zeros(0, int), []) == []

@@ -238,6 +238,29 @@ def test_cautions(predictor: Predictor) -> None:
     assert long.endswith("reads its first 6 tokens")
 
 
+def test_spelling_holds_for_predict_and_eval_alike(untrained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(untrained, tmp_path / "model"))
+    pixels = torch.from_numpy(np.array(a_picture())).permute(2, 0, 1)
+    with_typo, right = (f"two {word} on left" for word in ("peolpe", "people"))
+    before = Predictor(folder, device="cpu")
+    assert before.cautions("scene_1.jpg", [with_typo]) == [f"{with_typo!r}: the model does not know 'peolpe'"]
+    typo, meant = before.predict(pixels, [with_typo, right])
+    assert typo.p_target != meant.p_target
+
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["recipe"]["text"]["spelling"] = True
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    after = Predictor(folder, device="cpu")
+    (said,) = after.cautions("scene_1.jpg", [f"{with_typo} camisole"])
+    assert said.endswith("the model does not know 'camisole' and reads 'peolpe' as 'people'")
+    assert after.cautions("scene_1.jpg", [with_typo])[0].endswith("the model reads 'peolpe' as 'people'")
+    typo, meant = after.predict(pixels, [with_typo, right])
+    assert typo.p_target == meant.p_target
+    evaluated = checkpoint.load(untrained, overrides=["text.spelling=true"])
+    assert evaluated.changed == ("text.spelling=true",)
+    assert torch.equal(*evaluated.tokenizer.encode([with_typo, right])[0])
+
+
 # ---- demo
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from refseg_cli.data.sources.values import string, whole
-from refseg_cli.records import Expression
+from refseg_cli.records import Expression, Rle
 
 
 class Reason(StrEnum):
@@ -33,7 +33,6 @@ class Reason(StrEnum):
     BROKEN_TEXT = "broken text"
     SHORT_POLYGON = "polygon of fewer than three points"
     EMPTY_EXPRESSION = "empty expression"
-    IGNORE_REGION = "ignore region left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +100,24 @@ def to_sentence(row: Mapping[str, Any]) -> Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """One reference: some phrases for the same targets.  ann_ids: none for no target."""
+    """One reference: some phrases for the same targets.
+
+    ann_ids: none for no target.  ignored: as in `records.Expression`, on the pixels that annotations are drawn on.
+    """
 
     ref_id: int
     image_id: int
     split: str
     ann_ids: tuple[int, ...]
     sentences: tuple[Sentence, ...]
+    ignored: Rle | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A record whose photo was not read yet and whose masks were not made.
 
-    Expressions name their targets by position in `annotations`.
+    Expressions name their targets by position in `annotations`; what they ignore is not turned upright yet.
     """
 
     image_id: int

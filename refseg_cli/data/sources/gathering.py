@@ -23,6 +23,7 @@ from refseg_cli.data.sources.photos import RULES, Rules
 from refseg_cli.data.sources.values import brief, string, whole
 from refseg_cli.data.sources.whereabouts import Photos
 from refseg_cli.errors import RefsegError
+from refseg_cli.records import Rle
 
 COCO = "coco"
 UNNAMED = 0  # the category of objects of which a form says none
@@ -232,9 +233,18 @@ class Gathering:
         return number
 
     def ref(
-        self, image_id: int, ann_ids: Iterable[int], phrases: Sequence[Any], *, split: str, ref_id: Any = None
+        self,
+        image_id: int,
+        ann_ids: Iterable[int],
+        phrases: Sequence[Any],
+        *,
+        split: str,
+        ref_id: Any = None,
+        ignored: Rle | None = None,
     ) -> Ref:
         """A reference with phrases that are strings, or rows of REFER's `sentences`; ids that it lacks are new ones.
+
+        ignored: as in `Ref`.
 
         Raises:
             KeyError, ValueError: a phrase or an id is broken.
@@ -242,7 +252,7 @@ class Gathering:
         if not isinstance(phrases, list | tuple):
             raise ValueError(f"{brief(phrases)} in place of a list of phrases")
         number = next(self._ref_ids) if ref_id is None else whole(ref_id, "ref_id")
-        return Ref(number, image_id, split, tuple(ann_ids), tuple(map(self._sentence, phrases)))
+        return Ref(number, image_id, split, tuple(ann_ids), tuple(map(self._sentence, phrases)), ignored)
 
     def instances(self, file: str) -> Instances:
         """All of it, checked; or the known ones.

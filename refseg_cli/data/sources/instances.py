@@ -338,7 +338,8 @@ def _draft(
                 detail = f"sentence {sent_id} with {fault}"
                 problems.append(Problem(Reason.BROKEN_TEXT, file, (ref.ref_id,), detail))
             elif phrase.strip():
-                expressions.append(Expression(phrase, ref.ref_id, sent_id, targets if exists else (), raw))
+                meant = targets if exists else ()
+                expressions.append(Expression(phrase, ref.ref_id, sent_id, meant, raw, ref.ignored))
             else:
                 problems.append(Problem(Reason.EMPTY_EXPRESSION, file, (ref.ref_id,), f"sentence {sent_id}"))
     return Draft(image_id, file_name, split, height, width, tuple(annotations), tuple(expressions))

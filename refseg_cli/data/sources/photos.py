@@ -6,7 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from refseg_cli.data import formats, masks
 from refseg_cli.data.formats import MAX_PIXELS
 from refseg_cli.data.orientation import AS_STORED, Frame, frame_of, turned_box, turned_size
 from refseg_cli.data.sources import Draft, Problem, Reason, without
-from refseg_cli.records import Instance, Record
+from refseg_cli.records import Instance, Record, Rle
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOF, _SOS = (0xC0, 0xC1), 0xDA
@@ -170,14 +170,21 @@ class Photo:
     """A photo and its objects, upright.
 
     data: the file's bytes as they are.  size: (height, width).  orientation: EXIF's number.
+    frame: the pixels that its annotations were drawn on.
     instances: those with sound masks.  lost: positions of the other annotations in the draft.
     """
 
     data: bytes
     size: tuple[int, int]
     orientation: int
+    frame: Frame
     instances: tuple[Instance, ...]
     lost: list[int]
+
+    def upright(self, region: Rle) -> Rle:
+        """A mask that was drawn on the pixels of its annotations."""
+        as_annotated = {"size": region.size, "counts": region.counts}
+        return masks.upright(as_annotated, self.size, self.orientation, self.frame)
 
 
 def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RULES) -> Record | None:
@@ -195,6 +202,7 @@ def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RUL
     expressions = without(draft.expressions, photo.lost) if photo.lost else draft.expressions
     if not expressions:
         return None
+    expressions = tuple(replace(e, ignored=photo.upright(e.ignored)) if e.ignored else e for e in expressions)
     return Record(
         draft.image_id,
         draft.file_name,
@@ -232,7 +240,7 @@ def examine(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RU
         problems.append(Problem(Reason.IMAGE_SIZE, draft.file_name, everything, detail))
         return None
     instances, lost = _instances(draft, (height, width), orientation, frame, problems)
-    return Photo(data, (height, width), orientation, instances, lost)
+    return Photo(data, (height, width), orientation, frame, instances, lost)
 
 
 def _instances(
