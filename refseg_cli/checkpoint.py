@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refseg_cli import __version__
+from refseg_cli import __version__, hub
 from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
@@ -205,11 +205,13 @@ def tidy(run: Path) -> None:
 
 
 def resolve(path: str | Path) -> Path:
-    """The checkpoint folder that a user means: itself, or the `best`, else `last`, of a training run.
+    """The checkpoint folder that a user means: itself, the `best`, else `last`, of a training run, or `hf:ORG/NAME`.
 
     Raises:
         RefsegError: there is none.
     """
+    if hub.is_hub_name(str(path)):
+        return hub.folder(str(path))
     path = Path(path).expanduser()
     for folder in (path, path / "best", path / "last"):
         if found := _standing(folder):

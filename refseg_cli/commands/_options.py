@@ -6,6 +6,7 @@ completions and man pages (`refseg_cli/_manual`) reads it.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -56,6 +57,8 @@ def protocol_choices() -> list[str]:
 
 def _silence(wanted: bool) -> bool:
     console.quiet = console.quiet or wanted
+    if wanted:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by the hub's client when it is imported
     return wanted
 
 
@@ -98,7 +101,11 @@ Protocols = Annotated[
 Data = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder or URI that 'refseg prepare' wrote.")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="RUN", help="Folder of a trained model; the bundled one if not given."),
+    typer.Option(
+        "--model",
+        metavar="RUN",
+        help="Folder of a trained model, or hf:ORG/NAME on the hub; the bundled one if not given.",
+    ),
 ]
 Arch = Annotated[str | None, typer.Option("--arch", metavar="NAME", help="Architecture.", autocompletion=arch_choices)]
 RecipeName = Annotated[

@@ -238,7 +238,7 @@ def _score_split(
     progress: Progress,
 ) -> list[Answer]:
     """answered: the entries of each expression, by its place in the split."""
-    at_input = _at_input(request)[1]
+    sizes = at_input(request.protocols)[1]
     rows: list[Answer] = []
     n = 0
     for done, record in enumerate(split.annotations(), start=1):
@@ -247,7 +247,7 @@ def _score_split(
             n += 1
             photo = partial(_photo, split, done - 1)
             if entries and (mask := _read_mask(entries, record, photo, request, problems)):
-                rows.append(_answer(record, expression, _says_target(entries), mask, split.split, at_input))
+                rows.append(answer_with_mask(record, expression, _says_target(entries), mask, split.split, sizes))
         progress(f"score {split.split}", done, len(split))
     return rows
 
@@ -292,13 +292,13 @@ def _says_target(entries: Sequence[Given]) -> bool | None:
     return None if said.count(None) == len(said) else said.count(False) < len(said)
 
 
-def _at_input(request: OutsideRequest) -> tuple[dict[str, int], list[Protocol]]:
+def at_input(protocols: Sequence[str]) -> tuple[dict[str, int], list[Protocol]]:
     """The protocols that compare masks at their network's input: name -> place, and one protocol for each place, whose
     counts are those of all that stand there.
     """
     first: dict[Any, Protocol] = {}
     keys = {}
-    for protocol in (PROTOCOLS[name] for name in request.protocols if PROTOCOLS[name].size):
+    for protocol in (PROTOCOLS[name] for name in protocols if PROTOCOLS[name].size):
         key = keys[protocol.name] = (protocol.grid, protocol.no_target, protocol.size)
         first.setdefault(key, protocol)
     places = list(first)
@@ -311,20 +311,19 @@ def _about(request: OutsideRequest, split: Shards) -> About:
         dataset=split.manifest.dataset,
         split_by=split.manifest.split_by,
         model=request.source,
-        views=_at_input(request)[0],
+        views=at_input(request.protocols)[0],
         finished=True,
     )
 
 
-def _answer(
-    record: Record,
-    expression: Expression,
-    said: bool | None,
-    mask: Rle,
-    split: str,
-    at_input: Sequence[Protocol],
+def answer_with_mask(
+    record: Record, expression: Expression, said: bool | None, mask: Rle, split: str, sizes: Sequence[Protocol]
 ) -> Answer:
-    """said: whether there is a target, None if the prediction leaves that to its mask."""
+    """The answer that a finished mask is.
+
+    said: whether there is a target, None if the prediction leaves that to its mask.
+    sizes: the protocols that compare at their network's input, as `at_input` has them.
+    """
     truth = masks.decode(masks.targets(record, expression)).astype(bool)
     predicted = masks.decode(mask).astype(bool)
     pixels = count_pixels(predicted, truth)
@@ -334,7 +333,7 @@ def _answer(
         pixels
         if expression.targets and protocol.no_target
         else _count_at_input(predicted, record, expression, protocol)
-        for protocol in at_input
+        for protocol in sizes
     ]
     return Answer(
         image_id=record.image_id,
