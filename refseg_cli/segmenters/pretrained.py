@@ -32,6 +32,7 @@ from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.inference import pick_device
 
 NAMED = 3  # tensors that a message spells out
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +188,14 @@ def load_processor(kind: Any, opening: Opening) -> Any:
     Raises:
         RefsegError: its files are missing or damaged, or it needs a package that is not installed.
     """
+    folder = opening.folder
+    # Without its files transformers makes one that knows no word, and reads all phrases alike.
+    if "tokenizer" in kind.get_attributes() and not any((folder / file).is_file() for file in VOCABULARIES):
+        raise RefsegError(
+            f"{folder}: no tokenizer ({' or '.join(VOCABULARIES)})", hint="copy or download the whole folder"
+        )
     with explained(opening):
-        return kind.from_pretrained(opening.folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
 
 
 @contextmanager

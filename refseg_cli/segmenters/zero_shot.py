@@ -72,7 +72,8 @@ def open_zero_shot(
 
     from refseg_cli.segmenters.pretrained import Opening
 
-    opening = Opening(name, folders[-1], device, threshold, no_target_threshold)
+    signed = AND.join(part if hub.is_hub_name(part) else Path(part).expanduser().resolve().name for part in parts)
+    opening = Opening(signed, folders[-1], device, threshold, no_target_threshold)
     if len(parts) == 1:
         return _whole(kinds[0], opening)
     from refseg_cli.segmenters.boxes import BoxPrompted

@@ -86,10 +86,27 @@ def _sam3_processor() -> Any:
     return T.Sam3Processor(T.Sam3ImageProcessor(size=side, mask_size={"height": 16, "width": 16}), clip_tokenizer(32))
 
 
-def sam3(folder: Path) -> Path:
+def _sam3_config() -> Any:
     text = {"hidden_size": 32, "intermediate_size": 32, "projection_dim": 32, "num_hidden_layers": 2, **HEADS}
     text |= {**CLIP_IDS, "max_position_embeddings": 32, "model_type": "clip_text_model"}
-    return save(folder, T.Sam3Model(T.Sam3Config(text_config=text, **_sam3_parts())), _sam3_processor())
+    return T.Sam3Config(text_config=text, **_sam3_parts())
+
+
+def sam3(folder: Path) -> Path:
+    return save(folder, T.Sam3Model(_sam3_config()), _sam3_processor())
+
+
+def sam3_video(folder: Path) -> Path:
+    detector = _sam3_config().to_dict()
+    tracker = T.Sam3TrackerVideoConfig(
+        vision_config=detector["vision_config"],
+        prompt_encoder_config={"hidden_size": 32, "image_size": 56, "patch_size": 14, "mask_input_channels": 4},
+        mask_decoder_config=MASK_DECODER,
+        image_size=56,
+        **MEMORY,
+    )
+    config = T.Sam3VideoConfig(detector_config=detector, tracker_config=tracker.to_dict())
+    return save(folder, T.Sam3VideoModel(config), _sam3_processor())
 
 
 def sam3_lite_text(folder: Path) -> Path:
@@ -136,19 +153,44 @@ def owlv2(folder: Path) -> Path:
     return save(folder, T.Owlv2ForObjectDetection(config), T.Owlv2Processor(images, clip_tokenizer(16)))
 
 
-def sam2(folder: Path) -> Path:
+def _sam2_parts() -> dict[str, Any]:
     hiera = {"model_type": "sam2_hiera_det_model", "hidden_size": 8, "num_attention_heads": 1, "image_size": [64, 64]}
     hiera |= {"embed_dim_per_stage": [8, 16, 32, 64], "num_attention_heads_per_stage": [1, 1, 2, 2]}
     hiera |= {"blocks_per_stage": [1, 1, 2, 1], "window_size_per_stage": [4, 2, 4, 2], "global_attention_blocks": [3]}
     vision = {"backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 32}
-    config = T.Sam2Config(
-        vision_config={"backbone_config": hiera, **vision, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
-        prompt_encoder_config={"hidden_size": 32, "image_size": SIDE, "patch_size": 16},
-        mask_decoder_config={"hidden_size": 32, "mlp_dim": 32, "iou_head_hidden_dim": 32, "num_attention_heads": 2},
-    )
+    return {
+        "vision_config": {"backbone_config": hiera, **vision, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": SIDE, "patch_size": 16},
+        "mask_decoder_config": MASK_DECODER,
+    }
+
+
+MASK_DECODER = {"hidden_size": 32, "mlp_dim": 32, "iou_head_hidden_dim": 32, "num_attention_heads": 2}
+MEMORY = {
+    "memory_attention_hidden_size": 32,
+    "memory_attention_num_layers": 1,
+    "memory_attention_downsample_rate": 1,
+    "memory_attention_feed_forward_hidden_size": 32,
+    "memory_attention_rope_feat_sizes": [4, 4],
+    "memory_encoder_hidden_size": 32,
+    "memory_encoder_output_channels": 8,
+    "memory_fuser_embed_dim": 32,
+    "mask_downsampler_embed_dim": 32,
+}
+
+
+def _sam2_processor() -> Any:
     side = {"height": SIDE, "width": SIDE}
-    images = T.Sam2ImageProcessor(size=side, mask_size={"height": 16, "width": 16})
-    return save(folder, T.Sam2Model(config), T.Sam2Processor(images))
+    return T.Sam2Processor(T.Sam2ImageProcessor(size=side, mask_size={"height": 16, "width": 16}))
+
+
+def sam2(folder: Path) -> Path:
+    return save(folder, T.Sam2Model(T.Sam2Config(**_sam2_parts())), _sam2_processor())
+
+
+def sam2_video(folder: Path) -> Path:
+    config = T.Sam2VideoConfig(**_sam2_parts(), **MEMORY, image_size=SIDE)
+    return save(folder, T.Sam2VideoModel(config), _sam2_processor())
 
 
 def florence2(folder: Path) -> Path:
@@ -157,7 +199,7 @@ def florence2(folder: Path) -> Path:
         vocab={w: i for i, w in enumerate(symbols)}, merges=[], extra_special_tokens={"image_token": "<image>"}
     )
     tokenizer.add_tokens([f"<loc_{i}>" for i in range(1000)])
-    text = {"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 16, "max_position_embeddings": 256}
+    text = {"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 16, "max_position_embeddings": 128}
     text |= {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     text |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "pad_token_id": 1}
     vision = {"depths": [1, 1, 1, 1], "embed_dim": [8, 8, 16, 16], "num_heads": [1, 1, 2, 2]}
