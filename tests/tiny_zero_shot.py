@@ -133,7 +133,7 @@ def _grounding(config: type, model: type, folder: Path) -> Path:
         decoder_attention_heads=4,
         disable_custom_kernels=True,
     )
-    images = T.GroundingDinoImageProcessor(size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE})
+    images = T.GroundingDinoImageProcessor(size={"shortest_edge": 2 * SIDE, "longest_edge": 4 * SIDE})
     return save(folder, model(settings), T.GroundingDinoProcessor(images, bert_tokenizer()))
 
 
