@@ -247,6 +247,11 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
         table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RefsegError(f"{path}: cannot read: {error}") from error
+    if isinstance(table, dict) and "model_type" in table:
+        raise RefsegError(
+            f"{folder}: a model of transformers, not a checkpoint of refseg",
+            hint="predict, eval and calibrate ask it; nothing else here takes it",
+        )
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise RefsegError(f"{path}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")
     recipe = build(Recipe, table.get("recipe", {}), f"{path}: recipe")

@@ -273,3 +273,9 @@ def test_thresholds_that_cannot_be_stored_leave_the_old_ones(folder: Path, monke
     with pytest.raises(RefsegError, match="No space left"):
         checkpoint.store_thresholds(folder, Thresholds(mask=0.1), info={})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_model_of_transformers_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clipseg"}')
+    with pytest.raises(RefsegError, match="a model of transformers, not a checkpoint of refseg"):
+        checkpoint.load(tmp_path)

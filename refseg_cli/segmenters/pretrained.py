@@ -170,7 +170,7 @@ def load_model(kind: Any, opening: Opening, device: torch.device) -> Any:
         )
     with explained(opening):
         model, report = kind.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would fill them with random numbers
@@ -195,7 +195,7 @@ def load_processor(kind: Any, opening: Opening) -> Any:
             f"{folder}: no tokenizer ({' or '.join(VOCABULARIES)})", hint="copy or download the whole folder"
         )
     with explained(opening):
-        return kind.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 @contextmanager
