@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from huggingface_hub.errors import (
 )
 
 from refseg_cli import checkpoint, hub
-from refseg_cli.errors import RefsegError
+from refseg_cli.app import main
+from refseg_cli.errors import FOUND, RefsegError
 from refseg_cli.segmenters.trained import Predictor
 
 COMMIT = "c" * 40
@@ -161,3 +163,10 @@ def test_an_upload(cache: Path, monkeypatch: pytest.MonkeyPatch, untrained: Path
     (made, how), (uploaded, what) = calls
     assert (made, how) == ("me/tiny", {"private": True, "exist_ok": True})
     assert (uploaded, what["folder_path"]) == ("me/tiny", untrained)
+
+
+def test_quiet_silences_the_clients_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS")
+    assert main(["--quiet", "recipes", "list"]) == FOUND
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"

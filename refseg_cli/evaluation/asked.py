@@ -18,7 +18,7 @@ from refseg_cli.data import masks, shards
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.shards import Shards
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.answers import About, Answer, collect, writing_records
+from refseg_cli.evaluation.answers import About, Answer, collect, concatenate, writing_records
 from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, Evaluation, Keep, Watch
 from refseg_cli.evaluation.outside import answer_with_mask, at_input
 from refseg_cli.metrics.counts import Counts, count_pixels
@@ -89,7 +89,7 @@ def _evaluate_split(
     watch: Watch | None,
     progress: Progress,
 ) -> Evaluation:
-    sizes, rows, images = at_input(request.protocols)[1], [], 0
+    sizes, parts = at_input(request.protocols)[1], []
     start = time.perf_counter()
     for record, answers in _ask(request, segmenter, split, progress):
         given: list[Answer] = [
@@ -100,9 +100,8 @@ def _evaluate_split(
             keep(given)
         if watch:
             watch(None, None, given)
-        rows += given
-        images += 1
-    return Evaluation(collect(about, rows), images, images, time.perf_counter() - start)
+        parts.append(collect(about, given))
+    return Evaluation(concatenate(about, parts), len(parts), len(parts), time.perf_counter() - start)
 
 
 def _ask(request: EvalRequest, segmenter: Segmenter, split: Shards, progress: Progress) -> Iterator[Asked]:
@@ -115,7 +114,9 @@ def _ask(request: EvalRequest, segmenter: Segmenter, split: Shards, progress: Pr
         record = split[int(place)]
         size = (record.height, record.width)
         pixels = decode_image(record.image, record.file_name, orientation=record.orientation, size=size)
-        found = segmenter.predict(pixels, [expression.text for expression in record.expressions])
-        yield record, list(zip(record.expressions, found, strict=True))
+        # A segmenter refuses a phrase without a word, which data may have; nothing is what answers to it.
+        found = segmenter.predict(pixels, [e.text for e in record.expressions if e.text.strip()])
+        nothing = Found("", np.zeros(size, dtype=bool), False, 0.0, 0)
+        yield record, [(e, next(found) if e.text.strip() else nothing) for e in record.expressions]
         done += len(record.expressions)
         progress(f"eval {split.split}", done, total, **{"expr/s": done / (time.perf_counter() - start)})

@@ -44,7 +44,10 @@ class Detector(Protocol):
         """The phrase as the model gets it."""
 
     def detect(self, picture: Image.Image, phrases: Sequence[str]) -> Iterator[Boxes]:
-        """All boxes for each phrase, however low their score; the picture goes through the encoder once."""
+        """All boxes for each phrase, however low their score; none if its wording is empty.
+
+        The picture goes through the encoder once.
+        """
 
 
 class BoxPrompted(Pretrained):
@@ -62,6 +65,13 @@ class BoxPrompted(Pretrained):
 
     def wording(self, phrase: str) -> str:
         return self.detector.wording(phrase)
+
+    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
+        unread = [phrase for phrase in phrases if not self.wording(phrase)]
+        return [
+            *(f"{phrase!r}: the model reads nothing in it, and so finds nothing" for phrase in unread),
+            *super().cautions(name, phrases),
+        ]
 
     def answers(self, picture: Image.Image, phrases: Sequence[str]) -> Iterator[Found]:
         encoded = None  # a picture in which nothing is found costs SAM 2 nothing

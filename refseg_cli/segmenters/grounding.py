@@ -42,7 +42,7 @@ class Grounding:
         self.max_tokens = int(self.model.config.max_text_len)
 
     def wording(self, phrase: str) -> str:
-        """In lower case, with one full stop, at its end; empty if there is nothing else."""
+        """In lower case, with one full stop, at its end; empty if there is nothing but such marks."""
         words = phrase.lower().translate(dict.fromkeys(map(ord, SEPARATORS), " ")).split()
         return " ".join(words) + "." if words else ""
 
@@ -53,6 +53,8 @@ class Grounding:
 
     @torch.inference_mode()
     def _boxes(self, seen: Any, picture: Image.Image, phrase: str) -> Boxes:
+        if not self.wording(phrase):
+            return Boxes(torch.zeros(0, 4), torch.zeros(0))
         text = self.tokenizer(
             self.wording(phrase),
             return_tensors="pt",

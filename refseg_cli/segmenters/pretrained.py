@@ -80,9 +80,6 @@ class Pretrained(ABC):
     def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """As `Segmenter.predict`."""
         check_phrases(phrases)
-        for phrase in phrases:
-            if not self.wording(phrase).strip():
-                raise RefsegError(f"{phrase!r}: nothing in it that {self.name} reads", hint="say what to look for")
         pixels = image if isinstance(image, Tensor) else load_image(image)
         return self.answers(Image.fromarray(pixels.permute(1, 2, 0).numpy()), phrases)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pictures import records
+from pictures import records, write_split
 from torch import Tensor
 
 from refseg_cli import checkpoint
@@ -113,6 +114,15 @@ def test_a_limit_is_of_pictures(data: Path) -> None:
     segmenter = LeftHalf()
     found = evaluate_segmenter(request(data, limit=2), segmenter).evaluations["val"]
     assert (found.images, len(found.answers), len(segmenter.pictures)) == (2, 5, 2)
+
+
+def test_a_phrase_of_spaces_is_answered_with_nothing(tmp_path: Path) -> None:
+    (record, *_) = records("val")
+    blank = replace(record.expressions[1], text=" ", raw=" ")
+    write_split(tmp_path, "val", [replace(record, expressions=(record.expressions[0], blank, record.expressions[2]))])
+    answers = evaluate_segmenter(request(tmp_path), LeftHalf()).evaluations["val"].answers
+    assert answers.predicted.tolist() == [512, 0, 512]
+    assert answers.says_target.tolist() == [True, False, True]
 
 
 def test_what_takes_a_checkpoint_is_refused(data: Path) -> None:

@@ -241,10 +241,11 @@ def test_empty_phrases_are_refused_at_once(tiny: Tiny, family: str) -> None:
         opened(tiny, family).predict(IMAGE, ["dog", " "])
 
 
-def test_full_stops_alone_are_no_phrase_for_a_grounding_model(tiny: Tiny) -> None:
-    segmenter = opened(tiny, "grounding-dino")
-    with pytest.raises(RefsegError, match="nothing in it that grounding-dino"):
-        segmenter.predict(IMAGE, ["..."])
+def test_a_grounding_model_reads_nothing_in_full_stops(tiny: Tiny) -> None:
+    segmenter = opened(tiny, "grounding-dino").reporting_all()
+    nothing, dog = asked(segmenter, ["...", "dog"])
+    assert (nothing.exists, nothing.p_target, dog.exists) == (False, 0.0, True)
+    assert segmenter.cautions("a.jpg", ["...", "dog"]) == ["'...': the model reads nothing in it, and so finds nothing"]
 
 
 def test_boxes_are_cut_at_the_edges_and_those_outside_dropped() -> None:
