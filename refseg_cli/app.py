@@ -28,6 +28,7 @@ from refseg_cli.commands import (
     prepare,
     prepare_from,
     prepare_own,
+    publish,
     recipes,
     train,
 )
@@ -55,6 +56,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
+app.command("publish")(publish.publish)
 app.command("bench")(bench.bench)
 app.command("import")(import_.import_)
 app.add_typer(recipes.app, name="recipes")

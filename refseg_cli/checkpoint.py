@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refseg_cli import __version__
+from refseg_cli import __version__, hub
 from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
@@ -213,14 +213,16 @@ def tidy(run: Path) -> None:
 def resolve(path: str | Path | None) -> Path:
     """The checkpoint folder that a user means: itself; the `best`, else `last`, of a training run; or a bundled one.
 
-    path: a folder, one of the names in `BUNDLED`, or None for the first of these. A checkpoint in a folder of such a
-        name goes first.
+    path: a folder, `hf:ORG/NAME`, one of the names in `BUNDLED`, or None for the first of these. A checkpoint in a
+        folder of such a name goes first.
 
     Raises:
         RefsegError: there is none.
     """
     if path is None:
         return bundled()
+    if hub.is_hub_name(str(path)):
+        return hub.folder(str(path))
     name, path = str(path), Path(path).expanduser()
     for folder in (path, path / "best", path / "last"):
         if found := _standing(folder):
@@ -259,6 +261,11 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
         table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RefsegError(f"{path}: cannot read: {error}") from error
+    if isinstance(table, dict) and "model_type" in table:
+        raise RefsegError(
+            f"{folder}: a model of transformers, not a checkpoint of refseg",
+            hint="predict, eval and calibrate ask it; nothing else here takes it",
+        )
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise RefsegError(f"{path}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")
     recipe = build(Recipe, table.get("recipe", {}), f"{path}: recipe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,23 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     thresholds = Thresholds(exists=0.4)
     checkpoint.save(folder, model, recipe, tokenizer, thresholds=thresholds, info={"data": "scenes", "name": "tiny"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The `--model` of a zero-shot family, with random weights: a folder, or for a detector two."""
+    import tiny_zero_shot  # and transformers, which few tests need
+
+    root = tmp_path_factory.mktemp("zero-shot")
+    built: dict[str, Path] = {}
+
+    def name_of(family: str) -> str:
+        parts = [family, "sam2"] if family in ("grounding-dino", "mm-grounding-dino", "owlv2") else [family]
+        for part in parts:
+            built[part] = built.get(part) or tiny_zero_shot.build(part, root)
+        return "+".join(str(built[part]) for part in parts)
+
+    return name_of
 
 
 # Three pictures, and a model that has never seen any: see pictures.py

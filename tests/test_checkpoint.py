@@ -286,3 +286,9 @@ def test_bundled_models_go_by_name_unless_a_checkpoint_does(
     assert checkpoint.resolve("scenes") == Path("scenes")
     with pytest.raises(RefsegError, match="no such checkpoint folder"):
         checkpoint.resolve("scene")
+
+
+def test_a_model_of_transformers_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clipseg"}')
+    with pytest.raises(RefsegError, match="a model of transformers, not a checkpoint of refseg"):
+        checkpoint.load(tmp_path)

@@ -6,6 +6,7 @@ completions and man pages (`refseg_cli/_manual`) reads it.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -56,6 +57,8 @@ def protocol_choices() -> list[str]:
 
 def _silence(wanted: bool) -> bool:
     console.quiet = console.quiet or wanted
+    if wanted:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by the hub's client when it is imported
     return wanted
 
 
@@ -101,7 +104,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="RUN",
-        help="Folder of a trained model, or the name of a bundled one: photos (if not given) or scenes.",
+        help="Folder of a trained model, hf:ORG/NAME on the hub, or a bundled one: photos (if not given) or scenes.",
     ),
 ]
 Arch = Annotated[str | None, typer.Option("--arch", metavar="NAME", help="Architecture.", autocompletion=arch_choices)]

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from refseg_cli.segmenters.base import Found
-    from refseg_cli.segmenters.trained import Predictor
+    from refseg_cli.segmenters.base import Found, Segmenter
 
 # Endings that no phrase has.
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".jxl")
@@ -95,12 +94,10 @@ def predict(
     sinks = sinks_for(image, len(phrases), chosen, output)
     name, pixels = _read(image, max_pixels)
 
-    from refseg_cli.segmenters.trained import Predictor
-
-    predictor = Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
-    answers = _ask(predictor, name, pixels, phrases, explain=chosen == "explain")
+    segmenter = _open(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
+    answers = _ask(segmenter, name, pixels, phrases, explain=chosen == "explain")
     if chosen in LINES:
-        exists = _write_lines(sinks[0], answers, chosen, predictor, name)
+        exists = _write_lines(sinks[0], answers, chosen, segmenter, name)
     else:
         exists = _write_pictures(sinks, answers, chosen, pixels)
     return FOUND if exists or no_target_ok else NO_TARGET
@@ -151,25 +148,41 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _ask(predictor: Predictor, name: str, pixels: Tensor, phrases: Sequence[str], *, explain: bool) -> Iterator[Found]:
+def _open(model: str | None, *, device: str, threshold: float | None, no_target_threshold: float | None) -> Segmenter:
+    """Whatever answers by that name."""
+    from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
+
+    if model is not None and is_zero_shot(model):
+        return open_zero_shot(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
+    from refseg_cli.segmenters.trained import Predictor
+
+    return Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
+
+
+def _ask(segmenter: Segmenter, name: str, pixels: Tensor, phrases: Sequence[str], *, explain: bool) -> Iterator[Found]:
     """The answers as they come, after what a user should know before relying on them."""
-    for caution in predictor.cautions(name, phrases):
+    from refseg_cli.segmenters.trained import Predictor
+
+    for caution in segmenter.cautions(name, phrases):
         console.warn(caution)
-    answers = predictor.explain(pixels, phrases) if explain else predictor.predict(pixels, phrases)
+    if explain and isinstance(segmenter, Predictor):
+        answers = segmenter.explain(pixels, phrases)
+    else:
+        answers = segmenter.predict(pixels, phrases)
     for number, found in enumerate(answers):
         if explain and number == 0 and not found.maps:
-            console.warn(f"{predictor.name} has no maps to show: this is its answer alone")
+            console.warn(f"{segmenter.name} has no maps to show: this is its answer alone")
         yield found
 
 
-def _write_lines(sink: Sink, answers: Iterable[Found], format: Format, predictor: Predictor, name: str) -> bool:
+def _write_lines(sink: Sink, answers: Iterable[Found], format: Format, segmenter: Segmenter, name: str) -> bool:
     """A line for each answer, as soon as it is there; whether any has a target."""
     from refseg_cli.segmenters.base import record
 
     exists = False
     with sink.lines() as write:
         for found in answers:
-            line = record(predictor, name, found)
+            line = record(segmenter, name, found)
             write(line if format == "json" else line["mask"])
             exists |= found.exists
     return exists

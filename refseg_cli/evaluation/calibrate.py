@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refseg_cli import checkpoint
+from refseg_cli import checkpoint, hub
+from refseg_cli.data import shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
 from refseg_cli.metrics.scores import scores
 from refseg_cli.metrics.tuning import tune
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Thresholds
+from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot, own_folder, store_thresholds
 
 ROUNDING = 1e-9  # of a gIoU: no gain
 
@@ -32,7 +34,8 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     """Choose the thresholds of the highest gIoU on a split, and store them in the checkpoint's folder.
 
     The mask threshold is one of `curves.MASK_THRESHOLDS`; with it goes the no-target head's threshold, or, for a model
-    without such a head, the least number of pixels. Thresholds that are already as good stay.
+    without such a head, the least number of pixels. Thresholds that are already as good stay. Of a zero-shot model,
+    whose masks come finished, the no-target threshold alone is chosen.
 
     request: says which model, data, device and batches; its splits and records are not looked at.
 
@@ -40,6 +43,14 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
         RefsegError: the model is a bundled one, which is not the user's to change; no such data or split; nothing in
             the split; or the folder cannot be written.
     """
+    if request.model is not None and hub.is_hub_name(request.model):
+        repository = hub.split_name(request.model.partition("+")[0])[0]
+        raise RefsegError(
+            f"{request.model}: thresholds are kept in the model's folder, and the hub's cache is not the place",
+            hint=f"hf download {repository} --local-dir DIR, then --model DIR",
+        )
+    if request.model is not None and is_zero_shot(request.model):
+        return _calibrate_zero_shot(request, request.model, split, progress)
     folder = checkpoint.resolve(request.model)
     if folder.parent == checkpoint.BUNDLE:
         raise RefsegError("a bundled model keeps its thresholds", hint="name a trained one with --model RUN")
@@ -55,4 +66,26 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     new = Thresholds(best.mask, old.exists if best.exists is None else best.exists, best.min_pixels)
     about = {"data": answers.about.dataset, "split": split, "expressions": len(answers), "gIoU": [before, best.g_iou]}
     checkpoint.store_thresholds(folder, new, info=about)
+    return Calibration(folder, split, old, new, before, best.g_iou)
+
+
+def _calibrate_zero_shot(request: EvalRequest, name: str, split: str, progress: Progress) -> Calibration:
+    """From one pass in which every phrase's candidate is reported, however improbable."""
+    from refseg_cli.evaluation.asked import counts_of
+
+    opened = shards.open_shards(request.data, split)
+    segmenter = open_zero_shot(name, device=request.device)
+    old = segmenter.thresholds
+    counts = counts_of(request, segmenter.reporting_all(), opened, progress=progress)
+    if not len(counts):
+        raise RefsegError(f"{request.data}: no expression in {split} to calibrate on")
+    says = (counts.predicted >= max(1, old.min_pixels)) & (counts.p_target >= old.exists)
+    before = scores(replace(counts, says_target=says)).values["gIoU"]
+    best = tune([counts], [old.mask], min_pixels=old.min_pixels)
+    folder = own_folder(name)
+    if best.exists is None or best.g_iou <= before + ROUNDING:
+        return Calibration(folder, split, old, old, before, before)
+    new = replace(old, exists=best.exists)
+    about = {"data": opened.manifest.dataset, "split": split, "expressions": len(counts), "gIoU": [before, best.g_iou]}
+    store_thresholds(name, new, info=about)
     return Calibration(folder, split, old, new, before, best.g_iou)

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from refseg_cli.segmenters.inference import Decision
 
 Keep = Callable[[Sequence[Answer]], None]
-# Sees each batch after it is answered: the batch on the CPU, the prediction with its `aux` on the device, the answers.
-Watch = Callable[["Batch", "Prediction", Sequence[Answer]], None]
+# Sees each batch after it is answered: the batch on the CPU, the prediction with its `aux` on the device, the answers;
+# of a segmenter that gives finished masks the answers alone.
+Watch = Callable[["Batch | None", "Prediction | None", Sequence[Answer]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class EvalRequest:
 
     data:         folder or URI of prepared shards.
     splits:       their names, in the order of the report.
-    model:        checkpoint folder; None for the bundled model.
+    model:        checkpoint folder, or a name that `zero_shot` knows; None for the bundled model.
     batch_images: images per forward pass, each with all its expressions.
     limit:        images per split, from its beginning; 0 for all.
     workers:      processes that decode images; None for as many as the recipe has.
@@ -147,11 +148,17 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     """
     from refseg_cli import checkpoint
     from refseg_cli.segmenters.inference import pick_device
+    from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
     if request.batch_images < 1:
         raise RefsegError(f"cannot evaluate {request.batch_images} images at a time", hint="at least 1")
     if not request.splits:
         raise RefsegError("no split to evaluate", hint="name at least one, for example val")
+    if request.model is not None and is_zero_shot(request.model):
+        from refseg_cli.evaluation.asked import evaluate_segmenter
+
+        segmenter = open_zero_shot(request.model, device=request.device)
+        return evaluate_segmenter(request, segmenter, watch=watch, progress=progress)
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     device = pick_device(request.device)
     loaded = checkpoint.load(request.model, device, overrides=request.overrides)

@@ -238,7 +238,7 @@ def _score_split(
     progress: Progress,
 ) -> list[Answer]:
     """answered: the entries of each expression, by its place in the split."""
-    apart = _apart(request)[1]
+    apart = counted_apart(request.protocols)[1]
     rows: list[Answer] = []
     n = 0
     for done, record in enumerate(split.annotations(), start=1):
@@ -247,7 +247,7 @@ def _score_split(
             n += 1
             photo = partial(_photo, split, done - 1)
             if entries and (mask := _read_mask(entries, record, photo, request, problems)):
-                rows.append(_answer(record, expression, _says_target(entries), mask, split.split, apart))
+                rows.append(answer_with_mask(record, expression, _says_target(entries), mask, split.split, apart))
         progress(f"score {split.split}", done, len(split))
     return rows
 
@@ -292,13 +292,13 @@ def _says_target(entries: Sequence[Given]) -> bool | None:
     return None if said.count(None) == len(said) else said.count(False) < len(said)
 
 
-def _apart(request: OutsideRequest) -> tuple[dict[str, int], list[Protocol]]:
+def counted_apart(protocols: Sequence[str]) -> tuple[dict[str, int], list[Protocol]]:
     """The protocols that do not compare all pixels at the picture's own size: name -> place, and one protocol for each
     place, whose counts are those of all that stand there.
     """
     first: dict[Any, Protocol] = {}
     keys = {}
-    for protocol in (PROTOCOLS[name] for name in request.protocols):
+    for protocol in (PROTOCOLS[name] for name in protocols):
         if protocol.size is None and not protocol.ignores:
             continue
         key = keys[protocol.name] = (protocol.grid, protocol.no_target, protocol.size, protocol.ignores)
@@ -313,20 +313,19 @@ def _about(request: OutsideRequest, split: Shards) -> About:
         dataset=split.manifest.dataset,
         split_by=split.manifest.split_by,
         model=request.source,
-        views=_apart(request)[0],
+        views=counted_apart(request.protocols)[0],
         finished=True,
     )
 
 
-def _answer(
-    record: Record,
-    expression: Expression,
-    said: bool | None,
-    mask: Rle,
-    split: str,
-    apart: Sequence[Protocol],
+def answer_with_mask(
+    record: Record, expression: Expression, said: bool | None, mask: Rle, split: str, apart: Sequence[Protocol]
 ) -> Answer:
-    """said: whether there is a target, None if the prediction leaves that to its mask."""
+    """The answer that a finished mask is.
+
+    said: whether there is a target, None if the prediction leaves that to its mask.
+    apart: as `counted_apart` has them.
+    """
     truth = masks.decode(masks.targets(record, expression)).astype(bool)
     predicted = masks.decode(mask).astype(bool)
     pixels = count_pixels(predicted, truth)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,12 @@ from refseg_cli.metrics.scores import sample_iou
 from refseg_cli.metrics.slices import find_slices
 from refseg_cli.models import MODELS
 from refseg_cli.progress import Progress, silent
-from refseg_cli.records import Batch, Prediction, Record, Rle
+from refseg_cli.records import Batch, Explanation, Prediction, Record, Rle
 from refseg_cli.report.content import PackedMap, Picture, Report, Sample, Slice, pack
 from refseg_cli.report.failures import Pairs, failure_types, join, pair_up
 from refseg_cli.report.page import render
 from refseg_cli.segmenters.explain import explain, kinds_of
+from refseg_cli.segmenters.zero_shot import is_zero_shot
 
 MAP_CELLS = 28  # longer side of a map on the page; most models have no more, and 10,000 answers have many maps
 MAP_BYTES = 256 << 20  # of maps in memory; beyond it the best answers lose theirs
@@ -43,25 +44,29 @@ class Watch:
     """Keeps what the page shows of each answer and its row in the records does not hold: its mask and its maps.
 
     Args:
-        model: the checkpoint folder that answers; None for the bundled one.
+        model: the checkpoint folder that answers; None for the bundled one. A model that gives finished masks has no
+            maps to keep.
 
     Raises:
         RefsegError: no such model.
     """
 
     def __init__(self, model: str | None) -> None:
-        folder = checkpoint.resolve(model)
-        recipe, _, _ = checkpoint.read_config(folder)
-        self._kinds = kinds_of(MODELS[recipe.arch][1])
-        self._tokenizer = Tokenizer.load(folder)
+        if model is None or not is_zero_shot(model):
+            folder = checkpoint.resolve(model)
+            recipe, _, _ = checkpoint.read_config(folder)
+            self._kinds = kinds_of(MODELS[recipe.arch][1])
+            self._tokenizer = Tokenizer.load(folder)
         self._bytes = 0
         self._ious: list[float] = []
         self.masks: list[Rle] = []
         self.maps: dict[int, tuple[PackedMap, ...]] = {}
 
-    def __call__(self, batch: Batch, prediction: Prediction, answers: Sequence[Answer]) -> None:
+    def __call__(self, batch: Batch | None, prediction: Prediction | None, answers: Sequence[Answer]) -> None:
         """Evaluation calls it after each batch."""
-        shown = explain(prediction, batch, self._kinds, self._tokenizer, longest=MAP_CELLS)
+        shown: Iterable[tuple[Explanation, ...]] = [()] * len(answers)
+        if batch is not None and prediction is not None:
+            shown = explain(prediction, batch, self._kinds, self._tokenizer, longest=MAP_CELLS)
         for answer, explanations in zip(answers, shown, strict=True):
             if explanations:
                 packed = tuple(pack(explanation) for explanation in explanations)

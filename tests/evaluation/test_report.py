@@ -207,7 +207,7 @@ def test_the_best_lose_their_maps_first(untrained: Path, monkeypatch: pytest.Mon
             SimpleNamespace(mask=n, intersection=n, union=10, has_target=True, predicted=5)
             for n in (2 * step, 2 * step + 1)
         ]
-        watch(None, None, answers)  # type: ignore[arg-type]
+        watch(SimpleNamespace(), SimpleNamespace(), answers)  # type: ignore[arg-type]
     assert watch.masks == [6, 7, 2, 3, 8, 9, 0, 1, 4, 5]
     kept = sorted(int(watch.masks[row]) for row in watch.maps)  # type: ignore[call-overload]
     assert kept == [0, 1, 2, 3, 4, 5]

@@ -1,0 +1,122 @@
+"""Evaluation of whatever answers phrases: its finished masks are counted as those of a file are (outside.py).
+
+Our own checkpoints go through evaluate.py instead, which has their logits, and so the protocols' grids to the last bit.
+
+Axes: h w original picture.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import numpy as np
+
+from refseg_cli.config import Published
+from refseg_cli.data import masks, shards
+from refseg_cli.data.pictures import decode_image
+from refseg_cli.data.shards import Shards
+from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.answers import About, Answer, collect, concatenate, writing_records
+from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, Evaluation, Keep, Watch
+from refseg_cli.evaluation.outside import answer_with_mask, counted_apart
+from refseg_cli.metrics.counts import Counts, count_pixels
+from refseg_cli.progress import Progress, silent
+from refseg_cli.records import Expression, Record
+from refseg_cli.segmenters.base import Found, Segmenter
+
+Asked = tuple[Record, list[tuple[Expression, Found]]]
+
+
+def evaluate_segmenter(
+    request: EvalRequest, segmenter: Segmenter, *, watch: Watch | None = None, progress: Progress = silent
+) -> EvalReport:
+    """Score a segmenter on prepared shards; `request.model` and how it was opened are the caller's business.
+
+    watch: sees the answers to each picture, masks included.
+
+    Raises:
+        RefsegError: no such data or split, damaged shards, records that cannot be written there, or a request that
+            only a model with logits or a recipe can fulfil.
+    """
+    if request.overrides or request.disturb:
+        what = "has no recipe to change" if request.overrides else "cannot be asked disturbed questions"
+        raise RefsegError(f"{segmenter.name}: {what}", hint="leave it away, or name a checkpoint of refseg's")
+    splits = {name: shards.open_shards(request.data, name) for name in request.splits}
+    about = _about(request, segmenter)
+    evaluations = {}
+    with writing_records(request.records, about) if request.records else nullcontext() as keep:
+        for split in splits.values():
+            split.verify()
+        for name, split in splits.items():
+            evaluations[name] = _evaluate_split(request, segmenter, split, about, keep, watch, progress)
+    return EvalReport(about, evaluations, Published(), request.records)
+
+
+def counts_of(request: EvalRequest, segmenter: Segmenter, split: Shards, *, progress: Progress = silent) -> Counts:
+    """What is counted of a segmenter's masks, with its probabilities of a target: what a threshold is chosen from."""
+    rows, p_target = [], []
+    for record, answers in _ask(request, segmenter, split, progress):
+        for expression, found in answers:
+            truth = masks.decode(masks.targets(record, expression)).astype(bool)
+            rows.append((*count_pixels(found.mask, truth), bool(expression.targets), found.exists))
+            p_target.append(found.p_target)
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(5)]
+    intersection, predicted, target, has_target, says_target = map(np.array, columns)
+    return Counts(intersection, predicted, target, has_target, says_target, np.array(p_target))
+
+
+def _about(request: EvalRequest, segmenter: Segmenter) -> About:
+    manifest = shards.read_manifest(request.data)
+    return About(
+        data=request.data,
+        dataset=manifest.dataset,
+        split_by=manifest.split_by,
+        model=segmenter.name,
+        thresholds=segmenter.thresholds,
+        views=counted_apart(request.protocols)[0],
+        finished=True,
+    )
+
+
+def _evaluate_split(
+    request: EvalRequest,
+    segmenter: Segmenter,
+    split: Shards,
+    about: About,
+    keep: Keep | None,
+    watch: Watch | None,
+    progress: Progress,
+) -> Evaluation:
+    apart, parts = counted_apart(request.protocols)[1], []
+    start = time.perf_counter()
+    for record, answers in _ask(request, segmenter, split, progress):
+        given: list[Answer] = [
+            answer_with_mask(record, e, found.exists, masks.encode(found.mask), split.split, apart)
+            for e, found in answers
+        ]
+        if keep:
+            keep(given)
+        if watch:
+            watch(None, None, given)
+        parts.append(collect(about, given))
+    return Evaluation(concatenate(about, parts), len(parts), len(parts), time.perf_counter() - start)
+
+
+def _ask(request: EvalRequest, segmenter: Segmenter, split: Shards, progress: Progress) -> Iterator[Asked]:
+    """Each picture that has phrases, with its answers; as many pictures as the request wants."""
+    counts = np.array(split.expression_counts)
+    places = np.flatnonzero(counts)
+    places = places[: request.limit] if request.limit else places
+    total, done, start = int(counts[places].sum()), 0, time.perf_counter()
+    for place in places:
+        record = split[int(place)]
+        size = (record.height, record.width)
+        pixels = decode_image(record.image, record.file_name, orientation=record.orientation, size=size)
+        # A segmenter refuses a phrase without a word, which data may have; nothing is what answers to it.
+        found = segmenter.predict(pixels, [e.text for e in record.expressions if e.text.strip()])
+        nothing = Found("", np.zeros(size, dtype=bool), False, 0.0, 0)
+        yield record, [(e, next(found) if e.text.strip() else nothing) for e in record.expressions]
+        done += len(record.expressions)
+        progress(f"eval {split.split}", done, total, **{"expr/s": done / (time.perf_counter() - start)})
