@@ -92,9 +92,12 @@ def predict(
         raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
     _check(phrases)
     sinks = sinks_for(image, len(phrases), chosen, output)
+    from refseg_cli.segmenters.zero_shot import is_zero_shot
+
+    zero_shot = model is not None and is_zero_shot(model)  # a hub out of reach is said before torch is imported
     name, pixels = _read(image, max_pixels)
 
-    segmenter = _open(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
+    segmenter = _open(model, zero_shot, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
     answers = _ask(segmenter, name, pixels, phrases, explain=chosen == "explain")
     if chosen in LINES:
         exists = _write_lines(sinks[0], answers, chosen, segmenter, name)
@@ -148,11 +151,13 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _open(model: str | None, *, device: str, threshold: float | None, no_target_threshold: float | None) -> Segmenter:
+def _open(
+    model: str | None, zero_shot: bool, *, device: str, threshold: float | None, no_target_threshold: float | None
+) -> Segmenter:
     """Whatever answers by that name."""
-    from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
+    if model is not None and zero_shot:
+        from refseg_cli.segmenters.zero_shot import open_zero_shot
 
-    if model is not None and is_zero_shot(model):
         return open_zero_shot(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
     from refseg_cli.segmenters.trained import Predictor
 
