@@ -11,7 +11,8 @@ import numpy as np
 from refseg_cli.commands._tables import Table
 from refseg_cli.metrics.curves import digits
 from refseg_cli.metrics.intervals import FEWEST
-from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
+from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.rules import Protocol
 
 if TYPE_CHECKING:
     from refseg_cli.evaluation.analysis import Analysis

@@ -18,7 +18,8 @@ from refseg_cli.metrics.curves import (
     reliability,
 )
 from refseg_cli.metrics.intervals import Difference, Estimate, differences, estimates
-from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG, Protocol
+from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG
+from refseg_cli.metrics.rules import Protocol
 from refseg_cli.metrics.scores import Ratios, ratios
 from refseg_cli.metrics.slices import find_slices
 from refseg_cli.metrics.swaps import SWAPS

@@ -19,7 +19,8 @@ from refseg_cli.data import tables
 from refseg_cli.errors import RefsegError
 from refseg_cli.files import parse_json
 from refseg_cli.metrics.counts import Counts
-from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS, Protocol, View
+from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS
+from refseg_cli.metrics.rules import Protocol, View
 from refseg_cli.records import Rle, Thresholds
 
 RECORDS_FORMAT = "refseg.records/1"  # columns may be added within /1, never renamed or given another meaning

@@ -27,7 +27,8 @@ from refseg_cli.evaluation.answers import (
 )
 from refseg_cli.metrics.counts import Counts, count_pixels
 from refseg_cli.metrics.curves import MASK_THRESHOLDS
-from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS, View
+from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS
+from refseg_cli.metrics.rules import View
 from refseg_cli.metrics.scores import Scores, scores
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Sample

@@ -36,7 +36,8 @@ from refseg_cli.evaluation.matching import Wanted, match
 from refseg_cli.evaluation.predictions import Given, Problems, from_records, read_predictions
 from refseg_cli.files import refuse_input
 from refseg_cli.metrics.counts import Pixels, count_pixels
-from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
+from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.rules import Protocol
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Expression, Record, Rle
 

@@ -1,5 +1,6 @@
 """How answers are scored. Count first, divide last: masks become integer counts, and every ratio is formed once, here.
 
+    rules.py       what a protocol is: grids, thresholds, rules for "no target", figures
     protocols.py   what each published evaluator does, as declared records (imports nothing: `--help` reads it)
     counts.py      pixels of predicted and true masks, as columns of expressions
     scores.py      the one scorer: counts and a protocol in, metrics out

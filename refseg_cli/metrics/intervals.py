@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refseg_cli.metrics.pictures import PictureSums, number_pictures, sum_by_picture
-from refseg_cli.metrics.protocols import Metric
+from refseg_cli.metrics.rules import Metric
 from refseg_cli.metrics.scores import Ratios
 from refseg_cli.metrics.swaps import SWAPS, p_values
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from refseg_cli.metrics.counts import Counts
 from refseg_cli.metrics.exact import grid_bits, on_grid
-from refseg_cli.metrics.protocols import REFSEG, Absence, Metric, Protocol
+from refseg_cli.metrics.protocols import REFSEG
+from refseg_cli.metrics.rules import Absence, Metric, Protocol
 
 
 class Outcome(NamedTuple):

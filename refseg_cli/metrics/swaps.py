@@ -21,7 +21,7 @@ import numpy as np
 
 from refseg_cli.metrics.exact import EXACT_BITS
 from refseg_cli.metrics.pictures import PictureSums
-from refseg_cli.metrics.protocols import Metric
+from refseg_cli.metrics.rules import Metric
 
 SWAPS = 10_000
 BLOCK = 4_000_000  # signs held at a time: 32 MB
