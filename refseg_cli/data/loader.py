@@ -236,6 +236,7 @@ def _sample(record: Record, expression: Expression, field: PhraseField) -> Sampl
         instance_count=len(objects),
         categories=tuple(sorted({instance.category for instance in objects})),
         without_crowds=masks.targets_without_crowds(record, expression) if crowds else None,
+        boxes=tuple(instance.box for instance in objects),
     )
 
 

@@ -80,6 +80,14 @@ def shared_pixels(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:
     return np.rint(shares * coco.area(rows).astype(np.float64)[:, None]).astype(np.int64)
 
 
+def overlaps(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:
+    """(len(first), len(second)) float64: the IoU of each two masks, all of one size; 0 of two empty ones."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    found = coco.iou([_plain(rle) for rle in first], [_plain(rle) for rle in second], [0] * len(second))
+    return np.nan_to_num(found)
+
+
 def box(rle: Rle) -> tuple[float, float, float, float]:
     """(x, y, width, height) in pixels of the tightest box around the mask; zeros for an empty mask."""
     x, y, w, h = (float(value) for value in coco.toBbox(_plain(rle)))

@@ -14,22 +14,27 @@ from pyarrow import parquet as pq
 
 from refseg_cli.data import storage
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Rle
+from refseg_cli.records import Detection, Rle
 
 Row = TypeVar("Row")
 
 ROW_GROUP = 4096  # rows held in memory before they are written
 ROWS_AT_A_TIME = 64  # of a table of others, where a row may hold a photo
 
+# COCO's compressed RLE, as pycocotools and others read it
+MASK = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 TYPES = {
     bool: pa.bool_(),
     int: pa.int64(),
     float: pa.float64(),
     str: pa.string(),
-    # COCO's compressed RLE, as pycocotools and others read it
-    Rle: pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())]),
+    Rle: MASK,
     tuple[int, ...]: pa.list_(pa.int32()),
     tuple[str, ...]: pa.list_(pa.string()),
+    # x, y, width, height in pixels
+    tuple[Detection, ...] | None: pa.list_(
+        pa.struct([("box", pa.list_(pa.float64())), ("score", pa.float64()), ("mask", MASK)])
+    ),
 }
 
 
@@ -139,4 +144,10 @@ def read_rows(uri: str) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return {"size": value.size, "counts": value.counts.decode("ascii")} if isinstance(value, Rle) else value
+    if isinstance(value, Rle):
+        return {"size": value.size, "counts": value.counts.decode("ascii")}
+    if isinstance(value, Detection):
+        return {"box": value.box, "score": value.score, "mask": _plain(value.rle)}
+    if isinstance(value, tuple) and value and isinstance(value[0], Detection):
+        return [_plain(one) for one in value]
+    return value

@@ -5,12 +5,14 @@ Axes: h w of the picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from refseg_cli.data import mask_values, masks
 from refseg_cli.data.orientation import turned, turned_size
+from refseg_cli.evaluation.outlines import Outline
 from refseg_cli.evaluation.predictions import Given
-from refseg_cli.records import Rle
+from refseg_cli.records import Detection, Rle
 
 
 def as_rle(entry: Given, size: tuple[int, int], orientation: int, *, source: str) -> Rle:
@@ -26,6 +28,28 @@ def as_rle(entry: Given, size: tuple[int, int], orientation: int, *, source: str
         ValueError: it is no mask.
     """
     return masks.union([_mask(value, size, orientation, source) for value in entry.masks], size)
+
+
+def detections(
+    found: Sequence[Outline], size: tuple[int, int], orientation: int, *, source: str
+) -> tuple[Detection, ...]:
+    """Instances on the upright picture, boxes in its pixels; a mask without a box has its tightest one.
+
+    Args and Raises: as `as_rle`.
+    """
+    made = []
+    for one in found:
+        rle = None if one.mask is None else _mask(one.mask, size, orientation, source)
+        if one.box is None:
+            assert rle is not None
+            box = masks.box(rle)
+        elif one.scale is None:
+            box = one.box
+        else:
+            across, down = size[1] / one.scale, size[0] / one.scale
+            box = (one.box[0] * across, one.box[1] * down, one.box[2] * across, one.box[3] * down)
+        made.append(Detection(box, one.score, rle))
+    return tuple(made)
 
 
 def _mask(value: Any, size: tuple[int, int], orientation: int, source: str) -> Rle:

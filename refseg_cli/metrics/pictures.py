@@ -24,11 +24,13 @@ class PictureSums:
 
     Those of a metric of kind `sum` are what its terms add to the numerator over their common denominator, and how many
     expressions they are formed over: two sets of answers to the same expressions differ in the former alone.
+    concepts: (c, k), likewise of `Ratios.concepts`.
     """
 
     parts: np.ndarray
     wholes: np.ndarray
     bits: int
+    concepts: np.ndarray
 
 
 def number_pictures(images: np.ndarray) -> tuple[np.ndarray, int]:
@@ -62,4 +64,6 @@ def sum_by_picture(table: Ratios, pictures: np.ndarray, count: int, rows: np.nda
             first, second = table.terms(j)
             parts[:, j] = parts[:, first] * totals[second] + parts[:, second] * totals[first]
             wholes[:, j] = wholes[:, first] + wholes[:, second]
-    return PictureSums(parts, wholes, bits)
+    k = table.concepts.shape[1]
+    concepts = np.array([summed(column) for column in table.concepts.T]).reshape(k, count).T
+    return PictureSums(parts, wholes, bits, concepts)

@@ -22,7 +22,8 @@ import struct
 from dataclasses import replace
 from typing import Literal
 
-from refseg_cli.metrics.rules import Absence, Grid, Metric, Protocol
+from refseg_cli.metrics.instance_protocols import BOXES_AND_INSTANCES
+from refseg_cli.metrics.rules import ORIGINAL, Absence, Grid, Metric, Protocol
 
 
 def _precision(*thresholds: float, of: Literal["all", "targets"] = "all") -> tuple[Metric, ...]:
@@ -45,7 +46,6 @@ TARGETS_IOU = Metric("mIoU", "mean", "targets")
 ALL_IOU = Metric("gIoU", "mean", "all")
 ACCURACIES = (Metric("N-acc", "no-target"), Metric("T-acc", "target"))
 
-ORIGINAL = Grid("original", enlarge=None, sigmoid="never", restore="bilinear")
 SQUASHED = Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None, nearest="pillow")
 SAM = Grid("original", enlarge="bilinear", sigmoid="never", restore="bilinear")  # Segment Anything's postprocess_masks
 
@@ -227,5 +227,6 @@ GROUPS: dict[str, tuple[Protocol, ...]] = {
         REF_ZOM,
         R_REFCOCO,
     ),
+    "Boxes and instances": BOXES_AND_INSTANCES,
 }
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for group in GROUPS.values() for protocol in group}

@@ -7,8 +7,14 @@ instances against true ones and count these (`Matching`). What is made of the co
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from refseg_cli.metrics.concepts import Kind
 
 # How pixels are interpolated. `corners` aligns the corner pixels' centres (torch's align_corners=True); `warp` also
 # reads pixels beside the picture's content from the padding, and zeros outside (cv2.warpAffine).
@@ -54,6 +60,46 @@ class View:
         return self.grid if has_target or self.no_target is None else self.no_target
 
 
+ORIGINAL = Grid("original", enlarge=None, sigmoid="never", restore="bilinear")
+
+
+# How far two instances overlap, see `instances.box_overlaps`.
+Overlap = Literal["iou", "generalised", "inclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """How predicted instances are set against the true ones.
+
+    of:         what of them is compared.
+    overlap:    of two masks always their IoU.
+    pairing:    `first`: the instance with the highest score is the answer, and may be the box of a mask;
+                `greedy`: the two that overlap most are a pair, then the two that do of those left;
+                `optimal`: the pairs whose overlaps have the largest sum.
+    thresholds: the least overlaps of a pair that counts; each has counts of its own.
+    strict:     whether it must be more than that.
+    score:      instances below are left out.
+    crowds:     whether crowd annotations are true instances.
+    """
+
+    of: Literal["boxes", "masks"]
+    overlap: Overlap
+    pairing: Literal["first", "greedy", "optimal"]
+    thresholds: tuple[float, ...]
+    strict: bool = False
+    score: float = -math.inf
+    crowds: bool = True
+
+    @property
+    def needs_instances(self) -> bool:
+        """Whether the answer's mask as a whole says nothing here."""
+        return self.pairing != "first"
+
+    def passes(self, overlaps: np.ndarray, threshold: float) -> np.ndarray:
+        """Which of them (k,) are enough, bool."""
+        return overlaps > threshold if self.strict else overlaps >= threshold
+
+
 @dataclass(frozen=True, slots=True)
 class Absence:
     """How a protocol knows "no target", and what it does then.
@@ -82,16 +128,18 @@ class Metric:
 
     kind: `overall` sum of intersections over sum of unions; `mean` of the expressions' IoU; `precision` the share whose
           IoU passes `threshold`; `no-target`, `target` the share of expressions without, with a target that are
-          answered so; `F2` of answers of "no target": recall weighs twice as much as precision; `sum` of `terms`.
-    of:   whether no-target expressions take part in `overall`, `mean` and `precision`.
+          answered so; `F2` of answers of "no target": recall weighs twice as much as precision; `sum` of `terms`;
+          `pmF1`, `IL_MCC`, `cgF1`: no ratios, see `concepts.figure`.
+    of:   whether no-target expressions take part in `overall`, `mean` and `precision`; `single`: only expressions that
+          have exactly one true instance do.
     by:    what the figure is formed over: all expressions at once, or each reference's, and then the mean of those
            references that define it.
     terms: names of `no-target` and `target` metrics of the same protocol. What these divide by is the truth's alone.
     """
 
     name: str
-    kind: Literal["overall", "mean", "precision", "no-target", "target", "F2", "sum"]
-    of: Literal["all", "targets"] = "all"
+    kind: Literal["overall", "mean", "precision", "no-target", "target", "F2", "sum", "pmF1", "IL_MCC", "cgF1"]
+    of: Literal["all", "targets", "single"] = "all"
     threshold: float = 0.0
     by: Literal["expression", "reference"] = "expression"
     terms: tuple[str, ...] = ()
@@ -100,6 +148,11 @@ class Metric:
     def counts_expressions(self) -> bool:
         """Whether it is the share of expressions that pass."""
         return self.kind in ("precision", "no-target", "target") and self.by == "expression"
+
+    @property
+    def concept(self) -> Kind | None:
+        """Its kind, where that is no ratio of sums."""
+        return self.kind if self.kind in ("pmF1", "IL_MCC", "cgF1") else None
 
     @property
     def adds_fractions(self) -> bool:
@@ -121,6 +174,8 @@ class Protocol:
     strict:    Pr@X asks for more than X; otherwise for X or more.
     headline:  the metrics that its papers print.
     size:      (height, width) of the official network input, for masks that come without a network.
+    matching:  what is counted in place of pixels, which makes `grid` and `threshold` those of the mask that an answer's
+               box is of.
     """
 
     name: str
@@ -136,14 +191,17 @@ class Protocol:
     size: tuple[int, int] | None = None
     ties: bool = False
     no_target: Grid | None = None
+    matching: Matching | None = None
 
     @property
     def by_reference(self) -> bool:
         """Whether it sets the phrases of a reference that have a target against those that have none."""
         return any(metric.by == "reference" for metric in self.metrics)
 
-    def view(self, threshold: float) -> View:
-        """What its pixels are counted on. threshold: the checkpoint's, used where the protocol has none."""
+    def view(self, threshold: float) -> View | Matching:
+        """What is counted. threshold: the checkpoint's, used where the protocol has none."""
+        if self.matching:
+            return self.matching
         used = threshold if self.threshold is None else self.threshold
         return View(self.grid, used, self.ties, self.no_target)
 
