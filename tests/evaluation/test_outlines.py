@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from pictures import records
+from pictures import records, write_split
 
+from refseg_cli.app import main
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.analysis import analyse, unfit
+from refseg_cli.evaluation.analysis import analyse, table_of, unfit
 from refseg_cli.evaluation.answers import read_answers, read_instances
+from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
 from refseg_cli.evaluation.outlines import Outline, outlines
 from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
 from refseg_cli.evaluation.predictions import Problems, read_predictions
 from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.scores import scores
 from refseg_cli.records import Detection
 from refseg_cli.segmenters import base
 
@@ -189,10 +194,6 @@ def test_boxes_are_nothing_to_protocols_of_pixels(data, tmp_path):
 
 
 def test_records_from_before_instances_have_none(data, saved, tmp_path):
-    import pyarrow.parquet as pq
-
-    from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
-
     path = tmp_path / "r.parquet"
     evaluate(EvalRequest(str(data), ("val",), str(saved), "cpu", records=str(path)))
     assert read_instances(str(path)) == [None] * len(PAIRS)
@@ -216,3 +217,110 @@ def test_predict_writes_the_instances_that_a_segmenter_tells_apart():
         Outline((0, 0, 2, 2), 0.75, rle(mask)),
         Outline((0, 0, 1, 1), 0.5),
     )
+
+
+# Through protocols
+
+
+def entry_of(expression, **said) -> dict:
+    return {"sent_id": expression.sent_id, **said}
+
+
+def perfect_boxes(record, expression) -> list:
+    return [list(record.instances[t].box) for t in expression.targets]
+
+
+def table(outside: Outside, name: str) -> dict:
+    return scores(outside.answers["val"].counts(PROTOCOLS[name]), PROTOCOLS[name]).table()
+
+
+def test_perfect_boxes_are_right_and_one_too_many_is_not(data, tmp_path):
+    entries = [entry_of(e, boxes=perfect_boxes(r, e)) for r, e in PAIRS]
+    found = score(data, lines(tmp_path / "p.jsonl", entries), "grec", "rec")
+    assert table(found, "grec") == {"F1": 100, "N-acc": 100, "T-acc": 100}
+    entries[2]["boxes"].append([0, 0, 1, 1])  # of "both"
+    entries[3] = entry_of(PAIRS[3][1], boxes=[[0, 0, 1, 1]], scores=[0.7])  # of "neither"
+    entries[5] = entry_of(PAIRS[5][1], boxes=[[0, 0, 1, 1]], scores=[0.69])  # of "nothing here"
+    found = score(data, lines(tmp_path / "p.jsonl", entries), "grec", "rec")
+    assert table(found, "grec") == {"F1": pytest.approx(100 * 4 / 6), "N-acc": 50, "T-acc": 100}
+    assert table(found, "rec") == {"Acc@0.5": 100}  # of the three phrases with one target
+
+
+def test_the_box_of_a_mask_is_read_where_none_is_given_and_a_denied_one_not(data, tmp_path):
+    entries = [entry_of(e, mask=drawn(r, r.instances[e.targets[0]].box) if e.targets else None) for r, e in PAIRS]
+    source = lines(tmp_path / "p.jsonl", entries)
+    assert table(score(data, source, "rec"), "rec") == {"Acc@0.5": 100}
+    entries[0]["no_target"] = True
+    found = score(data, lines(tmp_path / "p.jsonl", entries), "rec", "grec", "sa-co")
+    assert table(found, "rec") == {"Acc@0.5": pytest.approx(200 / 3)}
+    said = "it needs a {} and a score of each instance, which these answers do not give"
+    for name, what in (("grec", "box"), ("sa-co", "mask")):
+        assert unfit(found.answers["val"], PROTOCOLS[name]) == said.format(what)
+        with pytest.raises(RefsegError, match="do not give"):
+            table_of(found.answers["val"], PROTOCOLS[name])
+
+
+def test_boxes_that_are_given_go_before_the_masks(data, tmp_path):
+    """A mask of the whole picture beside the right box."""
+    entries = [
+        entry_of(e, mask=drawn(r, (0, 0, r.width, r.height)), bbox=(perfect_boxes(r, e) or [[0, 0, 1, 1]])[0])
+        for r, e in PAIRS
+    ]
+    assert table(score(data, lines(tmp_path / "p.jsonl", entries), "rec"), "rec") == {"Acc@0.5": 100}
+
+
+def test_an_own_model_is_scored_by_the_boxes_of_its_masks(data, saved, tmp_path):
+    """And so are its records, to the last count."""
+    path = tmp_path / "r.parquet"
+    names = ("rec", "rec-inclusive", "rec-giou")
+    asked = EvalRequest(str(data), ("val",), str(saved), "cpu", records=str(path), protocols=names)
+    ours = evaluate(asked).evaluations["val"].answers
+    found = score(data, path, *names, "lavt").answers["val"]
+    assert found.about.finished
+    for name in names:
+        counts, other = ours.counts(PROTOCOLS[name]), found.counts(PROTOCOLS[name])
+        assert counts.target.tolist() == [1, 1, 2, 0, 1, 0]
+        assert counts.predicted.tolist() == other.predicted.tolist()
+        assert counts.intersection.tolist() == other.intersection.tolist()
+
+
+def test_concepts_take_masks_of_half_the_score_and_leave_crowds_out(tmp_path):
+    one, *others = records("val")
+    small, large = one.instances
+    write_split(tmp_path, "val", [replace(one, instances=(replace(small, iscrowd=True), large)), *others])
+    entries = []
+    for record, expression in PAIRS:
+        boxes = perfect_boxes(record, expression)
+        told = [{"mask": drawn(record, box), "score": 0.5} for box in boxes]
+        entries.append(entry_of(expression, instances=[*told, {"mask": drawn(record, (0, 0, 2, 2)), "score": 0.49}]))
+    counts = score(tmp_path, lines(tmp_path / "p.jsonl", entries), "sa-co").answers["val"].counts(PROTOCOLS["sa-co"])
+    assert counts.target.tolist() == [0, 1, 1, 0, 1, 0]
+    assert counts.predicted.tolist() == [1, 1, 2, 0, 1, 0]
+    assert counts.further.tolist() == [[0] * 9, [1] * 9, [1] * 9, [0] * 9, [1] * 9, [0] * 9]
+
+
+def test_records_keep_the_counts_of_instances(data, tmp_path):
+    entries = [entry_of(e, **as_instances(r, perfect_boxes(r, e))) for r, e in PAIRS]
+    source, path = lines(tmp_path / "p.jsonl", entries), tmp_path / "r.parquet"
+    first = score(data, source, "rela", "sa-co", "grec", "lavt", records=str(path))
+    again = score(data, path, "sa-co", "grec", "rela")
+    known = read_answers(str(path))
+    for name in ("sa-co", "grec", "rela"):
+        assert table(first, name) == table(again, name)
+        expected = scores(known.counts(PROTOCOLS[name]), PROTOCOLS[name]).table()
+        assert table(again, name) == expected
+
+
+def test_all_protocols_say_why_they_have_no_figure(data, tmp_path, capsys):
+    source = lines(tmp_path / "p.jsonl", [entry_of(e, boxes=perfect_boxes(r, e)) for r, e in PAIRS])
+    assert main(["eval", "--data", str(data), "--from", str(source), "--protocol", "all", "--resamples", "0"]) == 0
+    streams = capsys.readouterr()
+    rows = {line.split()[0]: line for line in streams.out.splitlines()[2:]}
+    assert list(rows) == ["rec", "rec-inclusive", "rec-giou", "grec", "grec-iou"]
+    assert "100.00 F1" in rows["grec"]
+    assert rows["grec"].endswith("boxes of score ≥ 0.7, generalised IoU ≥ 0.5")
+    assert "lisa: these predictions are boxes, without masks" in streams.err
+    assert "sa-co: it needs a mask" in streams.err
+    assert "have no target, scored as any other" not in streams.err
+    assert main(["eval", "--data", str(data), "--from", str(source)]) == 2
+    assert "boxes, without masks" in capsys.readouterr().err
