@@ -7,6 +7,7 @@
     scores.py      the one scorer: counts and a protocol in, metrics out
     instances.py   how boxes overlap, and which instances belong together
     concepts.py    figures that are no ratios of sums: cgF1 and its parts
+    video.py       J and F, of the masks of a video
     exact.py       fractions whose sums do not depend on order or processor
     pictures.py    exact sums over each picture's phrases, which the next two rest on
     intervals.py   how far a metric, or a difference, can be believed, from how much pictures differ
