@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from refseg_cli.data.orientation import AS_STORED, Frame, turned, turned_size
+from refseg_cli.metrics.counts import Pixels
 from refseg_cli.records import Expression, Record, Rle
 
 # Annotators overshoot the border by a little, and pycocotools clips it; a polygon that goes further out than this many
@@ -68,6 +69,14 @@ def area(rle: Rle) -> int:
 def intersection(first: Rle, second: Rle) -> Rle:
     """The pixels that are in both masks, of one size."""
     return _rle(coco.merge([_plain(first), _plain(second)], intersect=True))
+
+
+def count(predicted: Rle, target: Rle) -> Pixels:
+    """The pixels of two masks of one size, counted in their runs: nothing is decoded."""
+    both = [_plain(predicted), _plain(target)]
+    p, g = (int(pixels) for pixels in coco.area(both))
+    shared = int(coco.area(coco.merge(both, intersect=True))) if p and g else 0
+    return Pixels(intersection=shared, predicted=p, target=g)
 
 
 def shared_pixels(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:

@@ -57,12 +57,11 @@ def answer(
     counted: Sequence[Counted],
 ) -> Answer:
     """said: whether there is a target, None if the prediction leaves that to its mask."""
-    truth = masks.decode(masks.targets(record, expression)).astype(bool)
-    predicted = masks.decode(read.mask).astype(bool)
-    pixels = count_pixels(predicted, truth)
+    pixels = masks.count(read.mask, masks.targets(record, expression))
     says = True if said is None else said
     kept = pixels if says else Pixels(0, 0, pixels.target)
     views: list[int] = []
+    predicted: np.ndarray | None = None
     for one in counted:
         if isinstance(one, Matching):
             told = read.instances
@@ -71,6 +70,7 @@ def answer(
         elif expression.targets and one.no_target:
             views += pixels
         else:
+            predicted = masks.decode(read.mask).astype(bool) if predicted is None else predicted
             views += _count_at_input(predicted, record, expression, one)
     return Answer(
         image_id=record.image_id,
