@@ -93,7 +93,45 @@ def read_columns(
                 raise RefsegError(f"{uri}: no column {name!r}", hint=f"it has {', '.join(parquet.schema_arrow.names)}")
         found = [*names, *(name for name in optional if name in parquet.schema_arrow.names)]
         table = parquet.read(columns=found)
-        return {name: table[name].to_numpy() for name in found}, metadata
+        return {name: _column(table[name]) for name in found}, metadata
+
+
+def _column(column: pa.ChunkedArray) -> np.ndarray:
+    """(rows,), of lists (rows, k) where they are whole numbers and equally many.
+
+    Strings that are equal are one object, and so are equal lists of one string.
+    """
+    kind = column.type
+    if pa.types.is_list(kind) and not column.null_count:
+        whole = column.combine_chunks()
+        lengths, values = whole.value_lengths().to_numpy(zero_copy_only=False), whole.flatten()
+        if pa.types.is_integer(kind.value_type) and not values.null_count:
+            if len(lengths) and (lengths == lengths[0]).all():
+                return values.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
+        elif pa.types.is_string(kind.value_type):
+            return _string_lists(values, lengths)
+    if pa.types.is_string(kind) and not column.null_count:
+        return _strings(column.combine_chunks())
+    return column.to_numpy()
+
+
+def _strings(values: pa.StringArray) -> np.ndarray:
+    encoded = values.dictionary_encode()
+    return encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy()]
+
+
+def _string_lists(values: pa.StringArray, lengths: np.ndarray) -> np.ndarray:
+    """(rows,) of tuples."""
+    strings = _strings(values)
+    single = {string: (string,) for string in set(strings.tolist())}
+    ends = np.cumsum(lengths)
+    found = np.empty(len(lengths), dtype=object)
+    found[:] = [()]
+    for row in np.flatnonzero(lengths > 1).tolist():
+        found[row] = tuple(strings[ends[row] - lengths[row] : ends[row]])
+    for row, string in zip(np.flatnonzero(lengths == 1).tolist(), strings[(ends - 1)[lengths == 1]], strict=True):
+        found[row] = single[string]
+    return found
 
 
 def column_names(uri: str) -> tuple[str, ...]:

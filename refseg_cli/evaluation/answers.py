@@ -361,4 +361,6 @@ def _whole(column: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
 def _stacked(rows: Sequence[Any] | np.ndarray | None, n: int, count: int, each: int) -> np.ndarray:
     if rows is None or not count or not n:
         return np.zeros((n, count, each), dtype=np.int64)
+    if isinstance(rows, np.ndarray) and rows.ndim == 2:
+        return rows.astype(np.int64).reshape(n, count, each)
     return np.array([np.asarray(row) for row in rows], dtype=np.int64).reshape(n, count, each)

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +34,7 @@ from refseg_cli.evaluation.answers import (
     writing_records,
 )
 from refseg_cli.evaluation.finished import Counted, Read, answer, plan
-from refseg_cli.evaluation.mask_forms import as_rle, detections
+from refseg_cli.evaluation.mask_forms import Ready, as_rle, detections, read_together
 from refseg_cli.evaluation.matching import Wanted, match
 from refseg_cli.evaluation.predictions import Given, Problems, from_records, read_predictions
 from refseg_cli.files import refuse_input
@@ -40,6 +42,7 @@ from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Detection, Record, Rle
 
+RECORDS_AT_A_TIME = 128  # whose masks are looked through together
 NAMED = 5  # problems that a message spells out
 Merge = Literal["union"]
 
@@ -170,7 +173,7 @@ def _told(answered: Mapping[int, Sequence[Given]]) -> frozenset[str]:
 
 
 def _wanted(split: Shards) -> Iterator[Wanted]:
-    for record in split.annotations():
+    for record in split.phrases():
         for e in record.expressions:
             names = (split.split, record.image_id, record.file_name, e.ref_id, e.sent_id, (e.text, e.raw))
             yield Wanted(*names, targets=e.targets)
@@ -255,20 +258,33 @@ def _score_split(
 ) -> list[Answer]:
     """answered: the entries of each expression, by its place in the split.  counted: see `finished.plan`."""
     rows: list[Answer] = []
-    n = 0
-    for done, record in enumerate(split.annotations(), start=1):
-        for expression in record.expressions:
-            entries = answered.get(n, ())
-            n += 1
-            photo = partial(_photo, split, done - 1)
-            if entries and (found := _read(entries, record, photo, request, problems)):
+    n = done = 0
+    records = split.annotations()
+    while part := list(islice(records, RECORDS_AT_A_TIME)):
+        asked = [(record, expression) for record in part for expression in record.expressions]
+        given = [answered.get(n + place, ()) for place in range(len(asked))]
+        ready = read_together(
+            (entry, (record.height, record.width))
+            for (record, _), entries in zip(asked, given, strict=True)
+            if record.orientation == AS_STORED
+            for entry in entries
+        )
+        photos = {id(record): partial(_photo, split, done + place) for place, record in enumerate(part)}
+        for (record, expression), entries in zip(asked, given, strict=True):
+            if entries and (found := _read(entries, record, photos[id(record)], request, problems, ready)):
                 rows.append(answer(record, expression, _says_target(entries), found, split.split, counted))
+        n, done = n + len(asked), done + len(part)
         progress(f"score {split.split}", done, len(split))
     return rows
 
 
 def _read(
-    entries: Sequence[Given], record: Record, photo: Callable[[], bytes], request: OutsideRequest, problems: Problems
+    entries: Sequence[Given],
+    record: Record,
+    photo: Callable[[], bytes],
+    request: OutsideRequest,
+    problems: Problems,
+    ready: Ready = MappingProxyType({}),
 ) -> Read | None:
     """None, with a problem added, where one of the masks is none.
 
@@ -279,8 +295,8 @@ def _read(
     told: list[Detection] = []
     for entry in entries:
         try:
-            found.append(as_rle(entry, size, record.orientation, source=request.source))
-            told += detections(entry.instances or (), size, record.orientation, source=request.source)
+            found.append(as_rle(entry, size, record.orientation, ready, source=request.source))
+            told += detections(entry.instances or (), size, record.orientation, ready, source=request.source)
         except masks.MaskTooLarge as error:
             problems.add("wrong size", entry.where, f"{error}, {_described(record, photo)}")
             return None

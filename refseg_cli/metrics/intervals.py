@@ -111,6 +111,8 @@ def estimates(
     results = []
     for table, rows in parts:
         sums = sum_by_picture(table, pictures, count, rows)
+        if rows is not None:
+            sums = sums.of(np.unique(pictures[rows]))
         which = slice(None) if rows is None else rows
         found = {}
         for j, (metric, value) in enumerate(zip(table.metrics, table.values(which), strict=True)):

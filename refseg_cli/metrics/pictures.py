@@ -32,6 +32,10 @@ class PictureSums:
     bits: int
     concepts: np.ndarray
 
+    def of(self, pictures: np.ndarray) -> PictureSums:
+        """Those of some pictures, by their numbers."""
+        return PictureSums(self.parts[pictures], self.wholes[pictures], self.bits, self.concepts[pictures])
+
 
 def number_pictures(images: np.ndarray) -> tuple[np.ndarray, int]:
     """0 .. c-1 in place of any numbers of pictures (n,), and c."""
