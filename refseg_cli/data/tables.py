@@ -122,15 +122,18 @@ def _strings(values: pa.StringArray) -> np.ndarray:
 
 def _string_lists(values: pa.StringArray, lengths: np.ndarray) -> np.ndarray:
     """(rows,) of tuples."""
-    strings = _strings(values)
-    single = {string: (string,) for string in set(strings.tolist())}
-    ends = np.cumsum(lengths)
-    found = np.empty(len(lengths), dtype=object)
-    found[:] = [()]
+    encoded = values.dictionary_encode()
+    strings, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    known = np.empty(len(strings) + 1, dtype=object)  # a tuple of each string, and the empty one
+    for place, string in enumerate(strings):
+        known[place] = (string,)
+    known[-1] = ()
+    ends, one = np.cumsum(lengths), lengths == 1
+    which = np.full(len(lengths), len(strings))
+    which[one] = codes[ends[one] - 1]
+    found = known[which]
     for row in np.flatnonzero(lengths > 1).tolist():
-        found[row] = tuple(strings[ends[row] - lengths[row] : ends[row]])
-    for row, string in zip(np.flatnonzero(lengths == 1).tolist(), strings[(ends - 1)[lengths == 1]], strict=True):
-        found[row] = single[string]
+        found[row] = tuple(strings[code] for code in codes[ends[row] - lengths[row] : ends[row]].tolist())
     return found
 
 

@@ -18,6 +18,7 @@ from refseg_cli.metrics.curves import (
     reliability,
 )
 from refseg_cli.metrics.intervals import Difference, Estimate, differences, estimates
+from refseg_cli.metrics.pictures import number_pictures
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG
 from refseg_cli.metrics.rules import Matching, Protocol
 from refseg_cli.metrics.scores import Ratios, ratios
@@ -199,13 +200,14 @@ def _slices(answers: Answers, *, intervals: bool) -> tuple[SliceScores, ...]:
         raise RefsegError(f"{answers.about.model}: {BOXES_ONLY}", hint="slices are of masks: leave --slices away")
     table = _only(ratios(answers.counts(), REFSEG), REFSEG.headline)
     found = find_slices(answers.text, answers.instance_count, answers.target, answers.categories)
+    pictures, _ = number_pictures(answers.image_id)
     scores = estimates([(table, part.rows) for part in found], answers.image_id, intervals=intervals)
     return tuple(
         SliceScores(
             part.group,
             part.name,
             int(np.count_nonzero(part.rows)),
-            len(np.unique(answers.image_id[part.rows])),
+            int(np.count_nonzero(np.bincount(pictures[part.rows], minlength=1))),
             scored,
         )
         for part, scored in zip(found, scores, strict=True)

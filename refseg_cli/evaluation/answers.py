@@ -339,7 +339,7 @@ def _columns(about: About, columns: Mapping[str, Sequence[Any] | np.ndarray]) ->
     return Answers(
         about=about,
         **known,
-        categories=[tuple(names) for names in columns.get("categories", [()] * n)],
+        categories=list(map(tuple, columns.get("categories", [()] * n))),
         p_target=np.asarray(columns["p_target"], dtype=np.float64),
         curve=_stacked(columns.get("curve"), n, len(about.mask_thresholds), 2),
         views=_stacked(columns.get("views"), n, len(set(about.views.values())), 3),

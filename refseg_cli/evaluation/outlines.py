@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 SEVERAL = ("instances", "boxes", "scores")  # keys that tell instances apart
 ONE = ("bbox", "box", "score")  # of an entry that is an instance itself, as a row of COCO results is
+KEYS = frozenset((*SEVERAL, *ONE))
 BOX = ("bbox", "box")
 MASK = ("mask", "segmentation")
 FORMATS = ("xywh", "xyxy")
@@ -35,7 +36,7 @@ def outlines(entry: Mapping[str, Any]) -> tuple[Outline, ...] | None:
     Raises:
         ValueError: boxes that are none, scores that are no numbers, or lists of different lengths.
     """
-    if all(entry.get(key) is None for key in (*SEVERAL, *ONE)):
+    if KEYS.isdisjoint(entry) or all(entry.get(key) is None for key in KEYS):
         return None
     scale, form = _scale(entry.get("box_scale")), entry.get("box_format", "xywh")
     if form not in FORMATS:

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refseg_cli.metrics.concepts import EPSILON, Kind, figure, kinds_of_pictures
+from refseg_cli.metrics.exact import exact_sum
 from refseg_cli.metrics.pictures import PictureSums, number_pictures, sum_by_picture
 from refseg_cli.metrics.rules import Metric
 from refseg_cli.metrics.scores import Ratios
@@ -88,13 +89,13 @@ class Influence(NamedTuple):
     @property
     def variance(self) -> float:
         """By the jackknife, of the metric."""
-        return (self.pictures - 1) / self.pictures * math.fsum((self.each**2).tolist())
+        return (self.pictures - 1) / self.pictures * exact_sum(self.each**2)
 
     @property
     def behind(self) -> float:
         """How many pictures the variance effectively comes from: all if they weigh alike, 1 if one decides."""
         squares = self.each**2
-        return math.fsum(squares.tolist()) ** 2 / math.fsum((squares**2).tolist())
+        return exact_sum(squares) ** 2 / exact_sum(squares**2)
 
 
 def estimates(
@@ -110,15 +111,16 @@ def estimates(
     pictures, count = number_pictures(images)
     results = []
     for table, rows in parts:
-        sums = sum_by_picture(table, pictures, count, rows)
-        if rows is not None:
-            sums = sums.of(np.unique(pictures[rows]))
-        which = slice(None) if rows is None else rows
+        places = None if rows is None else np.flatnonzero(rows)
+        which = slice(None) if places is None else places
+        sums = sum_by_picture(table, pictures, count, places)
+        if places is not None:  # a picture that has none of them says nothing
+            sums = sums.of(np.flatnonzero(np.bincount(pictures[places], minlength=count)))
         found = {}
         for j, (metric, value) in enumerate(zip(table.metrics, table.values(which), strict=True)):
             terms = table.terms(j)
             low, high = _interval(metric, sums, terms) if intervals else (math.nan, math.nan)
-            expressions = sum(int(np.count_nonzero(table.denominators[which, k])) for k in terms)
+            expressions = sum(int(np.count_nonzero(table.denominators[:, k][which])) for k in terms)
             defined = int(np.count_nonzero(sums.wholes[:, j]))
             found[metric.name] = Estimate(float(value), low, high, expressions, defined)
         results.append(found)

@@ -48,7 +48,7 @@ def sum_by_picture(table: Ratios, pictures: np.ndarray, count: int, rows: np.nda
 
     Args:
         pictures: (n,) of each expression, 0 <= p < count.
-        rows: (n,) bool, the expressions that count; None for all.
+        rows: the expressions that count, (n,) bool or their places; None for all.
     """
     which = slice(None) if rows is None else rows
     chosen = pictures[which]

@@ -15,7 +15,7 @@ import numpy as np
 
 from refseg_cli.metrics.concepts import columns, figure
 from refseg_cli.metrics.counts import Counts
-from refseg_cli.metrics.exact import grid_bits, on_grid
+from refseg_cli.metrics.exact import exact_sum, grid_bits, on_grid
 from refseg_cli.metrics.protocols import REFSEG
 from refseg_cli.metrics.rules import Absence, Metric, Protocol
 
@@ -62,12 +62,13 @@ class Ratios:
 
     def sums(self, rows: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """(m,) numerators and (m,) denominators added up over those rows."""
-        numerators = self.numerators[rows]
-        parts = numerators.sum(0)
+        parts, wholes = np.zeros(len(self.metrics)), np.zeros(len(self.metrics))
         for j, metric in enumerate(self.metrics):
-            if metric.adds_fractions:  # the other sums are of whole numbers, and exact in any order
-                parts[j] = math.fsum(numerators[:, j].tolist())
-        parts, wholes = self.added(parts, self.denominators[rows].sum(0))
+            column = self.numerators[:, j][rows]
+            # Sums of whole numbers are exact in any order.
+            parts[j] = exact_sum(column) if metric.adds_fractions else column.sum()
+            wholes[j] = self.denominators[:, j][rows].sum()
+        parts, wholes = self.added(parts, wholes)
         for j, metric in enumerate(self.metrics):
             if metric.concept:
                 value = float(figure(metric.concept, self.concepts[rows].sum(0)))
