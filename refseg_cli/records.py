@@ -41,6 +41,19 @@ class Instance:
     iscrowd: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One object that a model found for a phrase.
+
+    box: (x, y, width, height) in pixels of the picture.  score: how sure it is of it, as a rule in [0, 1].
+    rle: its mask at the picture's size; None where only the box is known.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float = 1.0
+    rle: Rle | None = None
+
+
 # The two forms in which the REFER files have a sentence: cleaned, and as it was typed.
 PhraseField = Literal["sent", "raw"]
 
@@ -100,6 +113,7 @@ class Sample:
     categories: names of the target instances' categories, each once, in alphabetical order.
     without_crowds: `target` without crowd annotations, see `masks.targets_without_crowds`; None where it is the same.
     ignored: as in `Expression`.
+    boxes: of the target instances, (x, y, width, height) in pixels.
     """
 
     image_id: int
@@ -112,6 +126,7 @@ class Sample:
     categories: tuple[str, ...] = ()
     without_crowds: Rle | None = None
     ignored: Rle | None = None
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import numpy as np
 from refseg_cli.commands._tables import Table
 from refseg_cli.metrics.curves import digits
 from refseg_cli.metrics.intervals import FEWEST
-from refseg_cli.metrics.protocols import PHRASECUT, PROTOCOLS, Protocol
+from refseg_cli.metrics.protocols import PHRASECUT, PROTOCOLS
+from refseg_cli.metrics.rules import Matching, Protocol
 
 if TYPE_CHECKING:
     from refseg_cli.evaluation.analysis import Analysis, SliceScores
@@ -38,6 +39,8 @@ def interval(low: float, high: float) -> str | None:
 def rule(protocol: Protocol, about: About) -> str:
     """Where a protocol compares and what decides, e.g. "original size, mask > 0.35"."""
     own = about.thresholds
+    if protocol.matching:
+        return _matching_rule(protocol.matching)
     size, network = "original size", "the network's input size"
     if about.finished and protocol.size:
         network = f"{protocol.size[0]} x {protocol.size[1]}"
@@ -60,6 +63,16 @@ def rule(protocol: Protocol, about: About) -> str:
             + (" without a head" if absence.head and absence.exists else "")
         ]
     return ", ".join(said)
+
+
+def _matching_rule(matching: Matching) -> str:
+    """E.g. "boxes of score ≥ 0.7, generalised IoU ≥ 0.5"."""
+    names = {"iou": "IoU", "generalised": "generalised IoU", "inclusive": "IoU with edges included"}
+    few = {"first": "the first box", "greedy": matching.of, "optimal": matching.of}[matching.pairing]
+    sure = f"{few} of score ≥ {matching.score:g}" if matching.score > -math.inf else few
+    low, high = matching.thresholds[0], matching.thresholds[-1]
+    reach = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return f"{sure}, {names[matching.overlap]} {'>' if matching.strict else '≥'} {reach}"
 
 
 def few_images(where: str, found: Mapping[str, Estimate] | Mapping[str, Difference]) -> list[str]:
@@ -123,8 +136,9 @@ def _side_by_side(about: About, split: str, analysis: Analysis, published: Mappi
 
 
 def _also(protocol: Protocol, scores: Mapping[str, Estimate]) -> list[str]:
-    """What a protocol alone says of no-target."""
-    own = [m for m in protocol.metrics if m.kind in ("no-target", "F2", "sum") and m.name not in SIDE_BY_SIDE]
+    """What a protocol alone says of no-target, and of instances."""
+    kinds = ("no-target", "F2", "sum", "pmF1", "IL_MCC", "cgF1", *(("precision",) if protocol.matching else ()))
+    own = [m for m in protocol.metrics if m.kind in kinds and m.name not in SIDE_BY_SIDE]
     found = {metric.name: percent(scores[metric.name].value) for metric in own}
     return [f"{value:.2f} {name}" for name, value in found.items() if value is not None]
 
@@ -363,7 +377,7 @@ def warnings(splits: Mapping[str, Analysis], published: Rows, *, intervals: bool
     """
     said = []
     for split, analysis in splits.items():
-        blind = [name for name in analysis.scores if PROTOCOLS[name].absence.rule == "unknown"]
+        blind = [name for name in analysis.scores if _is_blind(PROTOCOLS[name])]
         if blind and analysis.no_target:
             number = f"{analysis.no_target} of {analysis.expressions} expressions have no target"
             said.append(f"{split}: {number}, scored as any other by {', '.join(blind)}")
@@ -374,3 +388,8 @@ def warnings(splits: Mapping[str, Analysis], published: Rows, *, intervals: bool
         if found and all(row.caution and not row.figures for row in found):
             said.append(f"{split}: {found[0].source}: not beside ours: {found[0].caution}")
     return said
+
+
+def _is_blind(protocol: Protocol) -> bool:
+    """Whether it scores expressions without a target, and does not know them."""
+    return protocol.absence.rule == "unknown" and any(metric.of == "all" for metric in protocol.metrics)

@@ -237,6 +237,7 @@ def _sample(record: Record, expression: Expression, field: PhraseField) -> Sampl
         categories=tuple(sorted({instance.category for instance in objects})),
         without_crowds=masks.targets_without_crowds(record, expression) if crowds else None,
         ignored=expression.ignored,
+        boxes=tuple(instance.box for instance in objects),
     )
 
 

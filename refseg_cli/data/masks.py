@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from refseg_cli.data.orientation import AS_STORED, Frame, turned, turned_size
+from refseg_cli.metrics.counts import Pixels
 from refseg_cli.records import Expression, Record, Rle
 
 # Annotators overshoot the border by a little, and pycocotools clips it; a polygon that goes further out than this many
@@ -70,6 +71,14 @@ def intersection(first: Rle, second: Rle) -> Rle:
     return _rle(coco.merge([_plain(first), _plain(second)], intersect=True))
 
 
+def count(predicted: Rle, target: Rle) -> Pixels:
+    """The pixels of two masks of one size, counted in their runs: nothing is decoded."""
+    both = [_plain(predicted), _plain(target)]
+    p, g = (int(pixels) for pixels in coco.area(both))
+    shared = int(coco.area(coco.merge(both, intersect=True))) if p and g else 0
+    return Pixels(intersection=shared, predicted=p, target=g)
+
+
 def shared_pixels(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:
     """(len(first), len(second)) int64: how many pixels each two masks have in common; all of one size."""
     if not first or not second:
@@ -78,6 +87,14 @@ def shared_pixels(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:
     # For a "crowd" pycocotools divides the common pixels by the first mask's: no decoding, and exact after rounding.
     shares = coco.iou(rows, columns, [1] * len(columns))
     return np.rint(shares * coco.area(rows).astype(np.float64)[:, None]).astype(np.int64)
+
+
+def overlaps(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:
+    """(len(first), len(second)) float64: the IoU of each two masks, all of one size; 0 of two empty ones."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    found = coco.iou([_plain(rle) for rle in first], [_plain(rle) for rle in second], [0] * len(second))
+    return np.nan_to_num(found)
 
 
 def box(rle: Rle) -> tuple[float, float, float, float]:

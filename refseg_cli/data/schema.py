@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -133,10 +133,19 @@ def _expressions(expressions: list[Expression]) -> pa.StructArray:
     )
 
 
-def to_record(row: Mapping[str, Any]) -> Record:
-    """Raises ValueError: a mask, or an orientation, that is none."""
+def to_records(rows: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """What a row lacks, `image` or `instances`, is left empty.
+
+    Raises:
+        ValueError: a mask, or an orientation, that is none.
+    """
     # Shards made before `masks.from_segmentation` saw to it may have runs of length zero.
-    rles = masks.normal([_to_rle(i["rle"]) for i in row["instances"]])
+    rles = iter(masks.normal([_to_rle(i["rle"]) for row in rows for i in row.get("instances", ())]))
+    return [_to_record(row, rles) for row in rows]
+
+
+def _to_record(row: Mapping[str, Any], rles: Iterator[Rle]) -> Record:
+    """rles: of the instances of this row, and then of the rows behind it."""
     orientation = row.get("orientation", AS_STORED)  # shards of before are of the pixels as stored
     if orientation not in ORIENTATIONS:
         raise ValueError(f"orientation {orientation}")
@@ -146,8 +155,8 @@ def to_record(row: Mapping[str, Any]) -> Record:
         split=row["split"],
         height=row["height"],
         width=row["width"],
-        image=row["image"]["bytes"],
-        instances=tuple(map(_to_instance, row["instances"], rles)),
+        image=row["image"]["bytes"] if "image" in row else b"",
+        instances=tuple(_to_instance(instance, next(rles)) for instance in row.get("instances", ())),
         expressions=tuple(map(_to_expression, row["expressions"])),
         orientation=orientation,
     )

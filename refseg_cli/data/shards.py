@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refseg_cli.data import storage
-from refseg_cli.data.schema import SCHEMA, storage_settings, to_batch, to_record
+from refseg_cli.data.schema import SCHEMA, storage_settings, to_batch, to_records
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.files import parse_json
@@ -42,6 +42,7 @@ _ABOUT = b"refseg"  # in a shard's metadata: `About` as JSON
 # Reading one image at random reads its row group: small ones, since an image is some 150 kB.
 ROWS_PER_GROUP = 8
 GROUPS_KEPT = 4  # row groups that a reader keeps
+GROUPS_AT_A_TIME = 32  # of those that are read without their photos
 REPAIR = "run the same `refseg prepare` again: it makes damaged shards anew"
 WRITE_BYTES = 1 << 20  # gathered before they are hashed and passed on: Parquet writes many small pieces
 
@@ -314,17 +315,25 @@ class Shards:
         row -= int(starts[group])
         table = self._row_group(file, group)
         with _explained(self._place(file), f"row {index - int(self._starts[file])}: "):
-            return to_record(table.slice(row, 1).to_pylist()[0])
+            return to_records(table.slice(row, 1).to_pylist())[0]
 
     def annotations(self) -> Iterator[Record]:
         """The records in their order with `image` left empty: the photos, nearly all of the data, are not read."""
+        return self._without("image")
+
+    def phrases(self) -> Iterator[Record]:
+        """The same with `instances` left empty, too."""
+        return self._without("image", "instances")
+
+    def _without(self, *left_out: str) -> Iterator[Record]:
         for file in range(len(self._files)):
             parquet = self._open(file)
-            columns = [name for name in parquet.schema_arrow.names if name != "image"]
-            for group in range(parquet.metadata.num_row_groups):
+            columns = [name for name in parquet.schema_arrow.names if name not in left_out]
+            groups = range(parquet.metadata.num_row_groups)
+            for start in range(0, len(groups), GROUPS_AT_A_TIME):
+                part = list(groups[start : start + GROUPS_AT_A_TIME])
                 with _explained(self._place(file)):
-                    rows = parquet.read_row_group(group, columns=columns, use_threads=False).to_pylist()
-                    records = [to_record({**row, "image": {"bytes": b""}}) for row in rows]
+                    records = to_records(parquet.read_row_groups(part, columns=columns, use_threads=False).to_pylist())
                 yield from records
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,22 +14,27 @@ from pyarrow import parquet as pq
 
 from refseg_cli.data import storage
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Rle
+from refseg_cli.records import Detection, Rle
 
 Row = TypeVar("Row")
 
 ROW_GROUP = 4096  # rows held in memory before they are written
 ROWS_AT_A_TIME = 64  # of a table of others, where a row may hold a photo
 
+# COCO's compressed RLE, as pycocotools and others read it
+MASK = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 TYPES = {
     bool: pa.bool_(),
     int: pa.int64(),
     float: pa.float64(),
     str: pa.string(),
-    # COCO's compressed RLE, as pycocotools and others read it
-    Rle: pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())]),
+    Rle: MASK,
     tuple[int, ...]: pa.list_(pa.int32()),
     tuple[str, ...]: pa.list_(pa.string()),
+    # x, y, width, height in pixels
+    tuple[Detection, ...] | None: pa.list_(
+        pa.struct([("box", pa.list_(pa.float64())), ("score", pa.float64()), ("mask", MASK)])
+    ),
 }
 
 
@@ -88,7 +93,48 @@ def read_columns(
                 raise RefsegError(f"{uri}: no column {name!r}", hint=f"it has {', '.join(parquet.schema_arrow.names)}")
         found = [*names, *(name for name in optional if name in parquet.schema_arrow.names)]
         table = parquet.read(columns=found)
-        return {name: table[name].to_numpy() for name in found}, metadata
+        return {name: _column(table[name]) for name in found}, metadata
+
+
+def _column(column: pa.ChunkedArray) -> np.ndarray:
+    """(rows,), of lists (rows, k) where they are whole numbers and equally many.
+
+    Strings that are equal are one object, and so are equal lists of one string.
+    """
+    kind = column.type
+    if pa.types.is_list(kind) and not column.null_count:
+        whole = column.combine_chunks()
+        lengths, values = whole.value_lengths().to_numpy(zero_copy_only=False), whole.flatten()
+        if pa.types.is_integer(kind.value_type) and not values.null_count:
+            if len(lengths) and (lengths == lengths[0]).all():
+                return values.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
+        elif pa.types.is_string(kind.value_type):
+            return _string_lists(values, lengths)
+    if pa.types.is_string(kind) and not column.null_count:
+        return _strings(column.combine_chunks())
+    return column.to_numpy()
+
+
+def _strings(values: pa.StringArray) -> np.ndarray:
+    encoded = values.dictionary_encode()
+    return encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy()]
+
+
+def _string_lists(values: pa.StringArray, lengths: np.ndarray) -> np.ndarray:
+    """(rows,) of tuples."""
+    encoded = values.dictionary_encode()
+    strings, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    known = np.empty(len(strings) + 1, dtype=object)  # a tuple of each string, and the empty one
+    for place, string in enumerate(strings):
+        known[place] = (string,)
+    known[-1] = ()
+    ends, one = np.cumsum(lengths), lengths == 1
+    which = np.full(len(lengths), len(strings))
+    which[one] = codes[ends[one] - 1]
+    found = known[which]
+    for row in np.flatnonzero(lengths > 1).tolist():
+        found[row] = tuple(strings[code] for code in codes[ends[row] - lengths[row] : ends[row]].tolist())
+    return found
 
 
 def column_names(uri: str) -> tuple[str, ...]:
@@ -139,4 +185,10 @@ def read_rows(uri: str) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return {"size": value.size, "counts": value.counts.decode("ascii")} if isinstance(value, Rle) else value
+    if isinstance(value, Rle):
+        return {"size": value.size, "counts": value.counts.decode("ascii")}
+    if isinstance(value, Detection):
+        return {"box": value.box, "score": value.score, "mask": _plain(value.rle)}
+    if isinstance(value, tuple) and value and isinstance(value[0], Detection):
+        return [_plain(one) for one in value]
+    return value

@@ -23,7 +23,7 @@ from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.layers.keymap import Renamed, Rule, rename
 from refseg_cli.layers.weights import read_weights
 from refseg_cli.metrics import protocols
-from refseg_cli.metrics.protocols import Protocol
+from refseg_cli.metrics.rules import Protocol
 from refseg_cli.models import asda_official, build_model, cgformer, cris, lavt, rela
 from refseg_cli.records import Thresholds
 

@@ -18,10 +18,15 @@ from refseg_cli.metrics.curves import (
     reliability,
 )
 from refseg_cli.metrics.intervals import Difference, Estimate, differences, estimates
-from refseg_cli.metrics.protocols import PHRASECUT, PROTOCOLS, REFSEG, Protocol
+from refseg_cli.metrics.pictures import number_pictures
+from refseg_cli.metrics.protocols import PHRASECUT, PROTOCOLS, REFSEG
+from refseg_cli.metrics.rules import Matching, Protocol
 from refseg_cli.metrics.scores import Ratios, ratios
 from refseg_cli.metrics.slices import Slice, find_phrasecut_subsets, find_slices
 from refseg_cli.metrics.swaps import SWAPS
+
+INSTANCES = "predictions have them as `instances` or `boxes`: docs/metrics.md, Scoring other models' predictions"
+BOXES_ONLY = "these predictions are boxes, without masks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,10 @@ def table_of(answers: Answers, protocol: Protocol) -> Ratios:
         RefsegError: it was not counted on that protocol's grid.
     """
     if not answers.has_counts(protocol):
+        if protocol.matching and protocol.matching.needs_instances:
+            raise RefsegError(f"{protocol.name}: {_lacks_instances(protocol.matching)}", hint=INSTANCES)
+        if not protocol.matching and not answers.about.masks:
+            raise RefsegError(f"{answers.about.model}: {BOXES_ONLY}", hint="protocols of boxes: --protocol rec,grec")
         raise RefsegError(
             f"these answers were not counted as the protocol {protocol.name!r} does",
             hint=f"`refseg eval --protocol {protocol.name} --records FILE` counts and keeps them",
@@ -118,12 +127,23 @@ def table_of(answers: Answers, protocol: Protocol) -> Ratios:
 def unfit(answers: Answers, protocol: Protocol) -> str | None:
     """Why these answers are nothing for a protocol, in words; None where they are."""
     if not answers.has_counts(protocol):
+        if protocol.matching and protocol.matching.needs_instances:
+            return _lacks_instances(protocol.matching)
+        if not protocol.matching and not answers.about.masks:
+            return BOXES_ONLY
         return f"these records hold no counts of it: `refseg eval --protocol {protocol.name} --records FILE` keeps them"
+    if any(metric.of == "single" for metric in protocol.metrics):
+        return None if (answers.instance_count == 1).any() else "no phrase has exactly one target"
     if not protocol.by_reference:
         return None
     references = answers.references
     both = np.intersect1d(references[answers.has_target], references[~answers.has_target])
     return None if len(both) else "no reference has phrases both with and without a target"
+
+
+def _lacks_instances(matching: Matching) -> str:
+    what = "a mask and a score" if matching.of == "masks" else "a box and a score"
+    return f"it needs {what} of each instance, which these answers do not give"
 
 
 def compare(
@@ -179,6 +199,8 @@ def _keys(answers: Answers, rows: Iterable[int]) -> list[tuple[str, int, int, in
 
 
 def _slices(answers: Answers, *, intervals: bool) -> tuple[SliceScores, ...]:
+    if not answers.about.masks:
+        raise RefsegError(f"{answers.about.model}: {BOXES_ONLY}", hint="slices are of masks: leave --slices away")
     table = _only(ratios(answers.counts(), REFSEG), REFSEG.headline)
     found = find_slices(answers.text, answers.instance_count, answers.target, answers.categories)
     return _scored(answers, table, found, intervals=intervals)
@@ -190,13 +212,14 @@ def _subsets(answers: Answers, *, intervals: bool) -> tuple[SliceScores, ...]:
 
 
 def _scored(answers: Answers, table: Ratios, found: Sequence[Slice], *, intervals: bool) -> tuple[SliceScores, ...]:
+    pictures, _ = number_pictures(answers.image_id)
     scores = estimates([(table, part.rows) for part in found], answers.image_id, intervals=intervals)
     return tuple(
         SliceScores(
             part.group,
             part.name,
             int(np.count_nonzero(part.rows)),
-            len(np.unique(answers.image_id[part.rows])),
+            int(np.count_nonzero(np.bincount(pictures[part.rows], minlength=1))),
             scored,
         )
         for part, scored in zip(found, scores, strict=True)
@@ -207,4 +230,4 @@ def _only(table: Ratios, names: Sequence[str]) -> Ratios:
     """The same table with some of its metrics."""
     places = [table.names.index(name) for name in names]
     metrics = tuple(table.metrics[i] for i in places)
-    return Ratios(metrics, table.numerators[:, places], table.denominators[:, places])
+    return Ratios(metrics, table.numerators[:, places], table.denominators[:, places], table.concepts)

@@ -19,8 +19,9 @@ from refseg_cli.data import tables
 from refseg_cli.errors import RefsegError
 from refseg_cli.files import parse_json
 from refseg_cli.metrics.counts import Counts
-from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS, Protocol, View
-from refseg_cli.records import Rle, Thresholds
+from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.rules import ORIGINAL, Matching, Protocol, View
+from refseg_cli.records import Detection, Rle, Thresholds
 
 RECORDS_FORMAT = "refseg.records/1"  # columns may be added within /1, never renamed or given another meaning
 
@@ -36,6 +37,7 @@ class Answer:
     curve: raw (intersection, predicted) at each mask threshold of `About.mask_thresholds`, one after the other.
     views: raw (intersection, predicted, target) at each of `About.views`, likewise.
     mask: P, at original size; `NO_MASK` where nobody asked for it.
+    instances: the objects that were told apart; None where they were not.
     """
 
     image_id: int
@@ -58,6 +60,7 @@ class Answer:
     raw_predicted: int = 0
     curve: tuple[int, ...] = ()
     views: tuple[int, ...] = ()
+    instances: tuple[Detection, ...] | None = None
 
 
 NO_MASK = Rle((0, 0), b"")
@@ -78,10 +81,12 @@ class About:
     asked; empty for nothing.
     mask_thresholds: those of `Answer.curve`.
     views: protocol -> its place in `Answer.views`; those that count at original size by `thresholds.mask` need none.
+    Further thresholds of a protocol stand behind it, as "protocol threshold"; there pairs are counted, and instances.
     without_raw: the model reads sentences as they were typed, but the data had only the cleaned ones to ask.
     rules: which version of the protocols counted `Answer.views`, see `OUTDATED`.
     finished: masks were all there was, no logits: what is counted at original size serves every protocol that compares
     all pixels there, and thresholds are not known.
+    masks: whether the answers say which pixels; False where there were boxes only, and no pixel was counted.
     """
 
     data: str = ""
@@ -97,8 +102,10 @@ class About:
     without_raw: bool = False
     rules: int = RULES
     finished: bool = False
+    masks: bool = True
 
 
+OF_PICTURES = ("mask", "instances")  # columns that figures do not need
 NUMBERS = ("image_id", "ref_id", "sent_id", "instance_count", "intersection", "predicted", "target")
 RAW = ("raw_intersection", "raw_predicted")
 FLAGS = ("has_target", "says_target", "has_head")
@@ -169,7 +176,9 @@ class Answers:
             return self._counts(self.raw_intersection, self.raw_predicted, self.target)
         place = self.about.views[protocol.name]
         intersection, predicted, target = self.views[:, place].T
-        return self._counts(intersection, predicted, target)
+        counts = self._counts(intersection, predicted, target)
+        more = len(protocol.matching.thresholds) - 1 if protocol.matching else 0
+        return replace(counts, further=self.views[:, place + 1 : place + 1 + more, 0]) if more else counts
 
     def has_counts(self, protocol: Protocol) -> bool:
         """Whether `counts` can answer for that protocol."""
@@ -179,6 +188,8 @@ class Answers:
     def _at_original(self, protocol: Protocol) -> bool:
         """Whether a protocol counts what every evaluation counts."""
         about = self.about
+        if protocol.matching or not about.masks:
+            return False
         everywhere = protocol.size is None and not protocol.ignores
         return is_own(protocol, about.thresholds) or (about.finished and everywhere)
 
@@ -200,11 +211,22 @@ def is_own(protocol: Protocol, thresholds: Thresholds) -> bool:
     return protocol.view(thresholds.mask) == View(ORIGINAL, thresholds.mask)
 
 
-def plan_views(protocols: Sequence[Protocol], thresholds: Thresholds) -> tuple[dict[str, int], list[View]]:
-    """What one pass must count besides its own: protocol -> place, and the view at each place, each once."""
-    views = {p.name: p.view(thresholds.mask) for p in protocols if not is_own(p, thresholds)}
+def plan_views(protocols: Sequence[Protocol], thresholds: Thresholds) -> tuple[dict[str, int], list[View | Matching]]:
+    """What one pass must count besides its own: protocol -> place, and what is counted at each place, each once.
+
+    Protocols that need instances are left out: our models give one mask.
+    """
+    asked = [p for p in protocols if not (p.matching and p.matching.needs_instances)]
+    views = {p.name: p.view(thresholds.mask) for p in asked if not is_own(p, thresholds)}
     distinct = list(dict.fromkeys(views.values()))
     return {name: distinct.index(view) for name, view in views.items()}, distinct
+
+
+def places_of(protocol: Protocol, first: int) -> dict[str, int]:
+    """The places that a protocol's counts take, by name: one for each threshold of a matching, else one."""
+    further = protocol.matching.thresholds[1:] if protocol.matching else ()
+    names = (protocol.name, *(f"{protocol.name} {threshold:g}" for threshold in further))
+    return {name: first + n for n, name in enumerate(names)}
 
 
 def collect(about: About, rows: Sequence[Answer]) -> Answers:
@@ -248,7 +270,7 @@ def read_answers(uri: str) -> Answers:
         RefsegError: no such file, not a file of records, or counts that no masks have.
     """
     added = ("has_head", "categories", *RAW, "curve", "views")  # later than the first files
-    names = [f.name for f in fields(Answer) if f.name not in (*added, "mask")]
+    names = [f.name for f in fields(Answer) if f.name not in (*added, *OF_PICTURES)]
     columns, metadata = tables.read_columns(uri, names, optional=added)
     if metadata.get("format") != RECORDS_FORMAT:
         raise RefsegError(f"{uri}: not a file of records", hint="`refseg eval --records FILE` writes one")
@@ -279,11 +301,24 @@ def read_masks(uri: str, rows: Sequence[int] | None = None) -> list[Any]:
     return [_listed(mask) for mask in found]
 
 
-def _listed(mask: Any) -> Any:
+def read_instances(uri: str) -> list[Any]:
+    """The instances of all rows, as a file of predictions has them; None for rows, and for files, without any.
+
+    Raises:
+        RefsegError: no such file.
+    """
+    columns, _ = tables.read_columns(uri, ["sent_id"], optional=["instances"])
+    found = columns.get("instances", [None] * len(columns["sent_id"]))
+    return [_listed(instances) for instances in found]
+
+
+def _listed(value: Any) -> Any:
     """With arrays as lists, as JSON has them."""
-    if isinstance(mask, Mapping):
-        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in mask.items()}
-    return mask.tolist() if isinstance(mask, np.ndarray) else mask
+    if isinstance(value, Mapping):
+        return {key: _listed(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray):
+        return [_listed(part) for part in value] if value.dtype == object else value.tolist()
+    return value
 
 
 def _about(table: Mapping[str, Any], uri: str) -> About:
@@ -305,7 +340,7 @@ def _columns(about: About, columns: Mapping[str, Sequence[Any] | np.ndarray]) ->
     return Answers(
         about=about,
         **known,
-        categories=[tuple(names) for names in columns.get("categories", [()] * n)],
+        categories=list(map(tuple, columns.get("categories", [()] * n))),
         p_target=np.asarray(columns["p_target"], dtype=np.float64),
         curve=_stacked(columns.get("curve"), n, len(about.mask_thresholds), 2),
         views=_stacked(columns.get("views"), n, len(set(about.views.values())), 3),
@@ -327,4 +362,6 @@ def _whole(column: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
 def _stacked(rows: Sequence[Any] | np.ndarray | None, n: int, count: int, each: int) -> np.ndarray:
     if rows is None or not count or not n:
         return np.zeros((n, count, each), dtype=np.int64)
+    if isinstance(rows, np.ndarray) and rows.ndim == 2:
+        return rows.astype(np.int64).reshape(n, count, each)
     return np.array([np.asarray(row) for row in rows], dtype=np.int64).reshape(n, count, each)

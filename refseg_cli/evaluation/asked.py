@@ -20,8 +20,9 @@ from refseg_cli.data.shards import Shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import About, Answer, collect, concatenate, writing_records
 from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, Evaluation, Keep, Watch
-from refseg_cli.evaluation.outside import answer_with_mask, counted_apart
+from refseg_cli.evaluation.finished import Counted, Read, answer, plan
 from refseg_cli.metrics.counts import Counts, count_pixels
+from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Expression, Record
 from refseg_cli.segmenters.base import Found, Segmenter
@@ -75,9 +76,14 @@ def _about(request: EvalRequest, segmenter: Segmenter) -> About:
         split_by=manifest.split_by,
         model=segmenter.name,
         thresholds=segmenter.thresholds,
-        views=counted_apart(request.protocols)[0],
+        views=_plan(request)[0],
         finished=True,
     )
+
+
+def _plan(request: EvalRequest) -> tuple[dict[str, int], list[Counted]]:
+    """Protocols that need every instance are left out: not every segmenter tells them apart."""
+    return plan([PROTOCOLS[name] for name in request.protocols], (), pixels=True)
 
 
 def _evaluate_split(
@@ -89,11 +95,11 @@ def _evaluate_split(
     watch: Watch | None,
     progress: Progress,
 ) -> Evaluation:
-    apart, parts = counted_apart(request.protocols)[1], []
+    counted, parts = _plan(request)[1], []
     start = time.perf_counter()
     for record, answers in _ask(request, segmenter, split, progress):
         given: list[Answer] = [
-            answer_with_mask(record, e, found.exists, masks.encode(found.mask), split.split, apart)
+            answer(record, e, found.exists, Read(masks.encode(found.mask), found.instances), split.split, counted)
             for e, found in answers
         ]
         if keep:

@@ -25,9 +25,11 @@ from refseg_cli.evaluation.answers import (
     plan_views,
     writing_records,
 )
+from refseg_cli.evaluation.instances import count_boxes, of_mask
 from refseg_cli.metrics.counts import Counts, count_pixels
 from refseg_cli.metrics.curves import MASK_THRESHOLDS
-from refseg_cli.metrics.protocols import ORIGINAL, PROTOCOLS, View
+from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.rules import ORIGINAL, Matching, View
 from refseg_cli.metrics.scores import Scores, scores
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Sample
@@ -278,8 +280,8 @@ def evaluate_model(
     )
 
 
-def _views(about: About) -> list[View]:
-    """The protocols' views at their places, then one for each mask threshold of the curve."""
+def _views(about: About) -> list[View | Matching]:
+    """What the protocols count at their places, then one for each mask threshold of the curve."""
     places = {place: PROTOCOLS[name].view(about.thresholds.mask) for name, place in about.views.items()}
     return [places[i] for i in range(len(places))] + [View(ORIGINAL, t) for t in about.mask_thresholds]
 
@@ -289,7 +291,7 @@ def _answers(
     batch: Batch,
     decisions: Sequence[Decision],
     about: About,
-    views: Sequence[View],
+    views: Sequence[View | Matching],
     *,
     encode: bool,
 ) -> list[Answer]:
@@ -297,7 +299,13 @@ def _answers(
     from refseg_cli.evaluation.grids import count_views, true_masks
 
     truths = true_masks(batch.samples)
-    seen = count_views(prediction, batch, views, truths) if views else np.zeros((len(batch), 0, 3), dtype=np.int64)
+    seen = np.zeros((len(batch), len(views), 3), dtype=np.int64)
+    grids = {place: view for place, view in enumerate(views) if isinstance(view, View)}
+    if grids:
+        seen[:, list(grids)] = count_views(prediction, batch, list(grids.values()), truths)
+    for place, view in enumerate(views):
+        if isinstance(view, Matching):
+            seen[:, place] = [_count_box(*pair, view) for pair in zip(decisions, batch.samples, strict=True)]
     of_protocols = len(views) - len(about.mask_thresholds)
     has_head = prediction.exists_logit is not None
     return [
@@ -312,6 +320,11 @@ def _answers(
         )
         for sample, decision, truth, counted in zip(batch.samples, decisions, truths, seen, strict=True)
     ]
+
+
+def _count_box(decision: Decision, sample: Sample, matching: Matching) -> list[int]:
+    """Of the decided mask's box."""
+    return count_boxes(of_mask(masks.encode(decision.mask)), sample.boxes, matching)
 
 
 def _answer(

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from refseg_cli.data import masks
 from refseg_cli.data.transforms import Placement, resample, to_original
 from refseg_cli.metrics.counts import count_pixels
-from refseg_cli.metrics.protocols import Grid, Interpolation, View
+from refseg_cli.metrics.rules import Grid, Interpolation, View
 from refseg_cli.records import Batch, Prediction, Rle, Sample
 
 MODES: dict[str, tuple[Literal["bilinear", "bicubic"], bool]] = {

@@ -5,27 +5,75 @@ Axes: h w of the picture.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from refseg_cli.data import mask_values, masks
 from refseg_cli.data.orientation import turned, turned_size
+from refseg_cli.evaluation.outlines import Outline
 from refseg_cli.evaluation.predictions import Given
-from refseg_cli.records import Rle
+from refseg_cli.records import Detection, Rle
+
+Ready = Mapping[int, Rle]  # by the id of the value in the file
 
 
-def as_rle(entry: Given, size: tuple[int, int], orientation: int, *, source: str) -> Rle:
+def read_together(entries: Iterable[tuple[Given, tuple[int, int]]]) -> Ready:
+    """Those masks of many entries that are what most tools write, COCO's compressed RLE of the picture's size.
+
+    One by one, looking through their strings is most of the work. If one of them is damaged, there are none here, and
+    each is read on its own, and named.
+
+    entries: with the size of their pictures, upright.
+    """
+    plain = [(value, size) for entry, size in entries for value in entry.masks if _is_plain(value, size)]
+    try:
+        rles = masks.normal([Rle(size, value["counts"].encode()) for value, size in plain])
+    except ValueError:
+        return {}
+    return {id(value): rle for (value, _), rle in zip(plain, rles, strict=True)}
+
+
+def _is_plain(value: Any, size: tuple[int, int]) -> bool:
+    return type(value) is dict and value.get("size") == [*size] and type(value.get("counts")) is str
+
+
+def as_rle(entry: Given, size: tuple[int, int], orientation: int, ready: Ready, *, source: str) -> Rle:
     """The entry's masks in one, on the upright picture.
 
     Args:
         size: (height, width) of its picture, upright.
         orientation: EXIF's number; an RLE or a PNG of the size of the stored pixels is turned by it.
+        ready: masks that have been read.
         source: the file of the entry; where a mask is a file, its path begins at that one's folder.
 
     Raises:
         MaskTooLarge: it was made for a picture of another size.
         ValueError: it is no mask.
     """
-    return masks.union([_mask(value, size, orientation, source) for value in entry.masks], size)
+    found = [ready.get(id(value)) or _mask(value, size, orientation, source) for value in entry.masks]
+    return masks.union(found, size)
+
+
+def detections(
+    found: Sequence[Outline], size: tuple[int, int], orientation: int, ready: Ready, *, source: str
+) -> tuple[Detection, ...]:
+    """Instances on the upright picture, boxes in its pixels; a mask without a box has its tightest one.
+
+    Args and Raises: as `as_rle`.
+    """
+    made = []
+    for one in found:
+        rle = None if one.mask is None else ready.get(id(one.mask)) or _mask(one.mask, size, orientation, source)
+        if one.box is None:
+            assert rle is not None
+            box = masks.box(rle)
+        elif one.scale is None:
+            box = one.box
+        else:
+            across, down = size[1] / one.scale, size[0] / one.scale
+            box = (one.box[0] * across, one.box[1] * down, one.box[2] * across, one.box[3] * down)
+        made.append(Detection(box, one.score, rle))
+    return tuple(made)
 
 
 def _mask(value: Any, size: tuple[int, int], orientation: int, source: str) -> Rle:

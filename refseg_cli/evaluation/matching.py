@@ -104,7 +104,8 @@ def _may_be_dealt_out(entries: Sequence[Given], expressions: Sequence[Wanted]) -
     """Whether the figures are the same, whichever of the entries answers which of the expressions."""
     first = entries[0]
     return _have_one_truth(expressions) or all(
-        (entry.masks, entry.says_target) == (first.masks, first.says_target) for entry in entries
+        (entry.masks, entry.says_target, entry.instances) == (first.masks, first.says_target, first.instances)
+        for entry in entries
     )
 
 

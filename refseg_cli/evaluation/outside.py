@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -31,15 +33,16 @@ from refseg_cli.evaluation.answers import (
     read_masks,
     writing_records,
 )
-from refseg_cli.evaluation.mask_forms import as_rle
+from refseg_cli.evaluation.finished import Counted, Read, answer, plan
+from refseg_cli.evaluation.mask_forms import Ready, as_rle, detections, read_together
 from refseg_cli.evaluation.matching import Wanted, match
 from refseg_cli.evaluation.predictions import Given, Problems, from_records, read_predictions
 from refseg_cli.files import refuse_input
-from refseg_cli.metrics.counts import Pixels, count_pixels
-from refseg_cli.metrics.protocols import PROTOCOLS, Protocol
+from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress, silent
-from refseg_cli.records import Expression, Record, Rle
+from refseg_cli.records import Detection, Record, Rle
 
+RECORDS_AT_A_TIME = 128  # whose masks are looked through together
 NAMED = 5  # problems that a message spells out
 Merge = Literal["union"]
 
@@ -142,20 +145,35 @@ def _matched(
     wanted = [one for split in splits for one in _wanted(split)]
     answered = match(given, wanted, problems, union=request.merge == "union")
     _add_missing(wanted, answered, problems)
+    has_masks = all(entry.has_mask for entries in answered.values() for entry in entries)
+    if request.masks and not has_masks:
+        raise RefsegError(f"{request.source}: has boxes without masks", hint="a report shows masks: leave it away")
+    views, counted = plan([PROTOCOLS[name] for name in request.protocols], _told(answered), pixels=has_masks)
     answers: dict[str, Answers] = {}
     all_rows: list[Answer] = []
     first = 0
     for split in splits:
         mine = {n - first: entries for n, entries in answered.items() if n >= first}
-        rows = _score_split(request, split, mine, problems, progress)
-        answers[split.split] = collect(_about(request, split), rows)
+        about = _about(request, split, views, masks=has_masks)
+        rows = _score_split(request, split, mine, counted, problems, progress)
+        rows = rows if has_masks else [replace(row, mask=NO_MASK) for row in rows]
+        answers[split.split] = collect(about, rows)
         all_rows += rows
         first += int(split.expression_counts.sum())
     return Outside(answers, problems, [row.mask for row in all_rows] if request.masks else []), all_rows
 
 
+def _told(answered: Mapping[int, Sequence[Given]]) -> frozenset[str]:
+    """What the entries give for every instance: boxes, and masks; nothing if none tells instances apart."""
+    told = [entry.instances for entries in answered.values() for entry in entries if entry.instances is not None]
+    if not told:
+        return frozenset()
+    masked = all(one.mask is not None for instances in told for one in instances)
+    return frozenset({"boxes", "masks"} if masked else {"boxes"})
+
+
 def _wanted(split: Shards) -> Iterator[Wanted]:
-    for record in split.annotations():
+    for record in split.phrases():
         for e in record.expressions:
             names = (split.split, record.image_id, record.file_name, e.ref_id, e.sent_id, (e.text, e.raw))
             yield Wanted(*names, targets=e.targets)
@@ -225,8 +243,8 @@ def _sound_rows(
                 problems.add("changed truth", entry.where, what)
             elif not request.masks:
                 sound[entry.number] = NO_MASK
-            elif mask := _read_mask((entry,), record, partial(_photo, split, place), request, problems):
-                sound[entry.number] = mask
+            elif found := _read((entry,), record, partial(_photo, split, place), request, problems):
+                sound[entry.number] = found.mask
     return dict(sorted(sound.items()))
 
 
@@ -234,43 +252,59 @@ def _score_split(
     request: OutsideRequest,
     split: Shards,
     answered: Mapping[int, Sequence[Given]],
+    counted: Sequence[Counted],
     problems: Problems,
     progress: Progress,
 ) -> list[Answer]:
-    """answered: the entries of each expression, by its place in the split."""
-    apart = counted_apart(request.protocols)[1]
+    """answered: the entries of each expression, by its place in the split.  counted: see `finished.plan`."""
     rows: list[Answer] = []
-    n = 0
-    for done, record in enumerate(split.annotations(), start=1):
-        for expression in record.expressions:
-            entries = answered.get(n, ())
-            n += 1
-            photo = partial(_photo, split, done - 1)
-            if entries and (mask := _read_mask(entries, record, photo, request, problems)):
-                rows.append(answer_with_mask(record, expression, _says_target(entries), mask, split.split, apart))
+    n = done = 0
+    records = split.annotations()
+    while part := list(islice(records, RECORDS_AT_A_TIME)):
+        asked = [(record, expression) for record in part for expression in record.expressions]
+        given = [answered.get(n + place, ()) for place in range(len(asked))]
+        ready = read_together(
+            (entry, (record.height, record.width))
+            for (record, _), entries in zip(asked, given, strict=True)
+            if record.orientation == AS_STORED
+            for entry in entries
+        )
+        photos = {id(record): partial(_photo, split, done + place) for place, record in enumerate(part)}
+        for (record, expression), entries in zip(asked, given, strict=True):
+            if entries and (found := _read(entries, record, photos[id(record)], request, problems, ready)):
+                rows.append(answer(record, expression, _says_target(entries), found, split.split, counted))
+        n, done = n + len(asked), done + len(part)
         progress(f"score {split.split}", done, len(split))
     return rows
 
 
-def _read_mask(
-    entries: Sequence[Given], record: Record, photo: Callable[[], bytes], request: OutsideRequest, problems: Problems
-) -> Rle | None:
-    """The entries' masks in one, upright; None, with a problem added, where one of them is none.
+def _read(
+    entries: Sequence[Given],
+    record: Record,
+    photo: Callable[[], bytes],
+    request: OutsideRequest,
+    problems: Problems,
+    ready: Ready = MappingProxyType({}),
+) -> Read | None:
+    """None, with a problem added, where one of the masks is none.
 
     photo: the record's, which is read where sizes differ.
     """
     size = (record.height, record.width)
-    found = []
+    found: list[Rle] = []
+    told: list[Detection] = []
     for entry in entries:
         try:
-            found.append(as_rle(entry, size, record.orientation, source=request.source))
+            found.append(as_rle(entry, size, record.orientation, ready, source=request.source))
+            told += detections(entry.instances or (), size, record.orientation, ready, source=request.source)
         except masks.MaskTooLarge as error:
             problems.add("wrong size", entry.where, f"{error}, {_described(record, photo)}")
             return None
         except ValueError as error:
             problems.add("unreadable", entry.where, str(error))
             return None
-    return masks.union(found, size)
+    apart = any(entry.instances is not None for entry in entries)
+    return Read(masks.union(found, size), tuple(told) if apart else None)
 
 
 def _photo(split: Shards, place: int) -> bytes:
@@ -292,82 +326,13 @@ def _says_target(entries: Sequence[Given]) -> bool | None:
     return None if said.count(None) == len(said) else said.count(False) < len(said)
 
 
-def counted_apart(protocols: Sequence[str]) -> tuple[dict[str, int], list[Protocol]]:
-    """The protocols that do not compare all pixels at the picture's own size: name -> place, and one protocol for each
-    place, whose counts are those of all that stand there.
-    """
-    first: dict[Any, Protocol] = {}
-    keys = {}
-    for protocol in (PROTOCOLS[name] for name in protocols):
-        if protocol.size is None and not protocol.ignores:
-            continue
-        key = keys[protocol.name] = (protocol.grid, protocol.no_target, protocol.size, protocol.ignores)
-        first.setdefault(key, protocol)
-    places = list(first)
-    return {name: places.index(key) for name, key in keys.items()}, list(first.values())
-
-
-def _about(request: OutsideRequest, split: Shards) -> About:
+def _about(request: OutsideRequest, split: Shards, views: dict[str, int], *, masks: bool) -> About:
     return About(
         data=request.data,
         dataset=split.manifest.dataset,
         split_by=split.manifest.split_by,
         model=request.source,
-        views=counted_apart(request.protocols)[0],
+        views=views,
         finished=True,
+        masks=masks,
     )
-
-
-def answer_with_mask(
-    record: Record, expression: Expression, said: bool | None, mask: Rle, split: str, apart: Sequence[Protocol]
-) -> Answer:
-    """The answer that a finished mask is.
-
-    said: whether there is a target, None if the prediction leaves that to its mask.
-    apart: as `counted_apart` has them.
-    """
-    truth = masks.decode(masks.targets(record, expression)).astype(bool)
-    predicted = masks.decode(mask).astype(bool)
-    pixels = count_pixels(predicted, truth)
-    says = True if said is None else said
-    kept = pixels if says else Pixels(0, 0, pixels.target)
-    views = [
-        pixels if expression.targets and protocol.no_target else _count_apart(predicted, record, expression, protocol)
-        for protocol in apart
-    ]
-    return Answer(
-        image_id=record.image_id,
-        ref_id=expression.ref_id,
-        sent_id=expression.sent_id,
-        split=split,
-        text=expression.text,
-        instance_count=len(expression.targets),
-        has_target=bool(expression.targets),
-        says_target=says,
-        # Decided already: what other thresholds would make of a probability, these masks cannot show.
-        p_target=float(says),
-        intersection=kept.intersection,
-        union=kept.union,
-        predicted=kept.predicted,
-        target=pixels.target,
-        mask=mask,
-        has_head=said is not None,
-        categories=tuple(sorted({record.instances[t].category for t in expression.targets})),
-        raw_intersection=pixels.intersection,
-        raw_predicted=pixels.predicted,
-        views=tuple(count for pixels in views for count in pixels),
-    )
-
-
-def _count_apart(predicted: np.ndarray, record: Record, expression: Expression, protocol: Protocol) -> Pixels:
-    """Pixels at the size of the protocol's network, where masks are brought to by its nearest neighbours, or else at
-    the picture's own, and without those that it leaves out.
-    """
-    targets = masks.targets if protocol.grid.crowds else masks.targets_without_crowds
-    found = [predicted, masks.decode(targets(record, expression)).astype(bool)]
-    if protocol.ignores and expression.ignored:
-        known = masks.decode(expression.ignored) == 0
-        found = [mask & known for mask in found]
-    if protocol.size:
-        found = [masks.NEAREST[protocol.grid.nearest](mask, protocol.size) for mask in found]
-    return count_pixels(*found)

@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 from refseg_cli.data import storage
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.answers import Answers, read_answers, read_masks
+from refseg_cli.evaluation.answers import Answers, read_answers, read_instances, read_masks
+from refseg_cli.evaluation.outlines import KEPT, Outline, outlines
 
 Reason = Literal[
     "unreadable", "unknown", "contradictory", "ambiguous", "duplicate", "wrong size", "changed truth", "missing"
@@ -39,6 +40,8 @@ PHRASES = ("phrase", "sent", "text", "expression", "caption")
 MASKS = ("mask", "segmentation", "masks", "mask_path")
 WRAPPERS = ("annotations", "results", "predictions", "data")  # keys of an object that holds the list of entries
 
+NO_PIXELS = {"size": [0, 0], "counts": ""}  # in records, where there is no mask
+
 _QUOTE = reprlib.Repr()  # what others wrote may be of any length and depth
 _QUOTE.maxstring = _QUOTE.maxother = _QUOTE.maxlong = 80
 
@@ -56,6 +59,7 @@ class Given(NamedTuple):
     phrase:   as it stood there.  split: of records.  What it does not name is None or empty.
     masks:    as they stood there; the prediction is their union, and empty if there are none.
     says_target: None where the entry does not say.
+    instances: those that it tells apart; None where it does not.
     """
 
     where: str
@@ -67,6 +71,12 @@ class Given(NamedTuple):
     masks: tuple[Any, ...] = ()
     says_target: bool | None = None
     number: int = 0
+    instances: tuple[Outline, ...] | None = None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it says which pixels: boxes alone do not."""
+        return bool(self.masks) or not any(one.mask is None for one in self.instances or ())
 
     def __str__(self) -> str:
         """Its names."""
@@ -123,7 +133,7 @@ def read_predictions(uri: str, problems: Problems, *, splits: Sequence[str]) -> 
         RefsegError: no such file, or none of these.
     """
     if uri.endswith(".parquet"):
-        return from_records(uri, read_answers(uri), splits, read_masks(uri))
+        return from_records(uri, read_answers(uri), splits, read_masks(uri), read_instances(uri))
     try:
         text = storage.locate(uri).read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -133,8 +143,23 @@ def read_predictions(uri: str, problems: Problems, *, splits: Sequence[str]) -> 
     return list(_given(numbered, problems))
 
 
-def from_records(uri: str, answers: Answers, splits: Sequence[str], found: Sequence[Any] = ()) -> list[Given]:
-    """The entries of records, those of `splits`.  found: the masks of all rows; none if they are not wanted."""
+def from_records(
+    uri: str, answers: Answers, splits: Sequence[str], found: Sequence[Any] = (), instances: Sequence[Any] = ()
+) -> list[Given]:
+    """The entries of records, those of `splits`.
+
+    found, instances: the masks and the instances of all rows; none if they are not wanted.
+
+    Raises:
+        RefsegError: instances that are none.
+    """
+
+    def told(row: int) -> tuple[Outline, ...] | None:
+        try:
+            return outlines({"instances": instances[row]}) if instances else None
+        except ValueError as error:
+            raise RefsegError(f"{uri}: row {row}: damaged records: {error}") from error
+
     return [
         Given(
             where=f"{uri}: row {row}",
@@ -143,9 +168,10 @@ def from_records(uri: str, answers: Answers, splits: Sequence[str], found: Seque
             images=(int(answers.image_id[row]),),
             phrase=answers.text[row],
             split=split,
-            masks=tuple(mask for mask in found[row : row + 1] if mask is not None),
+            masks=tuple(mask for mask in found[row : row + 1] if mask is not None and mask != NO_PIXELS),
             says_target=bool(answers.says_target[row]) if answers.has_head[row] else None,
             number=row,
+            instances=told(row),
         )
         for row, split in enumerate(answers.split)
         if split in splits
@@ -213,7 +239,8 @@ def _entry(where: str, entry: Any) -> Given:
     no_target = entry.get("no_target")
     if no_target is not None and not (isinstance(no_target, bool | int | float) and no_target in (0, 1)):
         raise ValueError(f"no_target {quoted(no_target)} is neither true nor false")
-    if not no_target and not any(key in entry for key in MASKS):
+    instances = outlines(entry)
+    if not no_target and instances is None and not any(key in entry for key in MASKS):
         raise ValueError("has no mask")
     return Given(
         where=where,
@@ -221,8 +248,9 @@ def _entry(where: str, entry: Any) -> Given:
         ref_id=ref_id,
         images=images,
         phrase=phrase,
-        masks=_masks(entry),
+        masks=_masks(entry, instances or ()),
         says_target=None if no_target is None else not no_target,
+        instances=instances,
     )
 
 
@@ -251,7 +279,8 @@ def _images(entry: Mapping[str, Any]) -> tuple[int | str, ...]:
     return tuple([name for name in names if name is not None])
 
 
-def _masks(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+def _masks(entry: Mapping[str, Any], instances: Sequence[Outline]) -> tuple[Any, ...]:
+    """What makes up the answer: the masks given for it, or those of its instances that are sure enough."""
     for key in MASKS:
         value = entry.get(key)
         if value is not None and value != []:
@@ -260,4 +289,4 @@ def _masks(entry: Mapping[str, Any]) -> tuple[Any, ...]:
             if not isinstance(value, list):
                 raise ValueError("masks is no list")
             return tuple(part for part in value if part is not None and part != [])
-    return ()
+    return tuple(one.mask for one in instances if one.mask is not None and one.score >= KEPT)

@@ -1,8 +1,13 @@
 """How answers are scored. Count first, divide last: masks become integer counts, and every ratio is formed once, here.
 
+    rules.py       what a protocol is: grids, thresholds, rules for "no target", figures
     protocols.py   what each published evaluator does, as declared records (imports nothing: `--help` reads it)
+    instance_protocols.py  those of them that count boxes and instances instead of pixels
     counts.py      pixels of predicted and true masks, as columns of expressions
     scores.py      the one scorer: counts and a protocol in, metrics out
+    instances.py   how boxes overlap, and which instances belong together
+    concepts.py    figures that are no ratios of sums: cgF1 and its parts
+    video.py       J and F, of the masks of a video
     exact.py       fractions whose sums do not depend on order or processor
     pictures.py    exact sums over each picture's phrases, which the next two rest on
     intervals.py   how far a metric, or a difference, can be believed, from how much pictures differ

@@ -1,4 +1,4 @@
-"""Pixels of predicted and true masks, as columns of expressions."""
+"""Pixels of predicted and true masks, or their instances, as columns of expressions."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ class Counts:
     has_target:   the annotation names at least one instance.
     says_target:  what the model decided by its own thresholds. Where it is True, P may still be empty.
     p_target:     (n,) float64, its no-target head's probability of a target; NaN (all of it, if left away) without one.
+    further:      (n, s) int64, pairs at further thresholds of a protocol that has several; (n, 0) without any.
+
+    Where a protocol matches instances, these stand for pixels: pairs, predicted and true instances.
 
     Raises:
         TypeError: a column that is neither whole numbers nor, for a flag, bool.
@@ -59,22 +62,28 @@ class Counts:
     has_target: np.ndarray
     says_target: np.ndarray
     p_target: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    further: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     def __post_init__(self) -> None:
         if np.size(self.p_target) == 0:
             object.__setattr__(self, "p_target", np.full(np.shape(self.target), np.nan))
+        if np.size(self.further) == 0:
+            object.__setattr__(self, "further", np.zeros((np.size(self.target), np.shape(self.further)[-1])))
         for f in fields(self):
             dtype = DTYPES.get(f.name, np.int64)
             column = np.asarray(getattr(self, f.name))
             if column.size == 0:  # an empty list is an array of floats
                 column = column.astype(dtype)
             object.__setattr__(self, f.name, column.astype(dtype, casting="same_kind"))
-        shapes = {getattr(self, f.name).shape for f in fields(self)}
+        shapes = {getattr(self, f.name).shape for f in fields(self) if f.name != "further"} | {self.further.shape[:1]}
         if shapes != {(len(self.target),)}:
             raise ValueError(f"the columns of Counts differ in shape: {sorted(shapes)}")
         impossible = {
             "an intersection that is negative or larger than a mask": (self.intersection < 0)
             | (self.intersection > np.minimum(self.predicted, self.target)),
+            "more pairs than instances": (
+                (self.further < 0) | (self.further > np.minimum(self.predicted, self.target)[:, None])
+            ).any(1),
             "target pixels but no target": ~self.has_target & (self.target > 0),
             "a probability outside [0, 1]": (self.p_target < 0) | (self.p_target > 1),
         }

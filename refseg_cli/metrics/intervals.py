@@ -10,6 +10,7 @@ machine and in any order.
                   the variance effectively comes from (a few large objects that fail decide a cIoU) and a little more.
                   Shares (Pr@X, N-acc, T-acc) take the normal quantile, and no more trials than expressions.
                   A sum of two shares is twice their mean.
+    cgF1 and its parts are no ratios: their interval is Student's t about the figure.
     a difference  The paired jackknife, with Student's t for IoUs. A share is given one expression more that is answered
                   differently, half in either direction (Agresti and Min 2005): none seen is not none there.
 
@@ -29,8 +30,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refseg_cli.metrics.concepts import EPSILON, Kind, figure, kinds_of_pictures
+from refseg_cli.metrics.exact import exact_sum
 from refseg_cli.metrics.pictures import PictureSums, number_pictures, sum_by_picture
-from refseg_cli.metrics.protocols import Metric
+from refseg_cli.metrics.rules import Metric
 from refseg_cli.metrics.scores import Ratios
 from refseg_cli.metrics.swaps import SWAPS, p_values
 
@@ -86,13 +89,13 @@ class Influence(NamedTuple):
     @property
     def variance(self) -> float:
         """By the jackknife, of the metric."""
-        return (self.pictures - 1) / self.pictures * math.fsum((self.each**2).tolist())
+        return (self.pictures - 1) / self.pictures * exact_sum(self.each**2)
 
     @property
     def behind(self) -> float:
         """How many pictures the variance effectively comes from: all if they weigh alike, 1 if one decides."""
         squares = self.each**2
-        return math.fsum(squares.tolist()) ** 2 / math.fsum((squares**2).tolist())
+        return exact_sum(squares) ** 2 / exact_sum(squares**2)
 
 
 def estimates(
@@ -108,13 +111,16 @@ def estimates(
     pictures, count = number_pictures(images)
     results = []
     for table, rows in parts:
-        sums = sum_by_picture(table, pictures, count, rows)
-        which = slice(None) if rows is None else rows
+        places = None if rows is None else np.flatnonzero(rows)
+        which = slice(None) if places is None else places
+        sums = sum_by_picture(table, pictures, count, places)
+        if places is not None:  # a picture that has none of them says nothing
+            sums = sums.of(np.flatnonzero(np.bincount(pictures[places], minlength=count)))
         found = {}
         for j, (metric, value) in enumerate(zip(table.metrics, table.values(which), strict=True)):
             terms = table.terms(j)
-            low, high = _interval(metric, _pairs(sums, terms)) if intervals else (math.nan, math.nan)
-            expressions = sum(int(np.count_nonzero(table.denominators[which, k])) for k in terms)
+            low, high = _interval(metric, sums, terms) if intervals else (math.nan, math.nan)
+            expressions = sum(int(np.count_nonzero(table.denominators[:, k][which])) for k in terms)
             defined = int(np.count_nonzero(sums.wholes[:, j]))
             found[metric.name] = Estimate(float(value), low, high, expressions, defined)
         results.append(found)
@@ -135,8 +141,7 @@ def differences(
     p = p_values(a.metrics, one, other, expressions=len(images), swaps=swaps, seed=seed)
     found = {}
     for j, (metric, x, y) in enumerate(zip(a.metrics, a.values(), b.values(), strict=True)):
-        before, after = (_pairs(sums, a.terms(j)) for sums in (one, other))
-        low, high = _difference(metric, before, after) if swaps else (math.nan, math.nan)
+        low, high = _difference(metric, one, other, a.terms(j)) if swaps else (math.nan, math.nan)
         defined = int(min(np.count_nonzero(sums.wholes[:, j]) for sums in (one, other)))
         found[metric.name] = Difference(float(x), float(y), float(y - x), low, high, float(p[j]), defined)
     return found
@@ -146,8 +151,11 @@ def _pairs(sums: PictureSums, terms: Sequence[int]) -> list[Pair]:
     return [(sums.parts[:, j], sums.wholes[:, j]) for j in terms]
 
 
-def _interval(metric: Metric, pairs: Sequence[Pair]) -> tuple[float, float]:
-    """Of one metric, the sum of the pairs' ratios."""
+def _interval(metric: Metric, sums: PictureSums, terms: Sequence[int]) -> tuple[float, float]:
+    """Of one metric, the sum of the terms' ratios."""
+    if metric.concept:
+        return _concept_interval(metric.concept, sums.concepts)
+    pairs = _pairs(sums, terms)
     influence = _influence(pairs)
     if influence.pictures < FEWEST:
         return math.nan, math.nan
@@ -168,8 +176,45 @@ def _fraction(metric: Metric, rate: float, influence: Influence, pairs: Sequence
     return _wilson(rate, trials, student(influence.behind + more))
 
 
-def _difference(metric: Metric, a: Sequence[Pair], b: Sequence[Pair]) -> tuple[float, float]:
-    """Of B less A in one metric."""
+def _concept_interval(kind: Kind, sums: np.ndarray) -> tuple[float, float]:
+    """Student's t about the figure: it may be negative, so Wilson's does not serve."""
+    influence = _concept_influence(kind, sums)
+    if influence.pictures < FEWEST:
+        return math.nan, math.nan
+    value = float(figure(kind, sums.sum(0)))
+    if influence.variance < EPSILON**2:  # no spread to see but the epsilons': a picture is one trial
+        return _wilson(min(1.0, max(0.0, value)), influence.pictures, NORMAL)
+    half = student(influence.behind + FREEDOM_OF_OTHERS) * math.sqrt(influence.variance)
+    return max(0.0 if kind == "pmF1" else -1.0, value - half), min(1.0, value + half)
+
+
+def _concept_influence(kind: Kind, sums: np.ndarray) -> Influence:
+    """sums: (c, k)."""
+    with_instances, without = kinds_of_pictures(sums)
+    fewest = int(with_instances.sum() if kind == "pmF1" else min(with_instances.sum(), without.sum()))
+    if fewest < FEWEST:
+        return Influence(np.zeros(len(sums)), fewest)
+    total = sums.sum(0)
+    each = figure(kind, total) - figure(kind, total - sums)
+    defining = with_instances if kind == "pmF1" else with_instances | without
+    return Influence(each, int(np.count_nonzero(defining)))
+
+
+def _concept_difference(kind: Kind, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    before, after = (_concept_influence(kind, sums) for sums in (a, b))
+    if min(before.pictures, after.pictures) < FEWEST:
+        return math.nan, math.nan
+    value = float(figure(kind, b.sum(0)) - figure(kind, a.sum(0)))
+    half = student(after.pictures - 1) * math.sqrt(Influence(after.each - before.each, after.pictures).variance)
+    reach = 1.0 if kind == "pmF1" else 2.0
+    return max(-reach, value - half), min(reach, value + half)
+
+
+def _difference(metric: Metric, one: PictureSums, other: PictureSums, terms: Sequence[int]) -> tuple[float, float]:
+    """Of the other less the one in one metric."""
+    if metric.concept:
+        return _concept_difference(metric.concept, one.concepts, other.concepts)
+    a, b = _pairs(one, terms), _pairs(other, terms)
     before, after = _influence(a), _influence(b)
     if min(before.pictures, after.pictures) < FEWEST:
         return math.nan, math.nan

@@ -24,11 +24,17 @@ class PictureSums:
 
     Those of a metric of kind `sum` are what its terms add to the numerator over their common denominator, and how many
     expressions they are formed over: two sets of answers to the same expressions differ in the former alone.
+    concepts: (c, k), likewise of `Ratios.concepts`.
     """
 
     parts: np.ndarray
     wholes: np.ndarray
     bits: int
+    concepts: np.ndarray
+
+    def of(self, pictures: np.ndarray) -> PictureSums:
+        """Those of some pictures, by their numbers."""
+        return PictureSums(self.parts[pictures], self.wholes[pictures], self.bits, self.concepts[pictures])
 
 
 def number_pictures(images: np.ndarray) -> tuple[np.ndarray, int]:
@@ -42,7 +48,7 @@ def sum_by_picture(table: Ratios, pictures: np.ndarray, count: int, rows: np.nda
 
     Args:
         pictures: (n,) of each expression, 0 <= p < count.
-        rows: (n,) bool, the expressions that count; None for all.
+        rows: the expressions that count, (n,) bool or their places; None for all.
     """
     which = slice(None) if rows is None else rows
     chosen = pictures[which]
@@ -62,4 +68,6 @@ def sum_by_picture(table: Ratios, pictures: np.ndarray, count: int, rows: np.nda
             first, second = table.terms(j)
             parts[:, j] = parts[:, first] * totals[second] + parts[:, second] * totals[first]
             wholes[:, j] = wholes[:, first] + wholes[:, second]
-    return PictureSums(parts, wholes, bits)
+    k = table.concepts.shape[1]
+    concepts = np.array([summed(column) for column in table.concepts.T]).reshape(k, count).T
+    return PictureSums(parts, wholes, bits, concepts)

@@ -19,152 +19,11 @@ evaluator prints 0, or divides by zero).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
-# How pixels are interpolated. `corners` aligns the corner pixels' centres (torch's align_corners=True); `warp` also
-# reads pixels beside the picture's content from the padding, and zeros outside (cv2.warpAffine).
-Interpolation = Literal["bilinear", "bilinear-corners", "bicubic-corners", "bicubic-warp"]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Where a predicted and a true mask meet, and how the prediction comes there.
-
-    size:    `original`: at the picture's own size, where the truth is as annotated; `input`: at the network's input,
-             where the truth is resized to by nearest neighbour.
-    nearest: which neighbour that is: the pixel under the `centres`, or the one that `pillow` takes.
-    crowds:  whether crowd annotations are part of the truth, where there are others beside them.
-    enlarge: from the network's output to its input's size; None only where the picture has to be cut out of padding.
-    sigmoid: before which step logits become probabilities; `never`: logits are resized.
-    restore: from the picture's content in the input to its original size.
-    """
-
-    size: Literal["original", "input"]
-    enlarge: Interpolation | None
-    sigmoid: Literal["enlarge", "restore", "never"]
-    restore: Interpolation | None
-    nearest: Literal["centres", "pillow"] = "centres"
-    crowds: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """All that pixel counts depend on: a grid and the probability above which a pixel belongs to the mask.
-
-    ties:      whether a pixel of exactly that probability belongs to it too.
-    no_target: where the masks of no-target expressions are counted, if not on the grid.
-    ignores:   whether pixels that the annotation ignores are left out of both masks; else they are background.
-    """
-
-    grid: Grid
-    threshold: float
-    ties: bool = False
-    no_target: Grid | None = None
-    ignores: bool = False
-
-    def at(self, *, has_target: bool) -> Grid:
-        """Where an expression's mask is counted."""
-        return self.grid if has_target or self.no_target is None else self.no_target
-
-
-@dataclass(frozen=True, slots=True)
-class Absence:
-    """How a protocol knows "no target", and what it does then.
-
-    rule:   `unknown`: no-target expressions are scored as any other;
-            `emptied`: an answer of "no target" empties the mask before it is counted, and an empty mask is that answer;
-            `declared`: the answer alone decides, masks are counted as the network gave them, a denied target is 0;
-            `asked-again`: the same, but a denied target's mask is scored as if it had not been denied.
-    exists: probability of a target from which on a no-target head says there is one; None for the checkpoint's own
-            decision.
-    pixels: without a head, masks of fewer pixels are an answer of "no target".
-    head:   whether the head is listened to at all.
-    truth:  which expressions have no target: those that were `annotated` so, or all whose true mask has no `pixels`.
-    """
-
-    rule: Literal["unknown", "emptied", "declared", "asked-again"]
-    exists: float | None = None
-    pixels: int = 1
-    head: bool = True
-    truth: Literal["annotated", "pixels"] = "annotated"
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A figure. name: the evaluator's own word for it.
-
-    kind: `overall` sum of intersections over sum of unions; `mean` of the expressions' IoU; `precision` the share whose
-          IoU passes `threshold`; `no-target`, `target` the share of expressions without, with a target that are
-          answered so; `F2` of answers of "no target": recall weighs twice as much as precision; `sum` of `terms`.
-    of:   whether no-target expressions take part in `overall`, `mean` and `precision`.
-    by:    what the figure is formed over: all expressions at once, or each reference's, and then the mean of those
-           references that define it.
-    terms: names of `no-target` and `target` metrics of the same protocol. What these divide by is the truth's alone.
-    """
-
-    name: str
-    kind: Literal["overall", "mean", "precision", "no-target", "target", "F2", "sum"]
-    of: Literal["all", "targets"] = "all"
-    threshold: float = 0.0
-    by: Literal["expression", "reference"] = "expression"
-    terms: tuple[str, ...] = ()
-
-    @property
-    def counts_expressions(self) -> bool:
-        """Whether it is the share of expressions that pass."""
-        return self.kind in ("precision", "no-target", "target") and self.by == "expression"
-
-    @property
-    def adds_fractions(self) -> bool:
-        """Whether its numerators are fractions; the others' are whole numbers."""
-        return self.kind == "mean" or self.by == "reference"
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """One way to score.
-
-    follows:   whose, in a few words.
-    threshold: probability above which a pixel belongs to the mask; None for the checkpoint's own. An argmax of two
-               logits is 0.5, ties going to the background in both.
-    ties:      whether they go to the mask instead.
-    no_target: where masks of no-target expressions are counted, if not on the grid.
-    ignores:   as in `View`.
-    smoothing: added to an expression's intersection and union before they are divided.
-    empty:     IoU of an expression whose union has no pixel.
-    strict:    Pr@X asks for more than X; otherwise for X or more.
-    headline:  the metrics that its papers print.
-    size:      (height, width) of the official network input, for masks that come without a network.
-    """
-
-    name: str
-    follows: str
-    grid: Grid
-    threshold: float | None
-    absence: Absence
-    metrics: tuple[Metric, ...]
-    headline: tuple[str, ...]
-    smoothing: tuple[float, float] = (0.0, 0.0)
-    empty: float = 0.0
-    strict: bool = True
-    size: tuple[int, int] | None = None
-    ties: bool = False
-    no_target: Grid | None = None
-    ignores: bool = False
-
-    @property
-    def by_reference(self) -> bool:
-        """Whether it sets the phrases of a reference that have a target against those that have none."""
-        return any(metric.by == "reference" for metric in self.metrics)
-
-    def view(self, threshold: float) -> View:
-        """What its pixels are counted on. threshold: the checkpoint's, used where the protocol has none."""
-        used = threshold if self.threshold is None else self.threshold
-        return View(self.grid, used, self.ties, self.no_target, self.ignores)
-
-    def metric(self, name: str) -> Metric | None:
-        return next((metric for metric in self.metrics if metric.name == name), None)
+from refseg_cli.metrics.instance_protocols import BOXES_AND_INSTANCES
+from refseg_cli.metrics.rules import ORIGINAL, Absence, Grid, Metric, Protocol
 
 
 def _precision(*thresholds: float, of: Literal["all", "targets"] = "all") -> tuple[Metric, ...]:
@@ -187,7 +46,6 @@ TARGETS_IOU = Metric("mIoU", "mean", "targets")
 ALL_IOU = Metric("gIoU", "mean", "all")
 ACCURACIES = (Metric("N-acc", "no-target"), Metric("T-acc", "target"))
 
-ORIGINAL = Grid("original", enlarge=None, sigmoid="never", restore="bilinear")
 SQUASHED = Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None, nearest="pillow")
 SAM = Grid("original", enlarge="bilinear", sigmoid="never", restore="bilinear")  # Segment Anything's postprocess_masks
 
@@ -370,5 +228,6 @@ GROUPS: dict[str, tuple[Protocol, ...]] = {
         REF_ZOM,
         R_REFCOCO,
     ),
+    "Boxes and instances": BOXES_AND_INSTANCES,
 }
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for group in GROUPS.values() for protocol in group}

@@ -8,14 +8,16 @@ correctly rounded, so that no score depends on the order of the expressions, not
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
+from refseg_cli.metrics.concepts import columns, figure
 from refseg_cli.metrics.counts import Counts
-from refseg_cli.metrics.exact import grid_bits, on_grid
-from refseg_cli.metrics.protocols import REFSEG, Absence, Metric, Protocol
+from refseg_cli.metrics.exact import exact_sum, grid_bits, on_grid
+from refseg_cli.metrics.protocols import REFSEG
+from refseg_cli.metrics.rules import Absence, Metric, Protocol
 
 
 class Outcome(NamedTuple):
@@ -23,7 +25,7 @@ class Outcome(NamedTuple):
 
     iou: (n,) float64, never NaN.  intersection, union: (n,) int64, what enters the overall IoU.  absent: (n,) bool, the
     answer counts as "no target"; all False where the protocol knows no such answer.  present: (n,) bool, there is a
-    target.
+    target.  single: (n,) bool, exactly one true instance, of protocols that match instances.
     """
 
     iou: np.ndarray
@@ -31,6 +33,7 @@ class Outcome(NamedTuple):
     union: np.ndarray
     absent: np.ndarray
     present: np.ndarray
+    single: np.ndarray
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -39,11 +42,15 @@ class Ratios:
 
     An expression that a metric leaves out is 0 in both. A metric of kind `sum` is that of its terms' ratios; its own
     columns are 0. The share of a reference stands in one of its rows: a set has all of its rows, or none.
+
+    concepts: (n, k) whole numbers, of whose sums the metrics that are no ratios are formed; k is 0 without such ones.
+    Their own columns say which expressions take part.
     """
 
     metrics: tuple[Metric, ...]
     numerators: np.ndarray
     denominators: np.ndarray
+    concepts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,12 +62,18 @@ class Ratios:
 
     def sums(self, rows: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """(m,) numerators and (m,) denominators added up over those rows."""
-        numerators = self.numerators[rows]
-        parts = numerators.sum(0)
+        parts, wholes = np.zeros(len(self.metrics)), np.zeros(len(self.metrics))
         for j, metric in enumerate(self.metrics):
-            if metric.adds_fractions:  # the other sums are of whole numbers, and exact in any order
-                parts[j] = math.fsum(numerators[:, j].tolist())
-        return self.added(parts, self.denominators[rows].sum(0))
+            column = self.numerators[:, j][rows]
+            # Sums of whole numbers are exact in any order.
+            parts[j] = exact_sum(column) if metric.adds_fractions else column.sum()
+            wholes[j] = self.denominators[:, j][rows].sum()
+        parts, wholes = self.added(parts, wholes)
+        for j, metric in enumerate(self.metrics):
+            if metric.concept:
+                value = float(figure(metric.concept, self.concepts[rows].sum(0)))
+                parts[j], wholes[j] = (0.0, 0.0) if math.isnan(value) else (value, 1.0)
+        return parts, wholes
 
     def added(self, parts: np.ndarray, wholes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(m,) sums, with those of metrics of kind `sum` filled in: their terms over the common denominator."""
@@ -123,14 +136,14 @@ def ratios(counts: Counts, protocol: Protocol = REFSEG, references: np.ndarray |
     references: (n,) any numbers, the same for the phrases of one reference; None where each is its own.
     """
     seen = outcome(counts, protocol)
-    columns = [_column(metric, seen, strict=protocol.strict) for metric in protocol.metrics]
+    shares = [_column(metric, seen, strict=protocol.strict) for metric in protocol.metrics]
     if protocol.by_reference:
         groups = np.arange(len(counts)) if references is None else references
         for j, metric in enumerate(protocol.metrics):
-            columns[j] = _by_reference(*columns[j], groups) if metric.by == "reference" else columns[j]
-    n, m = len(counts), len(columns)
-    numerators, denominators = (np.array(part, dtype=np.float64).reshape(m, n).T for part in zip(*columns, strict=True))
-    return Ratios(protocol.metrics, numerators, denominators)
+            shares[j] = _by_reference(*shares[j], groups) if metric.by == "reference" else shares[j]
+    n, m = len(counts), len(shares)
+    numerators, denominators = (np.array(part, dtype=np.float64).reshape(m, n).T for part in zip(*shares, strict=True))
+    return Ratios(protocol.metrics, numerators, denominators, _concepts(counts, protocol, seen))
 
 
 def sample_iou(counts: Counts, protocol: Protocol = REFSEG) -> np.ndarray:
@@ -146,23 +159,31 @@ def outcome(counts: Counts, protocol: Protocol = REFSEG) -> Outcome:
     protocol goes by the true mask.
     """
     absence = protocol.absence
-    has = counts.has_target if absence.truth == "annotated" else counts.target > 0
+    has, single = counts.has_target if absence.truth == "annotated" else counts.target > 0, counts.target == 1
     if absence.rule == "unknown":
         never = np.zeros(len(counts), dtype=bool)
         iou = _divide(counts.intersection, counts.union, protocol)
-        return Outcome(iou, counts.intersection, counts.union, never, has)
+        return Outcome(iou, counts.intersection, counts.union, never, has, single)
     says = decide(counts, absence)
     if absence.rule == "emptied":
         predicted, intersection = np.where(says, counts.predicted, 0), np.where(says, counts.intersection, 0)
         union = predicted + counts.target - intersection
         absent = predicted == 0
         iou = np.where(has, _divide(intersection, union, protocol), absent)
-        return Outcome(iou, intersection, union, absent, has)
+        return Outcome(iou, intersection, union, absent, has, single)
     # A denied target keeps the union of its mask as predicted; a right "no target" has none.
     found = has if absence.rule == "asked-again" else has & says
     iou = np.where(has, np.where(found, _divide(counts.intersection, counts.union, protocol), 0.0), ~says)
     intersection, union = np.where(found, counts.intersection, 0), np.where(has | says, counts.union, 0)
-    return Outcome(iou, intersection, union, ~says, has)
+    return Outcome(iou, intersection, union, ~says, has, single)
+
+
+def _concepts(counts: Counts, protocol: Protocol, seen: Outcome) -> np.ndarray:
+    """(n, k), see `concepts.columns`; k is 0 where no metric asks for them."""
+    if not any(metric.concept for metric in protocol.metrics):
+        return np.zeros((len(counts), 0))
+    matched = np.column_stack([counts.target, counts.intersection, counts.further])
+    return columns(seen.present, seen.absent, counts.predicted, matched)
 
 
 def decide(counts: Counts, absence: Absence) -> np.ndarray:
@@ -192,7 +213,9 @@ def _column(metric: Metric, seen: Outcome, *, strict: bool) -> tuple[np.ndarray,
     if metric.kind == "F2":  # 5pr / (4p + r), of precision p and recall r, is 5 TP / (5 TP + 4 FN + FP)
         right, missed, wrong = ~has & seen.absent, ~has & ~seen.absent, has & seen.absent
         return 5 * right, 5 * right + 4 * missed + wrong
-    taken = has if metric.of == "targets" else np.ones_like(has)
+    taken = {"all": np.ones_like(has), "targets": has, "single": seen.single}[metric.of]
+    if metric.concept:
+        return np.zeros(len(has)), taken
     if metric.kind == "overall":
         return np.where(taken, seen.intersection, 0), np.where(taken, seen.union, 0)
     if metric.kind == "mean":

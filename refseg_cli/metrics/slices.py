@@ -6,9 +6,8 @@ Words are compared in lower case, whole, without punctuation; the lists are shor
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -55,7 +54,32 @@ _COCO_NAMES = _words(
 COCO = frozenset(name.replace("_", " ") for name in _COCO_NAMES)
 LENGTHS = ((1, 2), (3, 4), (5, 7), (8, None))  # words, from and to
 TARGETS = ((1, 1), (2, 2), (3, 3), (4, None))
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+VOCABULARY: dict[str, Iterable[str]] = {
+    "spatial": SPATIAL,
+    "colour": COLOURS,
+    "counting": COUNTING,
+    '"and"': {"and"},
+    '"except"': EXCEPT,
+    '"with"': {"with", "without"},
+}
+_WORD_OR_END = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|\n")
+TEXTS_AT_A_TIME = 10_000
+END = 1 << 62  # the code of the end of a text
+
+
+def _codes() -> tuple[dict[str, int], list[tuple[int, int]]]:
+    """Word -> the bits of the lists that it is in, and of the words that pairs are made of; and the pairs."""
+    codes: dict[str, int] = {"\n": END}
+    for place, words in enumerate(VOCABULARY.values()):
+        codes |= {word: codes.get(word, 0) | 1 << place for word in words}
+    parts = sorted({word for pair in EXCEPT_PAIRS for word in pair})
+    bits = {word: 1 << len(VOCABULARY) + place for place, word in enumerate(parts)}
+    codes |= {word: codes.get(word, 0) | bit for word, bit in bits.items()}
+    return codes, [(bits[first], bits[second]) for first, second in sorted(EXCEPT_PAIRS)]
+
+
+_BITS, _PAIR_BITS = _codes()
+_EXCEPT = 1 << list(VOCABULARY).index('"except"')
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -82,8 +106,9 @@ def find_slices(
         categories: n lists of its targets' category names, each once.
     """
     k, area = np.asarray(instance_counts), np.asarray(areas)
-    words = [_WORD.findall(text.lower()) for text in texts]
-    length = np.array([len(found) for found in words], dtype=np.int64)
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}  # phrases are used again and again
+    of = np.array([places[text] for text in texts], dtype=np.int64)
+    length, said = (column[of] for column in _read_words(list(places)))
     slices = [
         Slice("targets", "no target", k == 0),
         Slice("targets", "single", k == 1),
@@ -93,7 +118,7 @@ def find_slices(
         Slice("size", "medium", (k > 0) & (area >= SMALL) & (area < MEDIUM)),
         Slice("size", "large", (k > 0) & (area >= MEDIUM)),
         *(Slice("words", _range(low, high), _within(length, low, high)) for low, high in LENGTHS),
-        *_by_vocabulary(words),
+        *_by_vocabulary(said),
         *_by_category(categories),
     ]
     return [part for part in slices if part.rows.any()]
@@ -122,21 +147,29 @@ def find_phrasecut_subsets(instance_counts: np.ndarray, categories: Sequence[Seq
     return [part for part in subsets if part.rows.any()]
 
 
-def _by_vocabulary(words: Sequence[Sequence[str]]) -> list[Slice]:
-    sets = [frozenset(found) for found in words]
-    lists = {
-        "spatial": SPATIAL,
-        "colour": COLOURS,
-        "counting": COUNTING,
-        '"and"': {"and"},
-        '"except"': EXCEPT,
-        '"with"': {"with", "without"},
-    }
-    found = {name: np.array([not known.isdisjoint(s) for s in sets], dtype=bool) for name, known in lists.items()}
-    found['"except"'] |= np.array([not EXCEPT_PAIRS.isdisjoint(pairwise(of)) for of in words], dtype=bool)
-    if not sets:
+def _read_words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) how many words each has, and (n,) the bits of the `VOCABULARY` that it uses."""
+    lengths, bits = np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts), dtype=np.int64)
+    for start in range(0, len(texts), TEXTS_AT_A_TIME):
+        part = texts[start : start + TEXTS_AT_A_TIME]
+        # Each text is a line of its own, so that a word knows its text by the ends of lines before it.
+        words = _WORD_OR_END.findall("\n".join([text.replace("\n", " ") for text in part]).lower() + "\n")
+        codes = np.array([_BITS.get(word, 0) for word in words], dtype=np.int64)
+        ends = np.flatnonzero(codes == END)
+        for first, second in _PAIR_BITS:
+            codes[:-1][(codes[:-1] & first > 0) & (codes[1:] & second > 0)] |= _EXCEPT
+        starts = np.append(0, ends[:-1] + 1)
+        lengths[start : start + len(part)] = ends - starts
+        bits[start : start + len(part)] = np.bitwise_or.reduceat(codes, starts)
+    return lengths, bits
+
+
+def _by_vocabulary(said: np.ndarray) -> list[Slice]:
+    """said: (n,) bits, see `_read_words`."""
+    if not len(said):
         return []
-    plain = ~np.any(list(found.values()), axis=0)
+    found = {name: said & 1 << place > 0 for place, name in enumerate(VOCABULARY)}
+    plain = said & (1 << len(VOCABULARY)) - 1 == 0
     return [Slice("says", name, rows) for name, rows in {**found, "none of these": plain}.items()]
 
 

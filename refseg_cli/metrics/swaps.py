@@ -19,11 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refseg_cli.metrics.concepts import Kind, figure
 from refseg_cli.metrics.exact import EXACT_BITS
 from refseg_cli.metrics.pictures import PictureSums
-from refseg_cli.metrics.protocols import Metric
+from refseg_cli.metrics.rules import Metric
 
 SWAPS = 10_000
+APART = 1e-12  # of two figures that should be equal
 BLOCK = 4_000_000  # signs held at a time: 32 MB
 
 
@@ -57,6 +59,9 @@ def p_values(
     for j, metric in enumerate(metrics):
         if not swaps or not a.wholes[:, j].any() or not b.wholes[:, j].any():
             continue
+        if metric.concept:
+            p[j] = _concept_p(metric.concept, a.concepts, b.concepts, swaps, seed)
+            continue
         tested = _tested(metric, j, a, b, expressions)
         differing = tested.weights[tested.weights != 0]
         if 2 ** len(differing) <= swaps:
@@ -84,6 +89,20 @@ def _tested(metric: Metric, j: int, a: PictureSums, b: PictureSums, expressions:
     if shift:  # which rounds each weight by half a unit
         z, apart = [(value + (1 << shift - 1)) >> shift for value in z], (apart >> shift) + 1 + len(z)
     return _Tested(np.array(z, dtype=np.float64), float(abs(sum(z)) - apart))
+
+
+def _concept_p(kind: Kind, a: np.ndarray, b: np.ndarray, swaps: int, seed: int) -> float:
+    """The same of a figure that is no ratio, formed anew for each swap; a, b: (c, k) sums of pictures."""
+    changes = (b - a)[(a != b).any(1)]
+    seen = abs(float(figure(kind, b.sum(0)) - figure(kind, a.sum(0)))) - APART
+
+    def far(chosen: np.ndarray) -> int:
+        moved = chosen @ changes  # whole numbers: exact
+        return int(np.count_nonzero(np.abs(figure(kind, b.sum(0) - moved) - figure(kind, a.sum(0) + moved)) >= seen))
+
+    if 2 ** len(changes) <= swaps:
+        return far((1 - _all_swaps(len(changes))) / 2) / 2 ** len(changes)
+    return (1 + sum(map(far, _random_subsets(len(changes), swaps, seed)))) / (1 + swaps)
 
 
 def _all_swaps(pictures: int) -> np.ndarray:

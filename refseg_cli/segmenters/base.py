@@ -14,7 +14,7 @@ import numpy as np
 
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Explanation, Thresholds
+from refseg_cli.records import Detection, Explanation, Rle, Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,7 @@ class Found:
 
     mask: (h, w) bool, all False where nothing is found.  exists: whether there is a target.  p_target: its probability.
     pixels: how many the mask has.  maps: what the model shows of how it got there, if it was asked to.
+    instances: the objects that the mask is of; None where the model does not tell them apart.
     """
 
     phrase: str
@@ -36,6 +37,7 @@ class Found:
     p_target: float
     pixels: int
     maps: tuple[Explanation, ...] = ()
+    instances: tuple[Detection, ...] | None = None
 
 
 class Segmenter(Protocol):
@@ -78,7 +80,7 @@ def check_phrases(phrases: Sequence[str]) -> None:
 def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:
     """The answer as a `refseg.predict/1` object, ready for JSON; image: the picture's name."""
     height, width = found.mask.shape
-    rle = masks.encode(found.mask)
+    told = {} if found.instances is None else {"instances": [_instance(one) for one in found.instances]}
     return {
         "schema": SCHEMA,
         "image": image,
@@ -88,9 +90,19 @@ def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:
         "no_target": not found.exists,
         "p_target": round(found.p_target, 6),
         "pixels": found.pixels,
-        "mask": {"size": list(rle.size), "counts": rle.counts.decode("ascii")},
+        "mask": _coco(masks.encode(found.mask)),
+        **told,
         "model": segmenter.name,
         "threshold": segmenter.thresholds.mask,
         "no_target_threshold": segmenter.thresholds.exists,
         "error": None,
     }
+
+
+def _instance(found: Detection) -> dict[str, Any]:
+    mask = {} if found.rle is None else {"mask": _coco(found.rle)}
+    return {"box": [round(value, 3) for value in found.box], "score": round(found.score, 6), **mask}
+
+
+def _coco(rle: Rle) -> dict[str, Any]:
+    return {"size": list(rle.size), "counts": rle.counts.decode("ascii")}

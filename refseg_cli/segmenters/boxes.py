@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import Sam2Model, Sam2Processor
 
-from refseg_cli.records import Thresholds
+from refseg_cli.records import Detection, Thresholds
 from refseg_cli.segmenters.base import Found
-from refseg_cli.segmenters.pretrained import Opening, Pretrained, kept, load_model, load_processor, logit
+from refseg_cli.segmenters.pretrained import Opening, Pretrained, detections, kept, load_model, load_processor, logit
 
 MASK = 0.5  # a mask logit of 0, the default of Sam2Processor.post_process_masks
 CHUNK = 16  # boxes that are brought to the picture's size at a time
@@ -79,10 +79,12 @@ class BoxPrompted(Pretrained):
             boxes, scores = _inside(found, picture)
             best = scores.max().item() if len(scores) else 0.0
             if not len(scores) or best < self.thresholds.exists:
-                yield self.found(phrase, np.zeros((picture.height, picture.width), dtype=bool), best)
+                yield self.found(phrase, np.zeros((picture.height, picture.width), dtype=bool), best, ())
                 continue
             encoded = encoded or self._encode(picture)
-            yield self.found(phrase, self._masks(encoded, boxes[kept(scores, self.detector.score)], picture), best)
+            order = kept(scores, self.detector.score)
+            mask, told = self._masks(encoded, Boxes(boxes[order], scores[order]), picture)
+            yield self.found(phrase, mask, best, told)
 
     @torch.inference_mode()
     def _encode(self, picture: Image.Image) -> list[Tensor]:
@@ -91,18 +93,23 @@ class BoxPrompted(Pretrained):
         return embeddings
 
     @torch.inference_mode()
-    def _masks(self, encoded: list[Tensor], boxes: Tensor, picture: Image.Image) -> np.ndarray:
-        """(h, w) bool, the union over the boxes; there must be one."""
+    def _masks(
+        self, encoded: list[Tensor], found: Boxes, picture: Image.Image
+    ) -> tuple[np.ndarray, tuple[Detection, ...]]:
+        """(h, w) bool, the union over the boxes, and the objects in them; there must be one."""
         sizes = [[picture.height, picture.width]]
-        asked = self.processor(input_boxes=[boxes.tolist()], original_sizes=sizes, return_tensors="pt")
+        asked = self.processor(input_boxes=[found.boxes.tolist()], original_sizes=sizes, return_tensors="pt")
         out = self.model(
             image_embeddings=encoded, input_boxes=asked.input_boxes.to(self.device), multimask_output=False
         )
         cut, union = logit(self.thresholds.mask), torch.zeros(sizes[0], dtype=torch.bool, device=self.device)
-        for start in range(0, len(boxes), CHUNK):
-            part = out.pred_masks[:, start : start + CHUNK]  # (1, k, 1, h', w')
-            union |= self.processor.post_process_masks(part, sizes, mask_threshold=cut)[0].any(0)[0]
-        return union.cpu().numpy()
+        told: list[Detection] = []
+        for start in range(0, len(found.boxes), CHUNK):
+            part = slice(start, start + CHUNK)
+            masks = self.processor.post_process_masks(out.pred_masks[:, part], sizes, mask_threshold=cut)[0][:, 0]
+            union |= masks.any(0)
+            told += detections(masks, found.boxes[part], found.scores[part])
+        return union.cpu().numpy(), tuple(told)
 
 
 def _inside(found: Boxes, picture: Image.Image) -> Boxes:

@@ -25,9 +25,10 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from refseg_cli import hub
+from refseg_cli.data import masks
 from refseg_cli.data.pictures import load_image
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Thresholds
+from refseg_cli.records import Detection, Thresholds
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.inference import pick_device
 
@@ -113,14 +114,17 @@ class Pretrained(ABC):
         found = self.tokenizer(texts, return_tensors="pt", truncation=True, max_length=self.max_tokens, **settings)
         return dict(found.to(self.device))
 
-    def found(self, phrase: str, mask: np.ndarray, p_target: float) -> Found:
+    def found(
+        self, phrase: str, mask: np.ndarray, p_target: float, instances: tuple[Detection, ...] | None = None
+    ) -> Found:
         """The answer, by the no-target rule that holds for our own models: the probability, and enough pixels.
 
-        mask: (h, w) bool.
+        mask: (h, w) bool.  instances: the objects that it is the union of, if the family tells them apart.
         """
         pixels = int(mask.sum())
-        exists = p_target >= self.thresholds.exists and pixels >= max(1, self.thresholds.min_pixels)
-        return Found(phrase, mask if exists else np.zeros_like(mask), exists, p_target, pixels if exists else 0)
+        if p_target >= self.thresholds.exists and pixels >= max(1, self.thresholds.min_pixels):
+            return Found(phrase, mask, True, p_target, pixels, instances=instances)
+        return Found(phrase, np.zeros_like(mask), False, p_target, 0, instances=None if instances is None else ())
 
 
 def kept(scores: Tensor, least: float) -> Tensor:
@@ -129,10 +133,17 @@ def kept(scores: Tensor, least: float) -> Tensor:
     return order[: max(1, int((scores > least).sum()))]
 
 
-def above(probabilities: Tensor, cut: float, size: tuple[int, int]) -> np.ndarray:
-    """(k, h', w') maps -> (h, w) bool: where any of them, brought to the size, is above the cut."""
-    full = F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)[0]
-    return (full > cut).any(0).cpu().numpy()
+def above(probabilities: Tensor, cut: float, size: tuple[int, int]) -> Tensor:
+    """(k, h', w') maps -> (k, h, w) bool: where each, brought to the size, is above the cut."""
+    return F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)[0] > cut
+
+
+def detections(found: Tensor, boxes: Tensor, scores: Tensor) -> Iterator[Detection]:
+    """found: (k, h, w) bool.  boxes: (k, 4), x0 y0 x1 y1 in pixels, inside the picture.  scores: (k,)."""
+    for mask, (left, top, right, bottom), score in zip(
+        found.cpu().numpy(), boxes.tolist(), scores.tolist(), strict=True
+    ):
+        yield Detection((left, top, right - left, bottom - top), score, masks.encode(mask))
 
 
 def logit(probability: float) -> float:

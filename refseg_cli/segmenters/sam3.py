@@ -18,7 +18,7 @@ from transformers import Sam3Processor
 
 from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found
-from refseg_cli.segmenters.pretrained import Opening, Pretrained, above, kept, load_model, load_processor
+from refseg_cli.segmenters.pretrained import Opening, Pretrained, above, detections, kept, load_model, load_processor
 
 # The defaults of Sam3Processor.post_process_instance_segmentation, transformers 5.24.
 SCORE, MASK = 0.3, 0.5
@@ -41,8 +41,8 @@ class Sam3(Pretrained):
         encoded = self._encode(picture)
         for start in range(0, len(phrases), CHUNK):
             chunk = phrases[start : start + CHUNK]
-            for phrase, scores, masks in zip(chunk, *self._decode(encoded, chunk), strict=True):
-                yield self._found(phrase, scores, masks, (picture.height, picture.width))
+            for phrase, scores, boxes, masks in zip(chunk, *self._decode(encoded, chunk), strict=True):
+                yield self._found(phrase, scores, boxes, masks, (picture.height, picture.width))
 
     @torch.inference_mode()
     def _encode(self, picture: Image.Image) -> Any:
@@ -50,17 +50,20 @@ class Sam3(Pretrained):
         return self.model.get_vision_features(pixel_values=pixels)
 
     @torch.inference_mode()
-    def _decode(self, encoded: Any, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Scores (n, q) and mask logits (n, q, h', w')."""
+    def _decode(self, encoded: Any, phrases: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (n, q), boxes (n, q, 4), x0 y0 x1 y1 as shares of the picture, and mask logits (n, q, h', w')."""
         n = len(phrases)
         repeated = type(encoded)(
             fpn_hidden_states=tuple(part.expand(n, -1, -1, -1) for part in encoded.fpn_hidden_states),
             fpn_position_encoding=tuple(part.expand(n, -1, -1, -1) for part in encoded.fpn_position_encoding),
         )
         out = self.model(vision_embeds=repeated, **self.tokens(phrases, padding="max_length"))
-        return out.pred_logits.sigmoid() * out.presence_logits.sigmoid(), out.pred_masks
+        return out.pred_logits.sigmoid() * out.presence_logits.sigmoid(), out.pred_boxes, out.pred_masks
 
     @torch.inference_mode()
-    def _found(self, phrase: str, scores: Tensor, masks: Tensor, size: tuple[int, int]) -> Found:
+    def _found(self, phrase: str, scores: Tensor, boxes: Tensor, masks: Tensor, size: tuple[int, int]) -> Found:
         best = kept(scores, SCORE)
-        return self.found(phrase, above(masks[best].sigmoid(), self.thresholds.mask, size), float(scores[best[0]]))
+        found = above(masks[best].sigmoid(), self.thresholds.mask, size)
+        inside = boxes[best].clamp(0, 1) * boxes.new_tensor([size[1], size[0]] * 2)
+        told = tuple(detections(found, inside, scores[best]))
+        return self.found(phrase, found.any(0).cpu().numpy(), float(scores[best[0]]), told)

@@ -143,7 +143,10 @@ def test_several_protocols_stand_side_by_side(requests: list[EvalRequest], capsy
     lines = streams.out.splitlines()
     assert lines[0] == "bundled on set, val: 10 expressions"
     rows = {line.split()[0]: line for line in lines[2:]}
-    assert list(rows) == [name for name in PROTOCOLS if name != "r-refcoco"]
+    assert list(rows) == [name for name in PROTOCOLS if name not in ("r-refcoco", "grec", "grec-iou", "sa-co")]
+    assert "grec: it needs a box and a score of each instance, which these answers do not give" in streams.err
+    assert "sa-co: it needs a mask and a score of each instance" in streams.err
+    assert rows["rec-inclusive"].endswith("the first box, IoU with edges included > 0.5")
     assert "r-refcoco: no reference has phrases both with and without a target" in streams.err
     assert "37.50 oIoU" in rows["lavt"]
     assert "37.50 mIoU" in rows["lavt"]

@@ -16,6 +16,7 @@ from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation import evaluate as module
+from refseg_cli.evaluation.analysis import unfit
 from refseg_cli.evaluation.answers import About, read_answers
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate, evaluate_model
 from refseg_cli.metrics.protocols import PROTOCOLS
@@ -276,8 +277,12 @@ def test_the_report_is_that_of_the_splits_at_the_checkpoints_thresholds(data, sa
 def test_one_pass_counts_for_every_protocol_what_a_pass_of_its_own_would(data, saved):
     together = evaluate(request(data, saved, protocols=tuple(PROTOCOLS), curve=True)).evaluations["val"]
     assert together.image_encodings == 3
-    assert set(together.answers.about.views) == set(PROTOCOLS) - {"refseg"}
+    apart = {"grec", "grec-iou", "sa-co"}  # of instances, which our models do not tell apart
+    assert set(together.answers.about.views) == set(PROTOCOLS) - {"refseg", *apart}
     for name, protocol in PROTOCOLS.items():
+        if name in apart:
+            assert "which these answers do not give" in unfit(together.answers, protocol)
+            continue
         alone = evaluate(request(data, saved, protocols=(name,))).evaluations["val"].answers
         assert (
             scores(alone.counts(protocol), protocol).table()
@@ -290,7 +295,7 @@ def test_protocols_that_look_alike_share_their_counts(data, saved):
     assert views["vlt"] == views["asda"]
     assert views["thesis"] == views["thesis-50pix"]
     assert (views["lavt"], views["rela"], views["gsva"]) == (views["ref-zom"], views["cohd"], views["gsva-zom"])
-    assert len(set(views.values())) == 9  # the thesis' mask threshold is 0.5, this checkpoint's is 0.4
+    assert len(set(views.values())) == 9 + 3  # rec's three; the thesis' mask threshold is 0.5, this checkpoint's is 0.4
 
 
 def test_the_curve_is_what_other_thresholds_give(data, saved, vlt, tokenizer):

@@ -15,15 +15,15 @@ from refseg_cli.records import Expression, Record
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"
 SQUARE, WIDE = (480, 480), (240, 480)
-# picture, reference, phrase, target, predicted (top, left, height, width), what is said of no target
+# picture, reference, phrase, target, predicted (top, left, height, width), its score, what is said of no target
 PHRASES = [
-    (1, 1, "left box", 0, (0, 0, 100, 70), None),
-    (1, 1, "left ball", None, None, None),
-    (1, 2, "right box", 1, (0, 300, 100, 100), True),
-    (1, 2, "right ball", None, (200, 200, 40, 50), False),
-    (1, 3, "lower box", 2, None, None),
-    (2, 4, "wide box", 0, (0, 0, 100, 50), None),
-    (2, 4, "wide ball", None, (200, 0, 5, 6), None),
+    (1, 1, "left box", 0, (0, 0, 100, 70), 0.9, None),
+    (1, 1, "left ball", None, None, None, None),
+    (1, 2, "right box", 1, (0, 300, 100, 100), 0.9, True),
+    (1, 2, "right ball", None, (200, 200, 40, 50), 0.9, False),
+    (1, 3, "lower box", 2, None, None, None),
+    (2, 4, "wide box", 0, (0, 0, 100, 50), 0.9, None),
+    (2, 4, "wide ball", None, (200, 0, 5, 6), 0.6, None),
 ]  # fmt: skip
 BOXES = {1: [(0, 0, 100, 100), (0, 300, 100, 100), (300, 0, 100, 100)], 2: [(0, 0, 100, 100)]}
 
@@ -40,7 +40,7 @@ def record(number: int, size: tuple[int, int]) -> Record:
     boxes = tuple(instance(10 * number + i, size, *box) for i, box in enumerate(BOXES[number]))
     expressions = tuple(
         Expression(text, ref, sent_id, () if target is None else (target,))
-        for sent_id, (image, ref, text, target, _, _) in enumerate(PHRASES)
+        for sent_id, (image, ref, text, target, _, _, _) in enumerate(PHRASES)
         if image == number
     )
     made = picture(number, "val", size, boxes, [])
@@ -49,9 +49,10 @@ def record(number: int, size: tuple[int, int]) -> Record:
 
 def predictions() -> str:
     lines = []
-    for sent_id, (image, ref, _, _, box, absent) in enumerate(PHRASES):
+    for sent_id, (image, ref, _, _, box, score, absent) in enumerate(PHRASES):
         rle = masks.encode(mask(SQUARE if image == 1 else WIDE, box))
         line = {"ref_id": ref, "sent_id": sent_id, "mask": {"size": list(rle.size), "counts": rle.counts.decode()}}
+        line = line if score is None else {**line, "score": score}
         lines.append(json.dumps(line if absent is None else {**line, "no_target": absent}))
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rows import NAN, counts_of, row
 
+from refseg_cli.metrics.exact import exact_sum
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG
 from refseg_cli.metrics.scores import sample_iou, scores
 
@@ -295,3 +296,14 @@ def test_the_names_are_those_of_the_papers_in_their_order():
         names = [metric.name for metric in protocol.metrics]
         assert len(set(names)) == len(names)
         assert set(protocol.headline) <= set(names)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 1000, 4097])
+@pytest.mark.parametrize("spread", [0, 1, 20, 200])
+def test_exact_sums_are_those_of_fsum(n, spread):
+    """Of fractions, of numbers of either sign, and of many magnitudes; 0.1 ten times is 1."""
+    rng = np.random.default_rng(n + spread)
+    values = rng.normal(size=n) * 10.0 ** -rng.uniform(0, spread, n)
+    for column in (values, np.abs(values), values**2, -values, np.zeros(n), np.full(n, 0.1), rng.random(n) / 3):
+        assert exact_sum(column) == math.fsum(column.tolist())
+    assert exact_sum(np.array([1e16, 1.0, -1e16])) == 1.0

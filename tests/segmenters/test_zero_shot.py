@@ -12,6 +12,7 @@ import transformers as T
 from PIL import Image
 from torch import nn
 
+from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
 from refseg_cli.segmenters import sam3
 from refseg_cli.segmenters.base import Found
@@ -246,6 +247,24 @@ def test_a_grounding_model_reads_nothing_in_full_stops(tiny: Tiny) -> None:
     nothing, dog = asked(segmenter, ["...", "dog"])
     assert (nothing.exists, nothing.p_target, dog.exists) == (False, 0.0, True)
     assert segmenter.cautions("a.jpg", ["...", "dog"]) == ["'...': the model reads nothing in it, and so finds nothing"]
+
+
+@pytest.mark.parametrize("family", [*DETECTORS, "sam3"])
+def test_instances_are_what_the_mask_is_the_union_of(tiny: Tiny, family: str) -> None:
+    (found,) = asked(opened(tiny, family).reporting_all(), PHRASES[:1])
+    assert found.instances
+    assert found.instances[0].score == pytest.approx(found.p_target)
+    union = np.zeros(SIZE, dtype=bool)
+    for one in found.instances:
+        assert one.rle is not None
+        union |= masks.decode(one.rle).astype(bool)
+        left, top, width, height = one.box
+        assert min(one.box) >= 0
+        assert left + width <= SIZE[1] + 1e-3
+        assert top + height <= SIZE[0] + 1e-3
+    np.testing.assert_array_equal(union, found.mask)
+    (nothing,) = asked(opened(tiny, family, no_target_threshold=1.0), PHRASES[:1])
+    assert nothing.instances == () or nothing.exists
 
 
 def test_boxes_are_cut_at_the_edges_and_those_outside_dropped() -> None:
