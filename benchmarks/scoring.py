@@ -1,6 +1,8 @@
 """What it costs to score answers: records with intervals and slices, and predictions in JSON lines.
 
-    python benchmarks/scoring.py --baseline OTHER_CHECKOUT --out benchmarks/scoring.json
+    python benchmarks/scoring.py --baseline OTHER_CHECKOUT --measures records slices --out benchmarks/scoring.json
+    python benchmarks/scoring.py --baseline OTHER_CHECKOUT --measures lines --expressions 50000 \
+        --out benchmarks/scoring_lines.json
 
 The same files are scored by this checkout and by another one, in processes of their own, in turns: `analyse` of
 records with intervals, without and with all slices, and `eval --from` of JSON lines by the protocol refseg. Seven
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +109,11 @@ def measure(name: str, folder: Path) -> dict[str, float]:
     return {"seconds": round(seconds, 2), "gibibytes": round(most, 3), "found": scores}
 
 
-def in_turns(folder: Path, checkouts: dict[str, Path], rounds: int) -> Iterator[tuple[str, str, dict[str, float]]]:
+def in_turns(
+    folder: Path, checkouts: dict[str, Path], rounds: int, measures: Sequence[str]
+) -> Iterator[tuple[str, str, dict[str, float]]]:
     for _ in range(rounds):
-        for name in MEASURES:
+        for name in measures:
             for build, checkout in checkouts.items():
                 paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
                 ran = subprocess.run(
@@ -126,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--expressions", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
     parser.add_argument("--baseline", type=Path, help="another checkout")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--measure", choices=MEASURES, help="one of them, of --files, in this process")
@@ -142,7 +147,7 @@ def main() -> None:
         if arguments.baseline:
             checkouts["baseline"] = arguments.baseline
         best: dict[str, dict[str, dict[str, float]]] = {}
-        for name, build, found in in_turns(folder, checkouts, arguments.rounds):
+        for name, build, found in in_turns(folder, checkouts, arguments.rounds, arguments.measures):
             known = best.setdefault(name, {}).setdefault(build, found)
             assert known["found"] == found["found"]
             best[name][build] = min(known, found, key=lambda one: one["seconds"])

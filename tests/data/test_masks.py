@@ -16,6 +16,7 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from refseg_cli.data import masks
+from refseg_cli.metrics.counts import count_pixels
 from refseg_cli.records import Rle
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -237,3 +238,15 @@ def test_pillow_takes_neighbours_where_others_take_the_pixel_under_the_centre() 
     for side in (427, 480, 500, 375):
         line = np.arange(side)[None]
         assert (masks.resize_as_pillow(line, (1, 480)) == masks.resize_by_centres(line, (1, 480))).all()
+
+
+def test_pixels_and_overlaps_without_decoding_are_those_of_the_pixels():
+    rng = np.random.default_rng(0)
+    drawn = [rng.random((7, 9)) < share for share in (0, 0, 0.1, 0.5, 0.9, 1)]
+    rles = [masks.encode(mask) for mask in drawn]
+    overlaps = masks.overlaps(rles, rles)
+    for i, p in enumerate(drawn):
+        for j, g in enumerate(drawn):
+            assert masks.count(rles[i], rles[j]) == count_pixels(p, g)
+            assert overlaps[i, j] == ((p & g).sum() / (p | g).sum() if (p | g).any() else 0)
+    assert masks.overlaps([], rles).shape == (0, 6)

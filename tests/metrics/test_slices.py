@@ -102,3 +102,18 @@ def test_phrasecut_subsets_by_hand():
         "t_obj": [0, 2, 3, 5],
     }
     assert find_phrasecut_subsets(np.zeros(0, int), []) == []
+
+
+def test_words_are_those_of_each_text_alone():
+    """Many are read at once: no word and no pair of words crosses from one text to the next."""
+    rng = np.random.default_rng(0)
+    words = ["other", "than", "apart", "from", "left", "red", "it's", "and", "dog", "two", "except", "a\nb", "--", "É"]
+    texts = [" ".join(rng.choice(words, int(rng.integers(0, 6)))) for _ in range(25_000)]
+    said = {part.name: part.rows for part in find_slices(texts, *(np.ones(len(texts), int),) * 2, [()] * len(texts))}
+    for name, wanted in (("spatial", {"left"}), ("colour", {"red"}), ("counting", {"two"}), ('"and"', {"and"})):
+        assert said[name].tolist() == [not wanted.isdisjoint(text.split()) for text in texts], name
+    spoken = [" ".join(text.replace("--", "").split()) for text in texts]
+    excepted = ["except" in text or "other than" in text or "apart from" in text for text in spoken]
+    assert said['"except"'].tolist() == excepted
+    counts = [len(text.replace("--", "").split()) for text in texts]
+    assert said["1-2"].tolist() == [count in (1, 2) for count in counts]
