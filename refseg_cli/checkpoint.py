@@ -12,7 +12,6 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_tabl
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.files import is_part, parse_json, part_name, whole
-from refseg_cli.models import build_model, config_class
 from refseg_cli.records import Thresholds
 
 if TYPE_CHECKING:
@@ -231,7 +229,7 @@ def _standing(folder: Path) -> Path | None:
 
 def bundled() -> Path:
     """The folder of the model that comes with the package."""
-    return Path(str(files("refseg_cli") / "bundled"))
+    return Path(__file__).with_name("bundled")
 
 
 def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
@@ -245,11 +243,19 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
         table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RefsegError(f"{path}: cannot read: {error}") from error
+    return (*parse_config(table, str(path)), table)
+
+
+def parse_config(table: Any, name: str) -> tuple[Recipe, Thresholds]:
+    """What a config.json says, already parsed; name: what to call it in an error.
+
+    Raises:
+        RefsegError: another format, or a recipe that this version does not know.
+    """
     if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise RefsegError(f"{path}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")
-    recipe = build(Recipe, table.get("recipe", {}), f"{path}: recipe")
-    thresholds = build(Thresholds, table.get("thresholds", {}), f"{path}: thresholds")
-    return recipe, thresholds, table
+        raise RefsegError(f"{name}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")
+    recipe = build(Recipe, table.get("recipe", {}), f"{name}: recipe")
+    return recipe, build(Thresholds, table.get("thresholds", {}), f"{name}: thresholds")
 
 
 def load(folder: str | Path | None = None, device: Any = "cpu", *, overrides: Sequence[str] = ()) -> Checkpoint:
@@ -260,6 +266,8 @@ def load(folder: str | Path | None = None, device: Any = "cpu", *, overrides: Se
     Raises:
         RefsegError: missing, damaged or unknown, or changes that the model cannot take, with what to do.
     """
+    from refseg_cli.models import build_model
+
     path = bundled() if folder is None else resolve(folder)
     trained, thresholds, table = read_config(path)
     recipe, changed = adjusted(trained, overrides)
@@ -352,6 +360,8 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     Raises:
         RefsegError: a `[model]` key that the architecture does not read.
     """
+    from refseg_cli.models import config_class
+
     config: Any = build(config_class(recipe.arch), recipe.model, f"{recipe.arch}: [model]")
     tables = {"model": asdict(config), "text": asdict(recipe.text), "data": asdict(recipe.data)}
     keys = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
@@ -364,6 +374,8 @@ def _text(value: Any) -> str:
 
 def without_downloads(recipe: Recipe) -> Recipe:
     """The same recipe without pretrained weights: the checkpoint holds them all."""
+    from refseg_cli.models import config_class
+
     known = {field.name for field in fields(config_class(recipe.arch))}
     off: dict[str, Any] = {key: False for key in PRETRAINED if key in known}
     return replace(recipe, model={**recipe.model, **off})

@@ -98,7 +98,9 @@ Protocols = Annotated[
 Data = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder or URI that 'refseg prepare' wrote.")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="RUN", help="Folder of a trained model; the bundled one if not given."),
+    typer.Option(
+        "--model", metavar="RUN", help="A trained model's folder or an exported one; the bundled one if not given."
+    ),
 ]
 Arch = Annotated[str | None, typer.Option("--arch", metavar="NAME", help="Architecture.", autocompletion=arch_choices)]
 RecipeName = Annotated[

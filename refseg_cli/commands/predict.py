@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +17,8 @@ from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
-    from refseg_cli.segmenters.base import Found
-    from refseg_cli.segmenters.trained import Predictor
+    from refseg_cli.segmenters.base import Found, Segmenter
 
 # Endings that no phrase has.
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".jxl")
@@ -95,12 +93,20 @@ def predict(
     sinks = sinks_for(image, len(phrases), chosen, output)
     name, pixels = _read(image, max_pixels)
 
-    from refseg_cli.segmenters.trained import Predictor
+    from refseg_cli.segmenters.choice import open_explaining, open_segmenter
 
-    predictor = Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
-    answers = _ask(predictor, name, pixels, phrases, explain=chosen == "explain")
+    options: dict[str, Any] = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
+    if chosen == "explain":
+        explaining = open_explaining(model, **options)
+        answers = _explained(explaining, explaining.explain(pixels, phrases))
+        segmenter: Segmenter = explaining
+    else:
+        segmenter = open_segmenter(model, once=True, **options)
+        answers = segmenter.predict(pixels, phrases)
+    for caution in segmenter.cautions(name, phrases):
+        console.warn(caution)
     if chosen in LINES:
-        exists = _write_lines(sinks[0], answers, chosen, predictor, name)
+        exists = _write_lines(sinks[0], answers, chosen, segmenter, name)
     else:
         exists = _write_pictures(sinks, answers, chosen, pixels)
     return FOUND if exists or no_target_ok else NO_TARGET
@@ -131,13 +137,13 @@ def _check(phrases: Sequence[str]) -> None:
             )
 
 
-def _read(image: str, max_pixels: int | None) -> tuple[str, Tensor]:
+def _read(image: str, max_pixels: int | None) -> tuple[str, np.ndarray]:
     """What to call the image, and its pixels (3, h, w)."""
     from refseg_cli.data.formats import MAX_PIXELS
-    from refseg_cli.data.pictures import load_image
+    from refseg_cli.data.pictures import read_pixels
 
     source, name = (_stdin(), "stdin") if image == STDIO else (Path(image), image)
-    return name, load_image(source, name, max_pixels=max_pixels or MAX_PIXELS)
+    return name, read_pixels(source, name, max_pixels=max_pixels or MAX_PIXELS)
 
 
 def _stdin() -> bytes:
@@ -151,36 +157,33 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _ask(predictor: Predictor, name: str, pixels: Tensor, phrases: Sequence[str], *, explain: bool) -> Iterator[Found]:
-    """The answers as they come, after what a user should know before relying on them."""
-    for caution in predictor.cautions(name, phrases):
-        console.warn(caution)
-    answers = predictor.explain(pixels, phrases) if explain else predictor.predict(pixels, phrases)
+def _explained(segmenter: Segmenter, answers: Iterable[Found]) -> Iterator[Found]:
+    """The answers as they come; with a word about it where there is nothing to show."""
     for number, found in enumerate(answers):
-        if explain and number == 0 and not found.maps:
-            console.warn(f"{predictor.name} has no maps to show: this is its answer alone")
+        if number == 0 and not found.maps:
+            console.warn(f"{segmenter.name} has no maps to show: this is its answer alone")
         yield found
 
 
-def _write_lines(sink: Sink, answers: Iterable[Found], format: Format, predictor: Predictor, name: str) -> bool:
+def _write_lines(sink: Sink, answers: Iterable[Found], format: Format, segmenter: Segmenter, name: str) -> bool:
     """A line for each answer, as soon as it is there; whether any has a target."""
     from refseg_cli.segmenters.base import record
 
     exists = False
     with sink.lines() as write:
         for found in answers:
-            line = record(predictor, name, found)
+            line = record(segmenter, name, found)
             write(line if format == "json" else line["mask"])
             exists |= found.exists
     return exists
 
 
-def _write_pictures(sinks: Sequence[Sink], answers: Iterable[Found], format: Format, pixels: Tensor) -> bool:
+def _write_pictures(sinks: Sequence[Sink], answers: Iterable[Found], format: Format, pixels: np.ndarray) -> bool:
     """A PNG for each answer, as soon as it is there; whether any has a target. No sinks, no pictures.
 
     pixels: (3, h, w).
     """
-    picture = pixels.permute(1, 2, 0).numpy()
+    picture = pixels.transpose(1, 2, 0)
     exists = False
     for number, found in enumerate(answers):
         exists |= found.exists

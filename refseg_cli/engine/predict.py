@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refseg_cli import checkpoint, files
-from refseg_cli.data.pictures import load_image
+from refseg_cli.data.pictures import read_pixels
 from refseg_cli.drawing.overlay import overlay_png
 from refseg_cli.errors import RefsegError
 from refseg_cli.segmenters.base import Found
-from refseg_cli.segmenters.trained import Predictor
+from refseg_cli.segmenters.choice import open_segmenter
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ def demo(out: Path, *, folder: str | Path | None = None, device: str = "auto") -
         wanted = json.loads((scenes / "demo.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RefsegError(f"{scenes}: no demo in this installation: {error}", hint="install refseg again") from error
-    predictor = Predictor(folder, device=device)
+    segmenter = open_segmenter(folder, device=device)
     shown: list[Shown] = []
     for scene in wanted:
-        pixels = load_image(scenes / scene["image"])
-        picture = pixels.permute(1, 2, 0).numpy()
-        for found in predictor.predict(pixels, scene["phrases"]):
+        pixels = read_pixels(scenes / scene["image"])
+        picture = pixels.transpose(1, 2, 0)
+        for found in segmenter.predict(pixels, scene["phrases"]):
             path = out / f"{len(shown) + 1:02}-{_slug(found.phrase)}.png"
             drawn = overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target)
             files.write(path, drawn)

@@ -12,6 +12,7 @@ from refseg_cli.metrics.scores import scores
 from refseg_cli.metrics.tuning import tune
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Thresholds
+from refseg_cli.segmenters.choice import is_exported
 
 ROUNDING = 1e-9  # of a gIoU: no gain
 
@@ -37,11 +38,15 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     request: says which model, data, device and batches; its splits and records are not looked at.
 
     Raises:
-        RefsegError: the model is the bundled one, which is not the user's to change; no such data or split; nothing in
-            the split; or the folder cannot be written.
+        RefsegError: the model is the bundled one, which is not the user's to change, or an exported one; no such data
+            or split; nothing in the split; or the folder cannot be written.
     """
     if request.model is None:
         raise RefsegError("the bundled model keeps its thresholds", hint="name a trained one with --model RUN")
+    if is_exported(request.model):
+        raise RefsegError(
+            f"{request.model}: an exported model keeps its thresholds", hint="calibrate the checkpoint and export it"
+        )
     folder = checkpoint.resolve(request.model)
     passed = replace(request, splits=(split,), protocols=("refseg",), curve=True, records=None, disturb=None)
     answers = evaluate(passed, progress=progress).evaluations[split].answers

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,10 +28,11 @@ from refseg_cli.metrics.scores import sample_iou
 from refseg_cli.metrics.slices import find_slices
 from refseg_cli.models import MODELS
 from refseg_cli.progress import Progress, silent
-from refseg_cli.records import Batch, Prediction, Record, Rle
+from refseg_cli.records import Batch, Explanation, MapKind, Prediction, Record, Rle
 from refseg_cli.report.content import PackedMap, Picture, Report, Sample, Slice, pack
 from refseg_cli.report.failures import Pairs, failure_types, join, pair_up
 from refseg_cli.report.page import render
+from refseg_cli.segmenters.choice import is_exported
 from refseg_cli.segmenters.explain import explain, kinds_of
 
 MAP_CELLS = 28  # longer side of a map on the page; most models have no more, and 10,000 answers have many maps
@@ -43,17 +44,19 @@ class Watch:
     """Keeps what the page shows of each answer and its row in the records does not hold: its mask and its maps.
 
     Args:
-        model: the checkpoint folder that answers; None for the bundled one.
+        model: what answers, a checkpoint folder or an exported model; None for the bundled one.
 
     Raises:
         RefsegError: no such model.
     """
 
     def __init__(self, model: str | None) -> None:
-        folder = checkpoint.bundled() if model is None else checkpoint.resolve(model)
-        recipe, _, _ = checkpoint.read_config(folder)
-        self._kinds = kinds_of(MODELS[recipe.arch][1])
-        self._tokenizer = Tokenizer.load(folder)
+        self._kinds: Mapping[str, MapKind] = {}
+        self._tokenizer: Tokenizer | None = None
+        if not is_exported(model):
+            folder = checkpoint.bundled() if model is None else checkpoint.resolve(model)
+            recipe, _, _ = checkpoint.read_config(folder)
+            self._kinds, self._tokenizer = kinds_of(MODELS[recipe.arch][1]), Tokenizer.load(folder)
         self._bytes = 0
         self._ious: list[float] = []
         self.masks: list[Rle] = []
@@ -61,7 +64,9 @@ class Watch:
 
     def __call__(self, batch: Batch, prediction: Prediction, answers: Sequence[Answer]) -> None:
         """Evaluation calls it after each batch."""
-        shown = explain(prediction, batch, self._kinds, self._tokenizer, longest=MAP_CELLS)
+        shown: Iterable[tuple[Explanation, ...]] = [()] * len(answers)
+        if self._tokenizer is not None:
+            shown = explain(prediction, batch, self._kinds, self._tokenizer, longest=MAP_CELLS)
         for answer, explanations in zip(answers, shown, strict=True):
             if explanations:
                 packed = tuple(pack(explanation) for explanation in explanations)

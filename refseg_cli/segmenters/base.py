@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Explanation, Thresholds
 
@@ -49,7 +48,7 @@ class Segmenter(Protocol):
     def thresholds(self) -> Thresholds:
         """What turns its probabilities into decisions."""
 
-    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+    def predict(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """An answer to each phrase, in their order, each when it is asked for: masks are large, and phrases many.
 
         image: a file, its bytes, or pixels (3, h, w) uint8 RGB.
@@ -77,6 +76,8 @@ def check_phrases(phrases: Sequence[str]) -> None:
 
 def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:
     """The answer as a `refseg.predict/1` object, ready for JSON; image: the picture's name."""
+    from refseg_cli.data import masks  # pycocotools, which a mask as a PNG does without
+
     height, width = found.mask.shape
     rle = masks.encode(found.mask)
     return {
