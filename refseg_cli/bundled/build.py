@@ -43,8 +43,7 @@ def write_graph(folder: Path) -> None:
 
     loaded = checkpoint.load(folder)
     program = export.trace(export.Graph(loaded.model).eval(), export.example(loaded, *export.TRACED))
-    # Folding would make new weights of the stored ones. onnxruntime folds when it loads, if it is to.
-    model = onnx_graph.convert(program, optimize=False)
+    model = onnx_graph.folded_but_weights(onnx_graph.convert(program, optimize=False))
     refer(model, folder / checkpoint.WEIGHTS)
     with whole(folder / BUNDLED) as part:
         part.write_bytes(model.SerializeToString())

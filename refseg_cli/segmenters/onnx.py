@@ -92,6 +92,7 @@ def _session(file: Path, threads: int, once: bool) -> InferenceSession:
     options.intra_op_num_threads = threads
     if once:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait for more work
     if not file.is_file():
         raise RefsegError(f"{file}: no such file", hint="`refseg export` writes one")
     with _explained(file, "cannot be loaded"):
