@@ -16,6 +16,7 @@ from refseg_cli.data.orientation import AS_STORED, turned, turned_size
 from refseg_cli.errors import RefsegError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -45,6 +46,20 @@ def read_pixels(source: Path | bytes, name: str | None = None, *, max_pixels: in
             return _pixels(np.asarray(formats.rgb(image)), formats.orientation(image))
     except UnreadablePicture as error:
         raise _unreadable(name, error) from error
+
+
+def from_pillow(image: Image) -> np.ndarray:
+    """(3, h, w) uint8 RGB of a picture that Pillow has open, turned upright by its EXIF orientation.
+
+    Raises:
+        RefsegError: its file is damaged or cut short.
+    """
+    try:
+        return _pixels(np.asarray(formats.rgb(image)), formats.orientation(image))
+    except UnreadablePicture as error:
+        raise _unreadable("picture", error) from error
+    except OSError as error:
+        raise RefsegError(f"picture: cannot read the image: {error}") from error
 
 
 def load_image(source: Path | bytes, name: str | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:

@@ -39,7 +39,7 @@ def open_segmenter(
         model: see the table above.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; an exported model runs on the CPU.
         threshold, no_target_threshold: probabilities in [0, 1] in place of the model's own.
-        threads: of one operator on onnxruntime; 0 for as many as the machine has cores.
+        threads: of one operator, with torch of the whole process; 0 for as many as the library takes by itself.
         once: it is asked about a picture or two, so that starting matters more than answering.
 
     Raises:
@@ -55,6 +55,10 @@ def open_segmenter(
     _refuse_hub(model)
     from refseg_cli.segmenters.trained import Predictor
 
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     return Predictor(model, device=device, **thresholds)
 
 
