@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refseg_cli.commands._many import Listing, Places, each, expand, list_one, read_phrases
 from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
-from refseg_cli.commands._output import LINES, STDIO, Format, Sink, sinks_for
+from refseg_cli.commands._output import LINES, STDIO, Format, Sink
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
@@ -39,22 +43,49 @@ NoTargetThreshold = Annotated[
 ]
 
 
+Image = Annotated[str | None, typer.Argument(metavar="IMAGE", help="An image file, or - for standard input.")]
+Phrases = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PHRASE", help="What to find; put -- before a phrase that begins with a dash."),
+]
+Output = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
+]
+Phrase = Annotated[
+    list[str] | None,
+    typer.Option("--phrase", "-p", metavar="PHRASE", help="What to find; all arguments are then images. Repeatable."),
+]
+PhraseFile = Annotated[
+    Path | None, typer.Option("--phrases", metavar="FILE", help="Phrases to find, one on each line; like --phrase.")
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
+ListWith = Annotated[
+    bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
+]
+ListWithout = Annotated[
+    bool, typer.Option("--files-without-match", "-L", help="Print the names of images in which none is found.")
+]
+Count = Annotated[
+    bool, typer.Option("--count", "-c", help="Print of each image how many of the phrases are found, as NAME:N.")
+]
+
+
 def predict(
-    image: Annotated[
-        str | None, typer.Argument(metavar="IMAGE", help="An image file, or - for standard input.")
-    ] = None,
-    phrases: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PHRASE", help="What to find; put -- before a phrase that begins with a dash."),
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
-    ] = None,
+    image: Image = None,
+    phrases: Phrases = None,
+    phrase: Phrase = None,
+    phrase_file: PhraseFile = None,
+    recursive: Recursive = False,
+    output: Output = None,
     format: FormatName = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
-    ] = False,
+    explain: Explain = False,
+    files_with: ListWith = False,
+    files_without: ListWithout = False,
+    count: Count = False,
     model: Model = None,
     threshold: Threshold = None,
     no_target_threshold: NoTargetThreshold = None,
@@ -64,11 +95,12 @@ def predict(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> int:
-    """Turn an image and phrases into masks.
+    """Turn images and phrases into masks.
 
     The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
     IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
     give numbered files (IMAGE.mask-1.png and so on), or one line each with --format rle or json, written as they come.
+    With --phrase, all arguments are images, or folders of them.
 
     \b
     Example:
@@ -76,6 +108,7 @@ def predict(
       refseg predict photo.jpg "two people on left" -o mask.png
       refseg predict --json photo.jpg "the red car" "the dog" | jq .no_target
       refseg predict --explain photo.jpg "the red car" -o why.png
+      refseg predict -l -p "kid in blue" photos/ | xargs ls -l
       cat photo.jpg | refseg predict -q - "a dog" && echo "there is a dog"
 
     \b
@@ -87,29 +120,120 @@ def predict(
     chosen = _format(format, json=json, explain=explain)
     if demo:
         return _demo(Path(output or "refseg-demo"), model, device)
-    if image is None or not phrases:
+    listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
+    if listing and (output or chosen != "png"):
+        raise RefsegError("names of images are printed, and no masks", hint="leave --output and --format away")
+    question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
+    options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
+    status = _answer(question, chosen, output, listing, max_pixels, model, options)
+    return FOUND if no_target_ok and status == NO_TARGET else status
+
+
+@dataclass(frozen=True)
+class _Question:
+    """many: whether pictures were named as such, so that a broken one does not stop the others."""
+
+    pictures: list[str]
+    phrases: list[str]
+    many: bool
+
+
+def _question(
+    image: str | None, rest: Sequence[str], phrases: Sequence[str], file: Path | None, *, recursive: bool
+) -> _Question:
+    """What is asked of what: by --phrase and --phrases of all arguments, else by the others of the first."""
+    asked = [*phrases, *(read_phrases(file) if file else [])]
+    if image is None or not (asked or rest):
         raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
-    _check(phrases)
-    sinks = sinks_for(image, len(phrases), chosen, output)
-    name, pixels = _read(image, max_pixels)
+    if asked:
+        _check(asked)
+        return _Question(expand([image, *rest], PICTURES, recursive=recursive), asked, True)
+    _check(rest)
+    if recursive:
+        raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
+    return _Question([image], list(rest), False)
 
-    from refseg_cli.segmenters.choice import open_explaining, open_segmenter
 
-    options: dict[str, Any] = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
-    if chosen == "explain":
-        explaining = open_explaining(model, **options)
-        answers = _explained(explaining, explaining.explain(pixels, phrases))
-        segmenter: Segmenter = explaining
-    else:
-        segmenter = open_segmenter(model, once=True, **options)
-        answers = segmenter.predict(pixels, phrases)
-    for caution in segmenter.cautions(name, phrases):
-        console.warn(caution)
-    if chosen in LINES:
-        exists = _write_lines(sinks[0], answers, chosen, segmenter, name)
-    else:
-        exists = _write_pictures(sinks, answers, chosen, pixels)
-    return FOUND if exists or no_target_ok else NO_TARGET
+def _listing(flags: Mapping[str, bool]) -> Listing | None:
+    kinds: tuple[Listing, ...] = ("with", "without", "count")
+    given = [(name, kind) for (name, wanted), kind in zip(flags.items(), kinds, strict=True) if wanted]
+    if len(given) > 1:
+        raise RefsegError(f"{' and '.join(name for name, _ in given)} exclude each other", hint="give one of them")
+    return given[0][1] if given else None
+
+
+def _answer(
+    question: _Question,
+    format: Format,
+    output: str | None,
+    listing: Listing | None,
+    max_pixels: int | None,
+    model: str | None,
+    options: Mapping[str, Any],
+) -> int:
+    """Have the question answered, and say by the exit status whether anything is found."""
+    pictures, phrases = question.pictures, question.phrases
+    places = Places(format, output, len(phrases))
+    if listing is None:
+        places.check(pictures)
+    lines = places.of(pictures[0])[0] if format in LINES else None  # refused before a model is loaded
+    read = partial(_read, max_pixels=max_pixels)
+    if not question.many:
+        places.of(pictures[0])
+        found = read(pictures[0])
+        read = partial(_again, found)
+    answering = _Answering.open(phrases, format, model, once=len(pictures) == 1, options=options)
+    with lines.lines() if lines else nullcontext() as write:
+
+        def take(picture: str, name: str, pixels: np.ndarray) -> bool:
+            answers = answering.ask(name, pixels)
+            if listing:
+                return list_one(listing, name, answers)
+            if write:
+                return _write_lines(write, answers, format, answering.segmenter, name)
+            return _write_pictures(places.of(picture), answers, format, pixels)
+
+        return each(pictures, read, take)
+
+
+def _again(found: tuple[str, np.ndarray], picture: str) -> tuple[str, np.ndarray]:
+    """A picture that was read before the model was loaded, so that its faults are told at once."""
+    return found
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """A model, what it is asked, and which of its methods answers."""
+
+    segmenter: Segmenter
+    answer: Callable[[np.ndarray, Sequence[str]], Iterator[Found]]
+    phrases: Sequence[str]
+    explains: bool
+    warned: set[str] = field(default_factory=set)
+
+    @classmethod
+    def open(
+        cls, phrases: Sequence[str], format: Format, model: str | None, *, once: bool, options: Mapping[str, Any]
+    ) -> _Answering:
+        from refseg_cli.segmenters.choice import open_explaining, open_segmenter
+
+        if format == "explain":
+            explaining = open_explaining(model, **options)
+            return cls(explaining, explaining.explain, phrases, True)
+        segmenter = open_segmenter(model, once=once, **options)
+        return cls(segmenter, segmenter.predict, phrases, False)
+
+    def ask(self, name: str, pixels: np.ndarray) -> Iterator[Found]:
+        """The answers as they come; before the first picture's, what a user should know before relying on them."""
+        answers = self.answer(pixels, self.phrases)
+        if not self.warned:
+            self.warned.add(name)
+            for caution in self.segmenter.cautions(name, self.phrases):
+                console.warn(caution)
+        for number, found in enumerate(answers):
+            if self.explains and number == 0 and not found.maps:
+                console.warn(f"{self.segmenter.name} has no maps to show: this is its answer alone")
+            yield found
 
 
 def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
@@ -133,11 +257,11 @@ def _check(phrases: Sequence[str]) -> None:
         if os.path.isfile(phrase) or Path(phrase).suffix.lower() in PICTURES:  # noqa: PTH113 - never raises
             raise RefsegError(
                 f"{phrase!r}: a file, not a phrase",
-                hint="predict takes one image, then phrases; one that does read like this may end with a space",
+                hint="name images before -p PHRASE; a phrase that does read like this may end with a space",
             )
 
 
-def _read(image: str, max_pixels: int | None) -> tuple[str, np.ndarray]:
+def _read(image: str, *, max_pixels: int | None) -> tuple[str, np.ndarray]:
     """What to call the image, and its pixels (3, h, w)."""
     from refseg_cli.data.formats import MAX_PIXELS
     from refseg_cli.data.pictures import read_pixels
@@ -157,24 +281,17 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _explained(segmenter: Segmenter, answers: Iterable[Found]) -> Iterator[Found]:
-    """The answers as they come; with a word about it where there is nothing to show."""
-    for number, found in enumerate(answers):
-        if number == 0 and not found.maps:
-            console.warn(f"{segmenter.name} has no maps to show: this is its answer alone")
-        yield found
-
-
-def _write_lines(sink: Sink, answers: Iterable[Found], format: Format, segmenter: Segmenter, name: str) -> bool:
+def _write_lines(
+    write: Callable[[object], None], answers: Iterable[Found], format: Format, segmenter: Segmenter, name: str
+) -> bool:
     """A line for each answer, as soon as it is there; whether any has a target."""
     from refseg_cli.segmenters.base import record
 
     exists = False
-    with sink.lines() as write:
-        for found in answers:
-            line = record(segmenter, name, found)
-            write(line if format == "json" else line["mask"])
-            exists |= found.exists
+    for found in answers:
+        line = record(segmenter, name, found)
+        write(line if format == "json" else line["mask"])
+        exists |= found.exists
     return exists
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,35 @@ def test_a_graph_is_evaluated_as_a_checkpoint_is(exported: dict[str, Path], untr
         np.testing.assert_allclose(answers.p_target, first.p_target, atol=1e-5)
         np.testing.assert_allclose(answers.predicted, first.predicted, atol=30)
         np.testing.assert_allclose(answers.views, first.views, atol=30)
+
+
+def test_a_graph_is_timed_without_what_it_does_not_say(exported: dict[str, Path]) -> None:
+    from refseg_cli.engine.bench import BenchRequest, bench
+
+    request = BenchRequest(str(exported["folder"]), batch_sizes=(1, 2), phrases=3, repeat=1, warmup=0)
+    report = bench(request)
+    assert (report.device.split(",")[0], report.parameters, report.gflops_per_image) == ("cpu", None, None)
+    assert [(row.images, row.expressions, row.gflops) for row in report.rows] == [(1, 3, None), (2, 6, None)]
+    with pytest.raises(RefsegError, match="has its own precision"):
+        bench(replace(request, precision="bf16"))
+
+
+def test_a_report_of_a_graph_has_masks_and_no_maps(exported: dict[str, Path], scenes: Path) -> None:
+    from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
+    from refseg_cli.evaluation.report import Watch
+
+    watch = Watch(str(exported["file"]))
+    report = evaluate(EvalRequest(str(scenes), ("testB",), str(exported["file"]), workers=0), watch=watch)
+    assert len(watch.masks) == len(report.evaluations["testB"].answers) > 0
+    assert watch.maps == {}
+
+
+def test_an_exported_model_keeps_its_thresholds(exported: dict[str, Path], scenes: Path) -> None:
+    from refseg_cli.evaluation.calibrate import calibrate
+    from refseg_cli.evaluation.evaluate import EvalRequest
+
+    with pytest.raises(RefsegError, match="calibrate the checkpoint and export it"):
+        calibrate(EvalRequest(str(scenes), (), str(exported["file"])), "val")
 
 
 # ---- damage
