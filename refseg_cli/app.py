@@ -150,9 +150,7 @@ def run() -> NoReturn:
     other threads finish, exit handlers run, streams are flushed.
     """
     status = main()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined] # as the interpreter does: releases idle pools, joins the rest
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -212,6 +212,8 @@ def test_the_program_ends_as_its_main_says(tmp_path: Path) -> None:
         "def late(): time.sleep(0.2); open(sys.argv[1], 'w').write('done')\n"
         "class Last:\n    def __del__(self): print('taken apart')\n"
         "kept = Last()\natexit.register(print, 'handler')\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "idle = ThreadPoolExecutor(1)\nidle.submit(int).result()\n"
         "threading.Thread(target=late).start()\nprint('unflushed', end=' ')\n"
         "app.main = lambda: 7\napp.run()"
     )
