@@ -29,7 +29,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 FormatName = Annotated[
     Format | None,
-    typer.Option("--format", "-f", help="Mask, mask over the image, model's maps, COCO RLE, or JSON lines."),
+    typer.Option(
+        "--format", "-f", help="Mask, mask over the image, what it covers, model's maps, COCO RLE, or JSON lines."
+    ),
 ]
 Threshold = Annotated[
     float | None,
@@ -315,14 +317,14 @@ def _write_pictures(sinks: Sequence[Sink], answers: Iterable[Found], format: For
 def _drawn(found: Found, format: Format, picture: np.ndarray) -> bytes:
     """The answer as a PNG; picture: (h, w, 3)."""
     from refseg_cli.drawing.maps import explanation_png
-    from refseg_cli.drawing.overlay import mask_png, overlay_png
+    from refseg_cli.drawing.overlay import cutout_png, mask_png, overlay_png
 
     mask, phrase, exists, p_target = found.mask, found.phrase, found.exists, found.p_target
     if format == "explain":
         return explanation_png(picture, mask, phrase, found.maps, exists=exists, p_target=p_target)
     if format == "overlay":
         return overlay_png(picture, mask, phrase, exists=exists, p_target=p_target)
-    return mask_png(mask)
+    return cutout_png(picture, mask) if format == "cutout" else mask_png(mask)
 
 
 def _verdict(found: Found) -> str:

@@ -89,6 +89,7 @@ def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:
         "no_target": not found.exists,
         "p_target": round(found.p_target, 6),
         "pixels": found.pixels,
+        "bbox": [int(side) for side in masks.box(rle)],
         "mask": {"size": list(rle.size), "counts": rle.counts.decode("ascii")},
         "model": segmenter.name,
         "threshold": segmenter.thresholds.mask,

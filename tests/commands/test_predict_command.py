@@ -116,6 +116,22 @@ def test_mask_becomes_a_file_on_a_terminal(calls: object, capfdbinary: Capture, 
     np.testing.assert_array_equal(read_mask("photo.mask.png"), MASK * np.uint8(255))
 
 
+def test_a_cutout_is_transparent_but_for_the_target(calls: object, capfdbinary: Capture) -> None:
+    Image.effect_noise((WIDTH, HEIGHT), 90).convert("RGB").save("photo.png")
+    assert main(["predict", "photo.png", "dog", "-f", "cutout", "-o", "there/"]) == FOUND
+    found = np.asarray(Image.open("there/photo.cutout.png"))
+    assert found.shape == (HEIGHT, WIDTH, 4)
+    np.testing.assert_array_equal(found[..., 3], MASK * np.uint8(255))
+    np.testing.assert_array_equal(found[MASK][:, :3], np.asarray(Image.open("photo.png"))[MASK])
+    assert not found[~MASK].any()
+
+
+def test_the_record_has_a_box(calls: object, capfdbinary: Capture) -> None:
+    main(["predict", "photo.png", "dog", "no dog", "--json"])
+    lines = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [line["bbox"] for line in lines] == [[2, 1, 5, 2], [0, 0, 0, 0]]
+
+
 def test_no_target_is_a_black_mask(calls: object, capfdbinary: Capture) -> None:
     assert main(["predict", "photo.png", "no dog", "-o", "m.png"]) == NO_TARGET
     assert not read_mask("m.png").any()
