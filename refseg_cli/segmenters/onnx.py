@@ -93,6 +93,7 @@ def _session(file: Path, threads: int, once: bool) -> InferenceSession:
     if once:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait for more work
+        options.enable_cpu_mem_arena = False  # which grows by powers of two
     if not file.is_file():
         raise RefsegError(f"{file}: no such file", hint="`refseg export` writes one")
     with _explained(file, "cannot be loaded"):

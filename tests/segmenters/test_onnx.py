@@ -268,7 +268,7 @@ def test_the_bundled_graph_answers_as_its_checkpoint(bundled: Path) -> None:
             assert (one.mask != other.mask).mean() < MASKS_MAY_DIFFER
 
 
-def test_the_package_s_graph_is_of_its_weights(scenes: Path) -> None:
+def test_the_package_s_graph_is_of_its_weights() -> None:
     """Whoever changes the weights builds the graph again: `python -m refseg_cli.bundled.build`."""
     ours, theirs = OnnxSegmenter(checkpoint.bundled()), Predictor(device="cpu")
     assert isinstance(open_segmenter(), OnnxSegmenter)
