@@ -1,8 +1,6 @@
 """`python -m refseg_cli`, the same as `refseg`."""
 
-import sys
-
-from refseg_cli.app import main
+from refseg_cli.app import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -6,60 +6,88 @@ immediate.
 
 from __future__ import annotations
 
+import atexit
 import errno
-import logging
 import os
-import traceback
+import sys
+import threading
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from refseg_cli import __version__
-from refseg_cli.commands import (
-    bench,
-    calibrate,
-    compare,
-    eval,
-    export,
-    import_,
-    predict,
-    prepare,
-    prepare_from,
-    prepare_own,
-    publish,
-    recipes,
-    train,
-)
-from refseg_cli.commands._help import Grouped
 from refseg_cli.commands._options import Quiet
 from refseg_cli.console import Color, ProgressStyle, console
 from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, RefsegError
 
-app = typer.Typer(
-    name="refseg",
-    # Plain help, because Typer's coloured one writes escape codes into pipes on CI machines.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    add_completion=False,  # completions/ holds static ones, which start no Python
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-prepare.app.command("from")(prepare_from.from_)
-prepare.app.command("coco")(prepare_own.coco)
-prepare.app.command("refer")(prepare_own.refer)
-app.add_typer(prepare.app, name="prepare")
-app.command("train")(train.train)
-app.command("eval", cls=Grouped)(eval.eval_)
-app.command("calibrate")(calibrate.calibrate)
-app.command("compare")(compare.compare)
-app.command("predict")(predict.predict)
-app.command("export")(export.export)
-app.command("publish")(publish.publish)
-app.command("bench")(bench.bench)
-app.command("import")(import_.import_)
-app.add_typer(recipes.app, name="recipes")
+
+def _empty() -> typer.Typer:
+    app = typer.Typer(
+        name="refseg",
+        # Plain help, because Typer's coloured one writes escape codes into pipes on CI machines.
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,  # completions/ holds static ones, which start no Python
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(root)
+    return app
+
+
+def _whole() -> typer.Typer:
+    """Every command."""
+    from refseg_cli.commands import (
+        bench,
+        calibrate,
+        compare,
+        eval,
+        export,
+        import_,
+        predict,
+        prepare,
+        prepare_from,
+        prepare_own,
+        publish,
+        recipes,
+        train,
+    )
+    from refseg_cli.commands._help import Grouped
+
+    app = _empty()
+    prepare.app.command("from")(prepare_from.from_)
+    prepare.app.command("coco")(prepare_own.coco)
+    prepare.app.command("refer")(prepare_own.refer)
+    app.add_typer(prepare.app, name="prepare")
+    app.command("train")(train.train)
+    app.command("eval", cls=Grouped)(eval.eval_)
+    app.command("calibrate")(calibrate.calibrate)
+    app.command("compare")(compare.compare)
+    app.command("predict")(predict.predict)
+    app.command("export")(export.export)
+    app.command("publish")(publish.publish)
+    app.command("bench")(bench.bench)
+    app.command("import")(import_.import_)
+    app.add_typer(recipes.app, name="recipes")
+    return app
+
+
+def _predict_alone() -> typer.Typer:
+    """`refseg predict`, which scripts start again and again, without the time that the others take to load."""
+    from refseg_cli.commands import predict
+
+    app = _empty()
+    app.command("predict")(predict.predict)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, made when somebody asks for it."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault("app", _whole())
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,7 +96,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
@@ -92,6 +119,8 @@ def root(
     console.verbose, console.color, console.progress_style = verbose, color, progress
     if not verbose:
         warnings.simplefilter("ignore")
+    import logging
+
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
 
 
@@ -102,8 +131,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     console.reset()
     _fill_closed_streams()
+    words = sys.argv[1:] if args is None else args
     try:
-        status = app(args=args, prog_name="refseg", standalone_mode=False)
+        app = _predict_alone() if words[:1] == ["predict"] and "app" not in globals() else __getattr__("app")
+        status = app(args=words, prog_name="refseg", standalone_mode=False)
     except SystemExit as stop:
         # 1 is what Typer makes of a closed pipe that the console did not meet first; here it would say "no target".
         return CLOSED_PIPE if stop.code == 1 else int(stop.code or FOUND)
@@ -112,6 +143,24 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _explain(error)
     return status if isinstance(status, int) else FOUND
+
+
+def run() -> NoReturn:
+    """`main` as a program: ends the process without taking the interpreter apart.
+
+    With torch in it that takes a quarter of the time of a `refseg predict`. What has to happen at the end happens:
+    other threads finish, exit handlers run, streams are flushed.
+    """
+    status = main()
+    threading._shutdown()  # type: ignore[attr-defined] # as the interpreter does: releases idle pools, joins the rest
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # a closed pipe, of which `main` has spoken already
+            status = status or CLOSED_PIPE
+    os._exit(status)
 
 
 def _fill_closed_streams() -> None:
@@ -126,6 +175,8 @@ def _fill_closed_streams() -> None:
 def _explain(error: Exception) -> int:
     """Print why, in one line, and the traceback for those who asked for it."""
     if os.environ.get("REFSEG_DEBUG"):
+        import traceback
+
         console.block("".join(traceback.format_exception(error)))
     if isinstance(error, typer.TyperException):
         _explain_usage(error)

@@ -12,7 +12,6 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_tabl
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.files import is_part, parse_json, part_name, whole
-from refseg_cli.models import build_model, config_class
 from refseg_cli.records import Thresholds
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _OLD_PART = re.compile(r"\.(best|last)-[a-z0-9_]{8}")  # how earlier versions called a folder being written
-BUNDLE = Path(str(files("refseg_cli") / "bundled"))  # what comes with the package: models, and pictures to show them on
+BUNDLE = Path(__file__).with_name("bundled")  # what comes with the package: models, and pictures to show them on
 BUNDLED = ("photos", "scenes")  # the models; the first is the one that answers where none is named
 NAMED = 3  # tensors that a message spells out
 PRETRAINED = ("pretrained", "text_pretrained")  # the settings of a model that fetch weights
@@ -261,16 +259,24 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
         table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RefsegError(f"{path}: cannot read: {error}") from error
+    return (*parse_config(table, str(path)), table)
+
+
+def parse_config(table: Any, name: str) -> tuple[Recipe, Thresholds]:
+    """What a config.json says, already parsed; name: what to call it in an error.
+
+    Raises:
+        RefsegError: another format, or a recipe that this version does not know.
+    """
     if isinstance(table, dict) and "model_type" in table:
         raise RefsegError(
-            f"{folder}: a model of transformers, not a checkpoint of refseg",
+            f"{name}: a model of transformers, not a checkpoint of refseg",
             hint="predict, eval and calibrate ask it; nothing else here takes it",
         )
     if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise RefsegError(f"{path}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")
-    recipe = build(Recipe, table.get("recipe", {}), f"{path}: recipe")
-    thresholds = build(Thresholds, table.get("thresholds", {}), f"{path}: thresholds")
-    return recipe, thresholds, table
+        raise RefsegError(f"{name}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")
+    recipe = build(Recipe, table.get("recipe", {}), f"{name}: recipe")
+    return recipe, build(Thresholds, table.get("thresholds", {}), f"{name}: thresholds")
 
 
 def load(folder: str | Path | None = None, device: Any = "cpu", *, overrides: Sequence[str] = ()) -> Checkpoint:
@@ -281,6 +287,8 @@ def load(folder: str | Path | None = None, device: Any = "cpu", *, overrides: Se
     Raises:
         RefsegError: missing, damaged or unknown, or changes that the model cannot take, with what to do.
     """
+    from refseg_cli.models import build_model
+
     path = resolve(folder)
     trained, thresholds, table = read_config(path)
     recipe, changed = adjusted(trained, overrides)
@@ -373,6 +381,8 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     Raises:
         RefsegError: a `[model]` key that the architecture does not read.
     """
+    from refseg_cli.models import config_class
+
     config: Any = build(config_class(recipe.arch), recipe.model, f"{recipe.arch}: [model]")
     tables = {"model": asdict(config), "text": asdict(recipe.text), "data": asdict(recipe.data)}
     keys = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
@@ -385,6 +395,8 @@ def _text(value: Any) -> str:
 
 def without_downloads(recipe: Recipe) -> Recipe:
     """The same recipe without pretrained weights: the checkpoint holds them all."""
+    from refseg_cli.models import config_class
+
     known = {field.name for field in fields(config_class(recipe.arch))}
     off: dict[str, Any] = {key: False for key in PRETRAINED if key in known}
     return replace(recipe, model={**recipe.model, **off})

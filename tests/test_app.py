@@ -203,3 +203,32 @@ def test_libraries_are_silent_unless_asked() -> None:
     )
     assert run("noise", script=script).stderr == ""
     assert all(word in run("-v", "noise", script=script).stderr for word in ("wobbly", "chatty"))
+
+
+def test_the_program_ends_as_its_main_says(tmp_path: Path) -> None:
+    """Without taking the interpreter apart, but with what was written, other threads' work and exit handlers."""
+    script = (
+        "import atexit, sys, threading, time\nfrom refseg_cli import app\n"
+        "def late(): time.sleep(0.2); open(sys.argv[1], 'w').write('done')\n"
+        "class Last:\n    def __del__(self): print('taken apart')\n"
+        "kept = Last()\natexit.register(print, 'handler')\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "idle = ThreadPoolExecutor(1)\nidle.submit(int).result()\n"
+        "threading.Thread(target=late).start()\nprint('unflushed', end=' ')\n"
+        "app.main = lambda: 7\napp.run()"
+    )
+    done = run(str(tmp_path / "late"), script=script)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "unflushed handler\n", "")
+    assert (tmp_path / "late").read_text() == "done"
+
+
+def test_predict_alone_is_parsed_as_among_all() -> None:
+    """The short cut gives the same help and the same complaints, and leaves the other commands unimported."""
+    short = (
+        "import sys; from refseg_cli.app import main; status = main()\n"
+        "assert 'refseg_cli.commands.train' not in sys.modules\nsys.exit(status)"
+    )
+    whole = "import sys; from refseg_cli import app; app.app; sys.exit(app.main())"
+    for words in (["predict", "--help"], ["predict"], ["predict", "--nonsense"], ["predict", "a", "b", "-f", "x"]):
+        one, other = run(*words, script=short), run(*words, script=whole)
+        assert (one.returncode, one.stdout, one.stderr) == (other.returncode, other.stdout, other.stderr)

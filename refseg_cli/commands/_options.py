@@ -104,7 +104,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="RUN",
-        help="Folder of a trained model, hf:ORG/NAME on the hub, or a bundled one: photos (if not given) or scenes.",
+        help="Folder of a trained model, an exported model, hf:ORG/NAME on the hub, or a bundled one: photos (if not "
+        "given) or scenes.",
     ),
 ]
 Arch = Annotated[str | None, typer.Option("--arch", metavar="NAME", help="Architecture.", autocompletion=arch_choices)]

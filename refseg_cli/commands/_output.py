@@ -12,12 +12,13 @@ from refseg_cli import files
 from refseg_cli.console import console, json_line
 from refseg_cli.errors import RefsegError
 
-Format = Literal["png", "overlay", "explain", "rle", "json"]
+Format = Literal["png", "overlay", "cutout", "explain", "rle", "json"]
 LINES = ("rle", "json")  # formats with a line for each phrase, all in one file; the others are pictures
 STDIO = "-"
 ENDINGS = {  # IMAGE.mask.png and so on
     "png": ".mask.png",
     "overlay": ".overlay.png",
+    "cutout": ".cutout.png",
     "explain": ".explain.png",
     "rle": ".rle.jsonl",
     "json": ".jsonl",

@@ -78,8 +78,9 @@ def _show(report: BenchReport) -> None:
         for row in report.rows
     ]
     columns = ["images", "phrases", "p50 ms", "p95 ms", "images/s", "phrases/s", "peak MiB", "GFLOPs"]
+    parameters = "" if report.parameters is None else f"{report.parameters / 1e6:.1f} M parameters, "
     title = (
         f"{report.model} on {report.device}, {report.precision}, {report.threads} threads: "
-        f"{report.parameters / 1e6:.1f} M parameters, {report.size[0]} x {report.size[1]} pixels"
+        f"{parameters}{report.size[0]} x {report.size[1]} pixels"
     )
     console.table(title, columns, rows)

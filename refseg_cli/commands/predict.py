@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refseg_cli.commands._many import Listing, Places, each, expand, list_one, read_phrases
 from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
-from refseg_cli.commands._output import LINES, STDIO, Format, Sink, sinks_for
+from refseg_cli.commands._output import LINES, STDIO, Format, Sink
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from refseg_cli.segmenters.base import Found, Segmenter
 
@@ -26,7 +29,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 FormatName = Annotated[
     Format | None,
-    typer.Option("--format", "-f", help="Mask, mask over the image, model's maps, COCO RLE, or JSON lines."),
+    typer.Option(
+        "--format", "-f", help="Mask, mask over the image, what it covers, model's maps, COCO RLE, or JSON lines."
+    ),
 ]
 Threshold = Annotated[
     float | None,
@@ -40,22 +45,49 @@ NoTargetThreshold = Annotated[
 ]
 
 
+Image = Annotated[str | None, typer.Argument(metavar="IMAGE", help="An image file, or - for standard input.")]
+Phrases = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PHRASE", help="What to find; put -- before a phrase that begins with a dash."),
+]
+Output = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
+]
+Phrase = Annotated[
+    list[str] | None,
+    typer.Option("--phrase", "-p", metavar="PHRASE", help="What to find; all arguments are then images. Repeatable."),
+]
+PhraseFile = Annotated[
+    Path | None, typer.Option("--phrases", metavar="FILE", help="Phrases to find, one on each line; like --phrase.")
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
+ListWith = Annotated[
+    bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
+]
+ListWithout = Annotated[
+    bool, typer.Option("--files-without-match", "-L", help="Print the names of images in which none is found.")
+]
+Count = Annotated[
+    bool, typer.Option("--count", "-c", help="Print of each image how many of the phrases are found, as NAME:N.")
+]
+
+
 def predict(
-    image: Annotated[
-        str | None, typer.Argument(metavar="IMAGE", help="An image file, or - for standard input.")
-    ] = None,
-    phrases: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PHRASE", help="What to find; put -- before a phrase that begins with a dash."),
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
-    ] = None,
+    image: Image = None,
+    phrases: Phrases = None,
+    phrase: Phrase = None,
+    phrase_file: PhraseFile = None,
+    recursive: Recursive = False,
+    output: Output = None,
     format: FormatName = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
-    ] = False,
+    explain: Explain = False,
+    files_with: ListWith = False,
+    files_without: ListWithout = False,
+    count: Count = False,
     model: Model = None,
     threshold: Threshold = None,
     no_target_threshold: NoTargetThreshold = None,
@@ -65,11 +97,12 @@ def predict(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> int:
-    """Turn an image and phrases into masks.
+    """Turn images and phrases into masks.
 
     The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
     IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
     give numbered files (IMAGE.mask-1.png and so on), or one line each with --format rle or json, written as they come.
+    With --phrase, all arguments are images, or folders of them.
 
     \b
     Example:
@@ -77,6 +110,7 @@ def predict(
       refseg predict photo.jpg "two people on left" -o mask.png
       refseg predict --json photo.jpg "the red car" "the dog" | jq .no_target
       refseg predict --explain photo.jpg "the red car" -o why.png
+      refseg predict -l -p "kid in blue" photos/ | xargs ls -l
       cat photo.jpg | refseg predict -q - "a dog" && echo "there is a dog"
 
     \b
@@ -88,22 +122,120 @@ def predict(
     chosen = _format(format, json=json, explain=explain)
     if demo:
         return _demo(Path(output or "refseg-demo"), model, device)
-    if image is None or not phrases:
+    listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
+    if listing and (output or chosen != "png"):
+        raise RefsegError("names of images are printed, and no masks", hint="leave --output and --format away")
+    question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
+    options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
+    status = _answer(question, chosen, output, listing, max_pixels, model, options)
+    return FOUND if no_target_ok and status == NO_TARGET else status
+
+
+@dataclass(frozen=True)
+class _Question:
+    """many: whether pictures were named as such, so that a broken one does not stop the others."""
+
+    pictures: list[str]
+    phrases: list[str]
+    many: bool
+
+
+def _question(
+    image: str | None, rest: Sequence[str], phrases: Sequence[str], file: Path | None, *, recursive: bool
+) -> _Question:
+    """What is asked of what: by --phrase and --phrases of all arguments, else by the others of the first."""
+    asked = [*phrases, *(read_phrases(file) if file else [])]
+    if image is None or not (asked or rest):
         raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
-    _check(phrases)
-    sinks = sinks_for(image, len(phrases), chosen, output)
-    from refseg_cli.segmenters.zero_shot import is_zero_shot
+    if asked:
+        _check(asked)
+        return _Question(expand([image, *rest], PICTURES, recursive=recursive), asked, True)
+    _check(rest)
+    if recursive:
+        raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
+    return _Question([image], list(rest), False)
 
-    zero_shot = model is not None and is_zero_shot(model)  # a hub out of reach is said before torch is imported
-    name, pixels = _read(image, max_pixels)
 
-    segmenter = _open(model, zero_shot, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
-    answers = _ask(segmenter, name, pixels, phrases, explain=chosen == "explain")
-    if chosen in LINES:
-        exists = _write_lines(sinks[0], answers, chosen, segmenter, name)
-    else:
-        exists = _write_pictures(sinks, answers, chosen, pixels)
-    return FOUND if exists or no_target_ok else NO_TARGET
+def _listing(flags: Mapping[str, bool]) -> Listing | None:
+    kinds: tuple[Listing, ...] = ("with", "without", "count")
+    given = [(name, kind) for (name, wanted), kind in zip(flags.items(), kinds, strict=True) if wanted]
+    if len(given) > 1:
+        raise RefsegError(f"{' and '.join(name for name, _ in given)} exclude each other", hint="give one of them")
+    return given[0][1] if given else None
+
+
+def _answer(
+    question: _Question,
+    format: Format,
+    output: str | None,
+    listing: Listing | None,
+    max_pixels: int | None,
+    model: str | None,
+    options: Mapping[str, Any],
+) -> int:
+    """Have the question answered, and say by the exit status whether anything is found."""
+    pictures, phrases = question.pictures, question.phrases
+    places = Places(format, output, len(phrases))
+    if listing is None:
+        places.check(pictures)
+    lines = places.of(pictures[0])[0] if format in LINES else None  # refused before a model is loaded
+    read = partial(_read, max_pixels=max_pixels)
+    if not question.many:
+        places.of(pictures[0])
+        found = read(pictures[0])
+        read = partial(_again, found)
+    answering = _Answering.open(phrases, format, model, once=len(pictures) == 1, options=options)
+    with lines.lines() if lines else nullcontext() as write:
+
+        def take(picture: str, name: str, pixels: np.ndarray) -> bool:
+            answers = answering.ask(name, pixels)
+            if listing:
+                return list_one(listing, name, answers)
+            if write:
+                return _write_lines(write, answers, format, answering.segmenter, name)
+            return _write_pictures(places.of(picture), answers, format, pixels)
+
+        return each(pictures, read, take)
+
+
+def _again(found: tuple[str, np.ndarray], picture: str) -> tuple[str, np.ndarray]:
+    """A picture that was read before the model was loaded, so that its faults are told at once."""
+    return found
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """A model, what it is asked, and which of its methods answers."""
+
+    segmenter: Segmenter
+    answer: Callable[[np.ndarray, Sequence[str]], Iterator[Found]]
+    phrases: Sequence[str]
+    explains: bool
+    warned: set[str] = field(default_factory=set)
+
+    @classmethod
+    def open(
+        cls, phrases: Sequence[str], format: Format, model: str | None, *, once: bool, options: Mapping[str, Any]
+    ) -> _Answering:
+        from refseg_cli.segmenters.choice import open_explaining, open_segmenter
+
+        if format == "explain":
+            explaining = open_explaining(model, **options)
+            return cls(explaining, explaining.explain, phrases, True)
+        segmenter = open_segmenter(model, once=once, **options)
+        return cls(segmenter, segmenter.predict, phrases, False)
+
+    def ask(self, name: str, pixels: np.ndarray) -> Iterator[Found]:
+        """The answers as they come; before the first picture's, what a user should know before relying on them."""
+        answers = self.answer(pixels, self.phrases)
+        if not self.warned:
+            self.warned.add(name)
+            for caution in self.segmenter.cautions(name, self.phrases):
+                console.warn(caution)
+        for number, found in enumerate(answers):
+            if self.explains and number == 0 and not found.maps:
+                console.warn(f"{self.segmenter.name} has no maps to show: this is its answer alone")
+            yield found
 
 
 def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
@@ -127,17 +259,17 @@ def _check(phrases: Sequence[str]) -> None:
         if os.path.isfile(phrase) or Path(phrase).suffix.lower() in PICTURES:  # noqa: PTH113 - never raises
             raise RefsegError(
                 f"{phrase!r}: a file, not a phrase",
-                hint="predict takes one image, then phrases; one that does read like this may end with a space",
+                hint="name images before -p PHRASE; a phrase that does read like this may end with a space",
             )
 
 
-def _read(image: str, max_pixels: int | None) -> tuple[str, Tensor]:
+def _read(image: str, *, max_pixels: int | None) -> tuple[str, np.ndarray]:
     """What to call the image, and its pixels (3, h, w)."""
     from refseg_cli.data.formats import MAX_PIXELS
-    from refseg_cli.data.pictures import load_image
+    from refseg_cli.data.pictures import read_pixels
 
     source, name = (_stdin(), "stdin") if image == STDIO else (Path(image), image)
-    return name, load_image(source, name, max_pixels=max_pixels or MAX_PIXELS)
+    return name, read_pixels(source, name, max_pixels=max_pixels or MAX_PIXELS)
 
 
 def _stdin() -> bytes:
@@ -151,54 +283,26 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _open(
-    model: str | None, zero_shot: bool, *, device: str, threshold: float | None, no_target_threshold: float | None
-) -> Segmenter:
-    """Whatever answers by that name."""
-    if model is not None and zero_shot:
-        from refseg_cli.segmenters.zero_shot import open_zero_shot
-
-        return open_zero_shot(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
-    from refseg_cli.segmenters.trained import Predictor
-
-    return Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
-
-
-def _ask(segmenter: Segmenter, name: str, pixels: Tensor, phrases: Sequence[str], *, explain: bool) -> Iterator[Found]:
-    """The answers as they come, after what a user should know before relying on them."""
-    from refseg_cli.segmenters.trained import Predictor
-
-    for caution in segmenter.cautions(name, phrases):
-        console.warn(caution)
-    if explain and isinstance(segmenter, Predictor):
-        answers = segmenter.explain(pixels, phrases)
-    else:
-        answers = segmenter.predict(pixels, phrases)
-    for number, found in enumerate(answers):
-        if explain and number == 0 and not found.maps:
-            console.warn(f"{segmenter.name} has no maps to show: this is its answer alone")
-        yield found
-
-
-def _write_lines(sink: Sink, answers: Iterable[Found], format: Format, segmenter: Segmenter, name: str) -> bool:
+def _write_lines(
+    write: Callable[[object], None], answers: Iterable[Found], format: Format, segmenter: Segmenter, name: str
+) -> bool:
     """A line for each answer, as soon as it is there; whether any has a target."""
     from refseg_cli.segmenters.base import record
 
     exists = False
-    with sink.lines() as write:
-        for found in answers:
-            line = record(segmenter, name, found)
-            write(line if format == "json" else line["mask"])
-            exists |= found.exists
+    for found in answers:
+        line = record(segmenter, name, found)
+        write(line if format == "json" else line["mask"])
+        exists |= found.exists
     return exists
 
 
-def _write_pictures(sinks: Sequence[Sink], answers: Iterable[Found], format: Format, pixels: Tensor) -> bool:
+def _write_pictures(sinks: Sequence[Sink], answers: Iterable[Found], format: Format, pixels: np.ndarray) -> bool:
     """A PNG for each answer, as soon as it is there; whether any has a target. No sinks, no pictures.
 
     pixels: (3, h, w).
     """
-    picture = pixels.permute(1, 2, 0).numpy()
+    picture = pixels.transpose(1, 2, 0)
     exists = False
     for number, found in enumerate(answers):
         exists |= found.exists
@@ -213,14 +317,14 @@ def _write_pictures(sinks: Sequence[Sink], answers: Iterable[Found], format: For
 def _drawn(found: Found, format: Format, picture: np.ndarray) -> bytes:
     """The answer as a PNG; picture: (h, w, 3)."""
     from refseg_cli.drawing.maps import explanation_png
-    from refseg_cli.drawing.overlay import mask_png, overlay_png
+    from refseg_cli.drawing.overlay import cutout_png, mask_png, overlay_png
 
     mask, phrase, exists, p_target = found.mask, found.phrase, found.exists, found.p_target
     if format == "explain":
         return explanation_png(picture, mask, phrase, found.maps, exists=exists, p_target=p_target)
     if format == "overlay":
         return overlay_png(picture, mask, phrase, exists=exists, p_target=p_target)
-    return mask_png(mask)
+    return cutout_png(picture, mask) if format == "cutout" else mask_png(mask)
 
 
 def _verdict(found: Found) -> str:

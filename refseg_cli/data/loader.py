@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from refseg_cli.config import DataConfig
 from refseg_cli.data import masks, text, transforms
 from refseg_cli.data.pictures import decode_image
+from refseg_cli.data.placement import Placement, place
 from refseg_cli.data.text import Tokenizer
-from refseg_cli.data.transforms import Placement
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Expression, PhraseField, Record, Sample
 
@@ -144,7 +144,7 @@ class StepDataset(Dataset[Batch]):
         record = self.shards[pick.image]
         size = (record.height, record.width)
         image = decode_image(record.image, record.file_name, orientation=record.orientation, size=size)
-        placement = transforms.place(size, self.config)
+        placement = place(size, self.config)
         pixels = transforms.to_input(image, placement, self.config)
         expressions = [record.expressions[e] for e in pick.expressions]
         targets = [tuple(sorted(e.targets)) for e in expressions]
@@ -290,7 +290,7 @@ class _Told(Dataset["Batch | RefsegError"]):
 def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, config: DataConfig) -> Batch:
     """A batch without annotations: one decoded image (3, h, w) uint8 and its phrases."""
     size = (int(image.shape[1]), int(image.shape[2]))
-    placement = transforms.place(size, config)
+    placement = place(size, config)
     tokens, attention_mask = tokenizer.encode(phrases)
     return Batch(
         images=transforms.normalise(transforms.to_input(image, placement, config), config)[None],

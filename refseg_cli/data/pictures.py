@@ -6,18 +6,21 @@ Axes: h w of the picture, upright.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from refseg_cli.data import formats
 from refseg_cli.data.formats import MAX_PIXELS, UnreadablePicture
 from refseg_cli.data.orientation import AS_STORED, turned, turned_size
 from refseg_cli.errors import RefsegError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
 
-def load_image(source: Path | bytes, name: str | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+
+def read_pixels(source: Path | bytes, name: str | None = None, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """(3, h, w) uint8 RGB, turned upright by its EXIF orientation, as a viewer shows it.
 
     Args:
@@ -45,6 +48,27 @@ def load_image(source: Path | bytes, name: str | None = None, *, max_pixels: int
         raise _unreadable(name, error) from error
 
 
+def from_pillow(image: Image) -> np.ndarray:
+    """(3, h, w) uint8 RGB of a picture that Pillow has open, turned upright by its EXIF orientation.
+
+    Raises:
+        RefsegError: its file is damaged or cut short.
+    """
+    try:
+        return _pixels(np.asarray(formats.rgb(image)), formats.orientation(image))
+    except UnreadablePicture as error:
+        raise _unreadable("picture", error) from error
+    except OSError as error:
+        raise RefsegError(f"picture: cannot read the image: {error}") from error
+
+
+def load_image(source: Path | bytes, name: str | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """As `read_pixels`, for torch."""
+    import torch
+
+    return torch.from_numpy(read_pixels(source, name, max_pixels=max_pixels))
+
+
 def decode_image(
     data: bytes, name: str = "image", *, orientation: int = AS_STORED, size: tuple[int, int] | None = None
 ) -> Tensor:
@@ -59,6 +83,8 @@ def decode_image(
     Raises:
         RefsegError: no picture of a format that is read, cut short, too large, or not of that size.
     """
+    import torch
+
     stored = None if size is None else turned_size(size, orientation)
     try:
         pixels = _jpeg(data, stored)
@@ -68,7 +94,7 @@ def decode_image(
                     raise UnreadablePicture(
                         f"it is {image.width}x{image.height} pixels, the data says {stored[1]}x{stored[0]}"
                     )
-                return _pixels(np.asarray(formats.rgb(image)), orientation)
+                return torch.from_numpy(_pixels(np.asarray(formats.rgb(image)), orientation))
     except UnreadablePicture as error:
         raise _unreadable(name, error) from error
     return pixels if orientation == AS_STORED else torch.from_numpy(turned(pixels.numpy(), orientation).copy())
@@ -81,6 +107,7 @@ def _jpeg(data: bytes, stored: tuple[int, int] | None) -> Tensor | None:
         return None  # torchvision makes room for whatever a header says; Pillow is asked first
     if stored is None:
         formats.check_size(found, 3, MAX_PIXELS)
+    import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     try:
@@ -89,9 +116,9 @@ def _jpeg(data: bytes, stored: tuple[int, int] | None) -> Tensor | None:
         return None  # CMYK and other rarities: Pillow reads them, or says why not
 
 
-def _pixels(picture: np.ndarray, orientation: int) -> Tensor:
+def _pixels(picture: np.ndarray, orientation: int) -> np.ndarray:
     """(h, w, 3) as stored to (3, h, w) upright."""
-    return torch.from_numpy(np.array(turned(picture.transpose(2, 0, 1), orientation), order="C"))
+    return np.array(turned(picture.transpose(2, 0, 1), orientation), order="C")
 
 
 def _unreadable(name: str, error: UnreadablePicture) -> RefsegError:

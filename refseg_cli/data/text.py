@@ -7,17 +7,19 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tokenizers
-import torch
 from tokenizers import models, normalizers, pre_tokenizers, processors
-from torch import Tensor
 
 from refseg_cli.config import TextConfig
 from refseg_cli.data import spelling as spellings
 from refseg_cli.data.spelling import UNK, Reading, Spelling
 from refseg_cli.errors import RefsegError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAD = "[PAD]"
 _NO_WORD = "\ue000"  # of the private use area
@@ -45,14 +47,22 @@ class Tokenizer:
         return self.pipeline.get_vocab_size()
 
     def encode(self, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """As `encode_arrays`, for torch."""
+        import torch
+
+        tokens, mask = self.encode_arrays(phrases)
+        return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+    def encode_arrays(self, phrases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (N, L) int64 and attention mask (N, L) bool, True at real tokens.
 
         A phrase without a single token (only spaces, say) keeps its first position, so that no attention is empty.
         """
         texts = [phrase.strip() if self._spelling is None else self.read(phrase).text for phrase in phrases]
         encoded = self.pipeline.encode_batch(texts)
-        tokens = torch.tensor([e.ids for e in encoded], dtype=torch.int64).view(len(encoded), self.max_tokens)
-        mask = torch.tensor([e.attention_mask for e in encoded], dtype=torch.bool).view_as(tokens)
+        shape = (len(encoded), self.max_tokens)
+        tokens = np.array([e.ids for e in encoded], dtype=np.int64).reshape(shape)
+        mask = np.array([e.attention_mask for e in encoded], dtype=bool).reshape(shape)
         mask[:, 0] = True
         return tokens, mask
 
@@ -89,13 +99,21 @@ class Tokenizer:
         path = folder / FILE_NAME
         try:
             text = path.read_text("utf-8")
+        except FileNotFoundError as error:
+            raise RefsegError(f"{path}: no tokenizer in this checkpoint folder") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise RefsegError(f"{path}: not a tokenizer file: {error}") from error
+        return cls.from_text(text, str(path), spelling=spelling)
+
+    @classmethod
+    def from_text(cls, text: str, name: str, *, spelling: bool = False) -> Tokenizer:
+        """What `save` wrote, already read; name: what to call it in an error."""
+        try:
             padding, truncation = (json.loads(text)[key] for key in ("padding", "truncation"))
             pipeline = tokenizers.Tokenizer.from_str(text)
             return cls(pipeline, max_tokens=truncation["max_length"], pad_id=padding["pad_id"], spelling=spelling)
-        except FileNotFoundError as error:
-            raise RefsegError(f"{path}: no tokenizer in this checkpoint folder") from error
         except Exception as error:  # the library raises bare Exception on a malformed file
-            raise RefsegError(f"{path}: not a tokenizer file: {error}") from error
+            raise RefsegError(f"{name}: not a tokenizer file: {error}") from error
 
 
 def with_unknown_words(phrase: str, share: float, rng: np.random.Generator) -> str:
@@ -214,6 +232,8 @@ def read_glove(path: Path, tokenizer: Tokenizer) -> tuple[Tensor, int]:
 
     Words that the file lacks are zero, as are padding and unknown (models/ fact sheet: OOV zero).
     """
+    import torch
+
     vocabulary = tokenizer.pipeline.get_vocab()
     found: dict[int, np.ndarray] = {}
     try:

@@ -6,7 +6,6 @@ Axes: h w of the original picture, H W of the network input.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,59 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.config import DataConfig
+from refseg_cli.data.placement import Placement
 
 _OTHER_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a picture lies in the network input: (top, left, height, width) in input pixels, between their edges.
-
-    Whole numbers, but for `warp`.
-    """
-
-    top: float
-    left: float
-    height: float
-    width: float
-
-    @property
-    def whole(self) -> bool:
-        return all(float(side).is_integer() for side in (self.top, self.left, self.height, self.width))
-
-    def fills(self, size: tuple[int, int]) -> bool:
-        """Whether it is all of an input of `size`, without padding."""
-        return (self.top, self.left, self.height, self.width) == (0, 0, *size)
-
-    def box(self) -> tuple[slice, slice]:
-        """Its rows and columns of the input, to the nearest pixel, and at least one."""
-        return _span(self.top, self.height), _span(self.left, self.width)
-
-    def inverse(self, size: tuple[int, int], input_size: tuple[int, int]) -> Placement:
-        """Where the input lies in the picture of `size`, in the picture's pixels."""
-        y, x = size[0] / self.height, size[1] / self.width
-        return Placement(-self.top * y, -self.left * x, input_size[0] * y, input_size[1] * x)
-
-
-def _span(start: float, length: float) -> slice:
-    first = max(0, round(start))
-    return slice(first, max(first + 1, round(start + length)))
-
-
-def place(size: tuple[int, int], config: DataConfig) -> Placement:
-    """Where a picture of `size` (height, width) goes in the network input."""
-    (height, width), (H, W) = size, config.size
-    if config.resize == "squash":
-        return Placement(0, 0, H, W)
-    scale = min(H / height, W / width)
-    if config.resize == "warp":
-        # CRIS counts from the first centre: centre i lies at i * scale + (H - scale * h) / 2. A placement counts from
-        # the first edge, which lies half a pixel before it: 1 / 2 in the input, scale / 2 in the picture.
-        top, left = ((to - scale * of + 1 - scale) / 2 for to, of in zip(config.size, size, strict=True))
-        return Placement(top, left, height * scale, width * scale)
-    h, w = max(1, round(height * scale)), max(1, round(width * scale))
-    return Placement((H - h) // 2, (W - w) // 2, h, w)
 
 
 def to_input(image: Tensor, placement: Placement, config: DataConfig) -> Tensor:

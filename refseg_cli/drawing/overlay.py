@@ -23,6 +23,13 @@ def mask_png(mask: np.ndarray) -> bytes:
     return png(Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))))
 
 
+def cutout_png(image: np.ndarray, mask: np.ndarray) -> bytes:
+    """What is inside `mask` (h, w) bool of the image (h, w, 3) uint8 RGB, the rest transparent: an RGBA PNG."""
+    return png(
+        Image.fromarray(np.dstack([np.where(mask[..., None], image, 0), np.where(mask, 255, 0)]).astype(np.uint8))
+    )
+
+
 def overlay_png(image: np.ndarray, mask: np.ndarray, phrase: str, *, exists: bool, p_target: float) -> bytes:
     """The image with the mask laid over it, and a strip beneath with the phrase and what was found.
 

@@ -27,6 +27,7 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Batch
+from refseg_cli.segmenters.choice import is_exported, open_checkpoint, usual_device
 from refseg_cli.segmenters.inference import pick_device
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -39,7 +40,8 @@ MIB, GIGA = 2**20, 1e9
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What to measure: `model` (a checkpoint or training run), else `recipe` with random weights, else the bundled one.
+    """What to measure: `model` (a checkpoint, a training run or an exported model), else `recipe` with random weights,
+    else the bundled model.
 
     batch_sizes: images at a time, one row each.  phrases: for each image.  repeat: timed runs of each row, after
     `warmup` others.
@@ -57,7 +59,7 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One batch size. peak_memory_mib: see `BenchReport.memory`.  gflops: of one forward pass."""
+    """One batch size. peak_memory_mib: see `BenchReport.memory`.  gflops: of one forward pass, None where unknown."""
 
     images: int
     expressions: int
@@ -66,7 +68,7 @@ class Row:
     images_per_s: float
     expressions_per_s: float
     peak_memory_mib: float
-    gflops: float
+    gflops: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class BenchReport:
 
     parameters: all of them, the embeddings included.  gflops_per_image, gflops_per_phrase: floating point operations
     of matrix products and convolutions, a multiply and an add counted as two (GMACs are half of it); an image with K
-    phrases takes per_image + K per_phrase.  memory: what the rows' peak is of.
+    phrases takes per_image + K per_phrase. All three are None for an exported graph, which does not say.  memory: what
+    the rows' peak is of.
     """
 
     model: str
@@ -85,9 +88,9 @@ class BenchReport:
     torch: str
     size: tuple[int, int]
     max_tokens: int
-    parameters: int
-    gflops_per_image: float
-    gflops_per_phrase: float
+    parameters: int | None
+    gflops_per_image: float | None
+    gflops_per_phrase: float | None
     memory: str
     repeat: int
     rows: tuple[Row, ...]
@@ -124,15 +127,16 @@ def bench(request: BenchRequest, *, progress: Progress = silent) -> BenchReport:
         RefsegError: no such model or device, a batch size below one, or not enough memory for a row.
     """
     _check(request)
-    device = pick_device(request.device)
+    device = pick_device(usual_device(request.model, request.device))
     subject = _subject(request)
-    per_image, per_phrase = count_flops(subject)
+    # The counter sees torch's operators, and an exported graph has none.
+    flops = None if is_exported(request.model) else count_flops(subject)
     subject.model.to(device)
     rows = []
     for done, images in enumerate(request.batch_sizes):
         progress("bench", done, len(request.batch_sizes), images=str(images))
-        flops = images * (per_image + request.phrases * per_phrase)
-        rows.append(_row(subject, request, device, images, flops))
+        of_batch = None if flops is None else images * (flops[0] + request.phrases * flops[1])
+        rows.append(_row(subject, request, device, images, of_batch))
     progress("bench", len(request.batch_sizes), len(request.batch_sizes))
     return BenchReport(
         model=subject.name,
@@ -142,9 +146,9 @@ def bench(request: BenchRequest, *, progress: Progress = silent) -> BenchReport:
         torch=torch.__version__,
         size=subject.recipe.data.size,
         max_tokens=subject.recipe.text.max_tokens,
-        parameters=sum(p.numel() for p in subject.model.parameters()),
-        gflops_per_image=per_image / GIGA,
-        gflops_per_phrase=per_phrase / GIGA,
+        parameters=sum(p.numel() for p in subject.model.parameters()) or None,
+        gflops_per_image=None if flops is None else flops[0] / GIGA,
+        gflops_per_phrase=None if flops is None else flops[1] / GIGA,
         memory="allocated on the device" if device.type == "cuda" else "resident in the process, libraries included",
         repeat=request.repeat,
         rows=tuple(rows),
@@ -152,6 +156,8 @@ def bench(request: BenchRequest, *, progress: Progress = silent) -> BenchReport:
 
 
 def _check(request: BenchRequest) -> None:
+    if is_exported(request.model) and request.precision != "fp32":
+        raise RefsegError(f"{request.model}: an exported model has its own precision", hint="leave --precision away")
     smallest = min((*request.batch_sizes, request.phrases, request.repeat), default=0)
     if not request.batch_sizes or smallest < 1:
         raise RefsegError("batch sizes, phrases and repeat must be at least 1")
@@ -162,7 +168,7 @@ def _check(request: BenchRequest) -> None:
 def _subject(request: BenchRequest) -> Subject:
     if request.recipe is not None:
         return untrained(request.recipe)
-    loaded = checkpoint.load(request.model)
+    loaded = open_checkpoint(request.model)
     return Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size)
 
 
@@ -190,7 +196,7 @@ def count_flops(subject: Subject) -> tuple[int, int]:
     return 2 * one - two, two - one
 
 
-def _row(subject: Subject, request: BenchRequest, device: torch.device, images: int, flops: int) -> Row:
+def _row(subject: Subject, request: BenchRequest, device: torch.device, images: int, flops: int | None) -> Row:
     batch = subject.batch(images, request.phrases).to(device)
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[request.precision]
 
@@ -221,7 +227,7 @@ def _row(subject: Subject, request: BenchRequest, device: torch.device, images: 
         images_per_s=rate,
         expressions_per_s=rate * request.phrases,
         peak_memory_mib=memory / MIB,
-        gflops=flops / GIGA,
+        gflops=None if flops is None else flops / GIGA,
     )
 
 

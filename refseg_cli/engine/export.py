@@ -4,12 +4,16 @@ The graph: images (I, 3, H, W) float32 normalised, tokens (N, L) int64, attentio
 int64 -> mask_logits (N, 1, h, w), and exists_logit (N,) where the model has a no-target head. I and N are free, H, W
 and L fixed. What a consumer needs besides (sizes, mean and std, thresholds, tokeniser) lies inside the file: in
 ONNX as metadata `refseg.json` and `tokenizer.json`, in a .pt2 as extra files of these names.
+
+Cut in two (`split`), it is a folder: image.onnx takes `images`, phrase.onnx what that gives and the rest, so that one
+encoding of a picture serves any number of calls; `refseg.json` and `tokenizer.json` lie beside them.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -17,7 +21,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +29,13 @@ from torch import Tensor, nn
 from refseg_cli import __version__, checkpoint
 from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.data import text
+from refseg_cli.engine import onnx_graph
+from refseg_cli.engine.onnx_graph import INPUTS, OUTPUTS
 from refseg_cli.errors import RefsegError
-from refseg_cli.files import whole
+from refseg_cli.files import part_name, whole
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Batch
+from refseg_cli.segmenters.onnx import FACTS, IMAGE, PHRASE, Graphs
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -37,31 +44,33 @@ Format = Literal["onnx", "pt2"]
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
 SCHEMA = "refseg.export/1"
-INPUTS = ("images", "tokens", "attention_mask", "image_index")
-OUTPUTS = ("mask_logits", "exists_logit")
 TRACED = (2, 3)  # images, expressions; one of anything would be taken for a constant
 PROVEN = ((1, 1), (1, 4), (2, 5), (3, 3))  # likewise: other sizes than the traced one
 # Largest difference from the model, as a share of its largest logit (at least 1). The same float32 sums in another
 # order differ by 1e-7 to 1e-5 of that; an operator that means something else differs by far more than 1e-4.
 TOLERANCE = 1e-4
-ONNX_LIMIT = 2**31 - 2**20  # bytes; protobuf cannot hold more in one file
 EXTRAS = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """What to export. model: a checkpoint or training run, None for the bundled one.  out: the file to write."""
+    """What to export. model: a checkpoint or training run, None for the bundled one.  out: the file to write.
+
+    split: cut the graph where language enters; `out` is then a folder.
+    """
 
     model: str | Path | None
     format: Format
     out: Path
+    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
     """What was written. parity: largest absolute difference of any output from the model's, over `PROVEN` batches.
 
-    scale: the model's largest absolute output there, which `parity` is to be seen against.  bytes: of the file.
+    scale: the model's largest absolute output there, which `parity` is to be seen against.  bytes: of the file, or
+    of all files of the folder.
     """
 
     path: Path
@@ -99,8 +108,8 @@ def export(request: ExportRequest, *, progress: Progress = silent) -> ExportRepo
     _check(request)
     loaded = checkpoint.load(request.model)
     graph = Graph(loaded.model).eval()
-    write, read = FORMATS[request.format]
-    with whole(request.out) as file:
+    write, read = (_write_split, _load_onnx) if request.split else FORMATS[request.format]
+    with _new_folder(request.out) if request.split else whole(request.out) as file:
         progress("export", 0, 3)
         with _quiet(loaded, request.format):
             program = trace(graph, example(loaded, *TRACED))
@@ -117,7 +126,7 @@ def export(request: ExportRequest, *, progress: Progress = silent) -> ExportRepo
                 f"(its largest output is {scale:.2g})",
                 hint="this is a fault of the exporter; please report it with the versions of torch and onnx",
             )
-        size = file.stat().st_size
+        size = sum(part.stat().st_size for part in (file.iterdir() if request.split else [file]))
     progress("export", 3, 3)
     return ExportReport(request.out, request.format, loaded.name, parity, scale, size, outputs)
 
@@ -150,13 +159,43 @@ def example(loaded: Checkpoint, images: int, expressions: int, *, seed: int = 0)
 
 def _check(request: ExportRequest) -> None:
     """What can be said before any work is done."""
-    if request.out.suffix != f".{request.format}":
+    if request.split:
+        _check_folder(request)
+    elif request.out.suffix != f".{request.format}":
         raise RefsegError(f"{request.out}: not a name for {request.format}", hint=f"let it end in .{request.format}")
-    if request.out.is_dir():
+    elif request.out.is_dir():
         raise RefsegError(f"{request.out}: is a folder")
     missing = [name for name in EXTRAS if find_spec(name) is None]
     if request.format == "onnx" and missing:
         raise RefsegError(f"ONNX export needs {', '.join(missing)}", hint="pip install 'refseg[export]'")
+
+
+def _check_folder(request: ExportRequest) -> None:
+    """That the folder of a split graph may be written, in the place of an earlier one at most."""
+    out = request.out
+    if request.format != "onnx":
+        raise RefsegError(f"--split cuts ONNX graphs, not {request.format}", hint="leave --format away")
+    if out.suffix in (".onnx", ".pt2"):
+        raise RefsegError(f"{out}: --split writes a folder of two graphs", hint="name a folder")
+    if out.exists() and not (out / FACTS).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise RefsegError(f"{out}: in the way of the exported folder", hint="move it, or name another folder")
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` when the block ends well, and vanishes otherwise."""
+    new, old = (path.with_name(part_name(path.name)) for _ in range(2))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    except OSError as error:
+        raise RefsegError(f"{path}: cannot write: {error.strerror or error}") from error
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _compare(run: Run, graph: Graph, loaded: Checkpoint) -> tuple[float, float]:
@@ -200,8 +239,9 @@ def _metadata(loaded: Checkpoint, outputs: Sequence[str]) -> dict[str, str]:
             "spelling": loaded.recipe.text.spelling,
         },
         "thresholds": asdict(loaded.thresholds),
+        "checkpoint": {**loaded.info, "name": loaded.name},
     }
-    return {"refseg.json": json.dumps(facts), text.FILE_NAME: tokenizer.pipeline.to_str()}
+    return {FACTS: json.dumps(facts), text.FILE_NAME: tokenizer.pipeline.to_str()}
 
 
 def _write_pt2(program: ExportedProgram, file: Path, metadata: dict[str, str]) -> None:
@@ -221,45 +261,22 @@ def _load_pt2(file: Path) -> Run:
 
 
 def _write_onnx(program: ExportedProgram, file: Path, metadata: dict[str, str]) -> None:
-    import onnx
-
-    written = torch.onnx.export(program, dynamo=True, verbose=False, input_names=INPUTS, output_names=_names(program))
-    assert written is not None
-    model = written.model_proto
-    if model.ByteSize() > ONNX_LIMIT:
-        raise ValueError("more than 2 GB do not fit into one ONNX file; --format pt2 has no such limit")
-    _name_axes(model)
-    for owner in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.functions):
-        del owner.metadata_props[:]  # the exporter's notes, which name files of this machine
-    for name, value in metadata.items():
-        model.metadata_props.add(key=name, value=value)
-    file.write_bytes(model.SerializeToString())
-    onnx.checker.check_model(str(file))
+    onnx_graph.save(onnx_graph.convert(program), file, metadata)
 
 
-def _names(program: ExportedProgram) -> Sequence[str]:
-    return OUTPUTS[: len(program.graph_signature.user_outputs)]
-
-
-def _name_axes(model: Any) -> None:
-    """Call the open axes `images` and `expressions` wherever the exporter wrote symbols such as s34."""
-    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
-    symbols = {i.name: i.type.tensor_type.shape.dim[0].dim_param for i in model.graph.input}
-    named = {symbols["images"]: "images", symbols["tokens"]: "expressions"}
-    for dim in (dim for value in values for dim in value.type.tensor_type.shape.dim if dim.dim_param):
-        dim.dim_param = named.get(dim.dim_param, dim.dim_param)
+def _write_split(program: ExportedProgram, folder: Path, metadata: dict[str, str]) -> None:
+    for name, part in zip((IMAGE, PHRASE), onnx_graph.split(onnx_graph.convert(program)), strict=True):
+        onnx_graph.save(part, folder / name, {})
+    for name, text_ in metadata.items():
+        (folder / name).write_text(text_, encoding="utf-8")
 
 
 def _load_onnx(file: Path) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    graphs = Graphs.open(file)
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        feeds = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
-        return [torch.from_numpy(array) for array in session.run(None, feeds)]
+        images, *others = (tensor.numpy() for tensor in inputs)
+        return [torch.from_numpy(array) for array in graphs.answer(graphs.encode(images), *others)]
 
     return run
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refseg_cli import checkpoint, files
-from refseg_cli.data.pictures import load_image
+from refseg_cli.data.pictures import read_pixels
 from refseg_cli.drawing.overlay import overlay_png
 from refseg_cli.errors import RefsegError
 from refseg_cli.segmenters.base import Found
-from refseg_cli.segmenters.trained import Predictor
+from refseg_cli.segmenters.choice import open_segmenter
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ def demo(out: Path, *, folder: str | Path | None = None, device: str = "auto") -
     except (OSError, ValueError) as error:
         raise RefsegError(f"{pictures}: no demo in this installation: {error}", hint="install refseg again") from error
     shown: list[Shown] = []
-    predictors = {name: Predictor(name, device=device) for name in {folder or one["model"] for one in wanted}}
+    segmenters = {name: open_segmenter(name, device=device) for name in {folder or one["model"] for one in wanted}}
     for one in wanted:
-        pixels = load_image(pictures / one["image"])
-        picture = pixels.permute(1, 2, 0).numpy()
-        for found in predictors[folder or one["model"]].predict(pixels, one["phrases"]):
+        pixels = read_pixels(pictures / one["image"])
+        picture = pixels.transpose(1, 2, 0)
+        for found in segmenters[folder or one["model"]].predict(pixels, one["phrases"]):
             path = out / f"{len(shown) + 1:02}-{_slug(found.phrase)}.png"
             drawn = overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target)
             files.write(path, drawn)

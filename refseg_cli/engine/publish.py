@@ -46,7 +46,7 @@ def publish(model: str | Path | None, target: str, *, license: str | None = None
     Raises:
         RefsegError: no such model, something in the target's place, or a hub that refuses or cannot be reached.
     """
-    source = checkpoint.bundled() if model is None else checkpoint.resolve(model)
+    source = checkpoint.resolve(model)
     on_hub = hub.is_hub_name(target)
     name = hub.split_name(target)[0] if on_hub else Path(target).expanduser().resolve().name
     with tempfile.TemporaryDirectory(prefix="refseg-") as folder:

@@ -13,6 +13,7 @@ from refseg_cli.metrics.scores import scores
 from refseg_cli.metrics.tuning import tune
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Thresholds
+from refseg_cli.segmenters.choice import is_exported
 from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot, own_folder, store_thresholds
 
 ROUNDING = 1e-9  # of a gIoU: no gain
@@ -40,8 +41,8 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     request: says which model, data, device and batches; its splits and records are not looked at.
 
     Raises:
-        RefsegError: the model is a bundled one, which is not the user's to change; no such data or split; nothing in
-            the split; or the folder cannot be written.
+        RefsegError: the model is a bundled one, which is not the user's to change, or an exported one; no such data or
+            split; nothing in the split; or the folder cannot be written.
     """
     if request.model is not None and hub.is_hub_name(request.model):
         repository = hub.split_name(request.model.partition("+")[0])[0]
@@ -51,6 +52,10 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
         )
     if request.model is not None and is_zero_shot(request.model):
         return _calibrate_zero_shot(request, request.model, split, progress)
+    if is_exported(request.model):
+        raise RefsegError(
+            f"{request.model}: an exported model keeps its thresholds", hint="calibrate the checkpoint and export it"
+        )
     folder = checkpoint.resolve(request.model)
     if folder.parent == checkpoint.BUNDLE:
         raise RefsegError("a bundled model keeps its thresholds", hint="name a trained one with --model RUN")

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from refseg_cli.data.text import Tokenizer
     from refseg_cli.evaluation.disturb import Disturbance
     from refseg_cli.records import Batch, Prediction, Thresholds
-    from refseg_cli.segmenters.inference import Decision
+    from refseg_cli.segmenters.decisions import Decision
 
 Keep = Callable[[Sequence[Answer]], None]
 # Sees each batch after it is answered: the batch on the CPU, the prediction with its `aux` on the device, the answers;
@@ -57,7 +57,7 @@ class EvalRequest:
 
     data:         folder or URI of prepared shards.
     splits:       their names, in the order of the report.
-    model:        checkpoint folder, or a name that `zero_shot` knows; None for the bundled model.
+    model:        checkpoint folder, exported model, or a name that `zero_shot` knows; None for the bundled model.
     batch_images: images per forward pass, each with all its expressions.
     limit:        images per split, from its beginning; 0 for all.
     workers:      processes that decode images; None for as many as the recipe has.
@@ -148,7 +148,7 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
         RefsegError: no such data, split, model or device, damaged shards, overrides that the model cannot take, or
             records that cannot be written there. All of it but a full disk is found before the first image.
     """
-    from refseg_cli import checkpoint
+    from refseg_cli.segmenters.choice import open_checkpoint, usual_device
     from refseg_cli.segmenters.inference import pick_device
     from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
@@ -162,8 +162,8 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
         segmenter = open_zero_shot(request.model, device=request.device)
         return evaluate_segmenter(request, segmenter, watch=watch, progress=progress)
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
-    device = pick_device(request.device)
-    loaded = checkpoint.load(request.model, device, overrides=request.overrides)
+    device = pick_device(usual_device(request.model, request.device))
+    loaded = open_checkpoint(request.model, device, overrides=request.overrides)
     about = describe(request, loaded)
     with writing_records(request.records, about) if request.records else nullcontext() as keep:
         for split in splits.values():

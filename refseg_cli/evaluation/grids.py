@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.data import masks
-from refseg_cli.data.transforms import Placement, resample, to_original
+from refseg_cli.data.placement import Placement
+from refseg_cli.data.transforms import resample, to_original
 from refseg_cli.metrics.counts import count_pixels
 from refseg_cli.metrics.rules import Grid, Interpolation, View
 from refseg_cli.records import Batch, Prediction, Rle, Sample

@@ -28,10 +28,11 @@ from refseg_cli.metrics.scores import sample_iou
 from refseg_cli.metrics.slices import find_slices
 from refseg_cli.models import MODELS
 from refseg_cli.progress import Progress, silent
-from refseg_cli.records import Batch, Explanation, Prediction, Record, Rle
+from refseg_cli.records import Batch, Explanation, MapKind, Prediction, Record, Rle
 from refseg_cli.report.content import PackedMap, Picture, Report, Sample, Slice, pack
 from refseg_cli.report.failures import Pairs, failure_types, join, pair_up
 from refseg_cli.report.page import render
+from refseg_cli.segmenters.choice import is_exported
 from refseg_cli.segmenters.explain import explain, kinds_of
 from refseg_cli.segmenters.zero_shot import is_zero_shot
 
@@ -44,19 +45,20 @@ class Watch:
     """Keeps what the page shows of each answer and its row in the records does not hold: its mask and its maps.
 
     Args:
-        model: the checkpoint folder that answers; None for the bundled one. A model that gives finished masks has no
-            maps to keep.
+        model: what answers, a checkpoint folder or an exported model; None for the bundled one. A model that gives
+            finished masks has no maps to keep.
 
     Raises:
         RefsegError: no such model.
     """
 
     def __init__(self, model: str | None) -> None:
-        if model is None or not is_zero_shot(model):
+        self._kinds: Mapping[str, MapKind] = {}
+        self._tokenizer: Tokenizer | None = None
+        if not is_exported(model) and not (model is not None and is_zero_shot(model)):
             folder = checkpoint.resolve(model)
             recipe, _, _ = checkpoint.read_config(folder)
-            self._kinds = kinds_of(MODELS[recipe.arch][1])
-            self._tokenizer = Tokenizer.load(folder)
+            self._kinds, self._tokenizer = kinds_of(MODELS[recipe.arch][1]), Tokenizer.load(folder)
         self._bytes = 0
         self._ious: list[float] = []
         self.masks: list[Rle] = []
@@ -65,7 +67,7 @@ class Watch:
     def __call__(self, batch: Batch | None, prediction: Prediction | None, answers: Sequence[Answer]) -> None:
         """Evaluation calls it after each batch."""
         shown: Iterable[tuple[Explanation, ...]] = [()] * len(answers)
-        if batch is not None and prediction is not None:
+        if batch is not None and prediction is not None and self._tokenizer is not None:
             shown = explain(prediction, batch, self._kinds, self._tokenizer, longest=MAP_CELLS)
         for answer, explanations in zip(answers, shown, strict=True):
             if explanations:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Detection, Explanation, Rle, Thresholds
 
@@ -51,7 +50,7 @@ class Segmenter(Protocol):
     def thresholds(self) -> Thresholds:
         """What turns its probabilities into decisions."""
 
-    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+    def predict(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """An answer to each phrase, in their order, each when it is asked for: masks are large, and phrases many.
 
         image: a file, its bytes, or pixels (3, h, w) uint8 RGB.
@@ -79,7 +78,10 @@ def check_phrases(phrases: Sequence[str]) -> None:
 
 def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:
     """The answer as a `refseg.predict/1` object, ready for JSON; image: the picture's name."""
+    from refseg_cli.data import masks  # pycocotools, which a mask as a PNG does without
+
     height, width = found.mask.shape
+    rle = masks.encode(found.mask)
     told = {} if found.instances is None else {"instances": [_instance(one) for one in found.instances]}
     return {
         "schema": SCHEMA,
@@ -90,7 +92,8 @@ def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:
         "no_target": not found.exists,
         "p_target": round(found.p_target, 6),
         "pixels": found.pixels,
-        "mask": _coco(masks.encode(found.mask)),
+        "bbox": [int(side) for side in masks.box(rle)],
+        "mask": _coco(rle),
         **told,
         "model": segmenter.name,
         "threshold": segmenter.thresholds.mask,

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refseg_cli.data.placement import Placement
 from refseg_cli.data.text import Tokenizer
-from refseg_cli.data.transforms import Placement
 from refseg_cli.records import Batch, Explanation, MapKind, Prediction
 
 MOST = 16  # rows of one name that are shown: those with the highest peaks

@@ -78,10 +78,10 @@ class Pretrained(ABC):
         self.thresholds = opening.thresholds(defaults)
         self.device = pick_device(opening.device)
 
-    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+    def predict(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """As `Segmenter.predict`."""
         check_phrases(phrases)
-        pixels = image if isinstance(image, Tensor) else load_image(image)
+        pixels = load_image(image) if isinstance(image, Path | bytes) else torch.as_tensor(image)
         return self.answers(Image.fromarray(pixels.permute(1, 2, 0).numpy()), phrases)
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:

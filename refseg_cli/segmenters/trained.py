@@ -10,24 +10,25 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from refseg_cli import checkpoint
 from refseg_cli.data.loader import batch_for
 from refseg_cli.data.pictures import load_image
-from refseg_cli.records import Batch, Explanation, MapKind, Prediction, Thresholds
+from refseg_cli.records import Batch, Explanation, MapKind, Prediction
 from refseg_cli.segmenters.base import Found, check_phrases
+from refseg_cli.segmenters.cautions import cautions
+from refseg_cli.segmenters.decisions import Decision, override
 from refseg_cli.segmenters.explain import explain, explained, kinds_of
-from refseg_cli.segmenters.inference import Decision, pick_device, postprocess
+from refseg_cli.segmenters.inference import pick_device, postprocess
 
 # Phrases in one pass through the network. More of them encode the picture again, once for each such chunk.
 CHUNK = 64
 # Mask pixels brought to the picture's size at a time: 128 MB of float32 logits.
 PIXELS_AT_A_TIME = 32_000_000
-ARTICLES = frozenset({"a", "an", "the"})  # a model that was never taught them loses nothing
 MAP_CELLS = 170  # longer side of a map that is drawn
-SCENE_PREFIX = "scene_"  # how `refseg prepare scenes` names its pictures
 
 
 class Predictor:
@@ -52,13 +53,13 @@ class Predictor:
     ) -> None:
         self.device = pick_device(device)
         self.checkpoint = checkpoint.load(folder, self.device)
-        self.thresholds = _override(self.checkpoint.thresholds, mask=threshold, exists=no_target_threshold)
+        self.thresholds = override(self.checkpoint.thresholds, mask=threshold, exists=no_target_threshold)
 
     @property
     def name(self) -> str:
         return self.checkpoint.name
 
-    def predict(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+    def predict(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """An answer to each phrase, in their order. The picture is encoded once for (up to `CHUNK`) phrases.
 
         image: a file, its bytes, or pixels (3, h, w) uint8 RGB.
@@ -68,37 +69,23 @@ class Predictor:
         """
         return self._answer(image, phrases, {})
 
-    def explain(self, image: Path | bytes | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+    def explain(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """As `predict`, with the maps of the model's table `EXPLAIN`; without any for a model that has none."""
         return self._answer(image, phrases, kinds_of(self.checkpoint.model))
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         """What a user should know before relying on the answers; a sentence each.
 
-        name: the picture's file name. A model of scenes cannot see whether a picture is one, so it goes by that.
+        name: the picture's file name.
         """
-        said, tokenizer = [], self.checkpoint.tokenizer
-        if self.checkpoint.info.get("data") == "scenes" and not Path(name).name.startswith(SCENE_PREFIX):
-            said.append(
-                f"{name}: this model ({self.checkpoint.name}) knows generated scenes only ('refseg prepare scenes'); "
-                "do not rely on what it says of a photograph"
-            )
-        for phrase in phrases:
-            reading = tokenizer.read(phrase)
-            unknown = [repr(word) for word in reading.unknown if word.lower() not in ARTICLES]
-            read_as = [f"reads {word!r} as {meant!r}" for word, meant in reading.read_as.items()]
-            if unknown or read_as:
-                parts = [*([f"does not know {', '.join(unknown)}"] if unknown else []), *read_as]
-                said.append(f"{phrase!r}: the model {' and '.join(parts)}")
-            if tokenizer.pipeline.encode(phrase.strip()).overflowing:
-                said.append(f"{phrase!r}: too long, the model reads its first {tokenizer.max_tokens} tokens")
-        return said
+        found = self.checkpoint
+        return cautions(name, phrases, model=found.name, trained_on=found.info.get("data"), tokenizer=found.tokenizer)
 
     def _answer(
-        self, image: Path | bytes | Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
+        self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
     ) -> Iterator[Found]:
         check_phrases(phrases)
-        pixels = image if isinstance(image, Tensor) else load_image(image)
+        pixels = load_image(image) if isinstance(image, Path | bytes) else torch.as_tensor(image)
         chunks = (phrases[i : i + CHUNK] for i in range(0, len(phrases), CHUNK))
         answers = (answer for chunk in chunks for answer in self._decide(pixels, chunk, kinds))
         return (
@@ -135,12 +122,4 @@ def _rows(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction
             attention_mask=batch.attention_mask[part],
             image_index=batch.image_index[part],
         ),
-    )
-
-
-def _override(thresholds: Thresholds, *, mask: float | None, exists: float | None) -> Thresholds:
-    return replace(
-        thresholds,
-        mask=thresholds.mask if mask is None else mask,
-        exists=thresholds.exists if exists is None else exists,
     )

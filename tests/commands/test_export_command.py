@@ -39,6 +39,11 @@ def test_what_reaches_the_engine_and_what_is_printed(requests: list[ExportReques
     ]
 
 
+def test_a_folder_of_split_graphs(requests: list[ExportRequest], capsys: Capture) -> None:
+    assert main(["export", "--split", "-o", "m/"]) == FOUND
+    assert requests == [ExportRequest(None, "onnx", Path("m"), split=True)]
+
+
 def test_json(requests: list[ExportRequest], capsys: Capture) -> None:
     main(["export", "-o", "m.onnx", "--json"])
     report = json.loads(capsys.readouterr().out)

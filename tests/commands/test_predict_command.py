@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from refseg_cli.app import main
@@ -24,7 +23,7 @@ from refseg_cli.engine import predict as engine
 from refseg_cli.engine.predict import Shown
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
 from refseg_cli.records import Explanation, Thresholds
-from refseg_cli.segmenters import trained
+from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
 
 Capture = pytest.CaptureFixture[bytes]
@@ -41,16 +40,16 @@ class FakePredictor:
     name = "fake"
     thresholds = Thresholds()
 
-    def __init__(self, folder: str | None = None, **options: Any) -> None:
-        self.calls.append({"folder": folder, **options})
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        self.calls.append({"model": model, **options})
 
-    def predict(self, image: torch.Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+    def predict(self, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
         self.calls.append({"image": tuple(image.shape), "phrases": list(phrases)})
         found = ["no" not in phrase for phrase in phrases]
         scores = [(MASK & yes, yes, 0.9 if yes else 0.1, int(MASK.sum()) * yes) for yes in found]
         return (Found(phrase, *score) for phrase, score in zip(phrases, scores, strict=True))
 
-    def explain(self, image: torch.Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+    def explain(self, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
         maps = (Explanation("gaze", "map", np.zeros((1, 2, 3), np.float32), (0,), 1),) if self.shows else ()
         return (replace(found, maps=maps) for found in self.predict(image, phrases))
 
@@ -64,7 +63,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (WIDTH, HEIGHT), "grey").save("photo.png")
     FakePredictor.calls = []
-    monkeypatch.setattr(trained, "Predictor", FakePredictor)
+    monkeypatch.setattr(choice, "open_segmenter", FakePredictor)
+    monkeypatch.setattr(choice, "open_explaining", FakePredictor)
     return FakePredictor.calls
 
 
@@ -81,7 +81,7 @@ def test_what_reaches_the_engine(calls: list[dict[str, Any]], capfdbinary: Captu
     options = ["--model", "run", "--device", "cpu", "--threshold", "0.3", "--no-target-threshold", "0.7", "--json"]
     assert main(["predict", *options, "photo.png", "a dog", "--", "-x"]) == FOUND
     assert calls == [
-        {"folder": "run", "device": "cpu", "threshold": 0.3, "no_target_threshold": 0.7},
+        {"model": "run", "once": True, "device": "cpu", "threshold": 0.3, "no_target_threshold": 0.7},
         {"image": (3, HEIGHT, WIDTH), "phrases": ["a dog", "-x"]},
     ]
 
@@ -114,6 +114,22 @@ def test_mask_becomes_a_file_on_a_terminal(calls: object, capfdbinary: Capture, 
     assert out == b""
     assert b"dog: found 90 %, 10 pixels -> photo.mask.png\n" in err
     np.testing.assert_array_equal(read_mask("photo.mask.png"), MASK * np.uint8(255))
+
+
+def test_a_cutout_is_transparent_but_for_the_target(calls: object, capfdbinary: Capture) -> None:
+    Image.effect_noise((WIDTH, HEIGHT), 90).convert("RGB").save("photo.png")
+    assert main(["predict", "photo.png", "dog", "-f", "cutout", "-o", "there/"]) == FOUND
+    found = np.asarray(Image.open("there/photo.cutout.png"))
+    assert found.shape == (HEIGHT, WIDTH, 4)
+    np.testing.assert_array_equal(found[..., 3], MASK * np.uint8(255))
+    np.testing.assert_array_equal(found[MASK][:, :3], np.asarray(Image.open("photo.png"))[MASK])
+    assert not found[~MASK].any()
+
+
+def test_the_record_has_a_box(calls: object, capfdbinary: Capture) -> None:
+    main(["predict", "photo.png", "dog", "no dog", "--json"])
+    lines = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    assert [line["bbox"] for line in lines] == [[2, 1, 5, 2], [0, 0, 0, 0]]
 
 
 def test_no_target_is_a_black_mask(calls: object, capfdbinary: Capture) -> None:
@@ -248,7 +264,7 @@ def test_each_answer_is_written_before_the_next_is_asked_for(
     """Memory must not grow with the phrases, and a reader need not wait for the last one."""
     lines: list[int] = []
 
-    def predict(self: FakePredictor, image: torch.Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+    def predict(self: FakePredictor, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
         for phrase in phrases:
             lines.append(capfdbinary.readouterr().out.count(b"\n"))
             yield Found(phrase, MASK, True, 0.9, 10)
@@ -263,7 +279,7 @@ def test_each_answer_is_written_before_the_next_is_asked_for(
 def test_lines_in_a_file_appear_all_or_none(
     calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def predict(self: FakePredictor, image: torch.Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+    def predict(self: FakePredictor, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
         yield Found(phrases[0], MASK, True, 0.9, 10)
         raise RefsegError("broken")
 

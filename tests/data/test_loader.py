@@ -16,6 +16,7 @@ from PIL import Image
 from refseg_cli.config import DataConfig, TextConfig
 from refseg_cli.data import loader, masks, transforms
 from refseg_cli.data.loader import Pick, StepDataset
+from refseg_cli.data.placement import Placement
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.records import Expression
@@ -88,7 +89,7 @@ def test_batch_is_grouped_and_its_masks_are_the_annotation(shards: Shards, token
         assert batch.samples[n].text == target.text
         assert bool(batch.has_target[n]) == bool(target.targets)  # type: ignore[index]
         whole = torch.from_numpy(masks.decode(union))[None]
-        expected = transforms.masks_to_input(whole, transforms.Placement(0, 0, 64, 64), PLAIN)
+        expected = transforms.masks_to_input(whole, Placement(0, 0, 64, 64), PLAIN)
         assert torch.equal(batch.masks[n], expected.float())  # type: ignore[index]
 
 
@@ -142,7 +143,7 @@ def test_a_warped_picture_is_mirrored_with_its_place(tokenizer: Tokenizer) -> No
     mirrored = StepDataset([record], tokenizer, replace(warp, flip=1.0), augment=(0, 0))[step]  # type: ignore[arg-type]
     assert torch.equal(mirrored.masks, straight.masks.flip(-1))  # type: ignore[arg-type, union-attr]
     for batch in (straight, mirrored):
-        placed = transforms.Placement(*batch.content[0].tolist())  # type: ignore[index]
+        placed = Placement(*batch.content[0].tolist())  # type: ignore[index]
         back = transforms.to_original(batch.masks[:, 0], placed, (64, 64), (20, 40)) > 0.5  # type: ignore[index]
         target = torch.from_numpy(masks.decode(record.instances[0].rle)).bool()
         assert torch.equal(back[0], target if batch is straight else target.flip(-1))

@@ -15,7 +15,7 @@ from PIL import Image
 from refseg_cli.config import DataConfig
 from refseg_cli.data import transforms
 from refseg_cli.data.pictures import decode_image
-from refseg_cli.data.transforms import Placement
+from refseg_cli.data.placement import Placement, place
 from refseg_cli.errors import RefsegError
 
 
@@ -79,20 +79,20 @@ def test_garbage_is_one_clear_error(data: bytes) -> None:
 
 
 def test_letterbox_keeps_the_aspect_ratio_and_centres() -> None:
-    assert transforms.place((30, 40), DataConfig(size=(80, 80))) == Placement(10, 0, 60, 80)
-    assert transforms.place((40, 30), DataConfig(size=(80, 80))) == Placement(0, 10, 80, 60)
-    assert transforms.place((30, 40), DataConfig(size=(64, 48), resize="squash")) == Placement(0, 0, 64, 48)
+    assert place((30, 40), DataConfig(size=(80, 80))) == Placement(10, 0, 60, 80)
+    assert place((40, 30), DataConfig(size=(80, 80))) == Placement(0, 10, 80, 60)
+    assert place((30, 40), DataConfig(size=(64, 48), resize="squash")) == Placement(0, 0, 64, 48)
 
 
 def test_padding_is_filled_and_the_picture_is_in_its_place() -> None:
     config = DataConfig(size=(40, 40), fill=0.25)
     image = torch.full((3, 20, 40), 255, dtype=torch.uint8)
-    canvas = transforms.to_input(image, transforms.place((20, 40), config), config)
+    canvas = transforms.to_input(image, place((20, 40), config), config)
     assert canvas[:, :10].eq(0.25).all()
     assert canvas[:, 10:30].eq(1).all()
     assert canvas[:, 30:].eq(0.25).all()
     colour = replace(config, fill=(0.25, 0.5, 0.75))
-    canvas = transforms.to_input(image, transforms.place((20, 40), colour), colour)
+    canvas = transforms.to_input(image, place((20, 40), colour), colour)
     assert canvas[:, 35, 7].tolist() == [0.25, 0.5, 0.75]
 
 
@@ -102,7 +102,7 @@ def test_masks_survive_the_way_there_and_back(h: int, w: int, letterbox: bool) -
     config = DataConfig(size=(96, 96), resize="letterbox" if letterbox else "squash")
     mask = torch.zeros(1, h, w, dtype=torch.uint8)
     mask[:, :, : w // 2] = 1
-    placement = transforms.place((h, w), config)
+    placement = place((h, w), config)
     fitted = transforms.masks_to_input(mask, placement, config)
     back = transforms.to_original(fitted.float() * 2 - 1, placement, config.size, (h, w)) > 0
     assert (back.numpy() != mask.numpy().astype(bool)).sum() <= h  # at most one column
@@ -112,7 +112,7 @@ def test_logits_of_lower_resolution_land_where_they_belong() -> None:
     logits = torch.full((1, 24, 24), -1.0)
     logits[:, 6:18, :12] = 1.0  # the left half of a 40 x 80 picture letterboxed into 96 x 96
     config = DataConfig(size=(96, 96))
-    back = transforms.to_original(logits, transforms.place((40, 80), config), config.size, (40, 80)) > 0
+    back = transforms.to_original(logits, place((40, 80), config), config.size, (40, 80)) > 0
     expected = torch.zeros(1, 40, 80, dtype=torch.bool)
     expected[:, :, :40] = True
     assert (back != expected).float().mean() < 0.05
@@ -144,7 +144,7 @@ def test_warp_brings_pictures_in_as_cris_does(size: tuple[int, int]) -> None:
         for (scale, bias), of, to in zip(spread(config, size), size, config.size, strict=True)
     )
     expected = (fill + rows @ (picture - fill) @ columns.T).clip(0, 255)
-    placed = transforms.place(size, config)
+    placed = place(size, config)
     found = transforms.to_input(torch.from_numpy(picture), placed, config)
     assert abs(255 * found.numpy() - expected).max() < 0.51  # rounded to bytes
     assert torch.equal(found, (255 * found).round() / 255)
@@ -157,7 +157,7 @@ def test_warp_brings_masks_in_with_soft_edges(size: tuple[int, int]) -> None:
     mask[:, :, : size[1] // 2] = 1
     (_, _), (scale, bias) = spread(config, size)
     line = np.interp([(j - bias) / scale for j in range(16)], range(-1, size[1] + 1), [0, *mask[0, 0], 0])
-    found = transforms.masks_to_input(torch.from_numpy(mask), transforms.place(size, config), config)
+    found = transforms.masks_to_input(torch.from_numpy(mask), place(size, config), config)
     assert found[0, 6].tolist() == pytest.approx(line.tolist(), abs=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_warp_brings_logits_back_to_where_their_pixels_came_from(size: tuple[int
     """Logits that say where they are."""
     config = DataConfig(size=(12, 16), resize="warp")
     y, x = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
-    back = transforms.to_original(torch.stack([y, x]), transforms.place(size, config), config.size, size)
+    back = transforms.to_original(torch.stack([y, x]), place(size, config), config.size, size)
     for axis, (scale, bias) in enumerate(spread(config, size)):
         line = back[axis, :, 0] if axis == 0 else back[axis, 0]
         expected = [min(i * scale + bias, config.size[axis] - 1) for i in range(size[axis])]
@@ -176,13 +176,13 @@ def test_warp_brings_logits_back_to_where_their_pixels_came_from(size: tuple[int
 def test_a_letterbox_of_640_by_427_lies_where_cris_has_it() -> None:
     """Its first pixel at 0 of the input, where half-pixel centres would have it at -0.175."""
     config = DataConfig(size=(416, 416), resize="warp")
-    placed = transforms.place((427, 640), config)
+    placed = place((427, 640), config)
     assert (placed.left + 0.65 / 2 - 0.5, placed.top + 0.65 / 2 - 0.5) == pytest.approx((0, (416 - 0.65 * 427) / 2))
     assert (placed.height, placed.width) == pytest.approx((277.55, 416))
 
 
 def test_a_picture_thinner_than_a_pixel_of_the_input_has_one() -> None:
-    placed = transforms.place((1, 2000), DataConfig(size=(416, 416), resize="warp"))
+    placed = place((1, 2000), DataConfig(size=(416, 416), resize="warp"))
     assert placed.height < 0.3
     assert placed.box() == (slice(208, 209), slice(0, 416))
     back = transforms.to_original(torch.ones(1, 104, 104), placed, (416, 416), (1, 2000))

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from refseg_cli import checkpoint
 from refseg_cli.engine import export as module
+from refseg_cli.engine import onnx_graph
 from refseg_cli.engine.export import ExportReport, ExportRequest, Graph, example, export, trace
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch
@@ -197,3 +198,86 @@ def test_missing_packages_are_named(untrained: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(module, "EXTRAS", ("onnx", "no_such_package"))
     with pytest.raises(RefsegError, match=r"needs no_such_package \(pip install 'refseg\[export\]'\)"):
         export(ExportRequest(untrained, "onnx", tmp_path / "vlt.onnx"))
+
+
+# ---- cut in two
+
+
+def test_a_split_graph_is_a_folder_that_computes_the_same(untrained: Path, tmp_path: Path) -> None:
+    """The first graph knows no phrase, the second has no backbone; a further run takes the place of the first."""
+    for _ in range(2):
+        report = export(ExportRequest(untrained, "onnx", tmp_path / "vlt", split=True))
+        assert report.parity < 1e-5 < 0.01 < report.scale
+    assert [p.name for p in tmp_path.iterdir()] == ["vlt"]
+    assert sorted(p.name for p in report.path.iterdir()) == [
+        "image.onnx",
+        "phrase.onnx",
+        "refseg.json",
+        "tokenizer.json",
+    ]
+    assert report.bytes == sum(p.stat().st_size for p in report.path.iterdir())
+    image, phrase = (onnx.load(report.path / name).graph for name in ("image.onnx", "phrase.onnx"))
+    assert [v.name for v in image.input] == ["images"]
+    assert [v.name for v in phrase.output] == ["mask_logits", "exists_logit"]
+    border = [v.name for v in image.output]
+    assert [v.name for v in phrase.input if v.name in border] == border
+    assert {v.name for v in phrase.input} - set(border) <= {"images", *module.INPUTS[1:]}
+    weights = [{i.name for i in graph.initializer if "vision.backbone" in i.name} for graph in (image, phrase)]
+    assert weights[0]
+    assert not weights[1]
+
+
+def test_what_depends_on_a_phrase_from_the_start_is_not_split() -> None:
+    """images -> Gather by image_index -> everything else."""
+    nodes = [onnx.helper.make_node("Gather", ["images", "image_index"], ["mask_logits"], axis=0)]
+    values = [onnx.helper.make_tensor_value_info(n, k, [None]) for n, k in (("images", 1), ("image_index", 7))]
+    out = onnx.helper.make_tensor_value_info("mask_logits", 1, [None])
+    with pytest.raises(RefsegError, match="language enters at the input"):
+        onnx_graph.split(onnx.helper.make_model(onnx.helper.make_graph(nodes, "early", values, [out])))
+
+
+def test_constants_go_where_they_are_read() -> None:
+    """A constant node that both halves read is in both; a branch's inner reads count."""
+    inner = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["encoded", "two"], ["added"])],
+        "branch",
+        [],
+        [onnx.helper.make_tensor_value_info("added", 1, [None])],
+    )
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["two"], value_float=2.0),
+        onnx.helper.make_node("Mul", ["images", "two"], ["encoded"]),
+        onnx.helper.make_node("If", ["attention_mask"], ["mask_logits"], then_branch=inner, else_branch=inner),
+    ]
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "late",
+        [info("images", 1, [None]), info("attention_mask", 9, [])],
+        [info("mask_logits", 1, [None])],
+        value_info=[info("encoded", 1, [None])],
+    )
+    first, second = onnx_graph.split(onnx.helper.make_model(graph))
+    assert [n.op_type for n in first.graph.node] == ["Constant", "Mul"]
+    assert [n.op_type for n in second.graph.node] == ["Constant", "If"]
+    assert [v.name for v in second.graph.input] == ["encoded", "attention_mask"]
+    for part in (first, second):
+        onnx.checker.check_model(part, full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("pt2", "vlt", "--split cuts ONNX graphs, not pt2"),
+        ("onnx", "vlt.onnx", "--split writes a folder of two graphs"),
+        ("onnx", "full", "in the way of the exported folder"),
+    ],
+)
+def test_a_split_graph_needs_a_folder_of_its_own(
+    untrained: Path, tmp_path: Path, kind: str, name: str, words: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(RefsegError, match=words):
+        export(ExportRequest(untrained, kind, tmp_path / name, split=True))  # type: ignore[arg-type]
+    assert [p.name for p in tmp_path.rglob("*")] == ["full", "thesis.tex"]

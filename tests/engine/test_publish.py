@@ -31,7 +31,7 @@ def test_round_trip(run: Path, tmp_path: Path) -> None:
     assert after.thresholds == before.thresholds
     for name, tensor in before.model.state_dict().items():
         assert torch.equal(tensor, after.model.state_dict()[name])
-    picture = load_image(checkpoint.bundled() / "demo" / "scene_people.jpg")
+    picture = load_image(checkpoint.BUNDLE / "demo" / "scene_people.jpg")
     one, other = (list(Predictor(folder, device="cpu").predict(picture, PHRASES)) for folder in (run, target))
     assert [f.p_target for f in one] == [f.p_target for f in other]
     assert all((a.mask == b.mask).all() for a, b in zip(one, other, strict=True))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from refseg_cli.config import DataConfig
 from refseg_cli.data import masks
-from refseg_cli.data.transforms import place
+from refseg_cli.data.placement import place
 from refseg_cli.evaluation.grids import count_views, true_masks, values_at
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG
 from refseg_cli.metrics.rules import View

@@ -211,7 +211,8 @@ def test_the_record_is_json_and_gives_the_mask_back(predictor: Predictor) -> Non
     line = json.loads(json.dumps(record(predictor, "a.png", found), allow_nan=False))
     rle = Rle((line["mask"]["size"][0], line["mask"]["size"][1]), line["mask"]["counts"].encode())
     assert np.array_equal(masks.decode(rle).astype(bool), found.mask)
-    del line["mask"], line["p_target"]
+    assert line["bbox"] == list(masks.box(rle))
+    del line["mask"], line["p_target"], line["bbox"]
     assert line == {
         "schema": "refseg.predict/1",
         "image": "a.png",

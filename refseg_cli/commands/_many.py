@@ -1,0 +1,154 @@
+"""`refseg predict` on many pictures: each phrase is asked of each; a broken picture is named and stops no other."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from refseg_cli.commands._output import ENDINGS, LINES, STDIO, Format, Sink, sinks_for
+from refseg_cli.console import console
+from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
+from refseg_cli.progress import silent
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from refseg_cli.segmenters.base import Found
+
+Listing = Literal["with", "without", "count"]
+Read = Callable[[str], tuple[str, "np.ndarray"]]  # the argument -> what to call it, and its pixels (3, h, w)
+AHEAD = 2  # pictures that are decoded while one is answered
+
+
+def read_phrases(file: Path) -> list[str]:
+    """One on each line; blank lines are passed over.
+
+    Raises:
+        RefsegError: it cannot be read, is not UTF-8, or holds none.
+    """
+    try:
+        found = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefsegError(f"{file}: cannot read phrases: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
+        raise RefsegError(f"{file}: holds no phrase", hint="write one on each line")
+    return found
+
+
+def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> list[str]:
+    """The pictures that are named, a folder standing for those in it in alphabetical order.
+
+    endings: of pictures.  recursive: those in its folders too.
+
+    Raises:
+        RefsegError: a folder without any, or standard input more than once.
+    """
+    found: list[str] = []
+    for name in names:
+        if name == STDIO or not Path(name).is_dir():
+            found.append(name)
+            continue
+        inside = Path(name).rglob("*") if recursive else Path(name).iterdir()
+        pictures = sorted(str(p) for p in inside if p.suffix.lower() in endings and p.is_file())
+        if not pictures:
+            raise RefsegError(
+                f"{name}: no pictures in this folder", hint=None if recursive else "--recursive looks below"
+            )
+        found += pictures
+    if found.count(STDIO) > 1:
+        raise RefsegError("- reads one picture from standard input", hint="name it once")
+    return found
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the answers about many pictures go: one file or pipe of lines, or a folder of pictures.
+
+    Raises:
+        RefsegError: pictures without a folder to put them into, or two of the same name.
+    """
+
+    format: Format
+    output: str | None
+    count: int
+
+    def check(self, pictures: Sequence[str]) -> None:
+        if self.format == "rle" and len(pictures) > 1:
+            raise RefsegError("a line of rle does not say which picture it is of", hint="--format json does")
+        if self.format in LINES or len(pictures) == 1 or (self.output is None and console.quiet):
+            return
+        if self.output is None or not (self.output.endswith("/") or Path(self.output).is_dir()):
+            raise RefsegError(
+                f"the answers about {len(pictures)} pictures do not fit into one PNG",
+                hint="give -o FOLDER/, or --format json",
+            )
+        seen: dict[str, str] = {}
+        for picture in pictures:
+            other = seen.setdefault(Path(picture).stem, picture)
+            if other != picture:
+                name = f"{Path(picture).stem}{ENDINGS[self.format]}"
+                raise RefsegError(
+                    f"{other} and {picture} would both become {name}", hint="ask about one folder at a time"
+                )
+
+    def of(self, picture: str) -> list[Sink]:
+        return sinks_for(picture, self.count, self.format, self.output)
+
+
+def each(pictures: Sequence[str], read: Read, take: Callable[[str, str, np.ndarray], bool]) -> int:
+    """Have every picture answered, and give the exit status.
+
+    Args:
+        take: gets the argument, what to call it, and the pixels; says whether anything is found.
+    """
+    exists, broken = False, 0
+    with console.progress() if len(pictures) > 1 else nullcontext(silent) as progress:
+        for done, (picture, loaded) in enumerate(_ahead(pictures, read), start=1):
+            try:
+                name, pixels = loaded()
+            except RefsegError as error:
+                console.error(error)
+                broken += 1
+            else:
+                exists |= take(picture, name, pixels)
+            progress("predict", done, len(pictures))
+    if broken:
+        console.error(f"{broken} of {len(pictures)} pictures could not be read")
+        return ERROR
+    return FOUND if exists else NO_TARGET
+
+
+def _ahead(pictures: Sequence[str], read: Read) -> Iterator[tuple[str, Callable[[], tuple[str, np.ndarray]]]]:
+    """The pictures in their order, each with what gives it, while the next ones are being decoded."""
+    if len(pictures) == 1:
+        yield pictures[0], partial(read, pictures[0])
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[tuple[str, Callable[[], tuple[str, np.ndarray]]]] = deque()
+        try:
+            for picture in pictures:
+                waiting.append((picture, pool.submit(read, picture).result))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft()
+            yield from waiting
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def list_one(listing: Listing, name: str, answers: Iterable[Found]) -> bool:
+    """Print the picture's name as `grep -l`, `-L` and `-c` print a file's; whether anything is found."""
+    if listing == "count":
+        count = sum(found.exists for found in answers)
+        console.result(f"{name}:{count}")
+        return count > 0
+    exists = any(found.exists for found in answers)
+    if exists == (listing == "with"):
+        console.result(name)
+    return exists

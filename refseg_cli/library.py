@@ -1,0 +1,124 @@
+"""refseg from Python: whatever answers phrases, called with the pictures that a program has. Imports no torch itself.
+
+Axes: h w pixels of a picture, upright.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, overload
+
+import numpy as np
+
+from refseg_cli.data.pictures import from_pillow
+from refseg_cli.errors import RefsegError
+from refseg_cli.records import Thresholds
+from refseg_cli.segmenters.base import Found, Segmenter
+from refseg_cli.segmenters.choice import open_segmenter
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    Picture = str | Path | bytes | Image | np.ndarray | Tensor
+
+
+class Model:
+    """Answers phrases about pictures. `refseg_cli.load` makes one.
+
+    Args:
+        segmenter: what answers.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+
+    @property
+    def name(self) -> str:
+        """What its answers are signed with."""
+        return self.segmenter.name
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What turns its probabilities into decisions."""
+        return self.segmenter.thresholds
+
+    @overload
+    def __call__(self, pictures: Picture, phrases: str | Sequence[str]) -> list[Found]: ...
+    @overload
+    def __call__(self, pictures: list[Picture], phrases: str | Sequence[str]) -> list[list[Found]]: ...
+    def __call__(
+        self, pictures: Picture | list[Picture], phrases: str | Sequence[str]
+    ) -> list[Found] | list[list[Found]]:
+        """The answer to each phrase, in their order; for a list of pictures such a list for each.
+
+        Args:
+            pictures: one, or a list of them. A picture is a file's path, the bytes of one, a Pillow image, an array
+                (h, w, 3) or (h, w) uint8 in RGB or grey, or a tensor (3, h, w) uint8 in RGB. Files and Pillow images
+                are turned upright by their EXIF orientation.
+            phrases: one, or several; each is asked of each picture, which is encoded once for all of them.
+
+        Raises:
+            RefsegError: a picture cannot be read or has another shape, or a phrase is empty.
+        """
+        if isinstance(pictures, list):
+            return list(self.each(pictures, phrases))
+        return self._answer(pictures, phrases)
+
+    def each(self, pictures: Sequence[Picture], phrases: str | Sequence[str]) -> Iterator[list[Found]]:
+        """As a call with a list of pictures, but one picture's answers at a time, so that memory stays small."""
+        for picture in pictures:
+            yield self._answer(picture, phrases)
+
+    def _answer(self, picture: Picture, phrases: str | Sequence[str]) -> list[Found]:
+        return list(self.segmenter.predict(_image(picture), [phrases] if isinstance(phrases, str) else list(phrases)))
+
+
+def load_model(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    threshold: float | None = None,
+    no_target_threshold: float | None = None,
+    threads: int = 0,
+) -> Model:
+    """See `refseg_cli.load`."""
+    return Model(
+        open_segmenter(
+            model, device=device, threshold=threshold, no_target_threshold=no_target_threshold, threads=threads
+        )
+    )
+
+
+def _image(picture: Picture) -> Path | bytes | np.ndarray:
+    """What a segmenter takes: a file, its bytes, or pixels (3, h, w) uint8."""
+    if isinstance(picture, str | Path):
+        return Path(picture)
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, np.ndarray):
+        return _channels_first(picture)
+    if hasattr(picture, "getexif"):  # Pillow's, without importing it
+        return from_pillow(cast("Image", picture))
+    if hasattr(picture, "detach"):  # a tensor, without importing torch
+        return _of_tensor(picture.detach().cpu().numpy())
+    raise RefsegError(
+        f"a picture cannot be a {type(picture).__name__}", hint="a path, bytes, a Pillow image, an array or a tensor"
+    )
+
+
+def _channels_first(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise RefsegError(
+            f"a picture as an array of {pixels.dtype} {pixels.shape}", hint="give uint8 (h, w, 3) in RGB, or (h, w)"
+        )
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _of_tensor(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.size:
+        raise RefsegError(f"a picture as a tensor of {pixels.dtype} {pixels.shape}", hint="give uint8 (3, h, w) in RGB")
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,39 @@
+"""What a user should know before relying on the answers of one of our models. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from refseg_cli.data.text import Tokenizer
+
+ARTICLES = frozenset({"a", "an", "the"})  # a model that was never taught them loses nothing
+SCENE_PREFIX = "scene_"  # how `refseg prepare scenes` names its pictures
+
+
+def cautions(
+    name: str, phrases: Sequence[str], *, model: str, trained_on: str | None, tokenizer: Tokenizer
+) -> list[str]:
+    """A sentence each.
+
+    Args:
+        name: the picture's file name. A model of scenes cannot see whether a picture is one, so it goes by that.
+        model: the model's name.
+        trained_on: the data that it was trained on, as far as it says.
+    """
+    said = []
+    if trained_on == "scenes" and not Path(name).name.startswith(SCENE_PREFIX):
+        said.append(
+            f"{name}: this model ({model}) knows generated scenes only ('refseg prepare scenes'); "
+            "do not rely on what it says of a photograph"
+        )
+    for phrase in phrases:
+        reading = tokenizer.read(phrase)
+        unknown = [repr(word) for word in reading.unknown if word.lower() not in ARTICLES]
+        read_as = [f"reads {word!r} as {meant!r}" for word, meant in reading.read_as.items()]
+        if unknown or read_as:
+            parts = [*([f"does not know {', '.join(unknown)}"] if unknown else []), *read_as]
+            said.append(f"{phrase!r}: the model {' and '.join(parts)}")
+        if tokenizer.pipeline.encode(phrase.strip()).overflowing:
+            said.append(f"{phrase!r}: too long, the model reads its first {tokenizer.max_tokens} tokens")
+    return said

@@ -1,0 +1,151 @@
+"""What `--model` names, opened: the one place that knows every kind of model. Imports each only when it is named.
+
+| `--model` | segmenter |
+|---|---|
+| nothing, `photos`, `scenes` | a bundled model: on onnxruntime on a CPU, else on torch |
+| an exported .onnx file, or a folder of split graphs | `onnx.OnnxSegmenter` |
+| a checkpoint folder, a training run, `hf:ORG/NAME` with one | `trained.Predictor` |
+| a folder or `hf:ORG/NAME` of transformers, `DETECTOR+SAM2` | see zero_shot.py |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refseg_cli.errors import RefsegError
+
+if TYPE_CHECKING:
+    from refseg_cli.checkpoint import Checkpoint
+    from refseg_cli.segmenters.base import Segmenter
+    from refseg_cli.segmenters.trained import Predictor
+
+
+def open_segmenter(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    threshold: float | None = None,
+    no_target_threshold: float | None = None,
+    threads: int = 0,
+    once: bool = False,
+) -> Segmenter:
+    """Whatever answers phrases under that name.
+
+    Args:
+        model: see the table above.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; an exported model runs on the CPU.
+        threshold, no_target_threshold: probabilities in [0, 1] in place of the model's own.
+        threads: of one operator, with torch of the whole process; 0 for as many as the library takes by itself.
+        once: it is asked about a picture or two, so that starting matters more than answering.
+
+    Raises:
+        RefsegError: no such model or device, or a threshold that is no probability.
+    """
+    thresholds: dict[str, Any] = {"threshold": threshold, "no_target_threshold": no_target_threshold}
+    if model is None or _is_bundled(model):
+        exported = _bundled_graph(model, device)
+    else:
+        exported = _exported(model)
+    if exported is not None:
+        from refseg_cli.segmenters.onnx import OnnxSegmenter
+
+        usual_device(model, device)
+        return OnnxSegmenter(exported, threads=threads, once=once, **thresholds)
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
+
+    if model is not None and is_zero_shot(str(model)):
+        return open_zero_shot(str(model), device=device, **thresholds)
+    from refseg_cli.segmenters.trained import Predictor
+
+    return Predictor(model, device=device, **thresholds)
+
+
+def open_explaining(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    threshold: float | None = None,
+    no_target_threshold: float | None = None,
+) -> Predictor:
+    """A model that can also show how it got to its answers: a checkpoint. Arguments as of `open_segmenter`.
+
+    Raises:
+        RefsegError: as `open_segmenter`, or a model of another kind.
+    """
+    if is_exported(model):
+        raise RefsegError(
+            f"{model}: an exported model has no maps to show", hint="--explain needs the checkpoint that it was made of"
+        )
+    from refseg_cli.segmenters.trained import Predictor
+    from refseg_cli.segmenters.zero_shot import is_zero_shot
+
+    if model is not None and is_zero_shot(str(model)):
+        raise RefsegError(f"{model}: a model of transformers has no maps to show", hint="leave --explain away")
+    return Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
+
+
+def open_checkpoint(model: str | Path | None, device: Any = "cpu", *, overrides: Sequence[str] = ()) -> Checkpoint:
+    """A model between tensors, for evaluation and timing: a checkpoint, or an exported graph as its module.
+
+    device: of the checkpoint's model; an exported one is on the CPU, see `usual_device`.
+
+    Raises:
+        RefsegError: as `checkpoint.load`, or overrides of an exported model.
+    """
+    from refseg_cli import checkpoint
+
+    exported = None if model is None else _exported(model)
+    if exported is None:
+        return checkpoint.load(model, device, overrides=overrides)
+    if overrides:
+        raise RefsegError(f"{model}: --set cannot change an exported model", hint="change the checkpoint and export it")
+    from refseg_cli.segmenters.graph_module import load_module
+
+    return load_module(exported)
+
+
+def is_exported(model: str | Path | None) -> bool:
+    """Whether `--model` names what `refseg export` writes."""
+    return model is not None and _exported(model) is not None
+
+
+def usual_device(model: str | Path | None, device: str) -> str:
+    """The device that `auto` is for this model: the CPU for an exported one.
+
+    Raises:
+        RefsegError: an exported model and another device.
+    """
+    if not is_exported(model):
+        return device
+    if device not in ("auto", "cpu"):
+        raise RefsegError(f"{model}: an exported model runs on the CPU, not on {device}", hint="leave --device away")
+    return "cpu"
+
+
+def _exported(model: str | Path) -> Path | None:
+    """The file or folder, if it is one that `refseg export` writes."""
+    path = Path(model).expanduser()
+    return path if path.suffix == ".onnx" or (path / "phrase.onnx").is_file() else None
+
+
+def _is_bundled(model: str | Path) -> bool:
+    """Whether it names a bundled model, and no checkpoint of that name is there."""
+    from refseg_cli import checkpoint
+
+    return model in checkpoint.BUNDLED and checkpoint.resolve(model).parent == checkpoint.BUNDLE
+
+
+def _bundled_graph(model: str | Path | None, device: str) -> Path | None:
+    """The folder of a bundled model, if onnxruntime is to run it."""
+    from refseg_cli import checkpoint
+
+    folder = checkpoint.resolve(model)
+    wanted = device in ("auto", "cpu") and (folder / "model.onnx").is_file()
+    return folder if wanted and find_spec("onnxruntime") is not None else None

@@ -1,0 +1,210 @@
+"""`refseg predict IMAGE... -p PHRASE...`: which pictures are asked, where answers go, and what a broken one does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refseg_cli.app import main
+from refseg_cli.console import console
+from refseg_cli.errors import ERROR, FOUND, NO_TARGET
+from refseg_cli.records import Thresholds
+from refseg_cli.segmenters import choice
+from refseg_cli.segmenters.base import Found
+
+Capture = pytest.CaptureFixture[bytes]
+
+
+class FakeSegmenter:
+    """Finds "dog" in dark pictures and "cat" in light ones."""
+
+    name, thresholds = "fake", Thresholds()
+    opened: list[dict[str, Any]]
+    asked: list[list[str]]
+
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        self.opened.append({"model": model, **options})
+
+    def predict(self, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
+        self.asked.append(list(phrases))
+        for phrase in phrases:
+            exists = phrase == ("cat" if image.mean() > 128 else "dog")
+            yield Found(phrase, np.full(image.shape[1:], exists), exists, float(exists), image[0].size * exists)
+
+    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
+        return [f"{name}: unsure"]
+
+
+@pytest.fixture(autouse=True)
+def _folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """dark.png, light.png, broken.png; photos/ with dark.jpg, notes.txt and below/light.jpg."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(choice, "open_segmenter", FakeSegmenter)
+    FakeSegmenter.opened, FakeSegmenter.asked = [], []
+    (tmp_path / "photos/below").mkdir(parents=True)
+    for path, grey in (("dark.png", 9), ("light.png", 250), ("photos/dark.jpg", 9), ("photos/below/light.jpg", 250)):
+        Image.new("RGB", (9, 6), (grey, grey, grey)).save(path)
+    Path("broken.png").write_bytes(b"once upon a time")
+    Path("photos/notes.txt").touch()
+
+
+def printed(capfdbinary: Capture) -> list[str]:
+    return capfdbinary.readouterr().out.decode().splitlines()
+
+
+def test_with_a_phrase_option_all_arguments_are_pictures(capfdbinary: Capture) -> None:
+    assert main(["predict", "dark.png", "light.png", "-p", "dog", "--phrase", "cat", "--json"]) == FOUND
+    found = [json.loads(line) for line in printed(capfdbinary)]
+    assert [(r["image"], r["phrase"], r["no_target"]) for r in found] == [
+        ("dark.png", "dog", False),
+        ("dark.png", "cat", True),
+        ("light.png", "dog", True),
+        ("light.png", "cat", False),
+    ]
+    assert len(FakeSegmenter.opened) == 1
+    assert FakeSegmenter.opened[0]["once"] is False
+    assert FakeSegmenter.asked == [["dog", "cat"]] * 2
+
+
+def test_the_model_s_cautions_are_said_once(capfdbinary: Capture) -> None:
+    assert main(["predict", "dark.png", "light.png", "-p", "dog", "-l"]) == FOUND
+    assert [line for line in capfdbinary.readouterr().err.splitlines() if b"unsure" in line] == [
+        b"refseg: warning: dark.png: unsure"
+    ]
+
+
+def test_one_picture_may_be_asked_so_too(capfdbinary: Capture) -> None:
+    assert main(["predict", "-p", "dog", "dark.png", "-o", "m.png"]) == FOUND
+    assert Path("m.png").exists()
+    assert FakeSegmenter.opened[0]["once"] is True
+
+
+def test_phrases_from_a_file(capfdbinary: Capture) -> None:
+    Path("phrases.txt").write_text("cat\n\n  bird \n")
+    assert main(["predict", "light.png", "--phrases", "phrases.txt", "-p", "dog", "-c"]) == FOUND
+    assert printed(capfdbinary) == ["light.png:1"]
+    assert FakeSegmenter.asked == [["dog", "cat", "bird"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (["photos"], ["photos/dark.jpg:1"]),
+        (["-r", "photos"], ["photos/below/light.jpg:0", "photos/dark.jpg:1"]),
+        (["light.png", "photos"], ["light.png:0", "photos/dark.jpg:1"]),
+    ],
+)
+def test_a_folder_stands_for_its_pictures(capfdbinary: Capture, words: list[str], lines: list[str]) -> None:
+    assert main(["predict", *words, "-p", "dog", "--count"]) == FOUND
+    assert printed(capfdbinary) == lines
+
+
+@pytest.mark.parametrize(
+    ("options", "lines", "status"),
+    [
+        (["-l"], ["dark.png"], FOUND),
+        (["-L"], ["light.png"], FOUND),
+        (["-c"], ["dark.png:1", "light.png:0"], FOUND),
+        (["-l", "-p", "cat"], ["dark.png", "light.png"], FOUND),
+        (["-q"], [], FOUND),
+        (["-q", "-l"], [], FOUND),
+    ],
+)
+def test_names_are_printed_as_grep_prints_them(
+    capfdbinary: Capture, options: list[str], lines: list[str], status: int
+) -> None:
+    assert main(["predict", "dark.png", "light.png", "-p", "dog", *options]) == status
+    assert printed(capfdbinary) == lines
+    assert sorted(p.name for p in Path().glob("*mask*")) == []
+
+
+def test_the_status_is_grep_s(capfdbinary: Capture) -> None:
+    assert main(["predict", "dark.png", "light.png", "-p", "bird", "-l"]) == NO_TARGET
+    assert main(["predict", "dark.png", "light.png", "-p", "bird", "-l", "--no-target-ok"]) == FOUND
+    assert printed(capfdbinary) == []
+
+
+def test_masks_of_many_pictures_go_into_a_folder(capfdbinary: Capture) -> None:
+    assert main(["predict", "dark.png", "light.png", "-p", "dog", "-o", "out/"]) == FOUND
+    assert sorted(p.name for p in Path("out").iterdir()) == ["dark.mask.png", "light.mask.png"]
+    assert main(["predict", "dark.png", "light.png", "-p", "dog", "-p", "cat", "-f", "overlay", "-o", "two/"]) == FOUND
+    assert len(list(Path("two").glob("*.overlay-[12].png"))) == 4
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_broken_picture_is_named_and_stops_no_other(capfdbinary: Capture, at: int) -> None:
+    pictures = ["dark.png", "light.png"]
+    pictures.insert(at, "broken.png")
+    assert main(["predict", *pictures, "gone.png", "-p", "dog", "--json", "-o", "all.jsonl"]) == ERROR
+    err = [line for line in capfdbinary.readouterr().err.decode().splitlines() if "read" in line]
+    assert err[0].startswith("refseg: broken.png: cannot read the image: ")
+    assert err[1].startswith("refseg: gone.png: cannot read the image: ")
+    assert err[-1] == "refseg: 2 of 4 pictures could not be read"
+    lines = [json.loads(line)["image"] for line in Path("all.jsonl").read_text().splitlines()]
+    assert lines == ["dark.png", "light.png"]
+
+
+def test_what_is_no_picture_s_fault_stops(capfdbinary: Capture) -> None:
+    Path("full").write_text("")
+    assert main(["predict", "dark.png", "light.png", "-p", "dog", "-o", "full/"]) == ERROR
+    assert b"full" in capfdbinary.readouterr().err
+    assert len(FakeSegmenter.asked) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dark.png", "light.png", "-p", "dog"], "the answers about 2 pictures do not fit into one PNG"),
+        (["dark.png", "light.png", "-p", "dog", "-o", "m.png"], "give -o FOLDER/, or --format json"),
+        (["dark.png", "photos", "-p", "dog", "-o", "out/"], "would both become dark.mask.png"),
+        (["dark.png", "light.png", "-p", "dog", "-f", "rle"], "does not say which picture"),
+        (["dark.png", "-p", "light.png"], "'light.png': a file, not a phrase"),
+        (["dark.png", "dog", "-r"], "--recursive is about folders of images"),
+        (["photos/below", "-r", "-p", "dog", "-l", "-L"], "exclude each other"),
+        (["dark.png", "dog", "-l", "--json"], "names of images are printed, and no masks"),
+        (["dark.png", "dog", "-c", "-o", "m.png"], "names of images are printed, and no masks"),
+        (["-", "-", "-p", "dog", "-l"], "- reads one picture"),
+        (["empty", "-p", "dog", "-l"], "empty: no pictures in this folder"),
+        (["dark.png", "--phrases", "nowhere.txt"], "nowhere.txt: cannot read phrases: No such file"),
+        (["dark.png", "--phrases", "blank.txt"], "blank.txt: holds no phrase"),
+        (["-p", "dog"], "predict needs an image and a phrase"),
+    ],
+)
+def test_errors_are_one_line_and_come_first(capfdbinary: Capture, words: list[str], message: str) -> None:
+    Path("empty").mkdir()
+    Path("blank.txt").write_text("\n\n")
+    assert main(["predict", *words]) == ERROR
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    assert message in err.decode()
+    assert err.count(b"\n") == 1
+    assert FakeSegmenter.opened == []
+
+
+def test_pictures_are_read_while_others_are_answered(monkeypatch: pytest.MonkeyPatch, capfdbinary: Capture) -> None:
+    """Two ahead, never all of them: memory must not grow with the folder."""
+    from refseg_cli.commands import _many
+
+    events: list[str] = []
+
+    def read(picture: str) -> tuple[str, np.ndarray]:
+        events.append(f"read {picture}")
+        return picture, np.zeros((3, 2, 2), np.uint8)
+
+    def take(picture: str, name: str, pixels: np.ndarray) -> bool:
+        events.append(f"take {picture}")
+        return False
+
+    names = [str(n) for n in range(9)]
+    monkeypatch.setattr(console, "quiet", True)
+    assert _many.each(names, read, take) == NO_TARGET
+    assert [e for e in events if e.startswith("take")] == [f"take {n}" for n in names]
+    for n in names:
+        begun = events[: events.index(f"take {n}")]
+        assert sum(e.startswith("read") for e in begun) <= int(n) + 1 + _many.AHEAD

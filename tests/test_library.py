@@ -1,0 +1,138 @@
+"""refseg from Python: pictures in every form, and the documentation's examples."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import refseg_cli
+from refseg_cli import checkpoint
+from refseg_cli.errors import RefsegError
+from refseg_cli.library import Model
+from refseg_cli.records import Thresholds
+from refseg_cli.segmenters.base import Found
+
+ROOT = Path(__file__).parents[1]
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+class Mirror:
+    """Answers with the pixels that it was given."""
+
+    name, thresholds = "mirror", Thresholds()
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def predict(self, image: Any, phrases: Sequence[str]) -> Iterator[Found]:
+        self.seen.append(image)
+        return (Found(phrase, np.ones((6, 9), bool), True, 0.5, 54) for phrase in phrases)
+
+    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
+        return []
+
+
+@pytest.fixture
+def mirror() -> Mirror:
+    return Mirror()
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_every_form_of_a_picture_is_the_same(mirror: Mirror) -> None:
+    forms = [Image.fromarray(PIXELS), PIXELS, torch.from_numpy(PIXELS).permute(2, 0, 1)]
+    Model(mirror)(forms, "dog")
+    assert all(np.array_equal(seen, PIXELS.transpose(2, 0, 1)) for seen in mirror.seen)
+    assert all(seen.flags.c_contiguous for seen in mirror.seen)
+    mirror.seen.clear()
+    Model(mirror)(["a.png", Path("a.png"), png()], "dog")
+    assert mirror.seen == [Path("a.png"), Path("a.png"), png()]
+
+
+def test_grey_and_turned_pictures(mirror: Mirror) -> None:
+    Model(mirror)(PIXELS[..., 0], "dog")
+    assert np.array_equal(mirror.seen[0], np.stack([PIXELS[..., 0]] * 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the first column upright is the last row as stored
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "PNG", exif=exif)
+    with Image.open(buffer) as image:
+        Model(mirror)(image, "dog")
+    assert mirror.seen[1].shape == (3, 9, 6)
+    assert np.array_equal(mirror.seen[1][:, :, 0], PIXELS[-1].T)
+
+
+def test_one_picture_gives_answers_and_a_list_gives_lists(mirror: Mirror) -> None:
+    model = Model(mirror)
+    assert [found.phrase for found in model(PIXELS, "dog")] == ["dog"]
+    assert [found.phrase for found in model(PIXELS, ("dog", "cat"))] == ["dog", "cat"]
+    assert [[f.phrase for f in answers] for answers in model([PIXELS, PIXELS], ["dog"])] == [["dog"], ["dog"]]
+    assert model.name == "mirror"
+    mirror.seen.clear()
+    next(model.each([PIXELS, PIXELS], "dog"))
+    assert len(mirror.seen) == 1  # the second is not looked at before it is asked for
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (PIXELS.astype(np.float32), r"an array of float32 \(6, 9, 3\)"),
+        (PIXELS.transpose(2, 0, 1), r"an array of uint8 \(3, 6, 9\)"),
+        (PIXELS[:0], r"an array of uint8 \(0, 9, 3\)"),
+        (torch.zeros(3, 6, 9), r"a tensor of float32 \(3, 6, 9\)"),
+        (torch.from_numpy(PIXELS), r"a tensor of uint8 \(6, 9, 3\)"),
+        (7, "a picture cannot be a int"),
+    ],
+)
+def test_other_shapes_are_refused(mirror: Mirror, picture: Any, words: str) -> None:
+    with pytest.raises(RefsegError, match=words):
+        Model(mirror)(picture, "dog")
+
+
+def test_load_takes_what_the_shell_takes(untrained: Path) -> None:
+    model = refseg_cli.load(untrained, device="cpu", threshold=0.25, no_target_threshold=1.0, threads=1)
+    assert (model.name, model.thresholds) == ("tiny", Thresholds(0.25, 1.0))
+    (found,) = model(PIXELS, "the red car")
+    assert not found.exists
+    assert found.mask.shape == (6, 9)
+    with pytest.raises(RefsegError, match="no such checkpoint folder"):
+        refseg_cli.load("nowhere")
+
+
+def test_the_examples_of_the_docs_run_without_torch(tmp_path: Path) -> None:
+    demo = checkpoint.BUNDLE / "demo"
+    shutil.copy(demo / "scene_people.jpg", tmp_path / "photo.jpg")
+    shutil.copy(demo / "scene_things.jpg", tmp_path / "other.jpg")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 5
+    script = "\n".join([*blocks, "import sys", "print([m for m in ('torch', 'timm', 'pyarrow') if m in sys.modules])"])
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("two people on left True 1.0 ")
+    assert lines[-2].startswith("nowhere.jpg: cannot read the image: No such file")
+    assert lines[-1] == "[]"
+    with Image.open(tmp_path / "mask.png") as mask, Image.open(tmp_path / "photo.jpg") as photo:
+        assert mask.size == photo.size
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    script = "import sys; before = set(sys.modules); import refseg_cli; print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    heavy = {"numpy", "torch", "PIL", "typer", "dataclasses", "pathlib"}
+    assert heavy.isdisjoint(re.findall(r"'([\w.]+)'", done.stdout))
