@@ -36,7 +36,7 @@ def _require(config: Any, **rules: tuple[bool, str]) -> None:
 
 
 # The keys of models.MODELS, for those who must not import torch.
-ARCHITECTURES = ("align", "asda", "cgformer", "cris", "isfp", "jmceln", "lavt", "m3att", "rela", "vlt")
+ARCHITECTURES = ("align", "asda", "caris", "cgformer", "cris", "isfp", "jmceln", "lavt", "m3att", "rela", "vlt")
 
 # Settings that act in evaluation alone, by architecture: a model with another value of them is, weights and all, what
 # the recipe with that value trains.

@@ -24,7 +24,7 @@ from refseg_cli.layers.keymap import Renamed, Rule, rename
 from refseg_cli.layers.weights import read_weights
 from refseg_cli.metrics import protocols
 from refseg_cli.metrics.protocols import Protocol
-from refseg_cli.models import asda_official, build_model, cgformer, cris, lavt, rela
+from refseg_cli.models import asda_official, build_model, caris, cgformer, cris, lavt, rela
 from refseg_cli.records import Thresholds
 
 LangWeight = Literal["zero", "stored"]
@@ -47,6 +47,7 @@ class Official:
 
 OFFICIAL: dict[str, Official] = {
     "asda": Official(asda_official.OFFICIAL_KEYS, asda_official.official_config, protocols.ASDA),
+    "caris": Official(caris.OFFICIAL_KEYS, caris.official_config, protocols.LAVT),
     "cgformer": Official(cgformer.OFFICIAL_KEYS, cgformer.official_config, protocols.CGFORMER),
     "cris": Official(cris.OFFICIAL_KEYS, cris.official_config, protocols.CRIS),
     "lavt": Official(lavt.OFFICIAL_KEYS, lavt.official_config, protocols.LAVT),
