@@ -168,6 +168,7 @@ class Published:
     """What the paper reports for this setting: figures by `dataset/split`, e.g. {"refcoco/val": {"IoU": 67.52}}; by
     `dataset -> other/split` where a model trained on one was tested on another.
 
+    data:     what it was trained on, where that is none of the data sets tested on but, say, their union.
     protocol: the key of `metrics.protocols.PROTOCOLS` by which they were counted, and whose names they have; empty
               where it is not known.
     """
@@ -177,12 +178,13 @@ class Published:
     row: str = ""
     metric: str = ""
     protocol: str = ""
+    data: str = ""
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def trained_on(self) -> str:
-        """The data set of the first figure; empty where there is none."""
-        return next(iter(self.figures), "").partition("/")[0].partition(" -> ")[0]
+        """`data`, or the data set of the first figure; empty where there is none."""
+        return self.data or next(iter(self.figures), "").partition("/")[0].partition(" -> ")[0]
 
 
 @dataclass(frozen=True, slots=True)

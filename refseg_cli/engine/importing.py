@@ -127,7 +127,7 @@ def import_checkpoint(request: ImportRequest) -> ImportReport:
     weights = read_weights(request.source)
     renamed = _renamed(request.source, weights, official.rules)
     found = _sizes(request.source, arch, weights, renamed)
-    recipe = _fitted(request.recipe, found)
+    recipe = fitted(request.recipe, found)
     notes = settle_lang_weight(arch, renamed, request.lang_weight)
     tokenizer = _tokenizer(recipe)
     with torch.device("meta"):  # shapes alone: every weight comes from the file
@@ -156,11 +156,19 @@ def _official(arch: str) -> Official:
     return OFFICIAL[arch]
 
 
-def _fitted(recipe: Recipe, found: Mapping[str, Any]) -> Recipe:
-    """The recipe with the [model] values that the weights have; its published figures stay where nothing changed."""
-    same = all(key in recipe.model and recipe.model[key] == value for key, value in found.items())
-    published = recipe.published if same else Published()
-    return replace(recipe, model={**recipe.model, **found}, published=published)
+def fitted(recipe: Recipe, found: Mapping[str, Any]) -> Recipe:
+    """The recipe with the [model] values that the weights have; its published figures stay where nothing changed.
+
+    The tag of a timm name says where a training began, not what the model is: the weights do not know it, it stays.
+    """
+    given = recipe.model
+    changed = {key: value for key, value in found.items() if _untagged(key, given.get(key)) != value}
+    published = Published() if changed else recipe.published
+    return replace(recipe, model={**given, **changed}, published=published)
+
+
+def _untagged(key: str, value: Any) -> Any:
+    return value.partition(".")[0] if key == "backbone" and isinstance(value, str) else value
 
 
 def _thresholds(protocol: Protocol) -> Thresholds:

@@ -6,7 +6,7 @@ the decoder words and pixels change each other in every layer, beside learned pr
 
 We have the official code, not the paper; every default is the code's. What differs from it, and why:
 - What does not see language runs once per image: the Swin, its prompts for BERT, the decoder's input, the finest map's
-  half of the last convolution. 138 of 243 GFLOPs at 448 px.
+  half of the last convolution. 140 GFLOPs an image and 58 a phrase at 448 px; the official code has 243 for both.
 - The decoder's dense attentions and last 1x1 convolution are taken in another order, and the 3x3 convolution is done
   before its input is upsampled: the same sums, see models/caris_decoder.py and layers/upsampling.py.
 - Two channels, background and target, are one logit, target minus background: argmax becomes its sign, and weighted
