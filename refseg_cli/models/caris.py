@@ -99,9 +99,8 @@ class CARIS(nn.Module):
         aux: `background` and `target` (n, H/4, W/4), the two channels, and `classes` (n, 2, H/4, W/4), both.
         """
         scene, tokens, keep = self._encode(batch)
-        for stage in self.decoder(scene, tokens, keep, batch.image_index):  # noqa: B007
-            pass
-        return self._answer(batch, self._classes(scene, stage, batch))
+        last = self.decoder(scene, tokens, keep, batch.image_index)
+        return self._answer(batch, self._classes(scene, last, batch))
 
     def explained(self, batch: Batch) -> Prediction:
         """As `forward`, for showing.
@@ -111,12 +110,14 @@ class CARIS(nn.Module):
         logits that each layer's pixels and tokens give, of which the last are the answer.
         """
         scene, tokens, keep = self._encode(batch)
-        stages = list(self.decoder(scene, tokens, keep, batch.image_index))
+        stages = list(self.decoder.stages(scene, tokens, keep, batch.image_index))
         classes = [self._classes(scene, stage, batch) for stage in stages]
         answer, words = self._answer(batch, classes[-1]), batch.tokens.shape[1]
         answer.aux["reads"] = scene.finest(stages[-1].reads.mean(1)[:, :words].transpose(1, 2))
         answer.aux["heeds"] = scene.finest(stages[-1].heeds.mean(2)[..., :words])
-        answer.aux["stage_masks"] = torch.stack([target - background for background, target in map(_pair, classes)], 1)
+        answer.aux["stage_masks"] = torch.stack(
+            [target - background for background, target in map(by_class, classes)], 1
+        )
         return answer
 
     def _encode(self, batch: Batch) -> tuple[Scene, Tensor, Tensor]:
@@ -133,7 +134,7 @@ class CARIS(nn.Module):
         return self.head(fine, stage.tokens, words=batch.tokens.shape[1])
 
     def _answer(self, batch: Batch, classes: Tensor) -> Prediction:
-        background, target = _pair(classes)
+        background, target = by_class(classes)
         logits = upsample((target - background)[:, None], batch.images.shape[-2:])
         return Prediction(mask_logits=logits, aux={"background": background, "target": target, "classes": classes})
 
@@ -147,7 +148,8 @@ class CARIS(nn.Module):
         return [self.vision.backbone, self.text, self.vision.norms]
 
 
-def _pair(classes: Tensor) -> tuple[Tensor, Tensor]:
+def by_class(classes: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, 2, h, w) -> background and target (n, h, w)."""
     background, target = classes.unbind(1)
     return background, target
 

@@ -90,7 +90,13 @@ class Decoder(nn.Module):
         sizes = [(level.shape[-2], level.shape[-1]) for level in x]
         return Scene(flatten_levels(x), positions, centres, sizes, self.smooth(self.lateral(finest)))
 
-    def forward(self, scene: Scene, tokens: Tensor, keep: Tensor, image_index: Tensor) -> Iterator[Stage]:
+    def forward(self, scene: Scene, tokens: Tensor, keep: Tensor, image_index: Tensor) -> Stage:
+        """What the last layer gives; arguments as of `stages`."""
+        for stage in self.stages(scene, tokens, keep, image_index):
+            last = stage
+        return last
+
+    def stages(self, scene: Scene, tokens: Tensor, keep: Tensor, image_index: Tensor) -> Iterator[Stage]:
         """Layer after layer. tokens (n, t, c); keep (n, t) bool, False at padding; image_index (n,)."""
         pixels = scene.places[image_index]
         for layer in self.layers:
