@@ -5,8 +5,9 @@ The Swin never sees language. Pooled tokens of its last map join the words insid
 the decoder words and pixels change each other in every layer, beside learned prompts that become the background.
 
 We have the official code, not the paper; every default is the code's. What differs from it, and why:
-- What does not see language runs once per image: the Swin, its prompts for BERT, the decoder's input, the finest map's
-  half of the last convolution. 140 GFLOPs an image and 58 a phrase at 448 px; the official code has 243 for both.
+- What does not see language runs once per image: the Swin, its prompts for BERT, the decoder's input, and, of images
+  with several phrases, the finest map's half of the last convolution. At 448 px an image costs 140 GFLOPs and each of
+  its phrases 58; the official code has 243 for a phrase, image and all.
 - The decoder's dense attentions and last 1x1 convolution are taken in another order, and the 3x3 convolution is done
   before its input is upsampled: the same sums, see models/caris_decoder.py and layers/upsampling.py.
 - Two channels, background and target, are one logit, target minus background: argmax becomes its sign, and weighted

@@ -23,9 +23,10 @@ from refseg_cli.layers.pixel_decoder import (
     cell_centres,
     flatten_levels,
     group_norm,
+    resized,
     sine_positions,
 )
-from refseg_cli.layers.upsampling import upsampled_conv
+from refseg_cli.layers.upsampling import WIDE, upsampled_conv
 
 HIGHEST = 50_000  # scores are clamped to +-this, since half precision ends at 65504 [official code]
 
@@ -34,14 +35,14 @@ class Scene(NamedTuple):
     """What the decoder makes of the pictures alone.
 
     places (i, p, c); positions (1, p, c), sine waves and the level's vector; centres (p, 2), see `cell_centres`; sizes
-    (height, width) of the three levels; fine (i, c, h, w), what the finest map adds to the features of the mask.
+    (height, width) of the three levels; lateral (i, c, h, w), the finest map.
     """
 
     places: Tensor
     positions: Tensor
     centres: Tensor
     sizes: list[tuple[int, int]]
-    fine: Tensor
+    lateral: Tensor
 
     def finest(self, x: Tensor) -> Tensor:
         """(n, p, c) -> the level at stride 8 as a map (n, c, h, w)."""
@@ -88,7 +89,7 @@ class Decoder(nn.Module):
         )
         centres = flatten_levels([cell_centres(level) for level in x])[0]
         sizes = [(level.shape[-2], level.shape[-1]) for level in x]
-        return Scene(flatten_levels(x), positions, centres, sizes, self.smooth(self.lateral(finest)))
+        return Scene(flatten_levels(x), positions, centres, sizes, self.lateral(finest))
 
     def forward(self, scene: Scene, tokens: Tensor, keep: Tensor, image_index: Tensor) -> Stage:
         """What the last layer gives; arguments as of `stages`."""
@@ -105,9 +106,20 @@ class Decoder(nn.Module):
             yield stage
 
     def fine(self, pixels: Tensor, scene: Scene, image_index: Tensor) -> Tensor:
-        """(n, p, c) -> (n, c, h, w) at stride 4: the convolution of a sum is the sum of two, one of them an image's."""
-        y = upsampled_conv(scene.finest(pixels), self.smooth.weight, scene.fine.shape[-2:], align_corners=False)
-        return torch.relu(self.smooth_norm(y + scene.fine[image_index]))
+        """(n, p, c) -> (n, c, h, w) at stride 4."""
+        memory, lateral = scene.finest(pixels), scene.lateral
+        if self._shares(len(lateral), pixels):
+            y = upsampled_conv(memory, self.smooth.weight, lateral.shape[-2:], align_corners=False)
+            y = y + self.smooth(lateral)[image_index]
+        else:
+            y = self.smooth(resized(memory, lateral) + lateral[image_index])
+        return torch.relu(self.smooth_norm(y))
+
+    def _shares(self, images: int, pixels: Tensor) -> bool:
+        """Whether the convolution of the sum is done as the sum of two: a whole one for each image and a quarter of
+        one for each expression, where `upsampled_conv` saves any work. A graph is for many expressions."""
+        wide = pixels.shape[2] >= WIDE
+        return wide and (torch.compiler.is_exporting() or 3 * len(pixels) > 4 * images)
 
 
 class DecoderLayer(nn.Module):

@@ -18,7 +18,7 @@ from refseg_cli.layers.keymap import rename
 from refseg_cli.layers.language import BiGru
 from refseg_cli.models import build_model
 from refseg_cli.models.caris import CARIS, OFFICIAL_KEYS, CARISConfig, ImagePrompts, official_config
-from refseg_cli.models.caris_decoder import DecoderLayer, FewKeys, FewQueries, MaskHead, Scene, WideAttention
+from refseg_cli.models.caris_decoder import Decoder, DecoderLayer, FewKeys, FewQueries, MaskHead, Scene, WideAttention
 from refseg_cli.records import Batch
 
 SIZE, WORDS = (64, 96), 6  # the coarsest map has 2 x 3 places: cells of 2 x 2 overlap
@@ -212,10 +212,30 @@ def test_what_sees_no_language_runs_once_a_picture() -> None:
     model, batch = tiny(), batch_of()
     seen: dict[str, int] = {}
     once = ("vision.backbone", "text_prompts", "decoder.project.0", "decoder.project.2", "decoder.lateral")
-    for name in (*once, "decoder.smooth", "decoder.layers.0", "head.pixels"):
+    for name in (*once, "decoder.layers.0", "head.pixels"):
         model.get_submodule(name).register_forward_hook(lambda m, a, o, n=name: seen.update({n: len(a[0])}))
     model(batch)
-    assert seen == {**dict.fromkeys((*once, "decoder.smooth"), 2), "decoder.layers.0": 3, "head.pixels": 3}
+    assert seen == {**dict.fromkeys(once, 2), "decoder.layers.0": 3, "head.pixels": 3}
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_last_convolution_is_done_once_a_picture_where_that_is_less_work(images: int) -> None:
+    """Three phrases of one picture, and of as many: the same."""
+    torch.manual_seed(3)
+    decoder = Decoder((4, 4, 4, 4), dim=256, heads=8, width=8, hidden=8, layers=1).double()
+    maps = [torch.randn(images, 4, 2 * side, 3 * side).double() for side in (8, 4, 2, 1)]
+    scene, index = decoder.scene(maps), torch.arange(3) % images
+    pixels = torch.randn(3, scene.places.shape[1], 256).double()
+    seen: list[int] = []
+    decoder.smooth.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    with torch.no_grad():
+        found = decoder.fine(pixels, scene, index)
+        alone = []
+        for n, k in enumerate(index.tolist()):
+            one = decoder.scene([level[k : k + 1] for level in maps])
+            alone.append(decoder.fine(pixels[n : n + 1], one, index[:1]))
+    assert seen == [images, 1, 1, 1]
+    torch.testing.assert_close(found, torch.cat(alone), atol=1e-9, rtol=1e-9)
 
 
 def test_the_words_depend_on_the_picture() -> None:
