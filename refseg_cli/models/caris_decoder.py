@@ -108,18 +108,23 @@ class Decoder(nn.Module):
     def fine(self, pixels: Tensor, scene: Scene, image_index: Tensor) -> Tensor:
         """(n, p, c) -> (n, c, h, w) at stride 4."""
         memory, lateral = scene.finest(pixels), scene.lateral
-        if self._shares(len(lateral), pixels):
+        if convolves_apart(pixels, lateral):
             y = upsampled_conv(memory, self.smooth.weight, lateral.shape[-2:], align_corners=False)
             y = y + self.smooth(lateral)[image_index]
         else:
             y = self.smooth(resized(memory, lateral) + lateral[image_index])
         return torch.relu(self.smooth_norm(y))
 
-    def _shares(self, images: int, pixels: Tensor) -> bool:
-        """Whether the convolution of the sum is done as the sum of two: a whole one for each image and a quarter of
-        one for each expression, where `upsampled_conv` saves any work. A graph is for many expressions."""
-        wide = pixels.shape[2] >= WIDE
-        return wide and (torch.compiler.is_exporting() or 3 * len(pixels) > 4 * images)
+
+def convolves_apart(pixels: Tensor, lateral: Tensor) -> bool:
+    """Whether the convolution of the sum is done as the sum of two, a whole one for each image and a quarter of one for
+    each expression: where `upsampled_conv` saves any work, and several expressions share an image.
+
+    A graph, which must not depend on how many there are, is made for several.
+    """
+    if pixels.shape[2] < WIDE:
+        return False
+    return torch.compiler.is_exporting() or 3 * pixels.shape[0] > 4 * lateral.shape[0]
 
 
 class DecoderLayer(nn.Module):

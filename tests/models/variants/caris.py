@@ -20,6 +20,7 @@ TINY = {
 VARIANTS = {
     "": {},
     "three grids, one prompt": {"pools": [1, 2, 3], "prompts": 1},
+    "wide": {"dim": 256, "layers": 1},  # where the last convolution is split between image and phrase
     "bert": {"text": "bert", "text_dim": 32, "text_layers": 2},
     "timm swin": {"backbone": "swin_tiny_patch4_window7_224"},
 }
