@@ -41,6 +41,7 @@ RECIPES = (
     "cgformer-refcoco",
     "lavt-refcoco",
     "cris-r50-refcoco",
+    "caris-refcoco",
 )
 PHRASES = (1, 4, 8)
 

@@ -27,6 +27,7 @@ NAMES = {
     "cgformer": "CGFormer",
     "lavt": "LAVT",
     "cris": "CRIS",
+    "caris": "CARIS",
 }
 METRICS = ("gIoU", "cIoU", "Pr@0.5", "N-acc", "T-acc")
 COVERED = ("cIoU", "gIoU", "mIoU", "Pr@0.5", "Pr@0.9", "N-acc", "T-acc")

@@ -36,7 +36,7 @@ def _require(config: Any, **rules: tuple[bool, str]) -> None:
 
 
 # The keys of models.MODELS, for those who must not import torch.
-ARCHITECTURES = ("align", "asda", "cgformer", "cris", "isfp", "jmceln", "lavt", "m3att", "rela", "vlt")
+ARCHITECTURES = ("align", "asda", "caris", "cgformer", "cris", "isfp", "jmceln", "lavt", "m3att", "rela", "vlt")
 
 # Settings that act in evaluation alone, by architecture: a model with another value of them is, weights and all, what
 # the recipe with that value trains.
@@ -175,6 +175,7 @@ class Published:
     """What the paper reports for this setting: figures by `dataset/split`, e.g. {"refcoco/val": {"IoU": 67.52}}; by
     `dataset -> other/split` where a model trained on one was tested on another.
 
+    data:     what it was trained on, where that is none of the data sets tested on but, say, their union.
     protocol: the key of `metrics.protocols.PROTOCOLS` by which they were counted, and whose names they have; empty
               where it is not known.
     """
@@ -184,12 +185,13 @@ class Published:
     row: str = ""
     metric: str = ""
     protocol: str = ""
+    data: str = ""
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def trained_on(self) -> str:
-        """The data set of the first figure; empty where there is none."""
-        return next(iter(self.figures), "").partition("/")[0].partition(" -> ")[0]
+        """`data`, or the data set of the first figure; empty where there is none."""
+        return self.data or next(iter(self.figures), "").partition("/")[0].partition(" -> ")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,3 +35,15 @@ def dice(logits: Tensor, masks: Tensor) -> Tensor:
 def exists_bce(logits: Tensor, has_target: Tensor) -> Tensor:
     """Binary cross-entropy of the no-target head. logits: (N,), positive for present; has_target: (N,) bool."""
     return F.binary_cross_entropy_with_logits(logits.float(), has_target.to(torch.float32))
+
+
+def weighted_bce(logits: Tensor, target: Tensor, weights: tuple[float, float]) -> Tensor:
+    """Cross-entropy of two classes, averaged by weight, as PyTorch's over two logits.
+
+    Args:
+        logits: of the second class less that of the first, any shape.
+        target: how far it is the second, in [0, 1]; the same shape.
+        weights: of the first and the second class.
+    """
+    weight = weights[0] + (weights[1] - weights[0]) * target
+    return F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum") / weight.sum()

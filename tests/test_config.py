@@ -51,6 +51,11 @@ def test_every_recipe_says_what_it_reproduces_and_how(name: str) -> None:
         assert known is None or set(figures) <= known
 
 
+def test_a_union_of_data_sets_is_none_of_those_tested_on() -> None:
+    assert load_recipe("caris-combined").published.trained_on == "refcocom"
+    assert load_recipe("caris-refcoco").published.trained_on == "refcoco"
+
+
 def test_architectures_are_those_with_a_model() -> None:
     from refseg_cli.models import MODELS
 

@@ -46,3 +46,12 @@ def test_exists_loss_falls_as_the_head_is_right() -> None:
     present = torch.tensor([True, False])
     right, wrong = torch.tensor([4.0, -4.0]), torch.tensor([-4.0, 4.0])
     assert losses.exists_bce(right, present) < 0.05 < losses.exists_bce(wrong, present)
+
+
+def test_weighted_cross_entropy_of_one_logit_is_that_of_two_classes() -> None:
+    torch.manual_seed(0)
+    classes, target = torch.randn(2, 2, 3, 4, dtype=torch.float64), (torch.rand(2, 3, 4) > 0.7).long()
+    weights = (0.9, 1.1)
+    expected = torch.nn.functional.cross_entropy(classes, target, weight=torch.tensor(weights, dtype=torch.float64))
+    found = losses.weighted_bce(classes[:, 1] - classes[:, 0], target.double(), weights)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-12)

@@ -19,6 +19,7 @@ from refseg_cli.metrics.protocols import GROUPS, PROTOCOLS
 ALL = "all"  # --protocol
 DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
     "asda": "asda-refcoco",
+    "caris": "caris-refcoco",
     "cgformer": "cgformer-refcoco",
     "cris": "cris-r50-refcoco",
     "isfp": "isfp-darknet53-refcoco",

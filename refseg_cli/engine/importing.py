@@ -24,7 +24,7 @@ from refseg_cli.layers.keymap import Renamed, Rule, rename
 from refseg_cli.layers.weights import read_weights
 from refseg_cli.metrics import protocols
 from refseg_cli.metrics.rules import Protocol
-from refseg_cli.models import asda_official, build_model, cgformer, cris, lavt, rela
+from refseg_cli.models import asda_official, build_model, caris, cgformer, cris, lavt, rela
 from refseg_cli.records import Thresholds
 
 LangWeight = Literal["zero", "stored"]
@@ -47,6 +47,7 @@ class Official:
 
 OFFICIAL: dict[str, Official] = {
     "asda": Official(asda_official.OFFICIAL_KEYS, asda_official.official_config, protocols.ASDA),
+    "caris": Official(caris.OFFICIAL_KEYS, caris.official_config, protocols.LAVT),
     "cgformer": Official(cgformer.OFFICIAL_KEYS, cgformer.official_config, protocols.CGFORMER),
     "cris": Official(cris.OFFICIAL_KEYS, cris.official_config, protocols.CRIS),
     "lavt": Official(lavt.OFFICIAL_KEYS, lavt.official_config, protocols.LAVT),
@@ -126,7 +127,7 @@ def import_checkpoint(request: ImportRequest) -> ImportReport:
     weights = read_weights(request.source)
     renamed = _renamed(request.source, weights, official.rules)
     found = _sizes(request.source, arch, weights, renamed)
-    recipe = _fitted(request.recipe, found)
+    recipe = fitted(request.recipe, found)
     notes = settle_lang_weight(arch, renamed, request.lang_weight)
     tokenizer = _tokenizer(recipe)
     with torch.device("meta"):  # shapes alone: every weight comes from the file
@@ -155,11 +156,19 @@ def _official(arch: str) -> Official:
     return OFFICIAL[arch]
 
 
-def _fitted(recipe: Recipe, found: Mapping[str, Any]) -> Recipe:
-    """The recipe with the [model] values that the weights have; its published figures stay where nothing changed."""
-    same = all(key in recipe.model and recipe.model[key] == value for key, value in found.items())
-    published = recipe.published if same else Published()
-    return replace(recipe, model={**recipe.model, **found}, published=published)
+def fitted(recipe: Recipe, found: Mapping[str, Any]) -> Recipe:
+    """The recipe with the [model] values that the weights have; its published figures stay where nothing changed.
+
+    The tag of a timm name says where a training began, not what the model is: the weights do not know it, it stays.
+    """
+    given = recipe.model
+    changed = {key: value for key, value in found.items() if _untagged(key, given.get(key)) != value}
+    published = Published() if changed else recipe.published
+    return replace(recipe, model={**given, **changed}, published=published)
+
+
+def _untagged(key: str, value: Any) -> Any:
+    return value.partition(".")[0] if key == "backbone" and isinstance(value, str) else value
 
 
 def _thresholds(protocol: Protocol) -> Thresholds:

@@ -37,6 +37,17 @@ class TextEncoder(nn.Module):
         words = self(tokens, keep)
         return words, mean_of_words(words, keep)
 
+    def prompted(self, tokens: Tensor, keep: Tensor, prompts: Tensor) -> Tensor:
+        """Words and prompts (n, p, dim) in one self-attention -> (n, l + p, dim), the words first.
+
+        Prompts join behind the embeddings: they have no position, no token type and nobody else's norm, and are always
+        visible. User: models/caris.py.
+
+        Raises:
+            RefsegError: this encoder has no self-attention.
+        """
+        raise RefsegError("this text encoder takes no prompts", hint="set model.text to bert or transformer")
+
 
 def mean_of_words(x: Tensor, keep: Tensor) -> Tensor:
     """(n, l, c) -> (n, c), the mean over real words; keep: (n, l) bool. Other users: models/{cgformer,m3att}.py."""
@@ -109,10 +120,23 @@ class SmallTransformer(TextEncoder):
         )
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
-        x = self.drop(self.norm(self.embedding(tokens) + self.positions[: tokens.shape[1]]))
+        return self._encode(self._embed(tokens), keep)
+
+    def prompted(self, tokens: Tensor, keep: Tensor, prompts: Tensor) -> Tensor:
+        return self._encode(torch.cat([self._embed(tokens), prompts], 1), _with_prompts(keep, prompts))
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.drop(self.norm(self.embedding(tokens) + self.positions[: tokens.shape[1]]))
+
+    def _encode(self, x: Tensor, keep: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x, keep)
         return x
+
+
+def _with_prompts(keep: Tensor, prompts: Tensor) -> Tensor:
+    """keep (n, l) -> (n, l + p)."""
+    return nn.functional.pad(keep, (0, prompts.shape[1]), value=True)
 
 
 class Bert(TextEncoder):
@@ -134,7 +158,7 @@ class Bert(TextEncoder):
         if trained >= 0:
             bert.requires_grad_(False)
             bert.encoder.layer[:trained].requires_grad_(True)
-        self.bert: nn.Module = bert
+        self.bert: Any = bert
         found = (bert.config.hidden_size, bert.config.num_hidden_layers)
         if found != (dim, layers):
             raise RefsegError(
@@ -144,6 +168,13 @@ class Bert(TextEncoder):
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
         return self.bert(input_ids=tokens, attention_mask=keep.long()).last_hidden_state
+
+    def prompted(self, tokens: Tensor, keep: Tensor, prompts: Tensor) -> Tensor:
+        x = torch.cat([self.bert.embeddings(input_ids=tokens), prompts], 1)
+        hidden = ~_with_prompts(keep, prompts)[:, None, None]
+        # Numbers, which every kind of attention in `transformers` adds to its scores.
+        mask = torch.zeros_like(hidden, dtype=x.dtype).masked_fill(hidden, torch.finfo(x.dtype).min)
+        return self.bert.encoder(x, attention_mask=mask).last_hidden_state
 
     def with_sentence(self, tokens: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """The sentence is the first token, [CLS]."""

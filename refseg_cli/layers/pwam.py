@@ -120,17 +120,13 @@ def official_backbone(ours: str, *, fusion: str, gate: str) -> tuple[Rule, ...]:
         ours: where the FusedBackbone stands in the model.
         fusion, gate: what the official code calls the two.
     """
-    swin, stage = rf"{ours}.backbone.net", r"backbone\.layers\.(\d)"
+    stage = r"backbone\.layers\.(\d)"
     pwam = rf"{stage}\.{fusion}"
     dead = f"{pwam}\\.image_lang_att\\.(f_query|f_key|W)\\.0\\.bias"
     return (
-        Rule(r".*\.relative_position_index", None, why="follows from the window's size"),
         Rule(dead, None, why="the normalisation or softmax behind it takes it away"),
         Rule(rf"backbone\.layers\.3\.{gate}\..*", None, why="nothing reads the last stage's gated map"),
-        Rule(r"backbone\.patch_embed\.(.*)", rf"{swin}.patch_embed.\1"),
-        Rule(rf"{stage}\.blocks\.(.*)", rf"{swin}.layers_\1.blocks.\2"),
-        # timm counts the merging of patches to the stage after it, the official code to the one before.
-        *(Rule(rf"backbone\.layers\.{k}\.downsample\.(.*)", rf"{swin}.layers_{k + 1}.downsample.\1") for k in range(3)),
+        *official_stages(f"{ours}.backbone", prefix=r"backbone\."),
         Rule(rf"{pwam}\.vis_project\.0\.(.*)", rf"{ours}.fusions.\1.vision.\2", convert=as_linear),
         Rule(rf"{pwam}\.project_mm\.0\.(.*)", rf"{ours}.fusions.\1.join.\2", convert=as_linear),
         Rule(rf"{pwam}\.image_lang_att\.f_query\.0\.(.*)", rf"{ours}.fusions.\1.query.\2", convert=as_linear),
@@ -139,6 +135,23 @@ def official_backbone(ours: str, *, fusion: str, gate: str) -> tuple[Rule, ...]:
         Rule(rf"{pwam}\.image_lang_att\.W\.0\.(.*)", rf"{ours}.fusions.\1.out.\2", convert=as_linear),
         Rule(rf"{stage}\.{gate}\.(.*)", rf"{ours}.gates.\1.gate.\2"),
         Rule(r"backbone\.norm(\d)\.(.*)", rf"{ours}.norms.\1.\2"),
+    )
+
+
+def official_stages(ours: str, *, prefix: str) -> tuple[Rule, ...]:
+    """The rules for a Swin's own tensors in official files. Other user: models/caris.py.
+
+    Args:
+        ours: where the timm backbone stands in the model.
+        prefix: what stands before the Swin's names, a regular expression.
+    """
+    swin, layers = f"{ours}.net", rf"{prefix}layers"
+    return (
+        Rule(rf"{prefix}.*\.relative_position_index", None, why="follows from the window's size"),
+        Rule(rf"{prefix}patch_embed\.(.*)", rf"{swin}.patch_embed.\1"),
+        Rule(rf"{layers}\.(\d)\.blocks\.(.*)", rf"{swin}.layers_\1.blocks.\2"),
+        # timm counts the merging of patches to the stage after it, the official code to the one before.
+        *(Rule(rf"{layers}\.{k}\.downsample\.(.*)", rf"{swin}.layers_{k + 1}.downsample.\1") for k in range(3)),
     )
 
 
@@ -172,17 +185,17 @@ SWINS = {
 }
 
 
-def official_swin(weights: Mapping[str, Tensor]) -> str:
-    """timm's name of the Swin whose weights an official file holds under `backbone.`.
+def official_swin(weights: Mapping[str, Tensor], *, prefix: str = "backbone.") -> str:
+    """timm's name of the Swin whose weights an official file holds under `prefix`.
 
     Raises:
         RefsegError: there is none, or of no published size.
     """
-    table = weights.get("backbone.layers.0.blocks.0.attn.relative_position_bias_table")
+    table = weights.get(f"{prefix}layers.0.blocks.0.attn.relative_position_bias_table")
     if table is None:
-        raise RefsegError("the file has no Swin backbone under `backbone.`")
-    width = weights["backbone.patch_embed.proj.weight"].shape[0]
-    depth = sum(1 for key in weights if key.startswith("backbone.layers.2.blocks.") and key.endswith(".norm1.bias"))
+        raise RefsegError(f"the file has no Swin backbone under `{prefix}`")
+    width = weights[f"{prefix}patch_embed.proj.weight"].shape[0]
+    depth = sum(1 for key in weights if key.startswith(f"{prefix}layers.2.blocks.") and key.endswith(".norm1.bias"))
     window = (round(table.shape[0] ** 0.5) + 1) // 2  # the table has (2 window - 1)^2 rows
     if (width, depth, window) not in SWINS:
         raise RefsegError(f"no published Swin has {width} channels, {depth} blocks in stage 3 and windows of {window}")

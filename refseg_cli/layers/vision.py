@@ -72,6 +72,7 @@ class TimmBackbone(Backbone):
         self.parts = _parts(net)
         self.staged = bool(self.parts)
         if "swin" in name:
+            net.patch_embed.dynamic_img_pad = True  # zeros to the right and below, as its authors have it
             _pad_before_roll(net)
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -14,6 +14,7 @@ from refseg_cli.config import Recipe, build
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.models.align import Align, AlignConfig
 from refseg_cli.models.asda import ASDA, ASDAConfig
+from refseg_cli.models.caris import CARIS, CARISConfig
 from refseg_cli.models.cgformer import CGFormer, CGFormerConfig
 from refseg_cli.models.cris import CRIS, CRISConfig
 from refseg_cli.models.isfp import ISFP, ISFPConfig
@@ -28,6 +29,7 @@ from refseg_cli.models.vlt import VLT, VLTConfig
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "align": (AlignConfig, Align),
     "asda": (ASDAConfig, ASDA),
+    "caris": (CARISConfig, CARIS),
     "cgformer": (CGFormerConfig, CGFormer),
     "cris": (CRISConfig, CRIS),
     "isfp": (ISFPConfig, ISFP),

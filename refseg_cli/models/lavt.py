@@ -108,9 +108,7 @@ def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Two-class cross-entropy, averaged over the batch's pixels by their class's weight. Both (n, 1, h, w)."""
-    background, foreground = CLASS_WEIGHTS
-    weight = background + (foreground - background) * target
-    return F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum") / weight.sum()
+    return losses.weighted_bce(logits, target, CLASS_WEIGHTS)
 
 
 def two_class_dice(logits: Tensor, target: Tensor) -> Tensor:

@@ -319,8 +319,7 @@ class WordAttention(nn.Module):
 def weighted_bce(logits: Tensor, target: Tensor) -> Tensor:
     """Two-class cross-entropy with `CLASS_WEIGHTS`, averaged by weight. logits: class 1 minus class 0, any shape;
     target: in [0, 1], the same shape."""
-    weight = CLASS_WEIGHTS[0] + (CLASS_WEIGHTS[1] - CLASS_WEIGHTS[0]) * target
-    return (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum() / weight.sum()
+    return losses.weighted_bce(logits, target, CLASS_WEIGHTS)
 
 
 def centre_minimap(masks: Tensor, side: int) -> Tensor:

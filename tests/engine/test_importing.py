@@ -269,6 +269,17 @@ def test_published_figures_stay_only_with_the_recipes_own_sizes(
     assert checkpoint.load(attempt(weights).out).recipe.published.paper == paper
 
 
+def test_the_tag_of_a_backbones_name_is_no_difference(recipe: Recipe) -> None:
+    """It says where the official training began."""
+    recipe = replace(recipe, model={"backbone": "swin_base_patch4_window7_224.ms_in22k", "dim": 4})
+    same = importing.fitted(recipe, {"backbone": "swin_base_patch4_window7_224", "dim": 4})
+    assert same == recipe
+    for found in ({"backbone": "swin_base_patch4_window12_384"}, {"dim": 8}, {"layers": 6}):
+        other = importing.fitted(recipe, found)
+        assert other.model == {**recipe.model, **found}
+        assert other.published == Published()
+
+
 @pytest.mark.parametrize(
     ("wanted", "value", "note"),
     [

@@ -39,6 +39,17 @@ def test_swin_takes_other_sizes_than_it_was_built_for() -> None:
         assert [m.shape[-2:] for m in backbone(torch.randn(1, 3, 96, 64))] == [(12, 8), (6, 4), (3, 2)]
 
 
+def test_swin_pads_a_picture_to_whole_patches() -> None:
+    """With zeros to the right and below, as the official code does."""
+    backbone = backbone_of(SWIN, size=(61, 90), maps=4).eval()
+    image = torch.randn(1, 3, 61, 90)
+    with torch.no_grad():
+        found, expected = backbone(image), backbone(torch.nn.functional.pad(image, (0, 2, 0, 3)))
+    assert [m.shape[-2:] for m in found] == [(16, 23), (8, 12), (4, 6), (2, 3)]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_frozen_stays_frozen() -> None:
     backbone = backbone_of("convnet", backbone_channels=(4, 4, 4, 4, 4), frozen=True)
     parent = torch.nn.ModuleList([backbone]).train()

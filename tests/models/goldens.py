@@ -1,6 +1,6 @@
 """Golden outputs of the official models: weights from a rule, inputs from a formula, and how to compare with them.
 
-The goldens lie in ../shared/goldens, beside a working copy; the two READMEs there say where they come from and give the
+The goldens lie in ../shared/goldens, beside a working copy; the READMEs there say where they come from and give the
 rules, which this file follows. A test uses it like this, in float64:
 
     weights = official_fill("lavt_swin-t")                 # under the official names
@@ -83,6 +83,24 @@ FILLS = {
             Factor(r"^decoder\.cgattention\d\.(v_proj|proj)\.", 2),
             Factor(r"^decoder\.proj\.vis\.", 3),
             Factor(r"^decoder\.proj\.txt\.", 2),
+        ),
+    ),
+    "caris": Fill(
+        0.5,
+        (
+            Factor(r"\.attention\.self\.(query|key)\.", 2),
+            Factor(r"conditional_prompts\.(in|out)_linears\.", 5),
+            Factor(r"lang_prompts\.weight$", 30, matrices=False),
+            Factor(r"(level_encoding|vis_prompts)\.weight$", 32, matrices=False),
+            Factor(r"\.gamma_(v2l|l2v)$", 16, matrices=False),
+            Factor(r"_attn\.(q_proj|k_proj)\.", 3),
+            Factor(r"_attn\.(v_proj|out_proj)\.", 2),
+            Factor(r"(vis|lang)_mlp\.", 2),
+            Factor(r"attention_weights\.weight$", 3, matrices=False),
+            Factor(r"sampling_offsets\.weight$", 1.5, matrices=False),
+            Factor(r"sampling_offsets\.bias$", 40, matrices=False),
+            Factor(r"lang_in_linear\.", 2),
+            Factor(r"(mask_feature|lang_embed)\.", 2),
         ),
     ),
     "asda": Fill(
@@ -204,6 +222,7 @@ BERT_PHRASES = (
 PHRASES = {
     "lavt": BERT_PHRASES,
     "rela": BERT_PHRASES,
+    "caris": BERT_PHRASES,
     "cris": (
         "49406 1237 1047 525 1823 49407",
         "49406 518 2308 530 320 22192 11455 5050 320 736 17143 1131 531 518 786 593 49407",
@@ -222,7 +241,7 @@ PHRASES = {
 def inputs(file: str) -> Batch:
     """The batch of a golden file, e.g. ``lavt_swin-t_160x224``: float64 pixels, two phrases, padding id 0.
 
-    LAVT, ReLA, CRIS: two images with a phrase each; CGFormer, ASDA: one image with both phrases.
+    LAVT, ReLA, CRIS, CARIS: two images with a phrase each; CGFormer, ASDA: one image with both phrases.
     """
     model, (height, width) = file.split("_")[0], (int(n) for n in file.split("_")[-1].split("x"))
     phrases = [[int(token) for token in phrase.split()] for phrase in PHRASES[model]]

@@ -43,6 +43,10 @@ def asda_file(weights: Weights) -> dict[str, Any]:
     return {"epoch": 32, "state_dict": weights, "best_iou": np.float64(0.7), "optimizer": {"param_groups": []}}
 
 
+def caris_file(weights: Weights) -> dict[str, Any]:
+    return {"model": weights, "epoch": 49, "args": argparse.Namespace(swin_type="base"), "scaler": {"scale": 65536.0}}
+
+
 BERT = TextConfig(tokenizer="bert", vocab="bert-base-uncased", max_tokens=20)
 CLIP = TextConfig(tokenizer="clip", vocab="bpe_simple_vocab_16e6.txt.gz", max_tokens=17)
 FILES: dict[str, tuple[Callable[[Weights], dict[str, Any]], TextConfig, int, float]] = {
@@ -51,6 +55,7 @@ FILES: dict[str, tuple[Callable[[Weights], dict[str, Any]], TextConfig, int, flo
     "rela_swin-b": (rela_file, BERT, 480, 0.5),
     "cris_r50": (cris_file, CLIP, 416, 0.35),
     "cris_r101": (cris_file, CLIP, 416, 0.35),
+    "caris": (caris_file, BERT, 448, 0.5),
     "cgformer": (cgformer_file, BERT, 480, 0.5),
     "asda": (asda_file, CLIP, 416, 0.35),
 }

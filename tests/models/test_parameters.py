@@ -14,6 +14,7 @@ from refseg_cli.models import MODELS, build_model
 VOCABULARY = {"words": 1, "bert": 30_522, "clip": 49_408}
 HEADERS = {
     "asda-refcoco": "180.80 M, the official 193.09 M",
+    "caris-refcoco": "226.55 M, the official 226.57 M",
     "cgformer-full": "254.37 M; nothing published",
     "cgformer-refcoco": "249.50 M, the official 253.71 M",
     "cris-r101-refcoco": "RN101 161.25 M (161.25 M)",

@@ -14,11 +14,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from variants import align, asda, cgformer, cris, isfp, jmceln, lavt, m3att, rela, vlt
+from variants import align, asda, caris, cgformer, cris, isfp, jmceln, lavt, m3att, rela, vlt
 
 MODULES = {
     "align": align,
     "asda": asda,
+    "caris": caris,
     "cgformer": cgformer,
     "cris": cris,
     "isfp": isfp,
