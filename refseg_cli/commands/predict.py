@@ -221,7 +221,7 @@ class _Answering:
 
         if format == "explain":
             explaining = open_explaining(model, **options)
-            return cls(explaining, explaining.explain, phrases, True)
+            return cls(explaining, getattr(explaining, "explain", explaining.predict), phrases, True)
         segmenter = open_segmenter(model, once=once, **options)
         return cls(segmenter, segmenter.predict, phrases, False)
 

@@ -20,7 +20,6 @@ from refseg_cli.errors import RefsegError
 if TYPE_CHECKING:
     from refseg_cli.checkpoint import Checkpoint
     from refseg_cli.segmenters.base import Segmenter
-    from refseg_cli.segmenters.trained import Predictor
 
 
 def open_segmenter(
@@ -73,21 +72,23 @@ def open_explaining(
     device: str = "auto",
     threshold: float | None = None,
     no_target_threshold: float | None = None,
-) -> Predictor:
-    """A model that can also show how it got to its answers: a checkpoint. Arguments as of `open_segmenter`.
+) -> Segmenter:
+    """A model that can also show how it got to its answers, by `explain`: a checkpoint; or one that has no maps at all.
+
+    Arguments as of `open_segmenter`.
 
     Raises:
-        RefsegError: as `open_segmenter`, or a model of another kind.
+        RefsegError: as `open_segmenter`, or an exported model, whose maps were left behind.
     """
     if is_exported(model):
         raise RefsegError(
             f"{model}: an exported model has no maps to show", hint="--explain needs the checkpoint that it was made of"
         )
     from refseg_cli.segmenters.trained import Predictor
-    from refseg_cli.segmenters.zero_shot import is_zero_shot
+    from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
     if model is not None and is_zero_shot(str(model)):
-        raise RefsegError(f"{model}: a model of transformers has no maps to show", hint="leave --explain away")
+        return open_zero_shot(str(model), device=device, threshold=threshold, no_target_threshold=no_target_threshold)
     return Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
 
 
