@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -37,8 +38,9 @@ def _empty() -> typer.Typer:
     return app
 
 
+@cache
 def _whole() -> typer.Typer:
-    """Every command."""
+    """Every command. Made once: a second time `prepare` would get its commands twice."""
     from refseg_cli.commands import (
         bench,
         calibrate,

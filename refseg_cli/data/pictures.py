@@ -69,6 +69,20 @@ def load_image(source: Path | bytes, name: str | None = None, *, max_pixels: int
     return torch.from_numpy(read_pixels(source, name, max_pixels=max_pixels))
 
 
+def as_tensor(image: Path | bytes | np.ndarray | Tensor) -> Tensor:
+    """(3, h, w) uint8 RGB of a file, its bytes, or pixels that are read already.
+
+    Raises:
+        RefsegError: as `read_pixels`.
+    """
+    import torch
+
+    if isinstance(image, Path | bytes):
+        return load_image(image)
+    # torch warns of arrays that cannot be written to; Pillow's are such.
+    return torch.from_numpy(np.require(image, requirements="W")) if isinstance(image, np.ndarray) else image
+
+
 def decode_image(
     data: bytes, name: str = "image", *, orientation: int = AS_STORED, size: tuple[int, int] | None = None
 ) -> Tensor:

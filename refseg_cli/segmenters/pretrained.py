@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from refseg_cli import hub
 from refseg_cli.data import masks
-from refseg_cli.data.pictures import load_image
+from refseg_cli.data.pictures import as_tensor
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Detection, Thresholds
 from refseg_cli.segmenters.base import Found, check_phrases
@@ -81,7 +81,7 @@ class Pretrained(ABC):
     def predict(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """As `Segmenter.predict`."""
         check_phrases(phrases)
-        pixels = load_image(image) if isinstance(image, Path | bytes) else torch.as_tensor(image)
+        pixels = as_tensor(image)
         return self.answers(Image.fromarray(pixels.permute(1, 2, 0).numpy()), phrases)
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from refseg_cli import checkpoint
 from refseg_cli.data.loader import batch_for
-from refseg_cli.data.pictures import load_image
+from refseg_cli.data.pictures import as_tensor
 from refseg_cli.records import Batch, Explanation, MapKind, Prediction
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.cautions import cautions
@@ -85,7 +85,7 @@ class Predictor:
         self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
     ) -> Iterator[Found]:
         check_phrases(phrases)
-        pixels = load_image(image) if isinstance(image, Path | bytes) else torch.as_tensor(image)
+        pixels = as_tensor(image)
         chunks = (phrases[i : i + CHUNK] for i in range(0, len(phrases), CHUNK))
         answers = (answer for chunk in chunks for answer in self._decide(pixels, chunk, kinds))
         return (

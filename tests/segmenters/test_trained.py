@@ -337,3 +337,13 @@ def test_the_bundled_kind_of_model_starts_without_heavy_libraries(untrained: Pat
     command = [sys.executable, "-c", START, str(untrained), str(tmp_path / "a.jpg")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+def test_pixels_that_cannot_be_written_to_are_read_without_a_warning(
+    untrained: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    pixels = np.asarray(a_picture()).transpose(2, 0, 1)
+    pixels.flags.writeable = False
+    (found,) = Predictor(untrained, device="cpu").predict(pixels, ["a dog"])
+    assert found.mask.shape == pixels.shape[1:]
+    assert not [warning for warning in recwarn if "not writable" in str(warning.message)]
