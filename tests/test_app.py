@@ -237,7 +237,7 @@ def test_predict_alone_is_parsed_as_among_all() -> None:
 def test_a_second_run_in_a_process_has_every_command_once(capsys: pytest.CaptureFixture[str]) -> None:
     helps = []
     for _ in range(3):
-        main(["prepare", "--help"])
+        shell.main(["prepare", "--help"])
         helps.append(capsys.readouterr().out)
     assert helps[0].count("Prepare referring data in another form") == 1
     assert helps[0] == helps[1] == helps[2]
