@@ -149,6 +149,7 @@ def test_check_names_missing_changed_and_left_over_files(tmp_path: Path, capsys:
     (tmp_path / "man" / "refseg-gone.1").write_text("of a command that went")
     (tmp_path / "completions" / "_refseg").unlink()
     capsys.readouterr()
+    console.quiet = True  # as an earlier command line in the process may leave it
     assert main([str(tmp_path), "--check"]) == 1
     talk = capsys.readouterr().err
     assert all(name in talk for name in ("man/refseg.1 ", "man/refseg-gone.1 ", "completions/_refseg "))

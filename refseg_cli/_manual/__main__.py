@@ -46,6 +46,7 @@ def _read(path: Path) -> str | None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Exit status 0, or 1 where --check found stale files."""
+    console.reset()
     parser = argparse.ArgumentParser(prog="python -m refseg_cli._manual", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="the repository's root")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 naming the stale files")
