@@ -21,8 +21,8 @@ from refseg_cli._manual import man
 from refseg_cli._manual.__main__ import main, render
 from refseg_cli._manual.spec import Command, read_app
 from refseg_cli.app import app
-from refseg_cli.console import console
 from refseg_cli.config import recipe_names
+from refseg_cli.console import console
 
 REPOSITORY = Path(__file__).parent.parent
 
