@@ -24,7 +24,8 @@ def load(
     """A model that is called with pictures and phrases: see `refseg_cli.library.Model` and docs/python.md.
 
     Args:
-        model: a checkpoint folder, a training run, or what `refseg export` wrote; None for the bundled model.
+        model: a checkpoint folder, a training run, what `refseg export` wrote, `hf:ORG/NAME`, a model of transformers,
+            or a bundled one by name, `photos` or `scenes`; None for `photos`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; an exported model runs on the CPU.
         threshold: probability in [0, 1] above which a pixel belongs to the mask; None for the model's own.
         no_target_threshold: probability in [0, 1] from which on a target is reported; None for the model's own.
