@@ -56,6 +56,8 @@ class DataConfig:
     fill:   colour of the padding in [0, 1], one number or R, G and B.
     flip:   probability of a horizontal flip in training; left and right are swapped in the phrase.
     jitter: strength of brightness and contrast changes in training, 0 for none (hue is never touched: colour words).
+    shrink: smallest scale at which a picture is shown in training, anywhere in the input; 1 for always whole. The whole
+            picture stays in sight, so every phrase stays true, and large objects become small ones.
     phrases_per_image: expressions drawn per image and epoch in training; 0 for all.
     category_map: also give the model the annotated category of every pixel (training of `align`'s encoders).
     """
@@ -67,6 +69,7 @@ class DataConfig:
     fill: float | tuple[float, float, float] = 0.5
     flip: float = 0.0
     jitter: float = 0.0
+    shrink: float = 1.0
     phrases_per_image: int = 0
     category_map: bool = False
     workers: int = 2
@@ -81,6 +84,7 @@ class DataConfig:
             fill=(all(map(isfinite, fill)), "a number, or three"),
             flip=(0 <= self.flip <= 1, "a probability"),
             jitter=(0 <= self.jitter < inf, "a strength"),
+            shrink=(0 < self.shrink <= 1 and (self.shrink == 1 or self.resize != "warp"), "a scale; 1 with warp"),
             phrases_per_image=(self.phrases_per_image >= 0, "a number of phrases"),
             workers=(self.workers >= 0, "a number of processes"),
         )

@@ -99,7 +99,7 @@ class StepDataset(Dataset[Batch]):
 
     Args:
         field: which form of a sentence is asked.
-        augment: (seed, epoch) for training: flips, jitter; None for evaluation, which keeps `Batch.samples` instead.
+        augment: (seed, epoch) for training: flips, jitter, scale; None for evaluation, which keeps `Batch.samples` instead.
         unknown: as in `TextConfig`.
         shuffle_phrases: deal the phrases of a step out anew: a control that cannot learn language.
     """
@@ -145,6 +145,10 @@ class StepDataset(Dataset[Batch]):
         size = (record.height, record.width)
         image = decode_image(record.image, record.file_name, orientation=record.orientation, size=size)
         placement = place(size, self.config)
+        rng = None if self.augment is None else np.random.default_rng((*self.augment, pick.image))
+        if rng is not None and self.config.shrink < 1:
+            scale, *at = rng.uniform((self.config.shrink, 0, 0), 1)
+            placement = placement.shrunk(scale, (at[0], at[1]), self.config.size)
         pixels = transforms.to_input(image, placement, self.config)
         expressions = [record.expressions[e] for e in pick.expressions]
         targets = [tuple(sorted(e.targets)) for e in expressions]
@@ -152,10 +156,9 @@ class StepDataset(Dataset[Batch]):
         categories = self._categories(record, placement) if self._wants_categories else None
         phrases = [e.phrase(self.field) for e in expressions]
         samples: tuple[Sample, ...] = ()
-        if self.augment is None:
+        if rng is None:
             samples = tuple(_sample(record, e, self.field) for e in expressions)
         else:
-            rng = np.random.default_rng((*self.augment, pick.image))
             if rng.random() < self.config.flip:
                 pixels, target_masks = pixels.flip(-1), target_masks.flip(-1)
                 categories = None if categories is None else categories.flip(-1)

@@ -34,6 +34,14 @@ class Placement:
         """Its rows and columns of the input, to the nearest pixel, and at least one."""
         return _span(self.top, self.height), _span(self.left, self.width)
 
+    def shrunk(self, scale: float, at: tuple[float, float], input_size: tuple[int, int]) -> Placement:
+        """The same picture smaller, in whole pixels. at: where in the free rows and columns it goes, each in [0, 1]."""
+        height, width = max(1, round(self.height * scale)), max(1, round(self.width * scale))
+        top, left = (
+            round((of - used) * share) for of, used, share in zip(input_size, (height, width), at, strict=True)
+        )
+        return Placement(top, left, height, width)
+
     def inverse(self, size: tuple[int, int], input_size: tuple[int, int]) -> Placement:
         """Where the input lies in the picture of `size`, in the picture's pixels."""
         y, x = size[0] / self.height, size[1] / self.width

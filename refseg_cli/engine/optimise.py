@@ -46,6 +46,7 @@ def schedule(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -
 def take_weights(model: nn.Module, source: nn.Module, *, unknown: int | None = None) -> int:
     """Copy every tensor of `source` that `model` has by the same name and shape, counters aside; how many.
 
+    What depends on the input size is resampled where a module knows how (`resampled`).
     An embedding of more words than the source's has its rows first; the other words begin as the one for unknown words.
 
     The encoders of two architectures stand at different places in them, so they are matched by their order in
@@ -61,6 +62,10 @@ def take_weights(model: nn.Module, source: nn.Module, *, unknown: int | None = N
     for ours, theirs in zip(model.pretrained_modules(), source.pretrained_modules(), strict=False):  # type: ignore[operator]
         given |= {f"{places[id(ours)]}.{key}": tensor for key, tensor in theirs.state_dict().items()}
     wanted = model.state_dict()
+    sources = dict(source.named_modules())
+    for name, module in model.named_modules():
+        if hasattr(module, "resampled") and type(sources.get(name)) is type(module):
+            given |= {f"{name}.{key}": tensor for key, tensor in module.resampled(sources[name]).items()}
     if unknown is not None:
         for name in (f"{n}.weight" for n, module in model.named_modules() if isinstance(module, nn.Embedding)):
             if name in given and given[name].shape[1:] == wanted[name].shape[1:]:

@@ -269,9 +269,16 @@ class QueryGeneration(nn.Module):
 
     def __init__(self, *, dim: int, count: int, grid: tuple[int, int]) -> None:
         super().__init__()
+        self.grid = grid
         self.reduce = nn.Sequential(conv_bn_relu(dim, dim), conv_bn_relu(dim, dim), conv_bn_relu(dim, count))
         self.w_v = nn.Linear(grid[0] * grid[1], dim)
         self.w_a, self.w_t = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+
+    def resampled(self, source: QueryGeneration) -> dict[str, Tensor]:
+        """W_v of a model for another input size, for this grid: its sums over positions stay what they were."""
+        of_grid = source.w_v.weight.unflatten(1, source.grid)[None]
+        share = math.prod(source.grid) / math.prod(self.grid)
+        return {"w_v.weight": _resized(of_grid, torch.Size(self.grid))[0].flatten(1) * share}
 
     def guide(self, vision: Tensor) -> Tensor:
         F_vq = self.reduce(vision).flatten(2)  # Eq. 4.4: (i, q, h*w)

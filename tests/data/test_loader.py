@@ -149,6 +149,32 @@ def test_a_warped_picture_is_mirrored_with_its_place(tokenizer: Tokenizer) -> No
         assert torch.equal(back[0], target if batch is straight else target.flip(-1))
 
 
+@pytest.mark.parametrize("resize", ["letterbox", "squash"])
+def test_a_picture_shown_smaller_takes_its_masks_along(tokenizer: Tokenizer, resize: str) -> None:
+    record = pictures.records("val")[1]  # 20 x 40 pixels
+    step = (Pick(0, (0,)),)
+    shrunk = replace(PLAIN, resize=resize, shrink=0.5)  # type: ignore[arg-type]
+    target = torch.from_numpy(masks.decode(record.instances[0].rle)).bool()
+    seen = set()
+    for epoch in range(8):
+        batch = StepDataset([record], tokenizer, shrunk, augment=(0, epoch))[step]  # type: ignore[arg-type]
+        placed = Placement(*batch.content[0].tolist())  # type: ignore[index]
+        assert 0.5 <= placed.width / 64 <= 1
+        rows, columns = placed.box()
+        assert 0 <= rows.start < rows.stop <= 64
+        assert 0 <= columns.start < columns.stop <= 64
+        outside = torch.ones(64, 64, dtype=torch.bool)
+        outside[rows, columns] = False
+        assert batch.images[0][:, outside].std(1).max() < 1e-6  # nothing but padding there
+        assert not batch.masks[0, 0][outside].any()  # type: ignore[index]
+        back = transforms.to_original(batch.masks[:, 0] * 2 - 1, placed, (64, 64), (20, 40))[0] > 0  # type: ignore[index]
+        assert (back != target).sum() <= 0.1 * target.numel()
+        seen.add(placed)
+    assert len(seen) == 8
+    whole = StepDataset([record], tokenizer, replace(shrunk), augment=None)[step]  # type: ignore[arg-type]
+    assert whole.content[0].tolist()[3] == 64  # type: ignore[index]
+
+
 def test_workers_do_not_change_the_batches(shards: Shards, tokenizer: Tokenizer) -> None:
     dataset = StepDataset(shards, tokenizer, replace(PLAIN, flip=0.5, jitter=0.2), augment=(3, 1))
     steps = loader.grouped_steps(shards.expression_counts, batch_images=3, phrases=2, rng=np.random.default_rng(0))

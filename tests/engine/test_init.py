@@ -66,6 +66,21 @@ def test_init_across_architectures_takes_the_encoders(run: Path, recipe: Recipe)
         take_weights(Elsewhere(stranger), found.model)
 
 
+def test_init_at_another_input_size_resamples_what_depends_on_it(run: Path, recipe: Recipe) -> None:
+    """W_v of Eq. 4.5 has a column for each place of the grid: an even picture guides the queries as it did."""
+    found = checkpoint.load(run)
+    height, width = recipe.data.size
+    larger = replace(recipe, data=replace(recipe.data, size=(2 * height, 2 * width)))
+    model = build_model(larger, vocab_size=found.tokenizer.vocab_size)
+    taken = take_weights(model, found.model)
+    assert taken == sum(tensor.ndim > 0 for tensor in found.model.state_dict().values())
+    ours, theirs = (m.get_submodule("body.queries") for m in (model, found.model))
+    even = torch.ones(1, model.config.query_count, 1)
+    told, expected = (q.w_v(even.expand(-1, -1, q.w_v.in_features)) for q in (ours, theirs))
+    torch.testing.assert_close(told, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(ours.w_v.weight, build_model(larger, vocab_size=3).body.queries.w_v.weight)
+
+
 class Elsewhere(torch.nn.Module):
     """A model whose encoders have other names than the source's."""
 

@@ -26,7 +26,7 @@ from refseg_cli.files import parse_json
 SAME_MASK = 0.98  # IoU from which the objects of a category are the whole of it: annotators' borders differ a little
 # Photos show fewer things than scenes do, and there are more ways of saying what they show.
 SENTENCES, REPEATS = (12, 20), 5
-ABSENT = 0.25  # references without a target for each one that has some, but one at least
+ABSENT = 0.4  # references without a target for each one that has some, but one at least
 
 
 @dataclass(frozen=True, slots=True)
