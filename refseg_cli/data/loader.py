@@ -99,7 +99,7 @@ class StepDataset(Dataset[Batch]):
 
     Args:
         field: which form of a sentence is asked.
-        augment: (seed, epoch) for training: flips, jitter, scale; None for evaluation, which keeps `Batch.samples` instead.
+        augment: (seed, epoch) for training: flips, jitter, scale; None for evaluation, which keeps `Batch.samples`.
         unknown: as in `TextConfig`.
         shuffle_phrases: deal the phrases of a step out anew: a control that cannot learn language.
     """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from refseg_cli.config import TrainConfig
 from refseg_cli.errors import RefsegError
@@ -43,10 +44,18 @@ def schedule(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -
     return 1.0
 
 
+@runtime_checkable
+class Resampled(Protocol):
+    """A module with weights for one input size, which it can make of those for another."""
+
+    def resampled(self, source: Any) -> dict[str, Tensor]:
+        """Its tensors, by their names in it, from a module of its own class."""
+
+
 def take_weights(model: nn.Module, source: nn.Module, *, unknown: int | None = None) -> int:
     """Copy every tensor of `source` that `model` has by the same name and shape, counters aside; how many.
 
-    What depends on the input size is resampled where a module knows how (`resampled`).
+    What depends on the input size is resampled where a module knows how (`Resampled`).
     An embedding of more words than the source's has its rows first; the other words begin as the one for unknown words.
 
     The encoders of two architectures stand at different places in them, so they are matched by their order in
@@ -64,8 +73,9 @@ def take_weights(model: nn.Module, source: nn.Module, *, unknown: int | None = N
     wanted = model.state_dict()
     sources = dict(source.named_modules())
     for name, module in model.named_modules():
-        if hasattr(module, "resampled") and type(sources.get(name)) is type(module):
-            given |= {f"{name}.{key}": tensor for key, tensor in module.resampled(sources[name]).items()}
+        other = sources.get(name)
+        if isinstance(module, Resampled) and type(other) is type(module):
+            given |= {f"{name}.{key}": tensor for key, tensor in module.resampled(other).items()}
     if unknown is not None:
         for name in (f"{n}.weight" for n, module in model.named_modules() if isinstance(module, nn.Embedding)):
             if name in given and given[name].shape[1:] == wanted[name].shape[1:]:
