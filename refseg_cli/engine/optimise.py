@@ -73,9 +73,8 @@ def take_weights(model: nn.Module, source: nn.Module, *, unknown: int | None = N
     wanted = model.state_dict()
     sources = dict(source.named_modules())
     for name, module in model.named_modules():
-        other = sources.get(name)
-        if isinstance(module, Resampled) and type(other) is type(module):
-            given |= {f"{name}.{key}": tensor for key, tensor in module.resampled(other).items()}
+        if isinstance(module, Resampled) and isinstance(sources.get(name), type(module)):
+            given |= {f"{name}.{key}": tensor for key, tensor in module.resampled(sources[name]).items()}
     if unknown is not None:
         for name in (f"{n}.weight" for n, module in model.named_modules() if isinstance(module, nn.Embedding)):
             if name in given and given[name].shape[1:] == wanted[name].shape[1:]:
