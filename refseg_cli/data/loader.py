@@ -85,6 +85,33 @@ def contrastive_steps(
     return steps
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of several processes does of a step that they take together.
+
+    weight: of its loss, so that the mean over processes is the mean over all the step's expressions.
+    expressions: of the whole step.
+    """
+
+    step: Step
+    weight: float
+    expressions: int
+
+
+def dealt(step: Step, processes: int) -> tuple[Step, ...]:
+    """A step's images, dealt out as evenly as they go, in their order; fewer parts where there are fewer images."""
+    parts = np.array_split(np.arange(len(step)), processes)
+    return tuple(step[part[0] : part[-1] + 1] for part in parts if len(part))
+
+
+def share_of(parts: Sequence[Step], process: int, processes: int) -> Share:
+    """The part of `process`. Where there are too few, it repeats an image for nothing: nobody may stay away."""
+    counts = [sum(len(pick.expressions) for pick in part) for part in parts]
+    if process < len(parts):
+        return Share(parts[process], processes * counts[process] / sum(counts), sum(counts))
+    return Share(parts[0][:1], 0.0, sum(counts))
+
+
 def sequential_steps(counts: np.ndarray, *, batch_images: int, phrases: int = 64) -> list[Step]:
     """Every image in order with all its expressions, at most `phrases` per image and step (memory)."""
     picks = []

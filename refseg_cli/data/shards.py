@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from refseg_cli.data import storage
 from refseg_cli.data.schema import SCHEMA, storage_settings, to_batch, to_records
 from refseg_cli.data.storage import Place, locate
+from refseg_cli.data.tables import numbers
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.files import parse_json
 from refseg_cli.records import Record
@@ -362,7 +363,7 @@ class Shards:
         """(images,) int64, how many expressions each image has."""
         if self._counts is None:
             columns = [self._column(file, "expressions.list.element.sent_id") for file in range(len(self._files))]
-            lengths = [chunk.value_lengths().to_numpy() for column in columns for chunk in column.chunks]
+            lengths = [numbers(chunk.value_lengths()) for column in columns for chunk in column.chunks]
             self._counts = np.concatenate([np.zeros(0, np.int64), *lengths]).astype(np.int64)
         return self._counts
 
@@ -378,7 +379,7 @@ class Shards:
 
     def image_ids(self) -> np.ndarray:
         """(images,) int64."""
-        columns = [self._column(file, "image_id").to_numpy() for file in range(len(self._files))]
+        columns = [numbers(self._column(file, "image_id")) for file in range(len(self._files))]
         return np.concatenate([np.zeros(0, np.int64), *columns])
 
     def _column(self, file: int, name: str) -> pa.ChunkedArray:

@@ -104,26 +104,40 @@ def _column(column: pa.ChunkedArray) -> np.ndarray:
     kind = column.type
     if pa.types.is_list(kind) and not column.null_count:
         whole = column.combine_chunks()
-        lengths, values = whole.value_lengths().to_numpy(zero_copy_only=False), whole.flatten()
+        lengths, values = numbers(whole.value_lengths()), whole.flatten()
         if pa.types.is_integer(kind.value_type) and not values.null_count:
             if len(lengths) and (lengths == lengths[0]).all():
-                return values.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
+                return numbers(values).reshape(len(lengths), -1)
         elif pa.types.is_string(kind.value_type):
             return _string_lists(values, lengths)
     if pa.types.is_string(kind) and not column.null_count:
         return _strings(column.combine_chunks())
-    return column.to_numpy()
+    plain = pa.types.is_primitive(kind) and not column.null_count
+    return numbers(column) if plain else column.to_numpy()
+
+
+def numbers(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """(rows,) of numbers or flags without a null. Not by `to_numpy`, which imports pandas wherever that is installed.
+
+    findings/pyarrow-to-numpy-pandas.sh has the cost.
+    """
+    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if not len(whole):
+        return np.zeros(0, dtype=whole.type.to_pandas_dtype())
+    if pa.types.is_boolean(whole.type):
+        return np.from_dlpack(whole.cast(pa.uint8())).view(np.bool_)
+    return np.from_dlpack(whole)
 
 
 def _strings(values: pa.StringArray) -> np.ndarray:
     encoded = values.dictionary_encode()
-    return encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy()]
+    return np.array([*encoded.dictionary.to_pylist(), None], dtype=object)[numbers(encoded.indices)]
 
 
 def _string_lists(values: pa.StringArray, lengths: np.ndarray) -> np.ndarray:
     """(rows,) of tuples."""
     encoded = values.dictionary_encode()
-    strings, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    strings, codes = encoded.dictionary.to_pylist(), numbers(encoded.indices)
     known = np.empty(len(strings) + 1, dtype=object)  # a tuple of each string, and the empty one
     for place, string in enumerate(strings):
         known[place] = (string,)
