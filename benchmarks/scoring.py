@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -142,7 +143,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="refseg-benchmark-") as temporary:
         folder = arguments.files or Path(temporary)
         if not (folder / "lines.jsonl").exists():
-            make(folder, arguments.expressions)
+            # In a process of its own: the most that one held passes to what it starts.
+            context = multiprocessing.get_context("spawn")
+            maker = context.Process(target=make, args=(folder, arguments.expressions))
+            maker.start()
+            maker.join()
         checkouts = {"this": Path(__file__).parents[1]}
         if arguments.baseline:
             checkouts["baseline"] = arguments.baseline

@@ -106,12 +106,12 @@ def claimed(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], str | None]]:
-    """SIGINT and SIGTERM ask the loop to save and stop; a second one stops at once."""
+def stop_signals(*, patience: int = 1) -> Iterator[Callable[[], str | None]]:
+    """SIGINT and SIGTERM ask the loop to save and stop; one more than `patience` stops at once."""
     asked: list[str] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if len(asked) >= patience:
             raise KeyboardInterrupt
         asked.append(signal.Signals(number).name)
 

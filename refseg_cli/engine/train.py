@@ -1,7 +1,9 @@
 """Training: a run that can be killed at any moment and goes on as if nothing had happened.
 
-Everything random in a step is a function of (seed, step, rank) and the order of an epoch of (seed, epoch), so the
-state of a run is its weights, its optimiser and its position.
+Everything random in a step is a function of (seed, step, process) and the order of an epoch of (seed, epoch), so the
+state of a run is its weights, its optimiser and its position. Several processes take each step together: its images are
+dealt out among them, and its loss is the mean over all its expressions, so that N processes with B images each train as
+one with N B does, up to rounding, dropout's draws and losses that set the batch's phrases against each other.
 
 A run folder: `best/` and `last/` (checkpoint folders, the recipe in their config.json; `last` also holds
 `training.pt`), `metrics.jsonl`, and TensorBoard events under `logs/` if asked for.
@@ -20,18 +22,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refseg_cli import checkpoint
 from refseg_cli.checkpoint import Checkpoint
-from refseg_cli.config import Recipe, TrainConfig, to_table
+from refseg_cli.config import Recipe, to_table
 from refseg_cli.data import loader
-from refseg_cli.data.loader import Step, StepDataset
+from refseg_cli.data.loader import Share, Step, StepDataset
 from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
 from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
+from refseg_cli.engine.processes import accelerator_of, added, agreed, synchronise_norms, together
 from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
 from refseg_cli.engine.run_state import (
     Moving,
@@ -41,12 +43,11 @@ from refseg_cli.engine.run_state import (
     resume_folder,
     save_state,
 )
-from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.errors import ERROR, RefsegError, unknown_name
 from refseg_cli.metrics.protocols import REFSEG
 from refseg_cli.models import build_model
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Batch, Thresholds
-from refseg_cli.segmenters.inference import pick_device
 
 LOG = "metrics.jsonl"
 LOG_EVERY = 10  # optimiser steps between lines of metrics.jsonl
@@ -94,20 +95,22 @@ def train(request: TrainRequest, *, progress: Progress = silent) -> TrainResult:
 
     Raises:
         RefsegError: data or recipe do not fit, shards are damaged, the run folder is taken or another process trains
-            there, the loss is not finite, validation fails, the disk is full. What was saved before stays, and the run
-            can be resumed.
+            there, the loss is not finite, validation fails, the disk is full, another process of the run is gone. What
+            was saved before stays, and the run can be resumed.
     """
     if request.resume and not request.out.is_dir():
         raise nothing_to_resume(request.out)
     if any((request.out / name).is_file() for name in MANIFESTS):
         raise RefsegError(f"{request.out}: holds prepared data", hint="a run needs a folder of its own")
-    accelerator = _accelerator(request.recipe.train, request)
-    with claimed(request.out) if accelerator.is_main_process else nullcontext():
+    tracker = None if request.tracker == "none" else request.tracker
+    accelerator = accelerator_of(request.recipe.train, device=request.device, tracker=tracker, logs=request.out)
+    with together(accelerator), claimed(request.out) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             checkpoint.tidy(request.out)
         accelerator.wait_for_everyone()
         run = _Run(request, accelerator, progress)
-        with stop_signals() as asked:
+        # A launcher passes on what reaches the processes as well: one more is no sign of impatience.
+        with stop_signals(patience=1 if accelerator.num_processes == 1 else 2) as asked:
             return run.loop(asked)
 
 
@@ -141,6 +144,7 @@ class _Run:
             progress(f"init from {request.init}", taken, len(model.state_dict()))
         elif not resumed:
             self._load_glove(model)
+        model = synchronise_norms(model, accelerator)
         model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU, tensor cores want it
         optimizer = build_optimizer(model, self.config)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -196,47 +200,52 @@ class _Run:
 
     def _epoch(self, asked: Callable[[], str | None]) -> str:
         position, accumulate = self.position, self.config.accumulate
-        steps = self._epoch_steps(position.epoch)
+        shares = self._epoch_steps(position.epoch)
         self.dataset.augment = (self.config.seed, position.epoch)
         batches = loader.iterate(
             self.dataset,
-            steps[position.offset :],
+            [share.step for share in shares[position.offset :]],
             workers=self.recipe.data.workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
         self.model.train()
         began, seen = time.perf_counter(), 0
         for batch in batches:
-            last = position.offset + 1 == len(steps)
+            share, last = shares[position.offset], position.offset + 1 == len(shares)
             boundary = (position.offset + 1) % accumulate == 0 or last
-            group = min(accumulate, len(steps) - position.offset // accumulate * accumulate)
-            terms = self._step(batch, boundary=boundary, group=group)
+            group = min(accumulate, len(shares) - position.offset // accumulate * accumulate)
+            terms = self._step(batch, share.weight, boundary=boundary, group=group)
             position.offset += 1
-            seen += len(batch)
+            seen += share.expressions
             if boundary:
                 position.step += 1
                 self._report(terms, seen / (time.perf_counter() - began))
                 last = last or position.step == self.config.steps
                 if position.step % self.config.save_every_steps == 0 and not last:
                     self.save_last()
-                if (name := asked()) is not None and not last:
-                    return name
+                if agreed(self.accelerator, asked() is not None)[0] and not last:
+                    return asked() or "a signal to another process"
                 if last:
                     break
         return "finished"
 
-    def _step(self, batch: Batch, *, boundary: bool, group: int) -> dict[str, Tensor]:
-        """One micro-batch; the optimiser moves at the boundary of `group` accumulated ones."""
+    def _step(self, batch: Batch, weight: float, *, boundary: bool, group: int) -> dict[str, Tensor]:
+        """One micro-batch; the optimiser moves at the boundary of `group` accumulated ones.
+
+        The terms are times `weight`: their mean over processes is that of the step.
+        """
         position, config = self.position, self.config
         rank = self.accelerator.process_index
         torch.manual_seed(_mix(config.seed, position.epoch, position.offset, rank))
         batch = batch.to(self.accelerator.device)
         with self.accelerator.autocast():
             prediction = self.model(batch)
-            terms = self.moving.model.losses(prediction, batch)  # type: ignore[operator]
+            terms = {name: weight * term for name, term in self.moving.model.losses(prediction, batch).items()}  # type: ignore[operator]
         loss = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(loss):
-            figures = ", ".join(f"{name}={float(term.detach()):.4g}" for name, term in terms.items())
+        if agreed(self.accelerator, not torch.isfinite(loss))[0]:
+            figures = ", ".join(f"{name}={value:.4g}" for name, value in self._means(terms).items())
+            if not self.accelerator.is_main_process:
+                raise SystemExit(ERROR)  # one of them says it
             raise self._not_finite("the loss", position.step + 1, f": {figures}")
         with nullcontext() if boundary else self.accelerator.no_sync(self.model):
             self.accelerator.backward(loss / group)
@@ -266,13 +275,18 @@ class _Run:
         position = self.position
         if position.step % LOG_EVERY and position.step != 1:
             return
-        figures = {name: float(value) for name, value in terms.items()}
+        figures = self._means(terms)
         lr = float(self.optimizer.param_groups[0]["lr"])
         self.log.write({"step": position.step, "epoch": position.epoch, **figures, "lr": lr}, rate=round(rate, 2))
         if self.request.tracker != "none":
             self.accelerator.log({**{f"train/{k}": v for k, v in figures.items()}, "train/lr": lr}, step=position.step)
         shown = {"loss": f"{figures['loss']:.4f}", "expr/s": f"{rate:.1f}", "mem": peak_memory(self.accelerator.device)}
         self.progress("train", position.step, self.total, epoch=position.epoch + 1, **shown)
+
+    def _means(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """Over processes: of the whole step."""
+        values = added(torch.stack([term.detach() for term in terms.values()]), self.accelerator)
+        return dict(zip(terms, (values / self.accelerator.num_processes).tolist(), strict=True))
 
     def _after_epoch(self) -> None:
         """Save where the run stands, and validate if it is time."""
@@ -311,7 +325,8 @@ class _Run:
 
     def _scores(self, split: Shards) -> dict[str, float | None]:
         """Every metric of the weights that count, in percent."""
-        from refseg_cli.evaluation.evaluate import evaluate_model
+        from refseg_cli.evaluation.evaluate import evaluate_model, joined
+        from refseg_cli.evaluation.parts import Part
 
         model = self.moving.evaluated
         model.eval()
@@ -323,9 +338,10 @@ class _Run:
             split,
             device=self.accelerator.device,
             limit=self.config.eval_limit,
+            part=(part := Part(self.accelerator.process_index, self.accelerator.num_processes)),
             progress=self.progress,
         )
-        return evaluated.scores.table()
+        return joined(evaluated, part, None).scores.table()
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
@@ -388,10 +404,12 @@ class _Run:
     def _data_name(self) -> str:
         return self.shards.manifest.dataset
 
-    def _epoch_steps(self, epoch: int) -> list[Step]:
-        """This process's micro-batches of an epoch; every process gets equally many."""
+    def _epoch_steps(self, epoch: int) -> list[Share]:
+        """This process's part of each micro-batch of an epoch."""
         config, rng = self.config, np.random.default_rng((self.config.seed, epoch))
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
         steps: list[Step]
+        parts: list[tuple[Step, ...]]
         if config.same_object >= 0:
             steps = loader.contrastive_steps(
                 self.shards.target_ids(),
@@ -399,39 +417,17 @@ class _Run:
                 same=config.same_object,
                 different=round(config.different_object * config.batch_images),
                 rng=rng,
-            )
+            )  # each process has a batch of its own: what is contrasted stays together
+            parts = [tuple(steps[i : i + world]) for i in range(0, len(steps), world)]
         else:
             steps = loader.grouped_steps(
                 self.shards.expression_counts,
-                batch_images=config.batch_images,
+                batch_images=world * config.batch_images,
                 phrases=self.recipe.data.phrases_per_image,
                 rng=rng,
             )
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        return steps[rank : len(steps) - len(steps) % world : world]
-
-
-def _accelerator(config: TrainConfig, request: TrainRequest) -> Accelerator:
-    device = pick_device(request.device)
-    if config.precision == "fp16" and device.type != "cuda":
-        raise RefsegError(f"train.precision=fp16 needs CUDA, not {device.type}", hint="bf16 or fp32 run everywhere")
-    tracker = None if request.tracker == "none" else request.tracker
-    if tracker == "tensorboard":
-        _need_tensorboard()
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no" if config.precision == "fp32" else config.precision,
-        log_with=tracker,
-        project_dir=str(request.out),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-
-
-def _need_tensorboard() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("tensorboard") is None:
-        raise RefsegError("--tracker tensorboard needs TensorBoard", hint="pip install 'refseg[tensorboard]'")
+            parts = [loader.dealt(step, world) for step in steps]
+        return [loader.share_of(part, rank, world) for part in parts]
 
 
 def _mix(*numbers: int) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import numpy as np
 
@@ -18,9 +17,10 @@ from refseg_cli.data import masks, shards
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.shards import Shards
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.answers import About, Answer, collect, concatenate, writing_records
-from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, Evaluation, Keep, Watch
+from refseg_cli.evaluation.answers import About, Answer, collect, concatenate
+from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, Evaluation, Keep, Watch, joined
 from refseg_cli.evaluation.finished import Counted, Read, answer, plan
+from refseg_cli.evaluation.parts import ALL, Part, writing_shared
 from refseg_cli.metrics.counts import Counts, count_pixels
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress, silent
@@ -31,11 +31,16 @@ Asked = tuple[Record, list[tuple[Expression, Found]]]
 
 
 def evaluate_segmenter(
-    request: EvalRequest, segmenter: Segmenter, *, watch: Watch | None = None, progress: Progress = silent
+    request: EvalRequest,
+    segmenter: Segmenter,
+    *,
+    watch: Watch | None = None,
+    part: Part = ALL,
+    progress: Progress = silent,
 ) -> EvalReport:
     """Score a segmenter on prepared shards; `request.model` and how it was opened are the caller's business.
 
-    watch: sees the answers to each picture, masks included.
+    watch: sees the answers to each picture, masks included.  part: the images that are asked about here.
 
     Raises:
         RefsegError: no such data or split, damaged shards, records that cannot be written there, or a request that
@@ -47,11 +52,12 @@ def evaluate_segmenter(
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     about = _about(request, segmenter)
     evaluations = {}
-    with writing_records(request.records, about) if request.records else nullcontext() as keep:
+    with writing_shared(request.records, about, part) as keep:
         for split in splits.values():
             split.verify()
         for name, split in splits.items():
-            evaluations[name] = _evaluate_split(request, segmenter, split, about, keep, watch, progress)
+            own = _evaluate_split(request, segmenter, split, about, keep.take if keep else None, watch, part, progress)
+            evaluations[name] = joined(own, part, keep)
     return EvalReport(about, evaluations, Published(), request.records)
 
 
@@ -93,11 +99,12 @@ def _evaluate_split(
     about: About,
     keep: Keep | None,
     watch: Watch | None,
+    part: Part,
     progress: Progress,
 ) -> Evaluation:
     counted, parts = _plan(request)[1], []
     start = time.perf_counter()
-    for record, answers in _ask(request, segmenter, split, progress):
+    for record, answers in _ask(request, segmenter, split, progress, part):
         given: list[Answer] = [
             answer(record, e, found.exists, Read(masks.encode(found.mask), found.instances), split.split, counted)
             for e, found in answers
@@ -110,11 +117,13 @@ def _evaluate_split(
     return Evaluation(concatenate(about, parts), len(parts), len(parts), time.perf_counter() - start)
 
 
-def _ask(request: EvalRequest, segmenter: Segmenter, split: Shards, progress: Progress) -> Iterator[Asked]:
+def _ask(
+    request: EvalRequest, segmenter: Segmenter, split: Shards, progress: Progress, part: Part = ALL
+) -> Iterator[Asked]:
     """Each picture that has phrases, with its answers; as many pictures as the request wants."""
     counts = np.array(split.expression_counts)
     places = np.flatnonzero(counts)
-    places = places[: request.limit] if request.limit else places
+    places = part.of(places[: request.limit] if request.limit else places)
     total, done, start = int(counts[places].sum()), 0, time.perf_counter()
     for place in places:
         record = split[int(place)]

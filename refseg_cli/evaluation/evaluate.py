@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,9 @@ from refseg_cli.evaluation.answers import (
     collect,
     concatenate,
     plan_views,
-    writing_records,
 )
 from refseg_cli.evaluation.instances import count_boxes, of_mask
+from refseg_cli.evaluation.parts import ALL, Kept, Part, sharing, writing_shared
 from refseg_cli.metrics.counts import Counts, count_pixels
 from refseg_cli.metrics.curves import MASK_THRESHOLDS
 from refseg_cli.metrics.protocols import PROTOCOLS
@@ -140,7 +140,7 @@ class EvalReport:
 
 
 def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Progress = silent) -> EvalReport:
-    """Score a checkpoint on prepared shards.
+    """Score a checkpoint on prepared shards. Where a launcher started several processes, they share the images.
 
     watch: sees every batch with its prediction and answers, masks included.
 
@@ -160,16 +160,20 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
         from refseg_cli.evaluation.asked import evaluate_segmenter
 
         segmenter = open_zero_shot(request.model, device=request.device)
-        return evaluate_segmenter(request, segmenter, watch=watch, progress=progress)
+        with sharing() as part:
+            _check_watch(watch, part)
+            return evaluate_segmenter(request, segmenter, watch=watch, part=part, progress=progress)
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     device = pick_device(usual_device(request.model, request.device))
     loaded = open_checkpoint(request.model, device, overrides=request.overrides)
     about = describe(request, loaded)
-    with writing_records(request.records, about) if request.records else nullcontext() as keep:
+    evaluations = {}
+    with sharing() as part, writing_shared(request.records, about, part) as keep:
+        _check_watch(watch, part)
         for split in splits.values():
             split.verify()
-        evaluations = {
-            name: evaluate_model(
+        for name, split in splits.items():
+            own = evaluate_model(
                 loaded.model,
                 loaded.tokenizer,
                 loaded.recipe,
@@ -181,14 +185,37 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
                 workers=request.workers,
                 about=about,
                 disturb=request.disturb,
-                keep=keep,
+                keep=keep.take if keep else None,
                 watch=watch,
+                part=part,
                 progress=progress,
                 stage=f"eval {name}",
             )
-            for name, split in splits.items()
-        }
+            evaluations[name] = joined(own, part, keep)
     return EvalReport(about, evaluations, loaded.recipe.published, request.records, loaded.changed)
+
+
+def joined(own: Evaluation, part: Part, keep: Kept | None) -> Evaluation:
+    """Every process's evaluation of a split as one, in the order of the images."""
+    if keep:
+        keep.pass_on()
+    if part.n == 1:
+        return own
+    parts = part.gathered(own)
+    return Evaluation(
+        answers=concatenate(own.answers.about, [one.answers for one in parts]),
+        images=sum(one.images for one in parts),
+        image_encodings=sum(one.image_encodings for one in parts),
+        seconds=max(one.seconds for one in parts),
+    )
+
+
+def _check_watch(watch: Watch | None, part: Part) -> None:
+    if watch is not None and part.n > 1:
+        raise RefsegError(
+            "a report is drawn by one process",
+            hint="keep the answers with --records FILE, then refseg eval --from FILE --report PAGE",
+        )
 
 
 def describe(request: EvalRequest, loaded: Checkpoint) -> About:
@@ -226,6 +253,7 @@ def evaluate_model(
     disturb: Disturbance | None = None,
     keep: Keep | None = None,
     watch: Watch | None = None,
+    part: Part = ALL,
     progress: Progress = silent,
     stage: str = "eval",
 ) -> Evaluation:
@@ -238,6 +266,7 @@ def evaluate_model(
         workers: processes that decode images; None for `recipe.data.workers`.
         about: what to count besides the original size; None for nothing else.
         keep: takes the answers of each batch; without it and `watch` no mask is encoded.
+        part: the images that are asked about here, where several processes share them.
         stage: what progress calls this.
     """
     import torch
@@ -248,6 +277,7 @@ def evaluate_model(
     per_image = np.array(split.expression_counts)
     if limit:
         per_image[np.flatnonzero(per_image)[limit:]] = 0
+    per_image[np.setdiff1d(np.arange(len(per_image)), part.of(np.flatnonzero(per_image)))] = 0
     dataset = StepDataset(split, tokenizer, recipe.data, field=recipe.text.field)
     batches = iterate(
         dataset,
