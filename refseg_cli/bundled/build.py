@@ -1,4 +1,4 @@
-"""Put a run's best checkpoint here as a bundled model: `python -m refseg_cli.bundled.build RUN photos vlt-photos`.
+"""Put a run's best checkpoint here as a bundled model: `python -m refseg_cli.bundled.build RUN photos NAME`.
 
 A maintainer's script. Weights are stored in half precision, which halves the package and moves the scores by less than
 a hundredth of a point; they are computed with in single precision as ever. `model.onnx` is the same model for
