@@ -14,14 +14,20 @@ import threading
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from refseg_cli import __version__
+from refseg_cli.commands import _sources
 from refseg_cli.commands._options import Quiet
 from refseg_cli.console import Color, ProgressStyle, console
 from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, RefsegError
+
+if TYPE_CHECKING:
+    from refseg_cli.commands import _settings, _spec
+
+HELP = {"-h", "--help", "--version"}
 
 
 def _empty() -> typer.Typer:
@@ -45,6 +51,7 @@ def _whole() -> typer.Typer:
         bench,
         calibrate,
         compare,
+        config,
         eval,
         export,
         import_,
@@ -73,6 +80,7 @@ def _whole() -> typer.Typer:
     app.command("bench")(bench.bench)
     app.command("import")(import_.import_)
     app.add_typer(recipes.app, name="recipes")
+    app.add_typer(config.app, name="config")
     return app
 
 
@@ -134,17 +142,43 @@ def main(args: Sequence[str] | None = None) -> int:
     console.reset()
     _fill_closed_streams()
     words = sys.argv[1:] if args is None else args
+    defaults = None
     try:
         app = _predict_alone() if words[:1] == ["predict"] and "app" not in globals() else __getattr__("app")
-        status = app(args=words, prog_name="refseg", standalone_mode=False)
+        defaults = _defaults(app, words)
+        status = app(args=words, prog_name="refseg", standalone_mode=False, default_map=defaults, obj=_all_commands)
     except SystemExit as stop:
         # 1 is what Typer makes of a closed pipe that the console did not meet first; here it would say "no target".
         return CLOSED_PIPE if stop.code == 1 else int(stop.code or FOUND)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
-        return _explain(error)
+        return _explain(error, defaults)
     return status if isinstance(status, int) else FOUND
+
+
+def _defaults(app: typer.Typer, words: Sequence[str]) -> _settings.Defaults | None:
+    """What the environment and files say of options that the command line leaves out; None if nothing.
+
+    Raises:
+        RefsegError: something that sets nothing, or not like that; help is given all the same.
+    """
+    variables, files = _sources.variables(os.environ), _sources.files(os.environ)
+    if not (variables or files) or not HELP.isdisjoint(words):
+        return None
+    from refseg_cli.commands._settings import Defaults, read
+    from refseg_cli.commands._spec import read_app
+
+    settings, commands = read(variables, files), read_app(app, "refseg")
+    for sentence in settings.check(commands, whole=_all_commands):
+        console.warn(sentence)
+    return Defaults(settings, commands)
+
+
+def _all_commands() -> _spec.Command:
+    from refseg_cli.commands._spec import read_app
+
+    return read_app(__getattr__("app"), "refseg")
 
 
 def run() -> NoReturn:
@@ -174,7 +208,7 @@ def _fill_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, defaults: _settings.Defaults | None) -> int:
     """Print why, in one line, and the traceback for those who asked for it."""
     if os.environ.get("REFSEG_DEBUG"):
         import traceback
@@ -183,7 +217,10 @@ def _explain(error: Exception) -> int:
     if isinstance(error, typer.TyperException):
         _explain_usage(error)
     else:
-        console.error(error if isinstance(error, RefsegError) else _as_refseg_error(error))
+        said = error if isinstance(error, RefsegError) else _as_refseg_error(error)
+        origin = "" if defaults is None else defaults.settings.origin(said.message)
+        hint = "; ".join(filter(None, [said.hint, origin]))
+        console.error(RefsegError(said.message, hint=hint or None))
     return ERROR
 
 

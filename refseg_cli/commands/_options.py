@@ -130,7 +130,6 @@ Device = Annotated[
         metavar="NAME",
         help="auto, cpu, cuda, cuda:N or mps.",
         autocompletion=device_choices,
-        envvar="REFSEG_DEVICE",
     ),
 ]
 BatchImages = Annotated[
