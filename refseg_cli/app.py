@@ -142,18 +142,18 @@ def main(args: Sequence[str] | None = None) -> int:
     console.reset()
     _fill_closed_streams()
     words = sys.argv[1:] if args is None else args
-    defaults = None
+    app = defaults = None
     try:
         app = _predict_alone() if words[:1] == ["predict"] and "app" not in globals() else __getattr__("app")
         defaults = _defaults(app, words)
-        status = app(args=words, prog_name="refseg", standalone_mode=False, default_map=defaults, obj=_all_commands)
+        status = app(args=words, prog_name="refseg", standalone_mode=False, default_map=defaults, obj=_commands)
     except SystemExit as stop:
         # 1 is what Typer makes of a closed pipe that the console did not meet first; here it would say "no target".
         return CLOSED_PIPE if stop.code == 1 else int(stop.code or FOUND)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
-        return _explain(error, defaults)
+        return _explain(error, app, defaults)
     return status if isinstance(status, int) else FOUND
 
 
@@ -167,18 +167,18 @@ def _defaults(app: typer.Typer, words: Sequence[str]) -> _settings.Defaults | No
     if not (variables or files) or not HELP.isdisjoint(words):
         return None
     from refseg_cli.commands._settings import Defaults, read
-    from refseg_cli.commands._spec import read_app
 
-    settings, commands = read(variables, files), read_app(app, "refseg")
-    for sentence in settings.check(commands, whole=_all_commands):
+    settings, commands = read(variables, files), _commands(app)
+    for sentence in settings.check(commands, whole=_commands):
         console.warn(sentence)
     return Defaults(settings, commands)
 
 
-def _all_commands() -> _spec.Command:
+def _commands(app: typer.Typer | None = None) -> _spec.Command:
+    """Those of `app`; all there are if not given."""
     from refseg_cli.commands._spec import read_app
 
-    return read_app(__getattr__("app"), "refseg")
+    return read_app(app or __getattr__("app"), "refseg")
 
 
 def run() -> NoReturn:
@@ -208,14 +208,14 @@ def _fill_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
 
 
-def _explain(error: Exception, defaults: _settings.Defaults | None) -> int:
+def _explain(error: Exception, app: typer.Typer | None, defaults: _settings.Defaults | None) -> int:
     """Print why, in one line, and the traceback for those who asked for it."""
     if os.environ.get("REFSEG_DEBUG"):
         import traceback
 
         console.block("".join(traceback.format_exception(error)))
     if isinstance(error, typer.TyperException):
-        _explain_usage(error)
+        _explain_usage(error, app)
     else:
         said = error if isinstance(error, RefsegError) else _as_refseg_error(error)
         origin = "" if defaults is None else defaults.settings.origin(said.message)
@@ -224,14 +224,16 @@ def _explain(error: Exception, defaults: _settings.Defaults | None) -> int:
     return ERROR
 
 
-def _explain_usage(error: typer.TyperException) -> None:
+def _explain_usage(error: typer.TyperException, app: typer.Typer | None) -> None:
     message = error.format_message()
     if message.startswith("Usage:"):  # a bare `refseg` or `refseg prepare`: the message is the help text
         console.block(message)
         return
+    from refseg_cli.commands._usage import explain_usage
+
     context: typer.Context | None = getattr(error, "ctx", None)
     command = context.command_path if context else "refseg"
-    console.error(RefsegError(message.strip().rstrip("."), hint=f"see '{command} --help'"))
+    console.error(explain_usage(message, command.split(), lambda: _commands(app)))
 
 
 def _as_refseg_error(error: Exception) -> RefsegError:

@@ -75,6 +75,9 @@ def test_other_models_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr"}))
     with pytest.raises(RefsegError, match=r"a model of type 'detr', which refseg does not ask phrases .*sam3, "):
         open_zero_shot(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "grounding_dino"}))
+    with pytest.raises(RefsegError, match=r"type 'grounding_dino', .* \(did you mean 'grounding-dino'\?\)"):
+        open_zero_shot(str(tmp_path))
 
 
 def test_missing_and_damaged_weights(tiny: Tiny, tmp_path: Path) -> None:
