@@ -108,16 +108,18 @@ def _print_version(wanted: bool) -> None:
 
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
     quiet: Quiet = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say more, the libraries' own warnings included.")
+        bool, typer.Option("--verbose", "-v", help="Print more, including warnings of the libraries.")
     ] = False,
-    color: Annotated[Color, typer.Option("--color", help="When to colour; NO_COLOR is respected.")] = "auto",
+    color: Annotated[Color, typer.Option("--color", help="Colour the output; `auto` respects NO_COLOR.")] = "auto",
     progress: Annotated[
         ProgressStyle,
-        typer.Option("--progress", help="Bars on a terminal and plain lines elsewhere, always lines, or nothing."),
+        typer.Option(
+            "--progress", help="Progress on stderr: `auto` draws bars on a terminal and prints lines elsewhere."
+        ),
     ] = "auto",
 ) -> None:
     """Find what a phrase refers to in an image, as a mask.

@@ -231,7 +231,7 @@ def resolve(path: str | Path | None) -> Path:
         what, near = "no checkpoint in this folder", None
     else:
         what, near = "no such checkpoint folder", _nearest(path)
-    usual = "give the --out of `refseg train`, or leave --model away for a bundled model"
+    usual = "give the --out of `refseg train`, or omit --model for a bundled model"
     raise RefsegError(f"{path}: {what}", hint=f"did you mean {near!r}?" if near else usual)
 
 
@@ -279,7 +279,7 @@ def parse_config(table: Any, name: str) -> tuple[Recipe, Thresholds]:
     if isinstance(table, dict) and "model_type" in table:
         raise RefsegError(
             f"{name}: a model of transformers, not a checkpoint of refseg",
-            hint="predict, eval and calibrate ask it; nothing else here takes it",
+            hint="only predict, eval and calibrate support it",
         )
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise RefsegError(f"{name}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")

@@ -128,7 +128,13 @@ def test_the_commands_of_a_page_run(page: Path, world: Path, refseg: Path, tmp_p
         for as_written, instead in SMALLER.items():
             script = script.replace(as_written, instead)
         done = subprocess.run(
-            ["bash", "-c", CHECKED + script], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+            ["bash", "-c", CHECKED + script],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=300,
         )
         allowed = (0, 1) if script.rstrip().rpartition("\n")[2].startswith("refseg predict") else (0,)
         assert done.returncode in allowed, f"{block}\n{done.stdout}{done.stderr}"

@@ -100,7 +100,7 @@ class Command:
             yield from command.walk()
 
 
-HELP = Parameter("help", options=("--help", "-h"), metavar="", help="Show help and stop.", takes="nothing")
+HELP = Parameter("help", options=("--help", "-h"), metavar="", help="Show this message and exit.", takes="nothing")
 
 
 def read_app(app: typer.Typer, *words: str, summary: str = "") -> Command:

@@ -26,12 +26,12 @@ def show(
     context: typer.Context,
     commands: Annotated[
         list[str] | None,
-        typer.Argument(metavar="COMMAND", help="All options of this command, e.g. predict or prepare coco."),
+        typer.Argument(metavar="COMMAND", help="Show all options of this command, e.g. predict or prepare coco."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the defaults that are set, or all of one command, and where each comes from.
+    """Show the defaults that are set, and where each comes from.
 
     An option that is not given takes its value from the environment (REFSEG_DEVICE, for one command
     REFSEG_PREDICT_DEVICE), else from refseg.toml in this folder or the nearest one above it, else from

@@ -159,7 +159,7 @@ def _kind(name: str) -> str:
     if kind not in (*WHOLE, *DETECTORS, *MASKS):
         what = f"a model of type {kind!r}" if kind else f"no {hub.CONFIG} of transformers"
         hint = unknown_name("type", str(kind), (*WHOLE, *DETECTORS)).hint
-        raise RefsegError(f"{name}: {what}, which refseg does not ask phrases", hint=hint)
+        raise RefsegError(f"{name}: {what}, which refseg does not support", hint=hint)
     return str(kind)
 
 

@@ -303,8 +303,8 @@ def test_lines_in_a_file_appear_all_or_none(
         (["photo.png", "dog", "-o", "photo.png/m.png"], "photo.png/m.png: cannot write"),
         (["photo.png", "dog", "--max-pixels", "53"], "(--max-pixels 54 reads it)"),
         (["photo.png", "dog", "--max-pixels", "0"], "Invalid value for '--max-pixels'"),
-        (["photo.png", "dog", "-o", "photo.png"], "photo.png: is what is read, and would be replaced"),
-        (["photo.png", "dog", "-o", "./photo.png", "--json"], "photo.png: is what is read, and would be replaced"),
+        (["photo.png", "dog", "-o", "photo.png"], "photo.png: is the input, and would be overwritten"),
+        (["photo.png", "dog", "-o", "./photo.png", "--json"], "photo.png: is the input, and would be overwritten"),
         (["photo.png", "dog", "cat", "-o", "fifo"], "2 masks do not fit into one PNG"),
     ],
 )
