@@ -134,7 +134,7 @@ def test_the_commands_of_a_page_run(page: Path, world: Path, refseg: Path, tmp_p
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=300,
+            timeout=1200,
         )
         allowed = (0, 1) if script.rstrip().rpartition("\n")[2].startswith("refseg predict") else (0,)
         assert done.returncode in allowed, f"{block}\n{done.stdout}{done.stderr}"
