@@ -247,5 +247,5 @@ def test_a_second_run_in_a_process_has_every_command_once(capsys: pytest.Capture
     for _ in range(3):
         shell.main(["prepare", "--help"])
         helps.append(capsys.readouterr().out)
-    assert helps[0].count("Prepare referring data in another form") == 1
+    assert helps[0].count("Prepare referring data in other forms") == 1
     assert helps[0] == helps[1] == helps[2]

@@ -254,7 +254,7 @@ def test_the_picture_on_standard_input_is_not_replaced(
         finally:
             os.dup2(standard, 0)
             os.close(standard)
-    assert b"photo.png: is what is read" in capfdbinary.readouterr().err
+    assert b"photo.png: is the input" in capfdbinary.readouterr().err
     assert Path("photo.png").read_bytes() == before
 
 

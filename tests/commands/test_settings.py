@@ -117,8 +117,8 @@ def test_lists_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
         ("model = true", "refseg.toml:1: model: expected text, not True"),
         ("a = ", "refseg.toml: not valid TOML: "),
         ("a = " + "[" * 5000, "refseg.toml: not valid TOML: "),
-        ("model = './runs/gone'", "runs/gone: no such checkpoint folder (give the --out of `refseg train`, or leave "
-         "--model away for a bundled model; --model is set in refseg.toml:1)"),
+        ("model = './runs/gone'", "runs/gone: no such checkpoint folder (give the --out of `refseg train`, or omit "
+         "--model for a bundled model; --model is set in refseg.toml:1)"),
         ("explain = true", "--explain and --format overlay exclude each other (give one of them; --explain is set in "),
     ],
 )  # fmt: skip
