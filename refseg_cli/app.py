@@ -14,14 +14,20 @@ import threading
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from refseg_cli import __version__
+from refseg_cli.commands import _sources
 from refseg_cli.commands._options import Quiet
 from refseg_cli.console import Color, ProgressStyle, console
 from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, RefsegError
+
+if TYPE_CHECKING:
+    from refseg_cli.commands import _settings, _spec
+
+HELP = {"-h", "--help", "--version"}
 
 
 def _empty() -> typer.Typer:
@@ -45,6 +51,7 @@ def _whole() -> typer.Typer:
         bench,
         calibrate,
         compare,
+        config,
         eval,
         export,
         import_,
@@ -73,6 +80,7 @@ def _whole() -> typer.Typer:
     app.command("bench")(bench.bench)
     app.command("import")(import_.import_)
     app.add_typer(recipes.app, name="recipes")
+    app.add_typer(config.app, name="config")
     return app
 
 
@@ -100,16 +108,18 @@ def _print_version(wanted: bool) -> None:
 
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
     quiet: Quiet = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say more, the libraries' own warnings included.")
+        bool, typer.Option("--verbose", "-v", help="Print more, including warnings of the libraries.")
     ] = False,
-    color: Annotated[Color, typer.Option("--color", help="When to colour; NO_COLOR is respected.")] = "auto",
+    color: Annotated[Color, typer.Option("--color", help="Colour the output; `auto` respects NO_COLOR.")] = "auto",
     progress: Annotated[
         ProgressStyle,
-        typer.Option("--progress", help="Bars on a terminal and plain lines elsewhere, always lines, or nothing."),
+        typer.Option(
+            "--progress", help="Progress on stderr: `auto` draws bars on a terminal and prints lines elsewhere."
+        ),
     ] = "auto",
 ) -> None:
     """Find what a phrase refers to in an image, as a mask.
@@ -134,17 +144,43 @@ def main(args: Sequence[str] | None = None) -> int:
     console.reset()
     _fill_closed_streams()
     words = sys.argv[1:] if args is None else args
+    app = defaults = None
     try:
         app = _predict_alone() if words[:1] == ["predict"] and "app" not in globals() else __getattr__("app")
-        status = app(args=words, prog_name="refseg", standalone_mode=False)
+        defaults = _defaults(app, words)
+        status = app(args=words, prog_name="refseg", standalone_mode=False, default_map=defaults, obj=_commands)
     except SystemExit as stop:
         # 1 is what Typer makes of a closed pipe that the console did not meet first; here it would say "no target".
         return CLOSED_PIPE if stop.code == 1 else int(stop.code or FOUND)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
-        return _explain(error)
+        return _explain(error, app, defaults)
     return status if isinstance(status, int) else FOUND
+
+
+def _defaults(app: typer.Typer, words: Sequence[str]) -> _settings.Defaults | None:
+    """What the environment and files say of options that the command line leaves out; None if nothing.
+
+    Raises:
+        RefsegError: something that sets nothing, or not like that; help is given all the same.
+    """
+    variables, files = _sources.variables(os.environ), _sources.files(os.environ)
+    if not (variables or files) or not HELP.isdisjoint(words):
+        return None
+    from refseg_cli.commands._settings import Defaults, read
+
+    settings, commands = read(variables, files), _commands(app)
+    for sentence in settings.check(commands, whole=_commands):
+        console.warn(sentence)
+    return Defaults(settings, commands)
+
+
+def _commands(app: typer.Typer | None = None) -> _spec.Command:
+    """Those of `app`; all there are if not given."""
+    from refseg_cli.commands._spec import read_app
+
+    return read_app(app or __getattr__("app"), "refseg")
 
 
 def run() -> NoReturn:
@@ -174,27 +210,32 @@ def _fill_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, app: typer.Typer | None, defaults: _settings.Defaults | None) -> int:
     """Print why, in one line, and the traceback for those who asked for it."""
     if os.environ.get("REFSEG_DEBUG"):
         import traceback
 
         console.block("".join(traceback.format_exception(error)))
     if isinstance(error, typer.TyperException):
-        _explain_usage(error)
+        _explain_usage(error, app)
     else:
-        console.error(error if isinstance(error, RefsegError) else _as_refseg_error(error))
+        said = error if isinstance(error, RefsegError) else _as_refseg_error(error)
+        origin = "" if defaults is None else defaults.settings.origin(said.message)
+        hint = "; ".join(filter(None, [said.hint, origin]))
+        console.error(RefsegError(said.message, hint=hint or None))
     return ERROR
 
 
-def _explain_usage(error: typer.TyperException) -> None:
+def _explain_usage(error: typer.TyperException, app: typer.Typer | None) -> None:
     message = error.format_message()
     if message.startswith("Usage:"):  # a bare `refseg` or `refseg prepare`: the message is the help text
         console.block(message)
         return
+    from refseg_cli.commands._usage import explain_usage
+
     context: typer.Context | None = getattr(error, "ctx", None)
     command = context.command_path if context else "refseg"
-    console.error(RefsegError(message.strip().rstrip("."), hint=f"see '{command} --help'"))
+    console.error(explain_usage(message, command.split(), lambda: _commands(app)))
 
 
 def _as_refseg_error(error: Exception) -> RefsegError:

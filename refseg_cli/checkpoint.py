@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from refseg_cli import __version__, hub
 from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, nearest_name
 from refseg_cli.files import is_part, parse_json, part_name, whole
 from refseg_cli.records import Thresholds
 
@@ -227,11 +227,19 @@ def resolve(path: str | Path | None) -> Path:
             return found
     if name in BUNDLED:
         return bundled(name)
-    what = "no checkpoint in this folder" if path.is_dir() else "no such checkpoint folder"
-    raise RefsegError(
-        f"{path}: {what}",
-        hint="give the --out of `refseg train`, or leave --model away for a bundled model",
-    )
+    if path.is_dir():
+        what, near = "no checkpoint in this folder", None
+    else:
+        what, near = "no such checkpoint folder", _nearest(path)
+    usual = "give the --out of `refseg train`, or omit --model for a bundled model"
+    raise RefsegError(f"{path}: {what}", hint=f"did you mean {near!r}?" if near else usual)
+
+
+def _nearest(path: Path) -> str | None:
+    """The folder or the bundled model that a mistyped name probably means."""
+    beside = [other.name for other in path.parent.glob("*/")]
+    near = nearest_name(path.name, beside + list(BUNDLED if path.parent == Path() else ()))
+    return str(path.with_name(near)) if near else None
 
 
 def _standing(folder: Path) -> Path | None:
@@ -271,7 +279,7 @@ def parse_config(table: Any, name: str) -> tuple[Recipe, Thresholds]:
     if isinstance(table, dict) and "model_type" in table:
         raise RefsegError(
             f"{name}: a model of transformers, not a checkpoint of refseg",
-            hint="predict, eval and calibrate ask it; nothing else here takes it",
+            hint="only predict, eval and calibrate support it",
         )
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise RefsegError(f"{name}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")

@@ -8,7 +8,6 @@ values hold wherever this one says nothing.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -365,6 +364,8 @@ def recipe_table(name_or_path: str) -> dict[str, Any]:
 
 
 def _parsed(name_or_path: str) -> dict[str, Any]:
+    import tomllib  # here and below: most commands read no recipe
+
     try:
         return tomllib.loads(recipe_text(name_or_path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -390,6 +391,8 @@ def apply_override(table: dict[str, Any], override: str) -> None:
     Raises:
         RefsegError: no key, no value, or a key within something that is no table.
     """
+    import tomllib
+
     dotted, separator, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not separator or not all(keys):

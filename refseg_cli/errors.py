@@ -5,6 +5,8 @@ Everything below `app.py` raises `RefsegError`; `app.main` turns it into one lin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 FOUND = 0  # also: the command did its work
 NO_TARGET = 1  # `predict`: nothing in any picture answers to any phrase
 ERROR = 2  # any failure, wrong usage included
@@ -29,11 +31,18 @@ class RefsegError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
-def unknown_name(kind: str, name: str, choices: object) -> RefsegError:
-    """The error for a name that is not among `choices`, with the nearest one if there is any."""
+def nearest_name(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that a mistyped name most probably means, whatever its capitals; None if none is near."""
     from difflib import get_close_matches
 
-    names = sorted(str(choice) for choice in choices)  # type: ignore[attr-defined]
-    near = get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"one of: {', '.join(names)}"
+    folded = {choice.casefold(): choice for choice in sorted(choices, reverse=True)}
+    near = get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[object]) -> RefsegError:
+    """The error for a name that is not among `choices`, with the nearest one if there is any."""
+    names = sorted(map(str, choices))
+    near = nearest_name(name, names)
+    hint = f"did you mean {near!r}?" if near else f"one of: {', '.join(names)}"
     return RefsegError(f"unknown {kind} {name!r}", hint=hint)

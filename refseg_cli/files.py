@@ -108,7 +108,7 @@ def refuse_input(output: Path, source: Path | int) -> None:
     with suppress(OSError):  # one of them is not there
         one, other = output.stat(), os.stat(source)  # noqa: PTH116 - of an open file, too
         if stat.S_ISREG(one.st_mode) and os.path.samestat(one, other):
-            raise RefsegError(f"{output}: is what is read, and would be replaced", hint="name another output")
+            raise RefsegError(f"{output}: is the input, and would be overwritten", hint="name another output")
 
 
 @contextmanager

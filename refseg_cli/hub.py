@@ -147,17 +147,17 @@ def _asking(name: str) -> Iterator[HfApi]:
         raise
     except GatedRepoError as error:
         raise RefsegError(
-            f"{name}: only for those who accepted its licence",
+            f"{name}: gated: its licence has to be accepted first",
             hint=f"accept it at https://huggingface.co/{repository}, then `hf auth login`",
         ) from error
     except RepositoryNotFoundError as error:
         raise RefsegError(
-            f"{name}: no such model on the hub, or not yours to see", hint="check the name; if private, `hf auth login`"
+            f"{name}: no such model on the hub, or no access to it", hint="check the name; if private, `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
         raise RefsegError(f"{name}: no revision {revision!r} on the hub", hint="a branch, a tag or a commit") from error
     except LocalTokenNotFoundError as error:
-        raise RefsegError(f"{name}: the hub does not know you", hint="`hf auth login` first") from error
+        raise RefsegError(f"{name}: not logged in to the hub", hint="`hf auth login` first") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         hint = "`hf auth login` with a token that may do this" if status in (401, 403) else "try again later"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,14 @@ SCENES = {"train": 10, "val": 4, "testA": 2, "testB": 2}
 def _one_thread() -> None:
     """Small tensors gain nothing from threads, and equal results need an equal order of sums."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings() -> None:
+    """Of those who run the tests: neither their files nor their variables."""
+    for name in [name for name in os.environ if name.startswith("REFSEG_") and "TEST" not in name]:
+        del os.environ[name]
+    os.environ["REFSEG_CONFIG"] = os.devnull
 
 
 @pytest.fixture(scope="session")

@@ -245,8 +245,13 @@ def test_changes_that_a_trained_model_cannot_take_are_refused(folder: Path, over
 
 
 def test_missing_checkpoint_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(RefsegError, match="no such checkpoint folder"):
+    (tmp_path / "first").mkdir()
+    with pytest.raises(RefsegError, match=r"no such checkpoint folder \(give the --out of"):
         checkpoint.load(tmp_path / "nothing")
+    with pytest.raises(RefsegError, match=r"no such checkpoint folder \(did you mean '.*/first'\?\)"):
+        checkpoint.load(tmp_path / "frist")
+    with pytest.raises(RefsegError, match=r"photo: no such checkpoint folder \(did you mean 'photos'\?\)"):
+        checkpoint.load("photo")
     with pytest.raises(RefsegError, match="no checkpoint in this folder"):
         checkpoint.load(tmp_path)
 

@@ -174,7 +174,7 @@ def test_an_input_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"picture")
     (tmp_path / "link").symlink_to("photo.png")
     for output in ("photo.png", "link"):
-        with pytest.raises(RefsegError, match="is what is read"):
+        with pytest.raises(RefsegError, match="is the input"):
             files.refuse_input(tmp_path / output, tmp_path / "photo.png")
     for output, source in (("new", "photo.png"), ("photo.png", "gone"), ("link", "new")):
         files.refuse_input(tmp_path / output, tmp_path / source)

@@ -101,7 +101,7 @@ def test_offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             GatedRepoError("no", response=_Response(403)),
-            "accepted its licence .*https://huggingface.co/org/name, then `hf",
+            "licence has to be accepted first .*https://huggingface.co/org/name, then `hf",
         ),
         (RepositoryNotFoundError("no", response=_Response()), "no such model on the hub"),
         (RevisionNotFoundError("no", response=_Response()), "no revision 'v1' on the hub"),

@@ -19,8 +19,8 @@ import typer
 
 from refseg_cli._manual import man
 from refseg_cli._manual.__main__ import main, render
-from refseg_cli._manual.spec import Command, read_app
 from refseg_cli.app import app
+from refseg_cli.commands._spec import Command, read_app
 from refseg_cli.config import recipe_names
 from refseg_cli.console import console
 
@@ -54,7 +54,7 @@ def sample_app() -> typer.Typer:
         brush: Annotated[
             str | None, typer.Option("--brush", metavar="NAME|FILE", help="A brush.", autocompletion=brushes)
         ] = None,
-        out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where to.", envvar="TOOL_OUT")] = "-x",
+        out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where to.")] = "-x",
         layer: Annotated[
             list[str] | None, typer.Option("--layer", help="More; repeatable.", rich_help_panel="In depth")
         ] = None,
@@ -107,7 +107,7 @@ def test_reads_names_choices_and_what_a_value_is(tool: Command) -> None:
     paint = {p.options or (p.metavar,): p for p in tool.commands[0].parameters}
     assert paint["--style", "-s"].choices == ("cubist", "naive")
     assert (paint["--brush",].choices, paint["--brush",].takes) == (("oil-1", "oil-2", "chalk"), "files")
-    assert (paint["--out",].takes, paint["--out",].environment) == ("folders", ("TOOL_OUT",))
+    assert paint["--out",].takes == "folders"
     assert paint["--varnish", "--no-varnish"].takes == "nothing"
     assert (paint["IMAGE",].takes, paint["IMAGE",].required) == ("files", True)
     assert paint["TITLE",].repeatable
@@ -122,7 +122,7 @@ def test_refuses_what_a_shell_would_split_or_expand() -> None:
         """Run."""
 
     with pytest.raises(ValueError, match="reboot"):
-        read_app(app, "tool")
+        render(read_app(app, "tool"))
 
 
 def test_refuses_a_parameter_without_a_mark() -> None:

@@ -2,6 +2,5 @@
 `python -m refseg_cli._manual [--check]`.
 
 They are written once, committed, and installed with the wheel, so that TAB starts no Python and `man refseg` needs no
-build step. Only what Typer documents is read (registered commands, signatures, Option and Argument markers): its own
-command objects belong to a vendored Click that may change with any release.
+build step.
 """

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from refseg_cli import __date__, __version__
 from refseg_cli._manual import bash, fish, man, recipes, zsh
-from refseg_cli._manual.spec import Command, read_app
 from refseg_cli.app import app
+from refseg_cli.commands._spec import Command, read_app
 from refseg_cli.console import console
 from refseg_cli.engine.catalogue import catalogue
 

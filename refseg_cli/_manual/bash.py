@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from refseg_cli._manual.spec import Command, Parameter
+from refseg_cli.commands._spec import Command, Parameter
 
 TEMPLATE = """\
 # bash completion for {program}; made by 'python -m {program}_cli._manual', do not edit

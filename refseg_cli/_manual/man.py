@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from refseg_cli._manual.spec import Command, Parameter
+from refseg_cli.commands._spec import Command, Parameter
 
 EXIT_STATUS = {  # of every command, as far as its own help does not say otherwise
     "0": "The command did its work.",
@@ -14,6 +14,8 @@ EXIT_STATUS = {  # of every command, as far as its own help does not say otherwi
     "141": "The reader of standard output went away.",
 }
 ENVIRONMENT = {
+    "REFSEG_OPTION": "The default of --OPTION in every command, REFSEG_COMMAND_OPTION in one: refseg-config-show(1).",
+    "REFSEG_CONFIG": "A file of defaults in place of the project's and the user's refseg.toml; /dev/null for none.",
     "NO_COLOR": "No colours, whatever the terminal can do; --color outranks it.",
     "REFSEG_DEBUG": "If set, an error comes with its traceback.",
 }
@@ -37,7 +39,7 @@ def page(command: Command, *, version: str, date: str, parent: Command | None) -
     lines += _section("OPTIONS", _options(command))
     lines += _section("EXAMPLES", _examples(command))
     lines += _section("EXIT STATUS", _exit_status(command.blocks.get("Exit status", "")))
-    lines += _section("ENVIRONMENT", _environment(command))
+    lines += _section("ENVIRONMENT", (_tagged(bold(name), prose(text)) for name, text in ENVIRONMENT.items()))
     lines += _see_also(command, parent)
     return "\n".join(lines) + "\n"
 
@@ -153,14 +155,6 @@ def _exit_status(block: str) -> Iterable[list[str]]:
     stated = dict(re.split(r"\s+", line.strip(), maxsplit=1) for line in block.splitlines())
     for status, meaning in sorted((EXIT_STATUS | stated).items(), key=lambda item: int(item[0])):
         yield _tagged(bold(status), prose(meaning))
-
-
-def _environment(command: Command) -> Iterable[list[str]]:
-    for option in command.options:
-        for variable in option.environment:
-            yield _tagged(bold(variable), prose(f"Stands for {option.options[0]} where that is not given."))
-    for variable, meaning in ENVIRONMENT.items():
-        yield _tagged(bold(variable), prose(meaning))
 
 
 def _see_also(command: Command, parent: Command | None) -> list[str]:

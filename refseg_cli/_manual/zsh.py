@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refseg_cli._manual.spec import Command, Parameter
+from refseg_cli.commands._spec import Command, Parameter
 
 HEADER = """\
 #compdef {program}

@@ -66,7 +66,7 @@ def _silence(wanted: bool) -> bool:
 # The callback does the work, so that -q is understood before and after the command's name.
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="Print errors and asked-for data only.", callback=_silence),
+    typer.Option("--quiet", "-q", help="Print nothing but errors and requested data.", callback=_silence),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 MaxPixels = Annotated[
@@ -75,7 +75,7 @@ MaxPixels = Annotated[
         "--max-pixels",
         metavar="N",
         min=1,
-        help="The largest picture to read, in pixels of three bytes; 179 million if not given.",
+        help="Largest picture to read, in pixels; 179 million if not given.",
     ),
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
@@ -86,7 +86,7 @@ Resamples = Annotated[
         "--resamples",
         metavar="N",
         min=0,
-        help="Random swaps of two models' answers behind a p-value; 0 for neither p-values nor intervals.",
+        help="Resamples for p-values and intervals; 0 for neither.",
     ),
 ]
 Protocols = Annotated[
@@ -94,12 +94,14 @@ Protocols = Annotated[
     typer.Option(
         "--protocol",
         metavar="NAMES",
-        help="Evaluation protocols, comma-separated, or all. "
+        help="Evaluation protocols, comma-separated, or `all`. "
         + " ".join(f"{group}: {', '.join(protocol.name for protocol in of)}." for group, of in GROUPS.items()),
         autocompletion=protocol_choices,
     ),
 ]
-Data = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder or URI that 'refseg prepare' wrote.")]
+Data = Annotated[
+    str, typer.Option("--data", metavar="DIR", help="Prepared data: a folder or URI that 'refseg prepare' wrote.")
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -109,32 +111,33 @@ Model = Annotated[
         "given) or scenes.",
     ),
 ]
-Arch = Annotated[str | None, typer.Option("--arch", metavar="NAME", help="Architecture.", autocompletion=arch_choices)]
+Arch = Annotated[
+    str | None, typer.Option("--arch", metavar="NAME", help="Architecture, e.g. vlt.", autocompletion=arch_choices)
+]
 RecipeName = Annotated[
     str | None,
     typer.Option(
         "--recipe",
         metavar="NAME|FILE",
-        help="Recipe that comes with refseg, or a TOML file.",
+        help="Name of a recipe that comes with refseg, or a TOML file.",
         autocompletion=recipe_choices,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, e.g. train.lr=1e-4; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe, e.g. train.lr=1e-4; repeatable."),
 ]
 Device = Annotated[
     str,
     typer.Option(
         "--device",
         metavar="NAME",
-        help="auto, cpu, cuda, cuda:N or mps.",
+        help="Device to run on: auto, cpu, cuda, cuda:N or mps.",
         autocompletion=device_choices,
-        envvar="REFSEG_DEVICE",
     ),
 ]
 BatchImages = Annotated[
-    int, typer.Option("--batch-images", metavar="N", min=1, help="Images at a time, each with all its phrases.")
+    int, typer.Option("--batch-images", metavar="N", min=1, help="Images per batch, each with all its phrases.")
 ]
 
 
@@ -182,7 +185,7 @@ def choose_recipe(arch: str | None, recipe: str | None, overrides: list[str] | N
         recipe = _default_recipe(arch)
     chosen = load_recipe(recipe, overrides or ())
     if arch not in (None, chosen.arch):
-        raise RefsegError(f"--recipe {recipe} is of {chosen.arch}, not of --arch {arch}", hint="leave --arch away")
+        raise RefsegError(f"--recipe {recipe} is of {chosen.arch}, not of --arch {arch}", hint="omit --arch")
     return chosen
 
 

@@ -18,11 +18,13 @@ SCHEMA = "refseg.calibrate/1"
 
 
 def calibrate(
-    model: Annotated[str, typer.Option("--model", metavar="RUN", help="Folder of the trained model.")],
+    model: Annotated[str, typer.Option("--model", metavar="RUN", help="Folder of a trained model.")],
     data: Data,
     split: Annotated[
         str,
-        typer.Option("--split", metavar="NAME", help="Split to choose on.", autocompletion=split_choices),
+        typer.Option(
+            "--split", metavar="NAME", help="Split to choose the thresholds on.", autocompletion=split_choices
+        ),
     ] = "val",
     batch_images: BatchImages = 8,
     device: Device = "auto",
@@ -31,9 +33,9 @@ def calibrate(
 ) -> None:
     """Choose a model's thresholds on held-out data.
 
-    Finds the mask threshold and the no-target threshold (without a no-target head: the least number of pixels) that
-    together give the highest gIoU on a split, and stores them in the model's folder, where 'refseg predict' and
-    'refseg eval' read them. Thresholds that are already as good stay.
+    Finds the mask threshold and the no-target threshold (for a model without a no-target head: the minimum mask size)
+    that give the highest gIoU on a split, and stores them in the model's folder, where 'refseg predict' and 'refseg
+    eval' read them. Thresholds that cannot be improved are kept.
 
     \b
     Example:
@@ -69,7 +71,7 @@ def choose(request: EvalRequest, split: str) -> Calibration:
 def describe(found: Calibration) -> str:
     """What was chosen, in one line."""
     if found.new == found.old:
-        return f"{found.folder}: {thresholds(found.old)} stay, none gives more on {found.split}"
+        return f"{found.folder}: {thresholds(found.old)} kept; no others give a higher gIoU on {found.split}"
     gain = f"gIoU on {found.split} {100 * found.before:.2f} → {100 * found.after:.2f}"
     return f"{found.folder}: now {thresholds(found.new)}; before {thresholds(found.old)}; {gain}"
 

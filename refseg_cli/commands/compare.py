@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="FILE", help="Records of one model: 'refseg eval --records FILE'.")],
-    b: Annotated[str, typer.Argument(metavar="FILE", help="Records of another, on the same data and splits.")],
+    a: Annotated[
+        str, typer.Argument(metavar="FILE", help="Records of the first model, from 'refseg eval --records FILE'.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="FILE", help="Records of the second model, on the same data and splits.")],
     protocol: Protocols = "refseg",
     resamples: Resamples = 10_000,
     json: Json = False,
@@ -34,7 +36,7 @@ def compare(
     latex: Latex = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell whether two models differ, from their answers to the same phrases.
+    """Test whether two models differ, given their answers to the same phrases.
 
     Prints each metric of both, the difference (second minus first) with its 95 % interval, and a two-sided p-value: how
     often the difference would be as large if it were chance which of the two models gave which image's answers. Both

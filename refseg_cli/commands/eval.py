@@ -46,31 +46,31 @@ if TYPE_CHECKING:
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one value of the model's recipe, e.g. model.oracle=mask; repeatable."
+        "--set", metavar="KEY=VALUE", help="Override a value of the model's recipe, e.g. model.oracle=mask; repeatable."
     ),
 ]
 Splits = Annotated[
     str,
-    typer.Option("--split", metavar="NAMES", help="Splits, with commas between them.", autocompletion=split_choices),
+    typer.Option("--split", metavar="NAMES", help="Splits, comma-separated.", autocompletion=split_choices),
 ]
-Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Images of each split; 0 for all.")]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Images to score in each split; 0 for all.")]
 Calibrate = Annotated[
     str | None,
     typer.Option(
         "--calibrate",
         metavar="SPLIT",
-        help="First do as 'refseg calibrate' does, on that split.",
+        help="Calibrate the thresholds on this split first, as 'refseg calibrate' does.",
         autocompletion=split_choices,
     ),
 ]
 
-OTHERS = "Predictions of others"
+OTHERS = "Predictions from a file"
 Source = Annotated[
     str | None,
     typer.Option(
         "--from",
         metavar="FILE",
-        help="Score these predictions instead: JSON lines, COCO or records.",
+        help="Score predictions from a file instead: JSON lines, COCO results, or records.",
         rich_help_panel=OTHERS,
     ),
 ]
@@ -78,7 +78,7 @@ OnError = Annotated[
     Literal["fail", "skip"],
     typer.Option(
         "--on-error",
-        help="What to do with missing or invalid predictions: refuse the file, or score the rest.",
+        help="What to do with missing or invalid predictions: `fail`, or `skip` them and score the rest.",
         rich_help_panel=OTHERS,
     ),
 ]
@@ -87,19 +87,19 @@ Merge = Annotated[
     Literal["union"] | None,
     typer.Option(
         "--merge",
-        help="One mask of all entries for the same phrase, e.g. one per instance.",
+        help="Combine all entries for the same phrase, e.g. one per instance, into one mask.",
         rich_help_panel=OTHERS,
     ),
 ]
 
 # What else is asked and shown
 
-BEYOND = "Beyond the scores"
+BEYOND = "More output"
 Slices = Annotated[
     bool,
     typer.Option(
         "--slices",
-        help="Also by kind of target, by words and by category; counted by the protocol refseg.",
+        help="Also score by number of targets, by words and by category, under protocol refseg.",
         rich_help_panel=BEYOND,
     ),
 ]
@@ -107,7 +107,7 @@ Curves = Annotated[
     bool,
     typer.Option(
         "--curves",
-        help="Also at other thresholds, by the protocol refseg, and how far the no-target head can be believed.",
+        help="Also score at other thresholds and check the no-target head's calibration, under protocol refseg.",
         rich_help_panel=BEYOND,
     ),
 ]
@@ -116,7 +116,7 @@ Page = Annotated[
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Also write a page to browse: tables, curves, slices and every sample.",
+        help="Write an HTML page to browse: tables, curves, slices and every sample.",
         rich_help_panel=BEYOND,
     ),
 ]
@@ -125,7 +125,7 @@ Records = Annotated[
     typer.Option(
         "--records",
         metavar="FILE",
-        help="Also write every answer there (Parquet), to score it again.",
+        help="Write every answer to a Parquet file, to score again or compare.",
         rich_help_panel=BEYOND,
     ),
 ]
@@ -134,28 +134,34 @@ TrainedOn = Annotated[
     typer.Option(
         "--trained-on",
         metavar="DIR",
-        help="Prepared training data, to look for shared images in.",
+        help="Prepared training data, to check for images shared with the test split.",
         rich_help_panel=BEYOND,
     ),
 ]
 
-LANGUAGE = "Whether language is used"
+LANGUAGE = "Use of language"
 Words = Literal["random", "attended"]
 MaskWords = Annotated[
     Words | None,
-    typer.Option("--mask-words", help="Ask again with words taken out of every phrase.", rich_help_panel=LANGUAGE),
+    typer.Option("--mask-words", help="Evaluate again with words removed from every phrase.", rich_help_panel=LANGUAGE),
 ]
 MaskCount = Annotated[
     int,
     typer.Option(
-        "--mask-count", metavar="N", min=1, help="How many words; one always stays.", rich_help_panel=LANGUAGE
+        "--mask-count",
+        metavar="N",
+        min=1,
+        help="Number of words to remove; at least one stays.",
+        rich_help_panel=LANGUAGE,
     ),
 ]
 Sanity = Literal["shuffled-phrases", "wrong-image"]
 AskSanity = Annotated[
     Sanity | None,
     typer.Option(
-        "--sanity", help="Ask again with another image's phrases, or of another image.", rich_help_panel=LANGUAGE
+        "--sanity",
+        help="Evaluate again with phrases shuffled between images, or on the wrong image.",
+        rich_help_panel=LANGUAGE,
     ),
 ]
 
@@ -217,7 +223,7 @@ def eval_(
         _present(found, wanted, data, path)
         return
     if others := [name for name, given in {"--on-error": on_error != "fail", "--merge": merge}.items() if given]:
-        raise RefsegError(f"{others[0]} is about the file of --from", hint="add --from FILE, or leave it away")
+        raise RefsegError(f"{others[0]} applies to --from", hint="add --from FILE, or omit it")
     plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
     curve, changes = curves or path is not None, tuple(overrides or ())
     request = replace(plain, protocols=wanted.protocols, curve=curve, overrides=changes)
@@ -259,14 +265,14 @@ class _Found:
 def _refuse_beside_from(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
-        raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="leave one away")
+        raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="omit one of them")
 
 
 def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Disturbance | None:
     if words and sanity:
         raise RefsegError("--mask-words and --sanity exclude each other", hint="give one of them")
     if count > 1 and not words:
-        raise RefsegError("--mask-count is about --mask-words", hint="add --mask-words random, or leave it away")
+        raise RefsegError("--mask-count needs --mask-words", hint="add --mask-words random, or omit it")
     kind = words or sanity
     if kind is None:
         return None
@@ -280,7 +286,7 @@ def _page(file: str | None, disturb: Disturbance | None, source: str | None) -> 
     if file is None:
         return None
     if disturb is not None:
-        raise RefsegError("--report shows answers as they are, not to disturbed questions", hint="leave one away")
+        raise RefsegError("--report cannot be combined with --mask-words or --sanity", hint="omit one of them")
     from refseg_cli.evaluation.report import check_place
     from refseg_cli.files import refuse_input
 
@@ -320,10 +326,10 @@ def _answers(report: EvalReport) -> dict[str, Answers]:
 
 def _calibrate(request: EvalRequest, split: str) -> None:
     if request.overrides:
-        raise RefsegError("--calibrate stores thresholds of the model without --set", hint="leave one away")
+        raise RefsegError("--calibrate stores thresholds of the model without --set", hint="omit one of them")
     console.info(describe(choose(request, split)))
     if split in request.splits:
-        console.warn(f"{split}: the thresholds were chosen on it; another split tells what they are worth")
+        console.warn(f"{split}: the thresholds were calibrated on this split, so its figures are optimistic")
 
 
 def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:

@@ -30,15 +30,18 @@ def import_(
     ] = None,
     lang_weight: Annotated[
         Literal["zero", "stored"] | None,
-        typer.Option("--lang-weight", help="ReLA: 0 as its official evaluation has it (default), or as in the file."),
+        typer.Option(
+            "--lang-weight",
+            help="ReLA only: set the weight to 0, as the official evaluation does (default), or keep the stored one.",
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a checkpoint folder from an official checkpoint.
+    """Convert an official checkpoint to a checkpoint folder.
 
-    Sizes are read off the weights; [data] and [text] come from the recipe. Every tensor of the file is accounted for:
-    one that is missing, unknown or of another shape stops the import. Nothing in the file is ever run.
+    Sizes are read from the weights; [data] and [text] come from the recipe. Every tensor of the file is accounted for:
+    a missing or unknown one, or one of another shape, stops the import. No code in the file is run.
 
     \b
     Example:

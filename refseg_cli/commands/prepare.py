@@ -23,37 +23,48 @@ app = typer.Typer(
 )
 
 Root = Annotated[
-    Path, typer.Option("--root", metavar="DIR", help="Folder with refcoco/, grefcoco/ and so on, as downloaded.")
+    Path,
+    typer.Option("--root", metavar="DIR", help="Folder that contains refcoco/, grefcoco/ and so on, as downloaded."),
 ]
 Images = Annotated[
     Path | None,
     typer.Option("--images", metavar="DIR", help="Folder of the photos; ROOT/images or ROOT if not given."),
 ]
-Out = Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder or URI (s3://...) for the shards.")]
+Out = Annotated[
+    str, typer.Option("--out", "-o", metavar="DIR", help="Folder or URI (s3://...) to write the shards to.")
+]
 Splits = Annotated[
     str,
     typer.Option(
-        "--splits", metavar="NAMES", help="Only these, with commas between them.", autocompletion=split_choices
+        "--splits",
+        metavar="NAMES",
+        help="Splits to prepare, comma-separated; all if not given.",
+        autocompletion=split_choices,
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", metavar="N", min=1, help="Processes; if not given, one for each core, at most 8."),
+    typer.Option("--workers", metavar="N", min=1, help="Worker processes; if not given, one per core, up to 8."),
 ]
 OnError = Annotated[
     Literal["fail", "skip"],
-    typer.Option("--on-error", help="Stop at a broken input, or leave it out and list it in OUT/_problems.jsonl."),
+    typer.Option(
+        "--on-error", help="What to do with broken inputs: `fail`, or `skip` them and list them in OUT/_problems.jsonl."
+    ),
 ]
 MasksOn = Annotated[
     Literal["upright", "stored"],
     typer.Option(
         "--masks-on",
-        help="What masks were drawn on where EXIF turns a photo and its size does not tell: the photo as viewers show "
-        "it, or its stored pixels.",
+        help="Frame of the masks of photos that EXIF rotates, where the size does not tell: the upright photo, or its "
+        "stored pixels.",
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what other inputs or options have left in --out.")
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace data in --out that was prepared from other inputs or with other options."
+    ),
 ]
 
 
@@ -62,7 +73,7 @@ def refcoco(
     root: Root,
     out: Out,
     images: Images = None,
-    split_by: Annotated[Literal["unc", "google"], typer.Option("--split-by", help="Whose splits.")] = "unc",
+    split_by: Annotated[Literal["unc", "google"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
@@ -86,7 +97,7 @@ def refcoco_plus(
     root: Root,
     out: Out,
     images: Images = None,
-    split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Whose splits.")] = "unc",
+    split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
@@ -110,7 +121,7 @@ def refcocog(
     root: Root,
     out: Out,
     images: Images = None,
-    split_by: Annotated[Literal["umd", "google"], typer.Option("--split-by", help="Whose splits.")] = "umd",
+    split_by: Annotated[Literal["umd", "google"], typer.Option("--split-by", help="Author of the splits.")] = "umd",
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
@@ -136,7 +147,7 @@ def refclef(
     root: Root,
     out: Out,
     images: Images = None,
-    split_by: Annotated[Literal["unc", "berkeley"], typer.Option("--split-by", help="Whose splits.")] = "unc",
+    split_by: Annotated[Literal["unc", "berkeley"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
@@ -160,7 +171,7 @@ def grefcoco(
     root: Root,
     out: Out,
     images: Images = None,
-    split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Whose splits.")] = "unc",
+    split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
     on_error: OnError = "fail",
@@ -185,18 +196,21 @@ def scenes(
     out: Out,
     images: Annotated[
         str,
-        typer.Option("--images", metavar="N|SPLIT=N,...", help="How many, in all or of train, val, testA and testB."),
+        typer.Option(
+            "--images", metavar="N|SPLIT=N,...", help="Number of pictures, in total or for train, val, testA and testB."
+        ),
     ] = "train=4000,val=300,testA=300,testB=300",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed makes other scenes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of the scenes.")] = 0,
     raw: Annotated[
-        Path | None, typer.Option("--raw", metavar="DIR", help="Keep the raw files there: photos and gRefCOCO's JSON.")
+        Path | None,
+        typer.Option("--raw", metavar="DIR", help="Folder to keep the raw files in: pictures and gRefCOCO's JSON."),
     ] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make and prepare the embedded dataset: pictures of everyday objects with exact masks and phrases.
+    """Generate and prepare the embedded dataset: pictures of everyday objects with exact masks and phrases.
 
     \b
     Example:
@@ -220,14 +234,14 @@ def scenes(
 
 @app.command("check")
 def check(
-    outs: Annotated[list[str], typer.Argument(metavar="DIR", help="Prepared data, one set or several.")],
+    outs: Annotated[list[str], typer.Argument(metavar="DIR", help="Folders of prepared data.")],
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Verify prepared data, and look for pictures that are both trained on and tested on.
+    """Verify prepared data, and find pictures shared between training and test splits.
 
-    Compares hashes and counts with the manifests, and every train split with every other split of all the data
-    given, by image id.
+    Checks hashes and counts against the manifests, and compares every train split with every other split of all the
+    data given, by image id.
 
     \b
     Example:
@@ -236,7 +250,7 @@ def check(
 
     \b
     Exit status:
-      0  All is as it was written, and no picture is shared.
+      0  All files are intact, and no pictures are shared.
       1  Shared pictures.
       2  Damaged or missing files.
     """
@@ -255,12 +269,10 @@ def check(
             rows = [
                 (leak.train, leak.held_out, leak.images, ", ".join(map(str, leak.examples))) for leak in report.leaks
             ]
-            console.table("Pictures in training and in a test", ["train", "held out", "images", "for example"], rows)
+            console.table("Pictures shared between splits", ["train", "held out", "images", "examples"], rows)
         else:
             splits = sum(len(checked.manifest.splits) for checked in report.checked)
-            console.result(
-                f"{splits} splits as their manifests say; no picture of a held-out split is in a train split"
-            )
+            console.result(f"{splits} splits intact; no picture of a held-out split is in a train split")
     return LEAKING if report.leaks else FOUND
 
 
@@ -314,14 +326,14 @@ def show(report: PrepareReport, json: bool) -> None:
     manifest = report.manifest
     if report.differences:
         told = "; ".join(str(difference) for difference in report.differences)
-        console.warn(f"{manifest.dataset} ({manifest.split_by}): not the published counts: {told}")
+        console.warn(f"{manifest.dataset} ({manifest.split_by}): counts differ from the published ones: {told}")
     if report.is_release():
-        console.info(f"{manifest.dataset} ({manifest.split_by}): as released, which is less than the paper counts")
+        console.info(f"{manifest.dataset} ({manifest.split_by}): the released set, which is smaller than the paper's")
     for sentence in report.repeated:
         console.warn(sentence)
     losses = [problem for problem in report.problems if not problem.caution]
     cautions = [problem for problem in report.problems if problem.caution]
-    for problems, told in (losses, "broken inputs left out"), (cautions, "cautions, no expression lost"):
+    for problems, told in (losses, "broken inputs skipped"), (cautions, "cautions; no expression is lost"):
         if problems:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(Counter(p.reason for p in problems).items()))
             console.warn(f"{len(problems)} {told} ({reasons}), all in {report.out}/_problems.jsonl")

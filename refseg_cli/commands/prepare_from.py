@@ -20,33 +20,39 @@ def form_choices() -> list[str]:
 
 
 def from_(
-    inputs: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files of one form, or folders of them.")],
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What to call the dataset.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Files of one form, or folders that contain them.")
+    ],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the dataset.")],
     out: Out,
     form: Annotated[
         str | None,
-        typer.Option("--form", metavar="NAME", help="The form; found out if not given.", autocompletion=form_choices),
+        typer.Option(
+            "--form", metavar="NAME", help="Form of the files; detected if not given.", autocompletion=form_choices
+        ),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option("--images", metavar="DIR", help="Folder of the photos; those of the files if not given."),
+        typer.Option("--images", metavar="DIR", help="Folder of the photos; if not given, where the files say."),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
             "--split",
             metavar="NAME",
-            help="Split of all references; if not given, that of the split column, the file's name or its folder.",
+            help="Split of all references; if not given, taken from the split column or the file's or folder's name.",
             autocompletion=split_choices,
         ),
     ] = None,
     instances: Annotated[
         Path | None,
-        typer.Option("--instances", metavar="FILE", help="COCO's annotations, for mdetr files, which have no masks."),
+        typer.Option("--instances", metavar="FILE", help="COCO annotations, for mdetr files, which contain no masks."),
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option("--masks", metavar="DIR", help="Folder of cris's masks; masks/ beside anns/ if not given."),
+        typer.Option(
+            "--masks", metavar="DIR", help="Folder of the masks of cris files; masks/ beside anns/ if not given."
+        ),
     ] = None,
     workers: Workers = None,
     on_error: OnError = "fail",
@@ -56,7 +62,7 @@ def from_(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare referring data in another form than the REFER downloads.
+    """Prepare referring data in other forms than REFER's downloads.
 
     Forms are jxu124, lmms-lab and moondream (Parquet from the Hugging Face hub), mdetr (also mmdet's), seqtr (also
     SimVG's), labelme, reasonseg, phrasecut and cris; docs/data.md describes them.

@@ -29,7 +29,10 @@ Name = Annotated[
 Preview = Annotated[
     int | None,
     typer.Option(
-        "--preview", metavar="N", min=1, help="Write OUT/_preview.html, a page of N pictures with phrases and masks."
+        "--preview",
+        metavar="N",
+        min=1,
+        help="Write OUT/_preview.html, a page that shows N pictures with their phrases and masks.",
     ),
 ]
 ImageSource = Annotated[
@@ -37,15 +40,15 @@ ImageSource = Annotated[
     typer.Option(
         "--image-source",
         metavar="NAME",
-        help="Whose image ids these are, by which 'prepare check' finds the pictures in other data; coco for COCO's. "
-        "--name if not given.",
+        help="Collection that the image ids belong to, by which 'prepare check' finds shared pictures: coco for "
+        "COCO's; --name if not given.",
     ),
 ]
 
 
 def coco(
     annotations: Annotated[
-        Path, typer.Option("--annotations", metavar="FILE", help="COCO file: images, annotations, categories.")
+        Path, typer.Option("--annotations", metavar="FILE", help="COCO annotations: images, annotations, categories.")
     ],
     images: Photos,
     phrases: Annotated[
@@ -53,7 +56,7 @@ def coco(
         typer.Option(
             "--phrases",
             metavar="FILE|generate",
-            help="Table of phrases: CSV, JSON lines, a JSON list or Parquet; or generate them from the annotations.",
+            help="Table of phrases (CSV, JSON or Parquet), or `generate` to make them from the annotations.",
             autocompletion=phrase_choices,
         ),
     ],
@@ -64,13 +67,13 @@ def coco(
         typer.Option(
             "--splits",
             metavar="SPLIT=SHARE,...|FILE",
-            help="Deal the images out by shares, or take the splits of a table with image and split. If not given: the "
+            help="Divide the images by shares, or by a table with the columns image and split. If not given: the "
             "column split of --phrases, or all in train.",
         ),
     ] = None,
     seed: Annotated[
         int,
-        typer.Option("--seed", metavar="N", help="Another seed deals images out, and generates phrases, otherwise."),
+        typer.Option("--seed", metavar="N", help="Random seed of the splits and of generated phrases."),
     ] = 0,
     image_source: ImageSource = None,
     preview: Preview = None,
@@ -107,8 +110,10 @@ def coco(
 
 
 def refer(
-    refs: Annotated[Path, typer.Option("--refs", metavar="FILE", help="References, a pickle (.p) or JSON.")],
-    instances: Annotated[Path, typer.Option("--instances", metavar="FILE", help="Their instances.json.")],
+    refs: Annotated[Path, typer.Option("--refs", metavar="FILE", help="References: a pickle (.p) or JSON.")],
+    instances: Annotated[
+        Path, typer.Option("--instances", metavar="FILE", help="The instances.json that they refer to.")
+    ],
     images: Photos,
     out: Out,
     name: Name = None,
@@ -123,7 +128,7 @@ def refer(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare a dataset in REFER's layout that is none of REFER's: RRSIS-D, RefSegRS, your own.
+    """Prepare another dataset in REFER's layout: RRSIS-D, RefSegRS, your own.
 
     Ids may be text, splits have any names, boxes and ids of sentences may be missing. REFER's own sets, which have
     published counts and COCO's image ids, have commands of their own.

@@ -15,16 +15,18 @@ def publish(
     model: Model = None,
     license: Annotated[
         str | None,
-        typer.Option("--license", metavar="ID", help="Licence of the weights, as the hub writes it: apache-2.0."),
+        typer.Option(
+            "--license", metavar="ID", help="Licence of the weights, by the hub's identifier, e.g. apache-2.0."
+        ),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new model on the hub private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put a trained model on the Hugging Face hub, or into a folder to be copied there.
+    """Upload a trained model to the Hugging Face hub, or write the files to a folder.
 
-    Weights, config.json and tokenizer, with a model card of what the checkpoint knows of itself: training data, scores,
-    thresholds, recipe. Training state stays at home. Every --model takes hf:ORG/NAME.
+    Writes weights, config.json, tokenizer, and a model card with training data, scores, thresholds and recipe. The
+    training state is left out. Every --model takes hf:ORG/NAME.
 
     \b
     Example:

@@ -16,15 +16,17 @@ app = typer.Typer(help="Find the recipe of a published figure.", rich_markup_mod
 @app.command("list")
 def list_(
     arch: Arch = None,
-    paper: Annotated[str, typer.Option("--paper", metavar="WORDS", help="Only papers with these words.")] = "",
-    table: Annotated[str, typer.Option("--table", metavar="NUMBER", help="Only this table, e.g. 4.7.")] = "",
+    paper: Annotated[str, typer.Option("--paper", metavar="WORDS", help="Only papers whose title contains this.")] = "",
+    table: Annotated[
+        str, typer.Option("--table", metavar="NUMBER", help="Only this table of the paper, e.g. 4.7.")
+    ] = "",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List the recipes with what they reproduce.
+    """List the recipes and what they reproduce.
 
-    A recipe stands for one row of one table of a paper; of its published figures the first metric is shown, and all of
-    them in JSON.
+    A recipe stands for one row of one table of a paper. The first metric of its published figures is shown; --json has
+    all of them.
 
     \b
     Example:
@@ -54,9 +56,9 @@ def show(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print a recipe whole, with the values that it takes from its bases.
+    """Print a whole recipe, including the values inherited from its bases.
 
-    What is printed is a recipe itself, to be kept and changed.
+    The output is a recipe itself, to save and edit.
 
     \b
     Example:

@@ -21,22 +21,23 @@ def train(
     recipe: RecipeName = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run; runs/RECIPE if not given.")
+        Path | None, typer.Option("--out", "-o", metavar="RUN", help="Folder for the run; runs/RECIPE if not given.")
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(
             "--init",
             metavar="RUN",
-            help="Start from the words and fitting weights of another run, or of a bundled model.",
+            help="Start from the vocabulary and the matching weights of another run or a bundled model.",
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
     tracker: Annotated[
-        Literal["none", "tensorboard"], typer.Option("--tracker", help="Experiment log beside metrics.jsonl.")
+        Literal["none", "tensorboard"], typer.Option("--tracker", help="Experiment tracker, besides metrics.jsonl.")
     ] = "none",
     shuffle_phrases: Annotated[
-        bool, typer.Option("--shuffle-phrases", help="Deal the phrases to wrong targets: a control blind to language.")
+        bool,
+        typer.Option("--shuffle-phrases", help="Assign phrases to wrong targets: a control that cannot use language."),
     ] = False,
     device: Device = "auto",
     json: Json = False,
@@ -45,7 +46,7 @@ def train(
     """Train a model on prepared data.
 
     The folder of the run holds the best and the last checkpoint, which every other command takes as --model, and
-    metrics.jsonl. Ctrl-C saves and stops; --resume goes on with the same batches.
+    metrics.jsonl. Ctrl-C saves and stops; --resume continues with the same batches.
 
     \b
     Example:
@@ -77,7 +78,7 @@ def train(
         console.result(f"{result.out}: {result.steps} steps, {result.epochs} epochs, {best}")
     if result.stopped == "finished":
         return FOUND
-    console.info(f"{result.stopped}: state saved; refseg train --resume --data {data} --out {out} goes on")
+    console.info(f"{result.stopped}: state saved; continue with: refseg train --resume --data {data} --out {out}")
     return INTERRUPTED
 
 

@@ -180,7 +180,7 @@ def _thresholds(protocol: Protocol) -> Thresholds:
 def _tokenizer(recipe: Recipe) -> Tokenizer:
     if recipe.text.tokenizer == "words":
         raise RefsegError(
-            "a recipe with words of its own cannot go with official weights", hint="take a full-size --recipe"
+            "a recipe with its own vocabulary does not fit official weights", hint="take a full-size --recipe"
         )
     if not recipe.text.vocab:
         raise RefsegError(f"tokenizer {recipe.text.tokenizer!r} needs a vocabulary", hint="give its file by --vocab")

@@ -355,7 +355,7 @@ def _refuse_emptied(split_of: Mapping[int, str], left: Collection[str], problems
             more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
             raise RefsegError(
                 f"split {split}: nothing of it is left: {'; '.join(reasons[:3]) or 'no expression'}{more}",
-                hint="mend the inputs, or name the other splits with --splits",
+                hint="fix the inputs, or choose other splits with --splits",
             )
 
 

@@ -55,7 +55,7 @@ def prepare_from(request: FromRequest, *, progress: Progress = silent) -> Prepar
             as `prepare`.
     """
     if request.split is not None and not instances.SPLIT_NAME.fullmatch(request.split):
-        raise RefsegError(f"--split {request.split}: no name for a split", hint="letters, digits and _")
+        raise RefsegError(f"--split {request.split}: not a valid split name", hint="letters, digits and _")
     with tempfile.TemporaryDirectory(prefix="refseg-photos-") as folder:
         return write(_read(request, Path(folder), progress), request.output, progress=progress)
 
@@ -66,7 +66,7 @@ def _read(request: FromRequest, folder: Path, progress: Progress) -> Material:
     form = FORMS[name]
     for option in ("instances", "masks"):
         if getattr(request, option) is not None and option not in form.beside:
-            raise RefsegError(f"--{option} is not for {name} files", hint="their masks are in them")
+            raise RefsegError(f"--{option} is not for {name} files", hint="they contain their masks")
     files = [_file(path, root, request.split, by_name=not form.per_picture) for path, root in inputs]
     problems: list[Problem] = []
     known, digests = None, {}

@@ -151,10 +151,10 @@ def own_name(name: str | None, output: Output) -> str:
     """
     chosen = PurePosixPath(output.out.rstrip("/")).name if name is None else name
     if not _NAME.fullmatch(chosen):
-        raise RefsegError(f"--name {chosen}: no name for a dataset", hint="letters, digits and any of _ . + -")
+        raise RefsegError(f"--name {chosen}: not a valid dataset name", hint="letters, digits and any of _ . + -")
     if chosen in _TAKEN:
         told = f"--name {chosen}" if name is not None else f"--out {output.out}"
-        raise RefsegError(f"{told}: {chosen} is the name of another dataset", hint="--name gives it one of its own")
+        raise RefsegError(f"{told}: {chosen} is the name of another dataset", hint="choose another with --name")
     return chosen
 
 

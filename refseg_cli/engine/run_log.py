@@ -47,7 +47,7 @@ class RunLog:
                     kept.append(line)
             except (ValueError, KeyError, TypeError) as error:
                 raise RefsegError(
-                    f"{path}: line {number} is none of a run's log", hint="remove the line, or move the file away"
+                    f"{path}: line {number} is not a line of a run's log", hint="remove the line, or move the file away"
                 ) from error
         files.write(path, "".join(kept).encode())
 

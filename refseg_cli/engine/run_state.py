@@ -86,12 +86,12 @@ def restore_state(folder: Path, moving: Moving, *, data: str, earlier: str, proc
     try:
         if state["data"] not in (data, earlier):
             raise RefsegError(
-                f"{folder.parent}: the run began with other data",
-                hint="resume with the same prepared shards, or begin another run with --out",
+                f"{folder.parent}: the run was started with other data",
+                hint="resume with the same prepared shards, or start another run with --out",
             )
         if state["processes"] != processes:
             raise RefsegError(
-                f"this run began with {state['processes']} processes, not {processes}",
+                f"this run was started with {state['processes']} processes, not {processes}",
                 hint="an exact resume needs the same number",
             )
         checkpoint.load_weights(moving.evaluated, folder / checkpoint.WEIGHTS)
@@ -116,21 +116,23 @@ def resume_folder(out: Path, recipe: Recipe, *, resume: bool) -> Path | None:
     exists = (last / checkpoint.CONFIG).is_file()
     if not resume:
         if exists:
-            raise RefsegError(f"{out}: holds a training run already", hint="--resume goes on with it; or another --out")
+            raise RefsegError(
+                f"{out}: holds a training run already", hint="continue it with --resume, or choose another --out"
+            )
         return None
     if not exists:
         raise nothing_to_resume(out)
     begun, _, _ = checkpoint.read_config(last)
     if changed := _changed(_trained(begun), _trained(recipe)):
         raise RefsegError(
-            f"{out}: the run began with another recipe: {'; '.join(changed)}",
-            hint="--resume without --recipe, --arch and --set goes on with its own; or begin another run with --out",
+            f"{out}: the run was started with another recipe: {'; '.join(changed)}",
+            hint="--resume without --recipe, --arch and --set continues with its own; or start another run with --out",
         )
     return last
 
 
 def nothing_to_resume(out: Path) -> RefsegError:
-    return RefsegError(f"{out}: no run to resume here", hint="leave --resume away to begin one")
+    return RefsegError(f"{out}: no run to resume here", hint="omit --resume to start one")
 
 
 def _changed(begun: dict[str, Any], asked: dict[str, Any]) -> list[str]:

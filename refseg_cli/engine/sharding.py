@@ -179,9 +179,7 @@ def stop(problems: Sequence[Problem]) -> None:
     if not losses:
         return
     more = f" (and {len(losses) - 1} more)" if len(losses) > 1 else ""
-    raise RefsegError(
-        f"{losses[0]}{more}", hint=f"--on-error skip leaves such inputs out and lists them in OUT/{PROBLEMS}"
-    )
+    raise RefsegError(f"{losses[0]}{more}", hint=f"--on-error skip skips such inputs and lists them in OUT/{PROBLEMS}")
 
 
 def finish(folder: Place, manifest: Manifest, problems: Sequence[Problem]) -> None:
@@ -257,7 +255,7 @@ def _take_over(folder: Place, plan: str, overwrite: bool) -> dict[str, str]:
     strange = [name for name in present if (about := shards.about_shard(folder / name)) is None or about.plan != plan]
     if (others := [*strange_manifests, *strange]) and not overwrite:
         raise RefsegError(
-            f"{folder.uri}: holds data prepared from other inputs, with other options or by another version "
+            f"{folder.uri}: contains data prepared from other inputs, with other options or by another version "
             f"({others[0]})",
             hint="choose another --out, or replace it with --overwrite",
         )

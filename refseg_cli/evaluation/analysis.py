@@ -119,7 +119,7 @@ def table_of(answers: Answers, protocol: Protocol) -> Ratios:
             raise RefsegError(f"{answers.about.model}: {BOXES_ONLY}", hint="protocols of boxes: --protocol rec,grec")
         raise RefsegError(
             f"these answers were not counted as the protocol {protocol.name!r} does",
-            hint=f"`refseg eval --protocol {protocol.name} --records FILE` counts and keeps them",
+            hint=f"`refseg eval --protocol {protocol.name} --records FILE` does that",
         )
     return ratios(answers.counts(protocol), protocol, answers.references if protocol.by_reference else None)
 
@@ -164,7 +164,9 @@ def compare(
         )
     one, other = a.rows(rows_a), b.rows(rows_b)
     if (one.target != other.target).any() or (one.has_target != other.has_target).any():
-        raise RefsegError("the two files hold other truths for the same expressions", hint="prepare the data once")
+        raise RefsegError(
+            "the two files have different ground truth for the same expressions", hint="prepare the data once"
+        )
     return differences(table_of(one, protocol), table_of(other, protocol), one.image_id, swaps=swaps, seed=seed)
 
 
@@ -178,7 +180,7 @@ def compare_by_split(
     """
     if set(a.splits) != set(b.splits):
         raise RefsegError(
-            f"the two files answer other splits: {', '.join(a.splits)} and {', '.join(b.splits)}",
+            f"the two files answer different splits: {', '.join(a.splits)} and {', '.join(b.splits)}",
             hint="evaluate both models on the same ones",
         )
     return {
@@ -200,7 +202,7 @@ def _keys(answers: Answers, rows: Iterable[int]) -> list[tuple[str, int, int, in
 
 def _slices(answers: Answers, *, intervals: bool) -> tuple[SliceScores, ...]:
     if not answers.about.masks:
-        raise RefsegError(f"{answers.about.model}: {BOXES_ONLY}", hint="slices are of masks: leave --slices away")
+        raise RefsegError(f"{answers.about.model}: {BOXES_ONLY}", hint="slices are of masks: omit --slices")
     table = _only(ratios(answers.counts(), REFSEG), REFSEG.headline)
     found = find_slices(answers.text, answers.instance_count, answers.target, answers.categories)
     return _scored(answers, table, found, intervals=intervals)

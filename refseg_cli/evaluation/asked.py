@@ -48,7 +48,7 @@ def evaluate_segmenter(
     """
     if request.overrides or request.disturb:
         what = "has no recipe to change" if request.overrides else "cannot be asked disturbed questions"
-        raise RefsegError(f"{segmenter.name}: {what}", hint="leave it away, or name a checkpoint of refseg's")
+        raise RefsegError(f"{segmenter.name}: {what}", hint="omit it, or name a refseg checkpoint")
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     about = _about(request, segmenter)
     evaluations = {}

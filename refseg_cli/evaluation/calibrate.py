@@ -47,7 +47,7 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     if request.model is not None and hub.is_hub_name(request.model):
         repository = hub.split_name(request.model.partition("+")[0])[0]
         raise RefsegError(
-            f"{request.model}: thresholds are kept in the model's folder, and the hub's cache is not the place",
+            f"{request.model}: thresholds are stored in the model's folder, and this one is in the hub's cache",
             hint=f"hf download {repository} --local-dir DIR, then --model DIR",
         )
     if request.model is not None and is_zero_shot(request.model):

@@ -74,7 +74,7 @@ class Disturbance:
         name = next((name for name in (*shown, "query_attention") if name in aux), None)
         if name is None:
             raise RefsegError(
-                "this model shows no attention to words, so the most attended ones are not known",
+                "this model has no attention over words to tell the most attended ones by",
                 hint="--mask-words random erases words of any model",
             )
         weights = aux[name].float().cpu()
@@ -111,7 +111,7 @@ def _ask(batch: Batch, tokenizer: Tokenizer, texts: Sequence[str]) -> Batch:
 def _partners(dataset: StepDataset, images: np.ndarray, seed: int) -> dict[int, int]:
     """image_id -> the position of another image: the next one in a random round of all of them."""
     if len(images) < 2:
-        raise RefsegError("one image has no other to exchange phrases or pictures with", hint="evaluate two or more")
+        raise RefsegError("a single image has no other to swap phrases or pictures with", hint="evaluate two or more")
     order = np.random.default_rng(seed).permutation(images)
     ids = dataset.shards.image_ids()
     return {int(ids[a]): int(b) for a, b in zip(order, np.roll(order, -1), strict=True)}

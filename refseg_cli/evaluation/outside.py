@@ -110,7 +110,7 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
         found, rows = _matched(request, splits, problems, progress)
         found = replace(found, cautions=tuple(_by_masks(request, lacking)))
     elif request.records:
-        raise RefsegError(f"{request.source} has these records already", hint="leave --records away")
+        raise RefsegError(f"{request.source} has these records already", hint="omit --records")
     else:
         found = _recorded(request, records, splits, problems)
     if problems.found and not request.skip:
@@ -147,7 +147,7 @@ def _matched(
     _add_missing(wanted, answered, problems)
     has_masks = all(entry.has_mask for entries in answered.values() for entry in entries)
     if request.masks and not has_masks:
-        raise RefsegError(f"{request.source}: has boxes without masks", hint="a report shows masks: leave it away")
+        raise RefsegError(f"{request.source}: has boxes without masks", hint="a report needs masks: omit --report")
     views, counted = plan([PROTOCOLS[name] for name in request.protocols], _told(answered), pixels=has_masks)
     answers: dict[str, Answers] = {}
     all_rows: list[Answer] = []

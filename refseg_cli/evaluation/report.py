@@ -280,9 +280,11 @@ def check_place(path: Path) -> None:
     """
     folder = _folder(path)
     if path.is_dir():
-        raise RefsegError(f"{path}: is a folder, the report is one page", hint=f"e.g. --report {path / 'report.html'}")
+        raise RefsegError(
+            f"{path}: is a folder, and the report is a single file", hint=f"e.g. --report {path / 'report.html'}"
+        )
     if folder.exists() and not (folder / MARKER).exists():
-        raise RefsegError(f"{folder}: in the way of the report's pictures", hint="name the report otherwise")
+        raise RefsegError(f"{folder}: in the way of the report's pictures", hint="choose another name for the report")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

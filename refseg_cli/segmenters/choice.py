@@ -126,7 +126,7 @@ def usual_device(model: str | Path | None, device: str) -> str:
     if not is_exported(model):
         return device
     if device not in ("auto", "cpu"):
-        raise RefsegError(f"{model}: an exported model runs on the CPU, not on {device}", hint="leave --device away")
+        raise RefsegError(f"{model}: an exported model runs on the CPU, not on {device}", hint="omit --device")
     return "cpu"
 
 

@@ -30,7 +30,7 @@ CORNERS = 3  # that an outline has at least
 class Florence2(Pretrained):
     def __init__(self, opening: Opening) -> None:
         if opening.threshold is not None or opening.no_target_threshold is not None:
-            raise RefsegError(f"{opening.name}: has no thresholds: it writes outlines", hint="leave them away")
+            raise RefsegError(f"{opening.name}: has no thresholds: it writes outlines", hint="omit them")
         super().__init__(opening, Thresholds())
         self.processor = load_processor(Florence2Processor, opening)
         if "polygons" not in (self.processor.post_processor_config or {}):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refseg_cli import hub
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.files import parse_json, write
 from refseg_cli.records import Thresholds
 
@@ -158,8 +158,8 @@ def _kind(name: str) -> str:
     kind = _config(name).get("model_type")
     if kind not in (*WHOLE, *DETECTORS, *MASKS):
         what = f"a model of type {kind!r}" if kind else f"no {hub.CONFIG} of transformers"
-        known = ", ".join((*WHOLE, *DETECTORS))
-        raise RefsegError(f"{name}: {what}, which refseg does not ask phrases", hint=f"one of: {known}")
+        hint = unknown_name("type", str(kind), (*WHOLE, *DETECTORS)).hint
+        raise RefsegError(f"{name}: {what}, which refseg does not support", hint=hint)
     return str(kind)
 
 

@@ -35,7 +35,7 @@ def test_thresholds_are_stored_and_told(model: Path, scenes: Path, capsys: Captu
     assert f"now threshold {new.mask!r}, no-target threshold {new.exists!r}" in out
     assert "gIoU on val" in out
     assert main(["calibrate", *common(model, scenes)]) == FOUND
-    assert "stay, none gives more on val" in capsys.readouterr().out
+    assert "kept; no others give a higher gIoU on val" in capsys.readouterr().out
     assert checkpoint.read_config(model / "best")[1] == new
 
 
@@ -62,11 +62,11 @@ def test_eval_calibrates_first(model: Path, scenes: Path, capsys: Capture) -> No
     new = checkpoint.read_config(model / "best")[1]
     err = capsys.readouterr().err
     assert f"now threshold {new.mask!r}, no-target threshold {new.exists!r}" in err
-    assert "chosen on it" not in err
+    assert "calibrated on this split" not in err
     assert main(asked) == FOUND
     err = capsys.readouterr().err
-    assert "stay, none gives more on val" in err
-    assert "val: the thresholds were chosen on it" in err
+    assert "kept; no others give a higher gIoU on val" in err
+    assert "val: the thresholds were calibrated on this split" in err
 
 
 def test_errors(scenes: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -90,7 +90,7 @@ def test_nothing_has_no_minus() -> None:
 def test_errors(files: list[str], tmp_path: Path, capsys: Capture) -> None:
     shorter = records(tmp_path / "c.parquet", "third", [5] * 9)
     elsewhere = records(tmp_path / "d.parquet", "fourth", [5] * 10, split="testA")
-    for other, message in ((shorter, "1 only in the first"), (elsewhere, "other splits")):
+    for other, message in ((shorter, "1 only in the first"), (elsewhere, "different splits")):
         assert main(["compare", files[0], other]) == ERROR
         assert message in capsys.readouterr().err
     assert main(["compare", *files, "--protocol", "lavt"]) == ERROR

@@ -131,7 +131,7 @@ def test_options_stand_below_the_heading_of_their_group(capsys: Capture) -> None
     assert main(["eval", "--help"]) == FOUND
     groups = re.split(r"\n\n(?=\S)", capsys.readouterr().out.rstrip())[-4:]
     titles = [group.splitlines()[0] for group in groups]
-    assert titles == ["Options:", "Predictions of others:", "Beyond the scores:", "Whether language is used:"]
+    assert titles == ["Options:", "Predictions from a file:", "More output:", "Use of language:"]
     for option, place in (("--data", 0), ("--from", 1), ("--slices", 2), ("--sanity", 3)):
         assert [option in group for group in groups] == [n == place for n in range(4)]
 
@@ -282,9 +282,9 @@ def test_disturbed_questions_are_asked_besides_the_plain_ones(
         (["--from", "p.jsonl", "--calibrate", "val"], "--calibrate needs a model"),
         (["--from", "p.jsonl", "--set", "data.fill=0"], "--set needs a model"),
         (["--from", "p.jsonl", "--limit", "3"], "--limit needs a model"),
-        (["--on-error", "skip"], "--on-error is about the file of --from"),
-        (["--merge", "union"], "--merge is about the file of --from"),
-        (["--mask-count", "2"], "--mask-count is about --mask-words"),
+        (["--on-error", "skip"], "--on-error applies to --from"),
+        (["--merge", "union"], "--merge applies to --from"),
+        (["--mask-count", "2"], "--mask-count needs --mask-words"),
         (["--model", "run", "--calibrate", "val", "--set", "data.fill=0"], "--calibrate stores thresholds"),
         (["--mask-words", "all"], "--mask-words"),
     ],

@@ -55,8 +55,8 @@ def test_slices_and_curves_of_the_page_are_not_printed(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--report", "{folder}"], "is a folder, the report is one page"),
-        (["--report", "{folder}/r.html", "--sanity", "wrong-image"], "--report shows answers as they are"),
+        (["--report", "{folder}"], "is a folder, and the report is a single file"),
+        (["--report", "{folder}/r.html", "--sanity", "wrong-image"], "--report cannot be combined with"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_first_image(
@@ -72,5 +72,5 @@ def test_the_predictions_are_not_replaced_by_their_report(scenes: Path, tmp_path
     (tmp_path / "p.jsonl").write_text("{}")
     arguments = ["--from", str(tmp_path / "p.jsonl"), "--report", str(tmp_path / "p.jsonl")]
     assert main(["eval", "--data", str(scenes), *arguments]) == ERROR
-    assert "is what is read, and would be replaced" in capsys.readouterr().err
+    assert "is the input, and would be overwritten" in capsys.readouterr().err
     assert (tmp_path / "p.jsonl").read_text() == "{}"

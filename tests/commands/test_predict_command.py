@@ -254,7 +254,7 @@ def test_the_picture_on_standard_input_is_not_replaced(
         finally:
             os.dup2(standard, 0)
             os.close(standard)
-    assert b"photo.png: is what is read" in capfdbinary.readouterr().err
+    assert b"photo.png: is the input" in capfdbinary.readouterr().err
     assert Path("photo.png").read_bytes() == before
 
 
@@ -303,8 +303,8 @@ def test_lines_in_a_file_appear_all_or_none(
         (["photo.png", "dog", "-o", "photo.png/m.png"], "photo.png/m.png: cannot write"),
         (["photo.png", "dog", "--max-pixels", "53"], "(--max-pixels 54 reads it)"),
         (["photo.png", "dog", "--max-pixels", "0"], "Invalid value for '--max-pixels'"),
-        (["photo.png", "dog", "-o", "photo.png"], "photo.png: is what is read, and would be replaced"),
-        (["photo.png", "dog", "-o", "./photo.png", "--json"], "photo.png: is what is read, and would be replaced"),
+        (["photo.png", "dog", "-o", "photo.png"], "photo.png: is the input, and would be overwritten"),
+        (["photo.png", "dog", "-o", "./photo.png", "--json"], "photo.png: is the input, and would be overwritten"),
         (["photo.png", "dog", "cat", "-o", "fifo"], "2 masks do not fit into one PNG"),
     ],
 )

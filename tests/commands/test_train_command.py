@@ -88,7 +88,7 @@ def test_resume_takes_the_recipe_of_the_run(requests: list[TrainRequest], monkey
 
 def test_resume_without_a_run_says_so(requests: list[TrainRequest], tmp_path: Path, capsys: Capture) -> None:
     assert main(["train", "--resume", "--data", "shards", "--out", str(tmp_path / "none")]) == ERROR
-    assert "none: no run to resume here (leave --resume away to begin one)" in capsys.readouterr().err
+    assert "none: no run to resume here (omit --resume to start one)" in capsys.readouterr().err
 
 
 def test_default_recipes_are_of_their_architectures() -> None:
@@ -124,7 +124,7 @@ def test_a_signal_is_not_success(monkeypatch: pytest.MonkeyPatch, capsys: Captur
     assert main(["train", "--arch", "vlt", "--data", "shards", "--out", "run"]) == INTERRUPTED
     streams = capsys.readouterr()
     assert streams.out == "run: 3 steps, 0 epochs, not validated\n"
-    assert streams.err == "SIGINT: state saved; refseg train --resume --data shards --out run goes on\n"
+    assert streams.err == "SIGINT: state saved; continue with: refseg train --resume --data shards --out run\n"
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_what_is_left_out_is_told(raw: Path, tmp_path: Path, capfd: Capture) -> 
     out = tmp_path / "out"
     assert refseg("prepare", "refcoco", "--root", raw, "--out", out, "--on-error", "skip") == FOUND
     told = capfd.readouterr()
-    assert "1 broken inputs left out (1 missing image)" in told.err
+    assert "1 broken inputs skipped (1 missing image)" in told.err
     assert "COCO_train2014_000000000003.jpg: ref 3: missing image" in told.err
     assert "published are 120624" in told.err
     columns = "split  images  refs  expressions  single  multi  no target  published"

@@ -120,5 +120,5 @@ def test_a_run_does_not_go_on_with_other_photos(data: Path, run: Path, tmp_path:
     table["splits"]["train"]["files"][0]["sha256"] = "0" * 64
     table["plan"] = "another" if began == "plan" else table["plan"]
     (data / shards.MANIFEST).write_text(json.dumps(table))
-    with pytest.raises(RefsegError, match="the run began with other data"):
+    with pytest.raises(RefsegError, match="the run was started with other data"):
         train(TrainRequest(recipe, str(data), out, resume=True, device="cpu"))

@@ -303,7 +303,7 @@ def test_other_json_is_named(tmp_path):
     (tmp_path / "page.json").write_text("<html>")
     refuse(tmp_path, tmp_path / "page.json", "a web page in place of JSON")
     refuse(tmp_path, write(tmp_path / "x.txt", []), r"neither .parquet nor .json")
-    refuse(tmp_path, write(tmp_path / "number.json", 3), "of no form that is known: JSON, a int")
+    refuse(tmp_path, write(tmp_path / "number.json", 3), "unknown form: JSON, a int")
 
 
 @pytest.mark.parametrize("form", ["mdetr", "seqtr", "phrasecut", "cris", "labelme", "reasonseg"])

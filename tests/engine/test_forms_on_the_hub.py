@@ -234,7 +234,7 @@ def test_rows_of_no_split_are_refused(tmp_path):
 
 def test_other_files_are_named(tmp_path):
     write_parquet(tmp_path / "train.parquet", [{"text": "a", "label": 3}])
-    with pytest.raises(RefsegError, match="of no form that is known: Parquet with the columns text, label"):
+    with pytest.raises(RefsegError, match="unknown form: Parquet with the columns text, label"):
         run(tmp_path / "out", tmp_path / "train.parquet")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(RefsegError, match="cannot read this as Parquet"):

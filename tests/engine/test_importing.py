@@ -300,7 +300,7 @@ def test_relas_lang_weight_is_a_choice(wanted: Any, value: float, note: str) -> 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"tokenizer": "words"}, "words of its own cannot go with official weights"),
+        ({"tokenizer": "words"}, "its own vocabulary does not fit official weights"),
         ({"vocab": ""}, "tokenizer 'bert' needs a vocabulary (give its file by --vocab)"),
     ],
 )

@@ -294,7 +294,7 @@ def test_every_split_gets_its_share(own: Path, images: int, shares: str, expecte
         ("train=1.2,val=-0.2", "one share above 0"),
         ("train=0.5,train=0.5", "one share above 0"),
         ("train=all", "not SPLIT=SHARE"),
-        ("a b=1", "'a b' is no name for a split"),
+        ("a b=1", "'a b' is not a valid split name"),
         ("a=0.2,b=0.2,c=0.2,d=0.4", "3 images for 4 splits"),
         ("nowhere.csv", "nowhere.csv"),
     ],

@@ -72,7 +72,7 @@ def test_counts_of_the_paper_and_of_the_released_file_are_known(
     report = run(raw, tmp_path / "b", "grefcoco")
     assert (report.is_release(), report.differences) == (True, ())
     assert refseg("prepare", "grefcoco", "--root", raw, "--out", tmp_path / "c") == FOUND
-    assert "grefcoco (unc): as released, which is less than the paper counts" in capfd.readouterr().err
+    assert "grefcoco (unc): the released set, which is smaller than the paper's" in capfd.readouterr().err
     assert run(raw, tmp_path / "d", "grefcoco", splits=("val",)).is_release() is False
 
 
@@ -88,7 +88,7 @@ def test_what_nobody_refers_to_stops_no_run(raw: Path, tmp_path: Path, capfd: Ca
     with_rows(raw, broken_mask, raw_layout.annotation(13, 1, bbox=[0, 0, -1, 1]))
     assert refseg("prepare", "refcoco", "--root", raw, "--out", tmp_path / "out") == FOUND
     told = capfd.readouterr().err
-    assert "2 cautions, no expression lost (1 NaN or broken box, 1 broken mask)" in told
+    assert "2 cautions; no expression is lost (1 NaN or broken box, 1 broken mask)" in told
     assert "left out" not in told
     rows = [json.loads(line) for line in (tmp_path / "out/_problems.jsonl").read_text().splitlines()]
     assert [(row["caution"], row["ref_ids"]) for row in rows] == [(True, []), (True, [])]

@@ -79,11 +79,11 @@ def test_data_of_other_inputs_is_not_touched_unless_asked(raw: Path, tmp_path: P
     (out / "notes.txt").write_text("mine")
     before = hashes(out)
     for other in ({"dataset": "grefcoco"}, {"shard_bytes": 1 << 20}, {"splits": ("val",), "shard_bytes": 1}):
-        with pytest.raises(RefsegError, match="holds data prepared from other inputs"):
+        with pytest.raises(RefsegError, match="contains data prepared from other inputs"):
             run(raw, out, **other)
         assert hashes(out) == before
     (out / shards.MANIFEST).unlink()
-    with pytest.raises(RefsegError, match="holds data prepared from other inputs"):
+    with pytest.raises(RefsegError, match="contains data prepared from other inputs"):
         run(raw, out, "grefcoco")
     run(raw, out, "grefcoco", overwrite=True)
     run(raw, tmp_path / "new", "grefcoco")
@@ -168,7 +168,7 @@ def test_a_manifest_under_its_earlier_name_is_known(raw: Path, tmp_path: Path) -
     as_written_before(out)
     assert len(shards.open_shards(str(out), "train")) == 2
     assert check([str(out)]).damage == ()
-    with pytest.raises(RefsegError, match=r"holds data prepared from other inputs.*\(manifest\.json\)"):
+    with pytest.raises(RefsegError, match=r"contains data prepared from other inputs.*\(manifest\.json\)"):
         run(raw, out, "grefcoco", on_error="skip")
     assert run(raw, out, on_error="skip").kept == 2
     assert hashes(out) == whole
@@ -186,7 +186,7 @@ def test_a_foreign_parquet_file_is_not_taken_for_a_shard(raw: Path, tmp_path: Pa
     foreign = tmp_path / "out/train-00000-of-00001.parquet"
     foreign.parent.mkdir()
     foreign.write_bytes(b"PAR1 something else PAR1")
-    with pytest.raises(RefsegError, match="holds data prepared from other inputs"):
+    with pytest.raises(RefsegError, match="contains data prepared from other inputs"):
         run(raw, foreign.parent)
     assert foreign.read_bytes() == b"PAR1 something else PAR1"
 

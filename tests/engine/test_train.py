@@ -317,7 +317,7 @@ def test_a_damaged_log_is_named(run: Path, scenes: Path, recipe: Recipe, tmp_pat
     out = Path(shutil.copytree(run, tmp_path / "run"))
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"not": "ours"}\n')
-    with pytest.raises(RefsegError, match=r"metrics\.jsonl: line \d+ is none of a run's log"):
+    with pytest.raises(RefsegError, match=r"metrics\.jsonl: line \d+ is not a line of a run's log"):
         train(TrainRequest(recipe, str(scenes), out, resume=True, device="cpu"))
 
 

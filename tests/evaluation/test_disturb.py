@@ -100,7 +100,7 @@ def test_the_most_attended_words_go(dataset):
 
 
 def test_a_model_that_shows_no_attention_is_refused(dataset):
-    with pytest.raises(RefsegError, match="no attention to words"):
+    with pytest.raises(RefsegError, match="no attention over words"):
         changed("attended", dataset, Fake(everything).eval())
 
 

@@ -272,7 +272,7 @@ def test_anybodys_answers_become_records_with_the_same_scores(data, tmp_path):
     for name in ("refseg", "lavt"):
         told, kept = (each.answers["val"].counts(PROTOCOLS[name]) for each in (found, again))
         assert scores(told, PROTOCOLS[name]) == scores(kept, PROTOCOLS[name])
-    with pytest.raises(RefsegError, match="is what is read"):
+    with pytest.raises(RefsegError, match="is the input"):
         score(data, source, "refseg", records=source)
     with pytest.raises(RefsegError, match="has these records already"):
         score(data, saved, records=str(tmp_path / "other.parquet"))

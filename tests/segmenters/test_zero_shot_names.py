@@ -73,7 +73,10 @@ def test_halves_and_wrong_pairs(tiny: Tiny, name: str, said: str) -> None:
 
 def test_other_models_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr"}))
-    with pytest.raises(RefsegError, match=r"a model of type 'detr', which refseg does not ask phrases .*sam3, "):
+    with pytest.raises(RefsegError, match=r"a model of type 'detr', which refseg does not support .*sam3, "):
+        open_zero_shot(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "grounding_dino"}))
+    with pytest.raises(RefsegError, match=r"type 'grounding_dino', .* \(did you mean 'grounding-dino'\?\)"):
         open_zero_shot(str(tmp_path))
 
 

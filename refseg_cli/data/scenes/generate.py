@@ -28,7 +28,7 @@ from refseg_cli.data.phrases.generate import Reference, describe
 from refseg_cli.data.phrases.nouns import Category
 from refseg_cli.data.scenes.catalogue import catalogue
 from refseg_cli.data.scenes.compose import Composition, compose
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.files import write
 
 Json = dict[str, Any]
@@ -118,7 +118,7 @@ def plan(images: Mapping[str, int], seed: int) -> Iterator[Job]:
     """The pictures to make, in the order of the files."""
     for split in images:
         if split not in SUBJECTS:
-            raise RefsegError(f"scenes: no split named {split!r}", hint=f"one of: {', '.join(SUBJECTS)}")
+            raise unknown_name("split of scenes", split, SUBJECTS)
         if not 0 <= images[split] < IDS_PER_SPLIT:
             raise RefsegError(f"scenes: {split}={images[split]}", hint=f"from 0 to {IDS_PER_SPLIT - 1} images")
     for split in SUBJECTS:

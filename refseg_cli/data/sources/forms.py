@@ -59,7 +59,7 @@ def find(paths: Sequence[Path], name: str | None) -> str:
     found = next((name for name, form in FORMS.items() if form.tells(value)), None)
     if found is None:
         raise RefsegError(
-            f"{path}: of no form that is known: {_what(value)}",
+            f"{path}: unknown form: {_what(value)}",
             hint=f"forms are {', '.join(FORMS)}; see docs/data.md",
         )
     return found

@@ -299,7 +299,7 @@ class Gathering:
             path.write_bytes(data)
         except OSError as error:
             raise RefsegError(
-                f"{path}: {error.strerror}", hint="photos are unpacked there; TMPDIR names another folder"
+                f"{path}: {error.strerror}", hint="photos are unpacked there; set TMPDIR to use another folder"
             ) from error
         return path
 

@@ -65,7 +65,7 @@ def shares_of(text: str) -> dict[str, float]:
     except ValueError as error:
         raise RefsegError(f"--splits {text}: not SPLIT=SHARE,...", hint="e.g. train=0.8,val=0.1,test=0.1") from error
     if bad := [name for name in shares if not SPLIT_NAME.fullmatch(name)]:
-        raise RefsegError(f"--splits {text}: {bad[0]!r} is no name for a split", hint="letters, digits and _")
+        raise RefsegError(f"--splits {text}: {bad[0]!r} is not a valid split name", hint="letters, digits and _")
     total = sum(shares.values())
     if len(shares) < len(pairs) or not all(share > 0 for share in shares.values()):
         raise RefsegError(f"--splits {text}: each split has one share above 0", hint="e.g. train=0.8,val=0.2")

@@ -1,4 +1,8 @@
-"""What the pages and completions need to know of the app, read from signatures and docstrings."""
+"""What manual, completions and settings need to know of the app, read from signatures and docstrings.
+
+Only what Typer documents is read (registered commands, signatures, Option and Argument markers): its own command
+objects belong to a vendored Click that may change with any release.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import enum
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import UnionType
@@ -25,22 +29,43 @@ SAFE_WORD = re.compile(r"[A-Za-z0-9_.+=/-]+")  # means itself in every shell, so
 class Parameter:
     """An option or argument.
 
+    name:    of the function's parameter.
     options: its names, as typed; empty for an argument.  metavar: what stands for its value.
     takes:   how a shell completes the value where `choices` do not; "nothing" for a flag.
-    default: as a person would type it; "" where there is none worth naming.
+    kind:    the type of one value.  values: all that it allows, where the type lists them.  limits: the least and the
+             greatest, of a number.
+    offers:  gives some usual values.
+    default: as a person would type it; "" where there is none worth naming.  built_in: as the function has it.
     group:   the heading that it stands below in the help; "" for none.
     """
 
+    name: str
     options: tuple[str, ...]
     metavar: str
     help: str
     takes: Literal["nothing", "files", "folders", "text"]
-    choices: tuple[str, ...] = ()
+    kind: Any = bool
+    values: tuple[str, ...] = ()
+    limits: tuple[float | None, float | None] = (None, None)
+    offers: Callable[[], Iterable[str]] | None = None
     required: bool = False
     repeatable: bool = False
     default: str = ""
-    environment: tuple[str, ...] = ()
+    built_in: Any = None
     group: str = ""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words to complete a value with: all there are, or the usual ones.
+
+        Raises:
+            ValueError: a choice that shells would split or expand.
+        """
+        words = self.values or tuple(self.offers() if self.offers else ())
+        for word in words:
+            if not SAFE_WORD.fullmatch(word):
+                raise ValueError(f"a shell would not take the choice {word!r} for one word")
+        return words
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,7 @@ class Command:
             yield from command.walk()
 
 
-HELP = Parameter(options=("--help", "-h"), metavar="", help="Show help and stop.", takes="nothing")
+HELP = Parameter("help", options=("--help", "-h"), metavar="", help="Show this message and exit.", takes="nothing")
 
 
 def read_app(app: typer.Typer, *words: str, summary: str = "") -> Command:
@@ -168,22 +193,26 @@ def _parameter(name: str, hint: Any, default: Any, where: str) -> Parameter:
         raise TypeError(f"{where}: {name} needs Annotated[..., typer.Option(...)] or typer.Argument(...)")
     kind, repeatable = _plain_type(kind)
     options = _option_names(name, info, flag=kind is bool)
-    choices = _choices(kind, info)
+    values = _values(kind)
     metavar = (
         (info.metavar or "").removesuffix("...")
-        or "|".join(choices)
+        or "|".join(values)
         or ("FILE" if _is_path(kind) else TYPE_METAVARS.get(kind, "TEXT"))
     )
     return Parameter(
+        name=name,
         options=options,
         metavar="" if options and kind is bool else metavar if options or info.metavar else name.upper(),
         help=" ".join((info.help or "").split()),
         takes="nothing" if kind is bool else _takes(kind, metavar),
-        choices=choices,
+        kind=kind,
+        values=values,
+        limits=(info.min, info.max),
+        offers=info.autocompletion,
         required=default is inspect.Parameter.empty,
         repeatable=repeatable,
         default=_shown(default) if info.show_default is True else str(info.show_default or ""),
-        environment=(info.envvar,) if isinstance(info.envvar, str) else tuple(info.envvar or ()),
+        built_in=None if default is inspect.Parameter.empty else default,
         group=text_or_empty(info.rich_help_panel),
     )
 
@@ -209,22 +238,13 @@ def _option_names(name: str, info: OptionInfo | ArgumentInfo, *, flag: bool) -> 
     return tuple(sorted(names, key=lambda option: not option.startswith("--")))
 
 
-def _choices(kind: Any, info: OptionInfo | ArgumentInfo) -> tuple[str, ...]:
-    """The words that the type allows, or that the parameter's own completion function offers.
-
-    Raises:
-        ValueError: a choice that shells would split or expand.
-    """
+def _values(kind: Any) -> tuple[str, ...]:
+    """The words that the type allows, if it lists them."""
     if typing.get_origin(kind) is Literal:
-        words = [str(value) for value in typing.get_args(kind)]
-    elif inspect.isclass(kind) and issubclass(kind, enum.Enum):
-        words = [str(member.value) for member in kind]
-    else:
-        words = [str(word) for word in info.autocompletion()] if info.autocompletion else []
-    for word in words:
-        if not SAFE_WORD.fullmatch(word):
-            raise ValueError(f"a shell would not take the choice {word!r} for one word")
-    return tuple(words)
+        return tuple(str(value) for value in typing.get_args(kind))
+    if inspect.isclass(kind) and issubclass(kind, enum.Enum):
+        return tuple(str(member.value) for member in kind)
+    return ()
 
 
 def _takes(kind: Any, metavar: str) -> Literal["files", "folders", "text"]:
