@@ -16,39 +16,47 @@ if TYPE_CHECKING:
     from refseg_cli.engine.precision import Precision
 
 
+Out = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="File to write; with --split a folder.")]
+FormatName = Annotated[Literal["onnx", "pt2"], typer.Option("--format", "-f", help="ONNX, or torch.export's archive.")]
+Split = Annotated[bool, typer.Option("--split", help="Two ONNX graphs in a folder: the picture's, and the phrase's.")]
+CheckedData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="DIR", help="Prepared data to check the export on; the demo's pictures if not given."
+    ),
+]
+CheckedSplit = Annotated[
+    str, typer.Option("--data-split", metavar="NAME", help="Split of --data.", autocompletion=split_choices)
+]
+DType = Annotated[
+    Literal["fp32", "fp16"], typer.Option("--dtype", help="Of the graph's arithmetic; fp16 needs --data.")
+]
+Int8 = Annotated[
+    Literal["dynamic", "static"] | None,
+    typer.Option(
+        "--int8",
+        help="8-bit integers, ranges found at each run, or once on the training split of --data, which it needs.",
+    ),
+]
+Limit = Annotated[
+    int, typer.Option("--limit", metavar="N", min=0, help="Images to measure a lower precision on; 0 for all.")
+]
+MaxLoss = Annotated[
+    float, typer.Option("--max-loss", metavar="POINTS", min=0, help="Points of gIoU that a lower precision may cost.")
+]
+
+
 def export(
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="File to write; with --split a folder.")],
+    out: Out,
     model: Model = None,
-    format: Annotated[
-        Literal["onnx", "pt2"], typer.Option("--format", "-f", help="ONNX, or torch.export's archive.")
-    ] = "onnx",
-    split: Annotated[
-        bool, typer.Option("--split", help="Two ONNX graphs in a folder: the picture's, and the phrase's.")
-    ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="DIR", help="Prepared data to check the export on; the demo's pictures if not."),
-    ] = None,
-    data_split: Annotated[
-        str, typer.Option("--data-split", metavar="NAME", help="Split of --data.", autocompletion=split_choices)
-    ] = "val",
-    dtype: Annotated[
-        Literal["fp32", "fp16"], typer.Option("--dtype", help="Of the graph's arithmetic; fp16 needs --data.")
-    ] = "fp32",
-    int8: Annotated[
-        Literal["dynamic", "static"] | None,
-        typer.Option(
-            "--int8",
-            help="8-bit integers, ranges found at each run, or once on the training split of --data, which it needs.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=0, help="Images to measure a lower precision on; 0 for all.")
-    ] = 0,
-    max_loss: Annotated[
-        float,
-        typer.Option("--max-loss", metavar="POINTS", min=0, help="Points of gIoU that a lower precision may cost."),
-    ] = 1.0,
+    format: FormatName = "onnx",
+    split: Split = False,
+    data: CheckedData = None,
+    data_split: CheckedSplit = "val",
+    dtype: DType = "fp32",
+    int8: Int8 = None,
+    limit: Limit = 0,
+    max_loss: MaxLoss = 1.0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
