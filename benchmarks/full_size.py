@@ -27,7 +27,8 @@ import torch
 
 from refseg_cli import files
 from refseg_cli.config import load_recipe
-from refseg_cli.engine.bench import Subject, count_flops, untrained
+from refseg_cli.engine.bench import untrained
+from refseg_cli.engine.stages import Subject, count_flops
 from refseg_cli.segmenters.memory import keep_freed_memory
 
 RECIPES = (

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 FOUND = 0  # also: the command did its work
 NO_TARGET = 1  # `predict`: nothing in any picture answers to any phrase
+TOO_SLOW = 1  # `bench --fail-below`: a row is slower than the baseline allows
 ERROR = 2  # any failure, wrong usage included
 INTERRUPTED = 130  # Ctrl-C, as shells report it
 CLOSED_PIPE = 141  # the reader of stdout went away, as shells report it

@@ -40,10 +40,11 @@ def build(run: str, place: str, name: str, bundle: Path = checkpoint.BUNDLE) -> 
 
 def write_graph(folder: Path) -> None:
     """Write `model.onnx` for the weights of a checkpoint folder."""
-    from refseg_cli.engine import export, onnx_graph
+    from refseg_cli.engine import onnx_graph
+    from refseg_cli.engine.tracing import TRACED, Graph, example, trace
 
     loaded = checkpoint.load(folder)
-    program = export.trace(export.Graph(loaded.model).eval(), export.example(loaded, *export.TRACED))
+    program = trace(Graph(loaded.model).eval(), example(loaded, *TRACED))
     model = onnx_graph.folded_but_weights(onnx_graph.convert(program, optimize=False))
     refer(model, folder / checkpoint.WEIGHTS)
     with whole(folder / BUNDLED) as part:

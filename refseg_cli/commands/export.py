@@ -3,46 +3,122 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from refseg_cli.commands._options import Json, Model, Quiet
+from refseg_cli.commands._options import Json, Model, Quiet, split_choices
 from refseg_cli.console import console
+from refseg_cli.errors import RefsegError
+
+if TYPE_CHECKING:
+    from refseg_cli.engine.export import ExportReport
+    from refseg_cli.engine.precision import Precision
+
+
+Out = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="File to write; with --split a folder.")]
+FormatName = Annotated[Literal["onnx", "pt2"], typer.Option("--format", "-f", help="ONNX, or torch.export's archive.")]
+Split = Annotated[bool, typer.Option("--split", help="Two ONNX graphs in a folder: the picture's, and the phrase's.")]
+CheckedData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="DIR", help="Prepared data to check the export on; the demo's pictures if not given."
+    ),
+]
+CheckedSplit = Annotated[
+    str, typer.Option("--data-split", metavar="NAME", help="Split of --data.", autocompletion=split_choices)
+]
+DType = Annotated[
+    Literal["fp32", "fp16"], typer.Option("--dtype", help="Of the graph's arithmetic; fp16 needs --data.")
+]
+Int8 = Annotated[
+    Literal["dynamic", "static"] | None,
+    typer.Option(
+        "--int8",
+        help="8-bit integers, ranges found at each run, or once on the training split of --data, which it needs.",
+    ),
+]
+Limit = Annotated[
+    int, typer.Option("--limit", metavar="N", min=0, help="Images to measure a lower precision on; 0 for all.")
+]
+MaxLoss = Annotated[
+    float, typer.Option("--max-loss", metavar="POINTS", min=0, help="Points of gIoU that a lower precision may cost.")
+]
 
 
 def export(
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="File to write; with --split a folder.")],
+    out: Out,
     model: Model = None,
-    format: Annotated[
-        Literal["onnx", "pt2"], typer.Option("--format", "-f", help="ONNX, or torch.export's archive.")
-    ] = "onnx",
-    split: Annotated[
-        bool, typer.Option("--split", help="Two ONNX graphs in a folder: the picture's, and the phrase's.")
-    ] = False,
+    format: FormatName = "onnx",
+    split: Split = False,
+    data: CheckedData = None,
+    data_split: CheckedSplit = "val",
+    dtype: DType = "fp32",
+    int8: Int8 = None,
+    limit: Limit = 0,
+    max_loss: MaxLoss = 1.0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a model as one file for other runtimes.
 
-    The graph takes images and tokens. How far its output is from that of the model is measured and printed. With
-    --split, image.onnx computes what depends on the picture alone, and phrase.onnx the rest: one encoding serves many
-    phrases. Where the cut lies is the architecture's: behind its backbone, or behind the last layer without language.
+    The graph takes images and tokens. It is run on real pictures: how far its outputs and masks are from the model's,
+    and how fast it is, are printed and stored in it, and an export that differs is not written. With --split,
+    image.onnx computes what depends on the picture alone, and phrase.onnx the rest: one encoding serves many phrases.
+    Where the cut lies is the architecture's: behind its backbone, or behind the last layer without language.
+
+    Of --dtype fp16 and --int8 the gIoU that they cost on --data is measured, printed and stored; an export that costs
+    more than --max-loss is not written.
 
     \b
     Example:
       refseg export --format onnx --output vlt.onnx
       refseg export --split --output vlt/
+      refseg export --int8 dynamic --data scenes --output int8.onnx
       refseg predict --model vlt.onnx photo.jpg "two people on left"
     """
     from refseg_cli.engine.export import ExportRequest, export
 
+    if int8 and dtype != "fp32":
+        raise RefsegError(f"--int8 and --dtype {dtype} exclude each other", hint="give one of them")
+    precisions: dict[str, Precision] = {"dynamic": "int8 dynamic", "static": "int8 static"}
+    request = ExportRequest(
+        model=model,
+        format=format,
+        out=out,
+        split=split,
+        data=data,
+        data_split=data_split,
+        precision=precisions[int8] if int8 else dtype,
+        limit=limit,
+        max_loss=max_loss,
+    )
     with console.progress() as progress:
-        report = export(ExportRequest(model=model, format=format, out=out, split=split), progress=progress)
+        report = export(request, progress=progress)
     if json:
         console.json(report)
     else:
-        console.result(
-            f"{report.path}: {report.bytes / 1e6:.1f} MB, parity {report.parity:.2g} "
-            f"(largest difference from the model, whose outputs reach {report.scale:.3g})"
-        )
+        console.result(_described(report))
+
+
+def _described(report: ExportReport) -> str:
+    proof, cost = report.proof, report.cost
+    lost = (
+        []
+        if cost is None
+        else [
+            f"gIoU: {cost.exported:.2f}, the model {cost.model:.2f}, on {cost.phrases} phrases of {cost.split}, "
+            f"{cost.data}"
+        ]
+    )
+    return "\n".join(
+        [
+            f"{report.path}: {report.bytes / 1e6:.1f} MB, {report.precision}",
+            f"outputs: at most {proof.difference:.2g} from the model's, which reach {proof.scale:.3g}",
+            f"masks: IoU {proof.mask_iou:.4f} with the model's, {proof.phrases} phrases on {proof.pictures} pictures "
+            f"of {proof.data}",
+            f"speed: {proof.eager_ms / proof.exported_ms:.2f} times the model's "
+            f"({proof.exported_ms:.1f} ms a picture, the model {proof.eager_ms:.1f} ms)",
+            *lost,
+        ]
+    )

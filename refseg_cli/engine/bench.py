@@ -1,72 +1,79 @@
-"""How long a model takes, and what it needs: latency, throughput, memory and arithmetic over batch sizes.
-
-Timed is the forward pass alone, in eval mode, from tensors on the device to logits on the device: no decoding of
-images, no tokenising, no resizing of masks.
+"""How long a model takes, and what it needs: latency, throughput, memory and arithmetic, stage by stage (stages.py),
+over numbers of pictures and phrases.
 """
 
 from __future__ import annotations
 
-import platform
-import threading
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe
+from refseg_cli.engine import stages
+from refseg_cli.engine.measuring import device_name, environment, peak_memory, timed
+from refseg_cli.engine.questions import Question, real_questions
+from refseg_cli.engine.stages import BETWEEN_TENSORS, STAGES, Call, Precision, Stage, Subject, count_flops
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
 from refseg_cli.progress import Progress, silent
-from refseg_cli.records import Batch
-from refseg_cli.segmenters.choice import is_exported, open_checkpoint, usual_device
+from refseg_cli.segmenters.base import Segmenter
+from refseg_cli.segmenters.choice import is_exported, open_checkpoint, open_segmenter, usual_device
 from refseg_cli.segmenters.inference import pick_device
+from refseg_cli.segmenters.zero_shot import is_zero_shot
 
-Precision = Literal["fp32", "bf16", "fp16"]
-
+SCHEMA = "refseg.bench/1"
+ALL: Literal["all"] = "all"
 # Words of a recipe's vocabulary, where no data was read: BERT's and CLIP's own, and about as many as RefCOCO has.
 VOCABULARY = {"words": 10_000, "bert": 30_522, "clip": 49_408}
-SAMPLING = 0.002  # seconds between looks at the process's memory
 MIB, GIGA = 2**20, 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What to measure: `model` (a checkpoint, a training run or an exported model), else `recipe` with random weights,
-    else the bundled model.
+    """What to measure: `model` (whatever `--model` names), else `recipe` with random weights, else the bundled model.
 
-    batch_sizes: images at a time, one row each.  phrases: for each image.  repeat: timed runs of each row, after
-    `warmup` others.
+    stage: one of them, or all that the model has; None for forward, of a zero-shot model end-to-end.
+    batch_sizes: images at a time.  phrases: for each image; a row for each of both.  repeat: timed runs of each row,
+    after `warmup` others.
+    data: prepared data, which the loader reads, and whose pictures are asked end to end in place of the demo's.
     """
 
     model: str | Path | None = None
     recipe: Recipe | None = None
+    stage: Stage | Literal["all"] | None = None
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
-    phrases: int = 1
+    phrases: tuple[int, ...] = (1,)
     repeat: int = 20
     warmup: int = 3
     device: str = "auto"
     precision: Precision = "fp32"
+    compile: bool = False
+    data: str | None = None
+    data_split: str = "val"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One batch size. peak_memory_mib: see `BenchReport.memory`.  gflops: of one forward pass, None where unknown."""
+    """One stage at one size. Times are of the whole batch; rates None where encode or decode is lost in noise.
 
+    peak_memory_mib: see `BenchReport.memory`; of encode and decode together.  gflops: None where unknown.
+    """
+
+    stage: Stage
     images: int
     expressions: int
     latency_p50_ms: float
     latency_p95_ms: float
-    images_per_s: float
-    expressions_per_s: float
+    images_per_s: float | None
+    expressions_per_s: float | None
     peak_memory_mib: float
     gflops: float | None
 
@@ -75,101 +82,242 @@ class Row:
 class BenchReport:
     """The rows and what they depend on.
 
-    parameters: all of them, the embeddings included.  gflops_per_image, gflops_per_phrase: floating point operations
-    of matrix products and convolutions, a multiply and an add counted as two (GMACs are half of it); an image with K
-    phrases takes per_image + K per_phrase. All three are None for an exported graph, which does not say.  memory: what
-    the rows' peak is of.
+    size, max_tokens: None for a zero-shot model.  parameters: all of them, the embeddings included.
+    gflops_per_image, gflops_per_phrase: floating point operations of matrix products and convolutions, a multiply and
+    an add counted as two (GMACs are half of it); an image with K phrases takes per_image + K per_phrase. All three are
+    None for an exported graph, which does not say, and for a zero-shot model.
+    memory: what the rows' peak is of.  left_out: stages that were not measured, and why.
+    environment: versions and the machine, see `measuring.environment`.
     """
 
     model: str
     device: str
     precision: str
+    compile: bool
     threads: int
     torch: str
-    size: tuple[int, int]
-    max_tokens: int
+    size: tuple[int, int] | None
+    max_tokens: int | None
     parameters: int | None
     gflops_per_image: float | None
     gflops_per_phrase: float | None
     memory: str
     repeat: int
     rows: tuple[Row, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
-        return {"schema": "refseg.bench/1", **asdict(self)}
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is measured. vocabulary: token ids there are."""
-
-    model: nn.Module
-    recipe: Recipe
-    name: str
-    vocabulary: int
-
-    def batch(self, images: int, phrases: int) -> Batch:
-        """Random input of which every token counts."""
-        expressions, length = images * phrases, self.recipe.text.max_tokens
-        return Batch(
-            images=torch.randn(images, 3, *self.recipe.data.size),
-            tokens=torch.randint(self.vocabulary, (expressions, length)),
-            attention_mask=torch.ones(expressions, length, dtype=torch.bool),
-            image_index=torch.arange(expressions) // phrases,
-        )
+        return {"schema": SCHEMA, **asdict(self)}
 
 
 def bench(request: BenchRequest, *, progress: Progress = silent) -> BenchReport:
     """Measure.
 
     Raises:
-        RefsegError: no such model or device, a batch size below one, or not enough memory for a row.
+        RefsegError: no such model, device or data, a stage that the model does not have, a size below one, or not
+            enough memory for a row.
     """
     _check(request)
+    wanted, left_out = _stages(request)
     device = pick_device(usual_device(request.model, request.device))
-    subject = _subject(request)
-    # The counter sees torch's operators, and an exported graph has none.
-    flops = None if is_exported(request.model) else count_flops(subject)
-    subject.model.to(device)
-    rows = []
-    for done, images in enumerate(request.batch_sizes):
-        progress("bench", done, len(request.batch_sizes), images=str(images))
-        of_batch = None if flops is None else images * (flops[0] + request.phrases * flops[1])
-        rows.append(_row(subject, request, device, images, of_batch))
-    progress("bench", len(request.batch_sizes), len(request.batch_sizes))
+    bed = _Bed.of(request, wanted, device)
+    sizes = list(product(request.batch_sizes, request.phrases))
+    rows: list[Row] = []
+    total = len(wanted) * len(sizes)
+    for stage in wanted:
+        for images, phrases in sizes if stage != "startup" else [(1, 1)]:
+            progress(f"bench {stage}", len(rows), total, images=str(images), phrases=str(phrases))
+            rows.append(bed.row(stage, images, phrases))
+    progress("bench", total, total)
+    subject, flops = bed.subject, bed.flops
     return BenchReport(
-        model=subject.name,
-        device=_device_name(device),
+        model=bed.name,
+        device=device_name(device),
         precision=request.precision,
+        compile=request.compile,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        size=subject.recipe.data.size,
-        max_tokens=subject.recipe.text.max_tokens,
-        parameters=sum(p.numel() for p in subject.model.parameters()) or None,
+        size=None if subject is None else subject.recipe.data.size,
+        max_tokens=None if subject is None else subject.recipe.text.max_tokens,
+        parameters=None if subject is None else sum(p.numel() for p in subject.model.parameters()) or None,
         gflops_per_image=None if flops is None else flops[0] / GIGA,
         gflops_per_phrase=None if flops is None else flops[1] / GIGA,
         memory="allocated on the device" if device.type == "cuda" else "resident in the process, libraries included",
         repeat=request.repeat,
         rows=tuple(rows),
+        left_out=left_out,
+        environment=environment(),
     )
 
 
 def _check(request: BenchRequest) -> None:
     if is_exported(request.model) and request.precision != "fp32":
         raise RefsegError(f"{request.model}: an exported model has its own precision", hint="leave --precision away")
-    smallest = min((*request.batch_sizes, request.phrases, request.repeat), default=0)
-    if not request.batch_sizes or smallest < 1:
+    smallest = min((*request.batch_sizes, *request.phrases, request.repeat), default=0)
+    if not request.batch_sizes or not request.phrases or smallest < 1:
         raise RefsegError("batch sizes, phrases and repeat must be at least 1")
     if request.model is not None and request.recipe is not None:
         raise RefsegError("a trained model and a recipe were asked for", hint="give one of them")
 
 
+def _stages(request: BenchRequest) -> tuple[list[Stage], dict[str, str]]:
+    """What is measured, and what `all` leaves out, with the reason.
+
+    Raises:
+        RefsegError: the one stage that was asked for is none of this model's.
+    """
+    zero_shot = request.recipe is None and request.model is not None and is_zero_shot(str(request.model))
+    if request.stage == ALL:
+        reasons = {stage: _refusal(request, stage, zero_shot=zero_shot) for stage in STAGES}
+        wanted = [stage for stage in STAGES if reasons[stage] is None]
+        return wanted, {stage: reason for stage, reason in reasons.items() if reason is not None}
+    chosen: Stage = request.stage or ("end-to-end" if zero_shot else "forward")
+    reason = _refusal(request, chosen, zero_shot=zero_shot)
+    if reason is not None:
+        raise RefsegError(f"--stage {chosen}: {reason}", hint="--stage all measures every stage that there is")
+    return [chosen], {}
+
+
+def _refusal(request: BenchRequest, stage: Stage, *, zero_shot: bool) -> str | None:
+    """Why there is no such stage, if there is none."""
+    plain = request.precision == "fp32" and not request.compile
+    if zero_shot and stage in ("forward", "train", "loader"):
+        return "a model of transformers is asked end to end"
+    if not plain and (zero_shot or stage not in BETWEEN_TENSORS):
+        return "--precision and --compile are of the passes of refseg's own models"
+    if is_exported(request.model) and (stage == "train" or request.compile):
+        return "an exported graph is neither trained nor compiled"
+    if request.recipe is not None and stage in ("end-to-end", "startup"):
+        return "a recipe with random weights has no answers"
+    if stage == "loader" and request.data is None:
+        return "needs prepared data, --data DIR"
+    return None
+
+
+@dataclass(frozen=True)
+class _Bed:
+    """What is measured, opened, and how. Of a zero-shot model there is the segmenter alone."""
+
+    request: BenchRequest
+    device: torch.device
+    name: str
+    subject: Subject | None
+    flops: tuple[int, int] | None
+    segmenter: Segmenter | None
+    questions: Sequence[Question]
+
+    @classmethod
+    def of(cls, request: BenchRequest, wanted: Sequence[Stage], device: torch.device) -> _Bed:
+        zero_shot = request.recipe is None and request.model is not None and is_zero_shot(str(request.model))
+        segmenter, questions, subject, flops = None, list[Question](), None, None
+        if zero_shot or "end-to-end" in wanted:
+            segmenter = open_segmenter(request.model, device=request.device)
+            questions = real_questions(request.data, request.data_split)
+        if not zero_shot:
+            subject = _subject(request)
+            # The counter sees torch's operators, and an exported graph has none.
+            flops = None if is_exported(request.model) else count_flops(subject)
+            subject.model.to(device)
+            if request.compile:
+                subject.model.compile()
+        name = subject.name if subject else segmenter.name if segmenter else ""
+        return cls(request, device, name, subject, flops, segmenter, questions)
+
+    def row(self, stage: Stage, images: int, phrases: int) -> Row:
+        """Measure one stage at one size.
+
+        Raises:
+            RefsegError: not enough memory, a batch that cannot be trained on, or a compiler that fails.
+        """
+        with _explained(self.request, images, phrases):
+            if stage == "loader":
+                return self._loader(images, phrases)
+            if stage == "startup":
+                return self._startup()
+            if stage in ("encode", "decode"):
+                return self._share(stage, images, phrases)
+            run = self._call(stage, images, phrases)
+            for _ in range(self.request.warmup):
+                run()
+            seconds = [timed(run) for _ in range(self.request.repeat)]
+            return self._made(stage, images, phrases, seconds, peak_memory(run, self.device))
+
+    def _call(self, stage: Stage, images: int, phrases: int) -> Call:
+        if self.subject is None or stage == "end-to-end":
+            assert self.segmenter is not None
+            return stages.end_to_end(self.segmenter, self.device, self.questions, images, phrases)
+        make = stages.train if stage == "train" else stages.forward
+        return make(self.subject, self.device, self.request.precision, images, phrases)
+
+    def _share(self, stage: Stage, images: int, phrases: int) -> Row:
+        """The pictures' or the phrases', by asking twice as many phrases, in turn with as many."""
+        once, twice = (self._call("forward", images, n * phrases) for n in (1, 2))
+        for _ in range(self.request.warmup):
+            once()
+            twice()
+        pairs = [(timed(once), timed(twice)) for _ in range(self.request.repeat)]
+        decode = [max(0.0, both - one) for one, both in pairs]
+        shares = {
+            "decode": decode,
+            "encode": [max(0.0, one - more) for (one, _), more in zip(pairs, decode, strict=True)],
+        }
+        return self._made(stage, images, phrases, shares[stage], peak_memory(once, self.device))
+
+    def _loader(self, images: int, phrases: int) -> Row:
+        """Between one batch and the next; a batch has fewer phrases where its pictures have."""
+        request, subject = self.request, self.subject
+        assert subject is not None
+        assert request.data is not None
+        batches = stages.load_batches(subject, request.data, images, phrases)
+        for _ in range(request.warmup):
+            next(batches)
+        seen, seconds = [], []
+        for _ in range(request.repeat):
+            seconds.append(timed(lambda: seen.append(next(batches))))
+        memory = peak_memory(lambda: next(batches), torch.device("cpu"))
+        batches.close()
+        row = self._made("loader", images, phrases, seconds, memory)
+        return replace(
+            row,
+            images_per_s=sum(len(batch.images) for batch in seen) / sum(seconds),
+            expressions_per_s=sum(map(len, seen)) / sum(seconds),
+        )
+
+    def _startup(self) -> Row:
+        run = partial(stages.a_process, self.request.model)
+        memory = stages.process_memory(self.request.model)  # which also fills the disk's cache
+        return self._made("startup", 1, 1, [timed(run) for _ in range(self.request.repeat)], memory)
+
+    def _made(self, stage: Stage, images: int, phrases: int, seconds: Sequence[float], memory: int) -> Row:
+        p50, p95 = np.percentile(seconds, [50, 95])
+        rate = images * len(seconds) / sum(seconds) if p50 else None
+        return Row(
+            stage=stage,
+            images=images,
+            expressions=images * phrases,
+            latency_p50_ms=1000 * float(p50),
+            latency_p95_ms=1000 * float(p95),
+            images_per_s=rate,
+            expressions_per_s=None if rate is None else rate * phrases,
+            peak_memory_mib=memory / MIB,
+            gflops=self._gflops(stage, images, phrases),
+        )
+
+    def _gflops(self, stage: Stage, images: int, phrases: int) -> float | None:
+        if self.flops is None or stage not in ("forward", "encode", "decode"):
+            return None
+        picture, phrase = self.flops
+        of = {"encode": images * picture, "decode": images * phrases * phrase}
+        return of.get(stage, sum(of.values())) / GIGA
+
+
 def _subject(request: BenchRequest) -> Subject:
-    if request.recipe is not None:
-        return untrained(request.recipe)
-    loaded = open_checkpoint(request.model)
-    return Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size)
+    if request.recipe is None:
+        loaded = open_checkpoint(request.model)
+        return Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size, loaded.tokenizer)
+    return untrained(request.recipe)
 
 
 def untrained(recipe: Recipe) -> Subject:
@@ -180,124 +328,26 @@ def untrained(recipe: Recipe) -> Subject:
     return Subject(model, recipe, f"{recipe.arch}, random weights", vocabulary)
 
 
-def count_flops(subject: Subject) -> tuple[int, int]:
-    """(operations of an image without language, operations of each phrase), by counting one and two phrases.
-
-    Counted on the CPU, where a GRU is the matrix products that it is; the counter does not know cuDNN's.
-    """
-    counts = []
-    subject.model.requires_grad_(False)  # the counter's hooks fail on views of parameters that want gradients
-    for phrases in (1, 2):
-        batch = subject.batch(1, phrases)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            subject.model(batch)
-        counts.append(counter.get_total_flops())
-    one, two = counts
-    return 2 * one - two, two - one
-
-
-def _row(subject: Subject, request: BenchRequest, device: torch.device, images: int, flops: int | None) -> Row:
-    batch = subject.batch(images, request.phrases).to(device)
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[request.precision]
-
-    def run() -> None:
-        with torch.inference_mode(), torch.autocast(device.type, dtype) if dtype else nullcontext():
-            subject.model(batch)
-        _wait_for(device)
-
+@contextmanager
+def _explained(request: BenchRequest, images: int, phrases: int) -> Iterator[None]:
+    """What torch says when a batch is too large or too small, or its compiler finds no C++, in one line."""
     try:
-        for _ in range(request.warmup):
-            run()
-        seconds = [_timed(run) for _ in range(request.repeat)]
-        memory = _peak_memory(run, device)
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        yield
+    except RefsegError:
+        raise
+    except (MemoryError, ValueError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
             raise RefsegError(
-                f"not enough memory for {images} images with {request.phrases} phrases each",
+                f"not enough memory for {images} images with {phrases} phrases each",
                 hint="take smaller --batch-sizes or fewer --phrases",
             ) from error
+        if "more than 1 value per channel when training" in text:
+            raise RefsegError(
+                f"{images} images with {phrases} phrases each are too few to train on: batch normalisation needs two",
+                hint="take larger --batch-sizes",
+            ) from error
+        if request.compile:
+            reason = (text.strip() or type(error).__name__).splitlines()[0]
+            raise RefsegError(f"--compile: torch.compile failed: {reason}", hint="leave --compile away") from error
         raise
-    p50, p95 = np.percentile(seconds, [50, 95])
-    rate = images * len(seconds) / sum(seconds)
-    return Row(
-        images=images,
-        expressions=len(batch),
-        latency_p50_ms=1000 * float(p50),
-        latency_p95_ms=1000 * float(p95),
-        images_per_s=rate,
-        expressions_per_s=rate * request.phrases,
-        peak_memory_mib=memory / MIB,
-        gflops=None if flops is None else flops / GIGA,
-    )
-
-
-def _timed(run: Callable[[], None]) -> float:
-    """Seconds; `run` waits for its device."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _peak_memory(run: Callable[[], None], device: torch.device) -> int:
-    """Bytes at the peak of one run that is not timed."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device)
-    if _forget_peak():
-        run()
-        return _resident_peak()
-    return _sampled_peak(run)
-
-
-def _forget_peak() -> bool:
-    """Let Linux count this process's peak of resident memory anew; whether it does."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5)
-    except OSError:  # another system, or a kernel built without it
-        return False
-    return True
-
-
-def _resident_peak() -> int:
-    """Bytes of resident memory at the most since `_forget_peak`."""
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    kib = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return int(kib) * 1024
-
-
-def _sampled_peak(run: Callable[[], None]) -> int:
-    """Bytes of resident memory at the most of what was seen, every `SAMPLING` seconds."""
-    process, finished = psutil.Process(), threading.Event()
-    seen = [process.memory_info().rss]
-
-    def look() -> None:
-        while not finished.wait(SAMPLING):
-            seen.append(process.memory_info().rss)
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        run()
-    finally:
-        finished.set()
-        watcher.join()
-    return max(seen)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu" and Path("/proc/cpuinfo").is_file():  # platform.processor() is empty on Linux
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        if names:
-            return f"cpu, {names[0]}"
-    return f"{device}, {platform.machine()}"

@@ -7,7 +7,7 @@ from the graph, not from the architecture: a node belongs to the second graph if
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +59,8 @@ def folded_but_weights(model: Any) -> Any:
     return model
 
 
-def save(model: Any, file: Path, metadata: dict[str, str]) -> None:
-    """Write a ModelProto with that metadata, and have it checked.
+def save(model: Any, file: Path, metadata: Mapping[str, str]) -> None:
+    """Write a ModelProto with that metadata and no other, and have it checked.
 
     Raises:
         ValueError: it is too large for one file.
@@ -69,8 +69,7 @@ def save(model: Any, file: Path, metadata: dict[str, str]) -> None:
 
     if model.ByteSize() > LIMIT:
         raise ValueError("more than 2 GB do not fit into one ONNX file; --format pt2 has no such limit")
-    for name, value in metadata.items():
-        model.metadata_props.add(key=name, value=value)
+    onnx.helper.set_model_props(model, dict(metadata))
     file.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(file))
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from refseg_cli import checkpoint, files
+from refseg_cli import files
 from refseg_cli.data.pictures import read_pixels
 from refseg_cli.drawing.overlay import overlay_png
-from refseg_cli.errors import RefsegError
+from refseg_cli.engine.questions import demo_pictures
 from refseg_cli.segmenters.base import Found
 from refseg_cli.segmenters.choice import open_segmenter
 
@@ -27,30 +26,22 @@ class Shown:
 def demo(out: Path, *, folder: str | Path | None = None, device: str = "auto") -> list[Shown]:
     """Answer the bundled pictures' phrases and write an overlay PNG of each answer into `out`.
 
-    The pictures lie in the package beside the bundled models: `demo/demo.json` is a list of
-    ``{"image": "cat.jpg", "model": "photos", "phrases": ["the cat", ...]}``.
-
     Args:
-        folder: one model for all of them, in place of those that the list names.
+        folder: one model for all of them, in place of those that know each picture.
 
     Raises:
         RefsegError: the package is damaged, or `out` cannot be written.
     """
-    pictures = checkpoint.BUNDLE / "demo"
-    try:
-        wanted = json.loads((pictures / "demo.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RefsegError(f"{pictures}: no demo in this installation: {error}", hint="install refseg again") from error
-    shown: list[Shown] = []
-    segmenters = {name: open_segmenter(name, device=device) for name in {folder or one["model"] for one in wanted}}
+    wanted, shown = demo_pictures(), list[Shown]()
+    segmenters = {name: open_segmenter(name, device=device) for name in {folder or one.model for one in wanted}}
     for one in wanted:
-        pixels = read_pixels(pictures / one["image"])
+        pixels = read_pixels(one.file)
         picture = pixels.transpose(1, 2, 0)
-        for found in segmenters[folder or one["model"]].predict(pixels, one["phrases"]):
+        for found in segmenters[folder or one.model].predict(pixels, one.phrases):
             path = out / f"{len(shown) + 1:02}-{_slug(found.phrase)}.png"
             drawn = overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target)
             files.write(path, drawn)
-            shown.append(Shown(str(pictures / one["image"]), found, path))
+            shown.append(Shown(str(one.file), found, path))
     return shown
 
 

@@ -86,8 +86,12 @@ class PixelWordAttention(nn.Module):
         V, Q = F.gelu(self.vision(x)), instance_norm(self.query(x))
         if gather is not None:
             V, Q = V[gather], Q[gather]
+        # The norm below takes away what all pixels have alike; the first word's values go here already. A phrase of
+        # one word says the same everywhere, and would leave the norm rounding alone, to divide by the root of 1e-5.
+        values = self.value(words)
+        values = values - values[:, :1].detach()
         # The scale is of all channels, not of one head's [official code].
-        q, k, v = (split_heads(t, self.heads) for t in (Q, self.key(words), self.value(words)))
+        q, k, v = (split_heads(t, self.heads) for t in (Q, self.key(words), values))
         mask, scale = keep[:, None, None], x.shape[-1] ** -0.5
         G = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         G = instance_norm(self.out(join_heads(G)))

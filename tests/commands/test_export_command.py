@@ -10,6 +10,8 @@ import pytest
 from refseg_cli.app import main
 from refseg_cli.engine import export as engine
 from refseg_cli.engine.export import ExportReport, ExportRequest
+from refseg_cli.engine.precision import Cost
+from refseg_cli.engine.proof import Proof
 from refseg_cli.errors import ERROR, FOUND
 from refseg_cli.progress import Progress
 
@@ -23,7 +25,10 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[ExportRequest]:
 
     def export(request: ExportRequest, *, progress: Progress) -> ExportReport:
         seen.append(request)
-        return ExportReport(request.out, request.format, "vlt", 2.5e-7, 12.5, 4_500_000, ("mask_logits",))
+        proof = Proof(2.5e-7, 12.5, ((1, 1),), "demo", 3, 9, 0.99987, 4000, 30.0, 15.0)
+        cost = None if request.precision == "fp32" else Cost("scenes", "val", 40, 200, 61.5, 60.75)
+        precision = request.precision
+        return ExportReport(request.out, request.format, "vlt", precision, proof, cost, 4_500_000, ("mask_logits",))
 
     monkeypatch.setattr(engine, "export", export)
     return seen
@@ -33,10 +38,37 @@ def test_what_reaches_the_engine_and_what_is_printed(requests: list[ExportReques
     assert main(["export", "--model", "run", "--format", "pt2", "-o", "m.pt2"]) == FOUND
     assert main(["export", "-o", "m.onnx"]) == FOUND
     assert requests == [ExportRequest("run", "pt2", Path("m.pt2")), ExportRequest(None, "onnx", Path("m.onnx"))]
-    assert capsys.readouterr().out.splitlines() == [
-        "m.pt2: 4.5 MB, parity 2.5e-07 (largest difference from the model, whose outputs reach 12.5)",
-        "m.onnx: 4.5 MB, parity 2.5e-07 (largest difference from the model, whose outputs reach 12.5)",
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        "m.pt2: 4.5 MB, fp32",
+        "outputs: at most 2.5e-07 from the model's, which reach 12.5",
+        "masks: IoU 0.9999 with the model's, 9 phrases on 3 pictures of demo",
+        "speed: 2.00 times the model's (15.0 ms a picture, the model 30.0 ms)",
     ]
+
+
+def test_data_reaches_the_engine(requests: list[ExportRequest]) -> None:
+    assert main(["export", "-o", "m.onnx", "--data", "scenes", "--data-split", "testA"]) == FOUND
+    assert requests == [ExportRequest(None, "onnx", Path("m.onnx"), data="scenes", data_split="testA")]
+
+
+@pytest.mark.parametrize(
+    ("words", "precision"),
+    [(["--dtype", "fp16"], "fp16"), (["--int8", "dynamic"], "int8 dynamic"), (["--int8", "static"], "int8 static")],
+)
+def test_precision(requests: list[ExportRequest], capsys: Capture, words: list[str], precision: str) -> None:
+    shell = ["export", "-o", "m.onnx", "--data", "scenes", *words, "--limit", "40", "--max-loss", "2.5"]
+    assert main(shell) == FOUND
+    (request,) = requests
+    assert (request.precision, request.data, request.limit, request.max_loss) == (precision, "scenes", 40, 2.5)
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"m.onnx: 4.5 MB, {precision}"
+    assert out[-1] == "gIoU: 60.75, the model 61.50, on 200 phrases of val, scenes"
+
+
+def test_one_precision_at_a_time(requests: list[ExportRequest], capsys: Capture) -> None:
+    assert main(["export", "-o", "m.onnx", "--dtype", "fp16", "--int8", "static"]) == ERROR
+    assert "--int8 and --dtype fp16 exclude each other" in capsys.readouterr().err
+    assert requests == []
 
 
 def test_a_folder_of_split_graphs(requests: list[ExportRequest], capsys: Capture) -> None:
@@ -47,7 +79,8 @@ def test_a_folder_of_split_graphs(requests: list[ExportRequest], capsys: Capture
 def test_json(requests: list[ExportRequest], capsys: Capture) -> None:
     main(["export", "-o", "m.onnx", "--json"])
     report = json.loads(capsys.readouterr().out)
-    assert (report["path"], report["parity"], report["outputs"]) == ("m.onnx", 2.5e-7, ["mask_logits"])
+    assert (report["path"], report["outputs"]) == ("m.onnx", ["mask_logits"])
+    assert report["proof"]["difference"] == 2.5e-7
 
 
 def test_no_file_no_export(requests: list[ExportRequest], capsys: Capture) -> None:

@@ -83,6 +83,23 @@ def test_calibrate_first(tiny: Tiny, data: Path, tmp_path: Path, capsys: Capture
     assert f"no-target threshold {stored!r}" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_the_demo(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    assert main(["predict", "--demo", "--device", "cpu", "--model", tiny("clipseg"), "-o", str(out)]) == FOUND
+    assert len(list(out.iterdir())) == 9
+
+
+def test_bench(tiny: Tiny, capsys: Capture) -> None:
+    shell = ["bench", "--device", "cpu", "--model", tiny("clipseg"), "--repeat", "1", "--warmup", "0"]
+    assert main([*shell, "--batch-sizes", "1", "--phrases", "1,2"]) == FOUND
+    rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [["end-to-end", "1", "1"], ["end-to-end", "1", "2"]]
+    assert main([*shell, "--stage", "forward"]) == ERROR
+    said = capsys.readouterr().err
+    assert "--stage forward: a model of transformers is asked end to end" in said
+    assert said.count("\n") == 1
+
+
 def test_out_of_reach(photo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

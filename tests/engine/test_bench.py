@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 
 from refseg_cli.config import DataConfig, Recipe, TextConfig
+from refseg_cli.engine import baseline, measuring, stages
 from refseg_cli.engine import bench as module
-from refseg_cli.engine.bench import BenchRequest, bench
+from refseg_cli.engine.bench import BenchReport, BenchRequest, Row, bench
+from refseg_cli.engine.stages import STAGES, Subject, count_flops
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Prediction
 
@@ -32,13 +35,13 @@ class Countable(nn.Module):
         return Prediction(maps + words[:, None, None, None])
 
 
-def subject(model: nn.Module) -> module.Subject:
+def subject(model: nn.Module) -> Subject:
     recipe = Recipe("vlt", data=DataConfig(size=(8, 6)), text=TextConfig(max_tokens=4))
-    return module.Subject(model.eval(), recipe, "countable", 7)
+    return Subject(model.eval(), recipe, "countable", 7)
 
 
 def test_operations_are_counted_by_image_and_by_phrase() -> None:
-    per_image, per_phrase = module.count_flops(subject(Countable()))
+    per_image, per_phrase = count_flops(subject(Countable()))
     assert per_image == 2 * (3 * 5) * (8 * 6)  # a multiply and an add for each weight and pixel
     assert per_phrase == 2 * (7 * 5) * 4  # and for each weight and word
 
@@ -56,14 +59,14 @@ class Expanded(Countable):
 
 
 def test_operations_on_views_of_parameters_are_counted() -> None:
-    per_image, per_phrase = module.count_flops(subject(Expanded()))
+    per_image, per_phrase = count_flops(subject(Expanded()))
     assert per_image == 2 * (3 * 5) * (8 * 6)
     assert per_phrase == 2 * (7 * 5) * 4 + 2 * (5 * 2) * 3
 
 
 def test_the_report_agrees_with_itself(untrained: Path) -> None:
     seen: list[tuple[int, int]] = []
-    request = BenchRequest(untrained, batch_sizes=(1, 3), phrases=2, repeat=4, warmup=1, device="cpu")
+    request = BenchRequest(untrained, batch_sizes=(1, 3), phrases=(2,), repeat=4, warmup=1, device="cpu")
     report = bench(request, progress=lambda stage, done, total, **figures: seen.append((done, total)))
     assert seen == [(0, 2), (1, 2), (2, 2)]
     assert [(row.images, row.expressions) for row in report.rows] == [(1, 2), (3, 6)]
@@ -91,7 +94,15 @@ def test_a_recipe_is_measured_with_random_weights(untrained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_sizes": ()}, {"batch_sizes": (1, 0)}, {"phrases": 0}, {"repeat": 0}, {"batch_sizes": (-2,)}]
+    "wrong",
+    [
+        {"batch_sizes": ()},
+        {"batch_sizes": (1, 0)},
+        {"phrases": (0,)},
+        {"phrases": ()},
+        {"repeat": 0},
+        {"batch_sizes": (-2,)},
+    ],
 )
 def test_sizes_below_one_are_refused(untrained: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(RefsegError, match="at least 1"):
@@ -108,18 +119,22 @@ def test_out_of_memory_says_at_which_size() -> None:
         def forward(self, batch: Batch) -> Prediction:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    request = BenchRequest(phrases=3, warmup=1)
     with pytest.raises(RefsegError, match="not enough memory for 16 images with 3 phrases each"):
-        module._row(subject(Greedy()), request, torch.device("cpu"), 16, 0)
+        bed(Greedy()).row("forward", 16, 3)
+
+
+def bed(model: nn.Module, **settings: object) -> module._Bed:
+    request = BenchRequest(repeat=2, warmup=1, **settings)  # type: ignore[arg-type]
+    return module._Bed(request, torch.device("cpu"), "countable", subject(model), (1000, 10), None, [])
 
 
 PEAK = """
 import sys, torch
-from refseg_cli.engine import bench
+from refseg_cli.engine import measuring
 cpu = torch.device("cpu")
 run = lambda: torch.ones(64 * 2**20, dtype=torch.uint8)
-before = bench._peak_memory(lambda: None, cpu)
-peaks = [bench._peak_memory(run, cpu) - before, bench._peak_memory(lambda: None, cpu) - before]
+before = measuring.peak_memory(lambda: None, cpu)
+peaks = [measuring.peak_memory(run, cpu) - before, measuring.peak_memory(lambda: None, cpu) - before]
 sys.stdout.write(" ".join(str(peak >> 20) for peak in peaks))
 """
 
@@ -136,4 +151,168 @@ def test_peak_memory_sees_what_a_run_takes_and_gives_back() -> None:
 
 
 def test_peak_memory_elsewhere_is_what_was_seen() -> None:
-    assert module._sampled_peak(lambda: None) > 2**20
+    assert measuring.sampled_peak(lambda: None) > 2**20
+
+
+# ---- stages
+
+
+def test_shares_are_told_apart_by_the_phrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that says 5 for the picture and 2 for each phrase."""
+    clock = {3: 5 + 2 * 3, 6: 5 + 2 * 6}
+
+    class Sized(Countable):
+        asked = 0
+
+        def forward(self, batch: Batch) -> Prediction:
+            self.asked = len(batch)
+            return super().forward(batch)
+
+    model = Sized()
+
+    def timed(run: object) -> float:
+        run()  # type: ignore[operator]
+        return clock[model.asked]
+
+    monkeypatch.setattr(module, "timed", timed)
+    encode, decode = (bed(model).row(stage, 1, 3) for stage in ("encode", "decode"))
+    assert (encode.latency_p50_ms, decode.latency_p50_ms) == (5000, 6000)
+    assert (encode.images_per_s, decode.expressions_per_s) == (0.2, 0.5)
+    assert (encode.gflops, decode.gflops) == (1000 / 1e9, 30 / 1e9)
+
+
+def test_a_share_that_is_lost_in_noise_has_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([3.0, 2.0] * 2)
+    monkeypatch.setattr(module, "timed", lambda run: next(times))
+    row = bed(Countable()).row("decode", 1, 1)
+    assert (row.latency_p50_ms, row.images_per_s, row.expressions_per_s) == (0, None, None)
+
+
+def test_training_steps_move_the_weights(untrained: Path) -> None:
+    found = module._subject(BenchRequest(untrained))
+    before = {name: p.detach().clone() for name, p in found.model.named_parameters()}
+    count_flops(found)  # which switches gradients off, and on again
+    stages.train(found, torch.device("cpu"), "fp32", 2, 2)()
+    moved = [name for name, p in found.model.named_parameters() if not torch.equal(p, before[name])]
+    assert len(moved) > 0.8 * len(before)
+    assert found.model.training
+    stages.forward(found, torch.device("cpu"), "fp32", 1, 1)
+    assert not found.model.training
+
+
+def test_every_stage_of_a_checkpoint(untrained: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(stages, "a_process", lambda model, **watch: started.append(model))
+    request = BenchRequest(
+        untrained, stage="all", batch_sizes=(2,), phrases=(1, 2), repeat=1, warmup=1, device="cpu", data=str(scenes)
+    )
+    report = bench(request)
+    assert [(row.stage, row.expressions) for row in report.rows] == [
+        (stage, n) for stage in STAGES for n in ((2, 4) if stage != "startup" else (1,))
+    ]
+    assert report.left_out == {}
+    assert set(started) == {untrained}
+    assert all(row.images_per_s for row in report.rows if row.stage not in ("encode", "decode"))
+    assert {"torch", "python", "cores", "machine", "load"} <= set(report.environment)
+
+
+def test_a_process_is_a_predict(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    class Process:
+        def __init__(self, words: list[str]) -> None:
+            seen.append(words)
+
+        def wait(self) -> int:
+            return len(seen) - 1
+
+    monkeypatch.setattr(stages.subprocess, "Popen", Process)
+    stages.a_process("scenes")
+    assert seen[0][1:4] == ["-m", "refseg_cli", "predict"]
+    assert Path(seen[0][4]).name == "scene_people.jpg"
+    assert seen[0][6:8] == ["--model", "scenes"]
+    with pytest.raises(RefsegError, match="failed in a process of its own"):
+        stages.a_process(None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"stage": "loader"}, "--stage loader: needs prepared data, --data DIR"),
+        ({"stage": "end-to-end", "precision": "bf16"}, "--precision and --compile are of the passes"),
+        ({"stage": "startup", "model": None, "recipe": Recipe("vlt")}, "random weights has no answers"),
+    ],
+)
+def test_a_stage_that_is_not_there_is_one_line(untrained: Path, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(RefsegError, match=words):
+        bench(BenchRequest(**{"model": untrained, **settings}))  # type: ignore[arg-type]
+
+
+def test_a_zero_shot_model_is_asked_end_to_end(tiny: Callable[[str], str]) -> None:
+    name = tiny("clipseg")
+    report = bench(BenchRequest(name, batch_sizes=(1,), phrases=(2,), repeat=1, warmup=0, device="cpu"))
+    assert [(row.stage, row.images, row.expressions) for row in report.rows] == [("end-to-end", 1, 2)]
+    assert (report.model, report.size, report.parameters) == ("clipseg", None, None)
+    with pytest.raises(RefsegError, match="--stage train: a model of transformers is asked end to end"):
+        bench(BenchRequest(name, stage="train"))
+
+
+def test_a_batch_too_small_to_train_on_is_one_line() -> None:
+    class Normalised(Countable):
+        def losses(self, prediction: Prediction, batch: Batch) -> dict[str, torch.Tensor]:
+            return {"loss": nn.BatchNorm1d(1).train()(prediction.mask_logits.mean((2, 3))).mean()}
+
+        def pretrained_modules(self) -> list[nn.Module]:
+            return []
+
+    with pytest.raises(RefsegError, match="1 images with 1 phrases each are too few to train on"):
+        bed(Normalised()).row("train", 1, 1)
+
+
+def test_a_compiler_that_fails_is_one_line() -> None:
+    class Broken(Countable):
+        def forward(self, batch: Batch) -> Prediction:
+            raise RuntimeError("no C++ compiler\nand a page more")
+
+    with pytest.raises(RefsegError, match=r"^--compile: torch\.compile failed: no C\+\+ compiler \(leave"):
+        bed(Broken(), compile=True).row("forward", 1, 1)
+
+
+# ---- against an earlier run
+
+
+def report_of(*rows: tuple[str, int, int, float], threads: int = 2) -> BenchReport:
+    """Of (stage, images, expressions, median milliseconds)."""
+    made = tuple(Row(stage, i, n, ms, ms, 1.0, 1.0, 100.0, None) for stage, i, n, ms in rows)  # type: ignore[arg-type]
+    return BenchReport("m", "cpu", "fp32", False, threads, "2.9", (8, 6), 4, 1, 1.0, 1.0, "p", 3, made)
+
+
+def test_a_ratio_is_of_speeds_row_by_row() -> None:
+    before = json.loads(json.dumps(report_of(("forward", 1, 1, 30.0), ("decode", 1, 4, 8.0)).to_json()))
+    now = report_of(("forward", 1, 1, 40.0), ("decode", 1, 4, 4.0), ("train", 1, 4, 4.0), threads=1)
+    found = baseline.compare(now, before, "before.json")
+    assert [(r.stage, r.ratio) for r in found.ratios] == [("forward", 0.75), ("decode", 2.0)]
+    assert (found.missing, found.other) == (1, ("threads: 2, now 1",))
+    assert [r.stage for r in found.below(0.95)] == ["forward"]
+    assert found.below(0.75) == ()
+
+
+def test_rows_of_before_there_were_stages_are_forward_passes() -> None:
+    before = report_of(("forward", 2, 2, 30.0)).to_json()
+    before["rows"] = [{k: v for k, v in row.items() if k != "stage"} for row in before["rows"]]
+    (ratio,) = baseline.compare(report_of(("forward", 2, 2, 15.0)), before, "b").ratios
+    assert ratio.ratio == 2
+    with pytest.raises(RefsegError, match="b: has no row of these stages and sizes"):
+        baseline.compare(report_of(("train", 2, 2, 15.0)), before, "b")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"schema": "refseg.bench/1", "rows": [{"images": "1"}]}', '{"schema": "refseg.bench/9"}']
+)
+def test_what_is_no_baseline_is_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "b.json"
+    file.write_text(text)
+    with pytest.raises(RefsegError, match=r"refseg bench --json"):
+        baseline.read_baseline(file)
+    with pytest.raises(RefsegError, match="cannot read"):
+        baseline.read_baseline(tmp_path / "none.json")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,9 +16,13 @@ import torch
 from torch.export import ExportedProgram
 
 from refseg_cli import checkpoint
+from refseg_cli.data.shards import open_shards
+from refseg_cli.engine import artifacts, onnx_graph, proof
 from refseg_cli.engine import export as module
-from refseg_cli.engine import onnx_graph
-from refseg_cli.engine.export import ExportReport, ExportRequest, Graph, example, export, trace
+from refseg_cli.engine.export import ExportReport, ExportRequest, export
+from refseg_cli.engine.proof import Proof, joined, prove, real_batches
+from refseg_cli.engine.questions import PHRASES, Question, demo_pictures, real_questions
+from refseg_cli.engine.tracing import TRACED, Graph, example, trace
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch
 
@@ -31,18 +37,39 @@ def written(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def program(untrained: Path) -> ExportedProgram:
     """The traced model, for tests of what comes after."""
     loaded = checkpoint.load(untrained)
-    return trace(Graph(loaded.model).eval(), example(loaded, *module.TRACED))
+    return trace(Graph(loaded.model).eval(), example(loaded, *TRACED))
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_the_report_proves_parity(written: dict[str, ExportReport], kind: str) -> None:
     report = written[kind]
+    found = report.proof
     assert report.path.stat().st_size == report.bytes
     assert report.model == "tiny"
     assert report.outputs == ("mask_logits", "exists_logit")
-    assert 0 <= report.parity < 1e-5
-    assert report.scale > 0.01  # parity with zeros would prove nothing
+    assert 0 <= found.difference < 1e-5
+    assert found.scale > 0.01  # parity with zeros would prove nothing
+    assert found.mask_iou > 0.999
+    assert found.mask_pixels > 1000
+    assert (found.data, found.pictures, found.phrases) == ("demo", 3, 9)
+    assert set(found.batches) == {(1, 1), (1, 4), (2, 5), (3, 3), (1, 2), (3, 9)}
+    assert found.eager_ms > 0 < found.exported_ms
     assert [p.suffix for p in report.path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_the_proof_is_stored_in_the_file(written: dict[str, ExportReport], kind: str) -> None:
+    facts = facts_of(written[kind].path)
+    assert facts["proof"] == json.loads(json.dumps(asdict(written[kind].proof)))
+    assert facts["thresholds"] == {"mask": 0.5, "exists": 0.4, "min_pixels": 1}
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    if path.suffix == ".pt2":
+        extra = {"refseg.json": ""}
+        torch.export.load(path, extra_files=extra)
+        return json.loads(extra["refseg.json"])
+    return json.loads({p.key: p.value for p in onnx.load(path).metadata_props}["refseg.json"])
 
 
 def test_onnx_carries_what_a_consumer_needs(written: dict[str, ExportReport], untrained: Path) -> None:
@@ -105,7 +132,7 @@ def test_examples_are_phrases_of_every_length(untrained: Path) -> None:
     assert not torch.equal(example(loaded, 2, 5, seed=1)[0], images)
 
 
-@pytest.mark.parametrize("damage", ["tolerance", "nan"])
+@pytest.mark.parametrize("damage", ["tolerance", "masks", "nan"])
 def test_a_graph_that_differs_leaves_the_old_file(
     untrained: Path, program: ExportedProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -113,12 +140,13 @@ def test_a_graph_that_differs_leaves_the_old_file(
     out = tmp_path / "vlt.pt2"
     out.write_text("the old one")
     if damage == "tolerance":
-        monkeypatch.setattr(module, "TOLERANCE", -1.0)
+        monkeypatch.setattr(proof, "TOLERANCE", -1.0)
+    elif damage == "masks":
+        monkeypatch.setattr(proof, "LEAST_IOU", 1.1)
     else:
         nan = torch.full((1,), float("nan"))
-        write, _ = module.FORMATS["pt2"]
-        nans = write, lambda file: lambda inputs: [nan.expand(o) for o in shapes(inputs)]
-        monkeypatch.setitem(module.FORMATS, "pt2", nans)
+        nans = replace(artifacts.FORMS["pt2"], open=lambda file: lambda inputs: [nan.expand(o) for o in shapes(inputs)])
+        monkeypatch.setitem(artifacts.FORMS, "pt2", nans)
     with pytest.raises(RefsegError, match="not written, because the exported graph differs"):
         export(ExportRequest(untrained, "pt2", out))
     assert out.read_text() == "the old one"
@@ -159,9 +187,9 @@ def test_the_reason_is_the_innermost_one(untrained: Path, tmp_path: Path, monkey
 
 def test_a_graph_of_one_size_alone_is_refused(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parity is measured at other numbers of pictures and phrases than those the model was traced with."""
-    assert module.TRACED not in module.PROVEN
+    assert TRACED not in proof.PROVEN
     for axis in (0, 1):
-        assert any(sizes[axis] != module.TRACED[axis] for sizes in module.PROVEN)
+        assert any(sizes[axis] != TRACED[axis] for sizes in proof.PROVEN)
 
     monkeypatch.setattr(module, "trace", lambda graph, inputs: torch.export.export(graph, tuple(inputs)))
     with pytest.raises(RefsegError, match="cannot be exported to pt2"):
@@ -200,6 +228,61 @@ def test_missing_packages_are_named(untrained: Path, tmp_path: Path, monkeypatch
         export(ExportRequest(untrained, "onnx", tmp_path / "vlt.onnx"))
 
 
+# ---- what an export is proved on
+
+
+def test_given_data_is_what_it_is_proved_on(untrained: Path, scenes: Path, tmp_path: Path) -> None:
+    report = export(ExportRequest(untrained, "pt2", tmp_path / "vlt.pt2", data=str(scenes), data_split="testA"))
+    split = open_shards(scenes, "testA")
+    assert (report.proof.data, report.proof.pictures) == (str(scenes), len(split))
+    asked = real_questions(str(scenes), "testA")
+    assert [q.image for q in asked] == [split[i].image for i in range(len(split))]
+    assert asked[0].phrases == tuple(e.text for e in split[0].expressions)[:PHRASES]
+
+
+def test_data_that_is_not_there_is_said_before_any_work(untrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(RefsegError, match="nowhere"):
+        export(ExportRequest(untrained, "pt2", tmp_path / "vlt.pt2", data=str(tmp_path / "nowhere")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_real_batches_are_of_one_and_of_all_pictures(untrained: Path) -> None:
+    loaded, asked = checkpoint.load(untrained), real_questions(None)
+    single, first, every = real_batches(asked, loaded)
+    assert [(len(b.images), len(b.tokens)) for b in (single, first, every)] == [(1, 1), (1, 2), (3, 9)]
+    assert every.image_index.tolist() == [0, 0, 1, 1, 2, 2, 2, 2, 2]
+    assert torch.equal(every.images[:1], first.images)
+    assert torch.equal(joined([first]).tokens, first.tokens)
+    assert len(set(map(tuple, every.sizes.tolist()))) > 1  # so that each mask must be brought to its own picture
+
+
+def proof_of(loaded: Any, change: Any) -> Proof:
+    """Of a runtime that answers as the model does, changed."""
+    graph = Graph(loaded.model).eval()
+    first = demo_pictures()[0]
+    asked = [Question(first.file.read_bytes(), ("two people on left", "the red car"))]
+
+    def run(inputs: Any) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return change(list(graph(*inputs)))
+
+    return prove(run, graph, loaded, asked, None)
+
+
+def test_masks_are_compared_as_a_user_sees_them(untrained: Path) -> None:
+    """A head that says no empties the mask whose logits agree; a graph that is the model has IoU 1."""
+    loaded = checkpoint.load(untrained)
+    same = proof_of(loaded, lambda outputs: outputs)
+    assert (same.difference, same.mask_iou, same.holds) == (0.0, 1.0, True)
+    assert same.mask_pixels > 0
+    silent = proof_of(loaded, lambda outputs: [outputs[0], torch.full_like(outputs[1], -9.0)])
+    assert silent.mask_iou == 0
+    assert not silent.holds
+    off = proof_of(loaded, lambda outputs: [outputs[0] + 0.01, outputs[1]])
+    assert off.difference == pytest.approx(0.01, rel=1e-3)
+    assert not off.holds
+
+
 # ---- cut in two
 
 
@@ -207,7 +290,7 @@ def test_a_split_graph_is_a_folder_that_computes_the_same(untrained: Path, tmp_p
     """The first graph knows no phrase, the second has no backbone; a further run takes the place of the first."""
     for _ in range(2):
         report = export(ExportRequest(untrained, "onnx", tmp_path / "vlt", split=True))
-        assert report.parity < 1e-5 < 0.01 < report.scale
+        assert report.proof.difference < 1e-5 < 0.01 < report.proof.scale
     assert [p.name for p in tmp_path.iterdir()] == ["vlt"]
     assert sorted(p.name for p in report.path.iterdir()) == [
         "image.onnx",
@@ -215,13 +298,14 @@ def test_a_split_graph_is_a_folder_that_computes_the_same(untrained: Path, tmp_p
         "refseg.json",
         "tokenizer.json",
     ]
+    assert json.loads((report.path / "refseg.json").read_text())["proof"]["mask_iou"] == report.proof.mask_iou
     assert report.bytes == sum(p.stat().st_size for p in report.path.iterdir())
     image, phrase = (onnx.load(report.path / name).graph for name in ("image.onnx", "phrase.onnx"))
     assert [v.name for v in image.input] == ["images"]
     assert [v.name for v in phrase.output] == ["mask_logits", "exists_logit"]
     border = [v.name for v in image.output]
     assert [v.name for v in phrase.input if v.name in border] == border
-    assert {v.name for v in phrase.input} - set(border) <= {"images", *module.INPUTS[1:]}
+    assert {v.name for v in phrase.input} - set(border) <= {"images", *onnx_graph.INPUTS[1:]}
     weights = [{i.name for i in graph.initializer if "vision.backbone" in i.name} for graph in (image, phrase)]
     assert weights[0]
     assert not weights[1]

@@ -72,6 +72,20 @@ def official_pwam(state: dict[str, Tensor], x: Tensor, words: Tensor, keep: list
     return gelu(conv("project_mm", joined))
 
 
+def test_a_single_word_leaves_no_rounding_to_magnify() -> None:
+    """It says the same at every pixel, of which the norm leaves nothing, and would make of 1e-7 three hundred times it.
+
+    What is left is then the same in both precisions, to the last bit: the join of nothing.
+    """
+    torch.manual_seed(0)
+    attention = PixelWordAttention(16, word_dim=8)
+    x, words, keep = torch.randn(1, 400, 16), 10 * torch.randn(1, 3, 8), torch.tensor([[True, False, False]])
+    with torch.no_grad():
+        single = attention(x, words, keep)
+        nothing = torch.nn.functional.gelu(attention.join.bias)
+    assert torch.equal(single, nothing.expand_as(single))
+
+
 @pytest.mark.parametrize("heads", [1, 2])
 def test_pixel_word_attention_is_the_official_one(heads: int) -> None:
     """Also that the biases and the zeroed padding, which ours does not have, make no difference."""

@@ -154,7 +154,7 @@ def test_a_graph_is_evaluated_as_a_checkpoint_is(exported: dict[str, Path], untr
 def test_a_graph_is_timed_without_what_it_does_not_say(exported: dict[str, Path]) -> None:
     from refseg_cli.engine.bench import BenchRequest, bench
 
-    request = BenchRequest(str(exported["folder"]), batch_sizes=(1, 2), phrases=3, repeat=1, warmup=0)
+    request = BenchRequest(str(exported["folder"]), batch_sizes=(1, 2), phrases=(3,), repeat=1, warmup=0)
     report = bench(request)
     assert (report.device.split(",")[0], report.parameters, report.gflops_per_image) == ("cpu", None, None)
     assert [(row.images, row.expressions, row.gflops) for row in report.rows] == [(1, 3, None), (2, 6, None)]
