@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from refseg_cli.commands._output import ENDINGS, LINES, STDIO, Format, Sink, sinks_for
+from refseg_cli.commands._forms import Asked
+from refseg_cli.commands._output import ALONE, DRAWN, ENDINGS, STDIO, Format, Sink, is_folder, sinks_for
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
 from refseg_cli.progress import silent
@@ -18,9 +19,7 @@ from refseg_cli.progress import silent
 if TYPE_CHECKING:
     import numpy as np
 
-    from refseg_cli.segmenters.base import Found
 
-Listing = Literal["with", "without", "count"]
 Read = Callable[[str], tuple[str, "np.ndarray"]]  # the argument -> what to call it, and its pixels (3, h, w)
 AHEAD = 2  # pictures that are decoded while one is answered
 
@@ -67,22 +66,36 @@ def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the answers about many pictures go: one file or pipe of lines, or a folder of pictures.
+    """Where the answers about many pictures go: one file or pipe of text, or a folder of files.
 
-    Raises:
-        RefsegError: pictures without a folder to put them into, or two of the same name.
+    count: of phrases.
     """
 
     format: Format
     output: str | None
     count: int
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether one file or pipe takes the text about all pictures."""
+        return self.format not in DRAWN and not is_folder(self.output)
+
     def check(self, pictures: Sequence[str]) -> None:
-        if self.format == "rle" and len(pictures) > 1:
-            raise RefsegError("a line of rle does not say which picture it is of", hint="--format json does")
-        if self.format in LINES or len(pictures) == 1 or (self.output is None and console.quiet):
+        """That the answers about all of them have a place.
+
+        Raises:
+            RefsegError: files without a folder to put them into, or two of the same name.
+        """
+        if len(pictures) == 1 or (self.output is None and self.format in DRAWN and console.quiet):
             return
-        if self.output is None or not (self.output.endswith("/") or Path(self.output).is_dir()):
+        if self.is_shared:
+            if self.format in ALONE:
+                raise RefsegError(
+                    f"{self.format} does not say which of {len(pictures)} pictures it is of",
+                    hint="give -o FOLDER/, or --format json",
+                )
+            return
+        if not is_folder(self.output):
             raise RefsegError(
                 f"the answers about {len(pictures)} pictures do not fit into one PNG",
                 hint="give -o FOLDER/, or --format json",
@@ -100,11 +113,10 @@ class Places:
         return sinks_for(picture, self.count, self.format, self.output)
 
 
-def each(pictures: Sequence[str], read: Read, take: Callable[[str, str, np.ndarray], bool]) -> int:
+def each(pictures: Sequence[str], read: Read, take: Callable[[Asked], bool]) -> int:
     """Have every picture answered, and give the exit status.
 
-    Args:
-        take: gets the argument, what to call it, and the pixels; says whether anything is found.
+    take: says whether anything is found.
     """
     exists, broken = False, 0
     with console.progress() if len(pictures) > 1 else nullcontext(silent) as progress:
@@ -115,7 +127,7 @@ def each(pictures: Sequence[str], read: Read, take: Callable[[str, str, np.ndarr
                 console.error(error)
                 broken += 1
             else:
-                exists |= take(picture, name, pixels)
+                exists |= take(Asked(picture, name, done, pixels))
             progress("predict", done, len(pictures))
     if broken:
         console.error(f"{broken} of {len(pictures)} pictures could not be read")
@@ -140,15 +152,3 @@ def _ahead(pictures: Sequence[str], read: Read) -> Iterator[tuple[str, Callable[
             yield from waiting
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def list_one(listing: Listing, name: str, answers: Iterable[Found]) -> bool:
-    """Print the picture's name as `grep -l`, `-L` and `-c` print a file's; whether anything is found."""
-    if listing == "count":
-        count = sum(found.exists for found in answers)
-        console.result(f"{name}:{count}")
-        return count > 0
-    exists = any(found.exists for found in answers)
-    if exists == (listing == "with"):
-        console.result(name)
-    return exists

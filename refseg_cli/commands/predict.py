@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refseg_cli.commands._many import Listing, Places, each, expand, list_one, read_phrases
+from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
+from refseg_cli.commands._many import Places, each, expand, read_phrases
 from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
-from refseg_cli.commands._output import LINES, STDIO, Format, Sink
+from refseg_cli.commands._output import DRAWN, STDIO, Format, Sink
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from refseg_cli.data.coco_ids import CocoIds
     from refseg_cli.segmenters.base import Found, Segmenter
 
 # Endings that no phrase has.
@@ -29,9 +31,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 FormatName = Annotated[
     Format | None,
-    typer.Option(
-        "--format", "-f", help="Mask, mask over the image, what it covers, model's maps, COCO RLE, or JSON lines."
-    ),
+    typer.Option("--format", "-f", help="How to write answers; see below."),
 ]
 Threshold = Annotated[
     float | None,
@@ -63,6 +63,12 @@ Phrase = Annotated[
 PhraseFile = Annotated[
     Path | None, typer.Option("--phrases", metavar="FILE", help="Phrases to find, one on each line; like --phrase.")
 ]
+CocoIdsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--coco-ids", metavar="FILE", help="COCO data set whose ids --format coco takes; phrases are its categories."
+    ),
+]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
 ListWith = Annotated[
     bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
@@ -83,6 +89,7 @@ def predict(
     recursive: Recursive = False,
     output: Output = None,
     format: FormatName = None,
+    coco_ids: CocoIdsFile = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     explain: Explain = False,
     files_with: ListWith = False,
@@ -105,6 +112,18 @@ def predict(
     With --phrase, all arguments are images, or folders of them.
 
     \b
+    Formats, a file or line for each phrase:
+      png       the mask                    json      mask, box and score, a line
+      overlay   the mask over the image     rle       COCO's RLE, a line
+      cutout    what the mask covers        polygons  the mask's outlines, a line
+      soft      16-bit probabilities        boxes     boxes and scores, a line
+      explain   the model's maps            count     how many objects, a line
+    a file for each image:
+      labelme   a labelme file              yolo-seg  YOLO's polygons
+    one file for all:
+      coco      a list of COCO results
+
+    \b
     Example:
       refseg predict --demo
       refseg predict photo.jpg "two people on left" -o mask.png
@@ -125,9 +144,11 @@ def predict(
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
     if listing and (output or chosen != "png"):
         raise RefsegError("names of images are printed, and no masks", hint="leave --output and --format away")
+    if coco_ids and chosen != "coco":
+        raise RefsegError("--coco-ids is about --format coco", hint="leave it away")
     question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
-    status = _answer(question, chosen, output, listing, max_pixels, model, options)
+    status = _answer(question, chosen, output, listing, max_pixels, coco_ids, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
 
 
@@ -170,32 +191,52 @@ def _answer(
     output: str | None,
     listing: Listing | None,
     max_pixels: int | None,
+    coco_ids: Path | None,
     model: str | None,
     options: Mapping[str, Any],
 ) -> int:
     """Have the question answered, and say by the exit status whether anything is found."""
     pictures, phrases = question.pictures, question.phrases
     places = Places(format, output, len(phrases))
-    if listing is None:
+    sinks: Sequence[Sink] = ()
+    if listing is None:  # refused before a model is loaded
         places.check(pictures)
-    lines = places.of(pictures[0])[0] if format in LINES else None  # refused before a model is loaded
+        sinks = places.of(pictures[0])
+    ids = _coco_ids(coco_ids, pictures, phrases) if format == "coco" else None
     read = partial(_read, max_pixels=max_pixels)
     if not question.many:
-        places.of(pictures[0])
         found = read(pictures[0])
         read = partial(_again, found)
     answering = _Answering.open(phrases, format, model, once=len(pictures) == 1, options=options)
-    with lines.lines() if lines else nullcontext() as write:
+    with ExitStack() as stack:
+        write: Write
+        if listing:
+            write = partial(list_one, listing)
+        elif format in DRAWN:
+            write = partial(_draw, places)
+        else:
+            written = written_as(format, answering.segmenter, ids)
+            if places.is_shared:
+                write = stack.enter_context(written.into(sinks[0]))
+            else:
+                write = partial(_write_file, places, written)
+        return each(pictures, read, partial(answering.take, write))
 
-        def take(picture: str, name: str, pixels: np.ndarray) -> bool:
-            answers = answering.ask(name, pixels)
-            if listing:
-                return list_one(listing, name, answers)
-            if write:
-                return _write_lines(write, answers, format, answering.segmenter, name)
-            return _write_pictures(places.of(picture), answers, format, pixels)
 
-        return each(pictures, read, take)
+def _draw(places: Places, asked: Asked, answers: Iterable[Found]) -> None:
+    draw(places.of(asked.argument), places.format, asked, answers)
+
+
+def _write_file(places: Places, written: Written, asked: Asked, answers: Iterable[Found]) -> None:
+    [sink] = places.of(asked.argument)
+    with written.into(sink) as write:
+        write(asked, answers)
+
+
+def _coco_ids(file: Path | None, pictures: Sequence[str], phrases: Sequence[str]) -> CocoIds:
+    from refseg_cli.data.coco_ids import numbered, read_ids
+
+    return read_ids(file, pictures, phrases) if file else numbered(pictures, phrases)
 
 
 def _again(found: tuple[str, np.ndarray], picture: str) -> tuple[str, np.ndarray]:
@@ -223,7 +264,26 @@ class _Answering:
             explaining = open_explaining(model, **options)
             return cls(explaining, getattr(explaining, "explain", explaining.predict), phrases, True)
         segmenter = open_segmenter(model, once=once, **options)
-        return cls(segmenter, segmenter.predict, phrases, False)
+        answer = segmenter.predict if format != "soft" else getattr(segmenter, "soften", None)
+        if answer is None:
+            raise RefsegError(
+                f"{segmenter.name}: decides object by object, and has no probabilities of pixels",
+                hint="choose another --format",
+            )
+        return cls(segmenter, answer, phrases, False)
+
+    def take(self, write: Write, asked: Asked) -> bool:
+        """Have a picture's answers written; whether anything is found."""
+        exists = False
+
+        def watched() -> Iterator[Found]:
+            nonlocal exists
+            for found in self.ask(asked.name, asked.pixels):
+                exists |= found.exists
+                yield found
+
+        write(asked, watched())
+        return exists
 
     def ask(self, name: str, pixels: np.ndarray) -> Iterator[Found]:
         """The answers as they come; before the first picture's, what a user should know before relying on them."""
@@ -283,60 +343,12 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _write_lines(
-    write: Callable[[object], None], answers: Iterable[Found], format: Format, segmenter: Segmenter, name: str
-) -> bool:
-    """A line for each answer, as soon as it is there; whether any has a target."""
-    from refseg_cli.segmenters.base import record
-
-    exists = False
-    for found in answers:
-        line = record(segmenter, name, found)
-        write(line if format == "json" else line["mask"])
-        exists |= found.exists
-    return exists
-
-
-def _write_pictures(sinks: Sequence[Sink], answers: Iterable[Found], format: Format, pixels: np.ndarray) -> bool:
-    """A PNG for each answer, as soon as it is there; whether any has a target. No sinks, no pictures.
-
-    pixels: (3, h, w).
-    """
-    picture = pixels.transpose(1, 2, 0)
-    exists = False
-    for number, found in enumerate(answers):
-        exists |= found.exists
-        if sinks:
-            sink = sinks[number]
-            sink.write(_drawn(found, format, picture))
-            where = "" if sink.path is None else f" -> {sink.path}"
-            console.info(f"{found.phrase}: {_verdict(found)}{where}")
-    return exists
-
-
-def _drawn(found: Found, format: Format, picture: np.ndarray) -> bytes:
-    """The answer as a PNG; picture: (h, w, 3)."""
-    from refseg_cli.drawing.maps import explanation_png
-    from refseg_cli.drawing.overlay import cutout_png, mask_png, overlay_png
-
-    mask, phrase, exists, p_target = found.mask, found.phrase, found.exists, found.p_target
-    if format == "explain":
-        return explanation_png(picture, mask, phrase, found.maps, exists=exists, p_target=p_target)
-    if format == "overlay":
-        return overlay_png(picture, mask, phrase, exists=exists, p_target=p_target)
-    return cutout_png(picture, mask) if format == "cutout" else mask_png(mask)
-
-
-def _verdict(found: Found) -> str:
-    return f"found {100 * found.p_target:.0f} %, {found.pixels} pixels" if found.exists else "no target"
-
-
 def _demo(out: Path, model: str | None, device: str) -> int:
     """Show what predict does on the bundled pictures; each row of the table names a picture to look at."""
     from refseg_cli.engine.predict import demo
 
     shown = demo(out, folder=model, device=device)
-    rows = [[one.found.phrase, _verdict(one.found), one.path] for one in shown]
+    rows = [[one.found.phrase, verdict(one.found), one.path] for one in shown]
     console.table(
         f"What was found in the pictures, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
     )

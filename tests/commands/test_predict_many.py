@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from refseg_cli.app import main
+from refseg_cli.commands._forms import Asked
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET
 from refseg_cli.records import Thresholds
@@ -163,7 +164,7 @@ def test_what_is_no_picture_s_fault_stops(capfdbinary: Capture) -> None:
         (["dark.png", "light.png", "-p", "dog"], "the answers about 2 pictures do not fit into one PNG"),
         (["dark.png", "light.png", "-p", "dog", "-o", "m.png"], "give -o FOLDER/, or --format json"),
         (["dark.png", "photos", "-p", "dog", "-o", "out/"], "would both become dark.mask.png"),
-        (["dark.png", "light.png", "-p", "dog", "-f", "rle"], "does not say which picture"),
+        (["dark.png", "light.png", "-p", "dog", "-f", "rle"], "rle does not say which of 2 pictures it is of"),
         (["dark.png", "-p", "light.png"], "'light.png': a file, not a phrase"),
         (["dark.png", "dog", "-r"], "--recursive is about folders of images"),
         (["photos/below", "-r", "-p", "dog", "-l", "-L"], "exclude each other"),
@@ -197,8 +198,8 @@ def test_pictures_are_read_while_others_are_answered(monkeypatch: pytest.MonkeyP
         events.append(f"read {picture}")
         return picture, np.zeros((3, 2, 2), np.uint8)
 
-    def take(picture: str, name: str, pixels: np.ndarray) -> bool:
-        events.append(f"take {picture}")
+    def take(asked: Asked) -> bool:
+        events.append(f"take {asked.argument}")
         return False
 
     names = [str(n) for n in range(9)]
