@@ -27,12 +27,11 @@ Listing = Literal["with", "without", "count"]
 class Asked:
     """A picture that phrases are asked of.
 
-    argument: as it was named.  name: what to call it.  number: its place among all, from 1.  pixels: (3, h, w).
+    argument: as it was named.  name: what to call it.  pixels: (3, h, w).
     """
 
     argument: str
     name: str
-    number: int
     pixels: np.ndarray
 
 
@@ -83,7 +82,7 @@ class Coco(Written):
     def add(self, out: Text, sink: Sink, asked: Asked, answers: Iterable[Found]) -> None:
         from refseg_cli.segmenters.interchange import coco_results
 
-        image_id = self.ids.images[asked.number - 1]
+        image_id = self.ids.images[asked.argument]
         for category_id, found in zip(self.ids.categories, answers, strict=True):
             for result in coco_results(asked.name, image_id, category_id, found):
                 out.put(self.mark + "\n")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refseg_cli.commands._forms import Asked
-from refseg_cli.commands._output import ALONE, DRAWN, ENDINGS, STDIO, Format, Sink, is_folder, sinks_for
+from refseg_cli.commands._output import STDIO
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
 from refseg_cli.progress import silent
@@ -64,55 +63,6 @@ def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> 
     return found
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where the answers about many pictures go: one file or pipe of text, or a folder of files.
-
-    count: of phrases.
-    """
-
-    format: Format
-    output: str | None
-    count: int
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether one file or pipe takes the text about all pictures."""
-        return self.format not in DRAWN and not is_folder(self.output)
-
-    def check(self, pictures: Sequence[str]) -> None:
-        """That the answers about all of them have a place.
-
-        Raises:
-            RefsegError: files without a folder to put them into, or two of the same name.
-        """
-        if len(pictures) == 1 or (self.output is None and self.format in DRAWN and console.quiet):
-            return
-        if self.is_shared:
-            if self.format in ALONE:
-                raise RefsegError(
-                    f"{self.format} does not say which of {len(pictures)} pictures it is of",
-                    hint="give -o FOLDER/, or --format json",
-                )
-            return
-        if not is_folder(self.output):
-            raise RefsegError(
-                f"the answers about {len(pictures)} pictures do not fit into one PNG",
-                hint="give -o FOLDER/, or --format json",
-            )
-        seen: dict[str, str] = {}
-        for picture in pictures:
-            other = seen.setdefault(Path(picture).stem, picture)
-            if other != picture:
-                name = f"{Path(picture).stem}{ENDINGS[self.format]}"
-                raise RefsegError(
-                    f"{other} and {picture} would both become {name}", hint="ask about one folder at a time"
-                )
-
-    def of(self, picture: str) -> list[Sink]:
-        return sinks_for(picture, self.count, self.format, self.output)
-
-
 def each(pictures: Sequence[str], read: Read, take: Callable[[Asked], bool]) -> int:
     """Have every picture answered, and give the exit status.
 
@@ -127,7 +77,7 @@ def each(pictures: Sequence[str], read: Read, take: Callable[[Asked], bool]) -> 
                 console.error(error)
                 broken += 1
             else:
-                exists |= take(Asked(picture, name, done, pixels))
+                exists |= take(Asked(picture, name, pixels))
             progress("predict", done, len(pictures))
     if broken:
         console.error(f"{broken} of {len(pictures)} pictures could not be read")

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
-from refseg_cli.commands._many import Places, each, expand, read_phrases
+from refseg_cli.commands._many import each, expand, read_phrases
 from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
-from refseg_cli.commands._output import DRAWN, STDIO, Format, Sink
+from refseg_cli.commands._output import STDIO, Format
+from refseg_cli.commands._places import Places
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
@@ -51,7 +52,12 @@ Phrases = Annotated[
     typer.Argument(metavar="PHRASE", help="What to find; put -- before a phrase that begins with a dash."),
 ]
 Output = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
+    str | None,
+    typer.Option("--output", "-o", metavar="OUT", help="File, folder or template of names to write to; - for a pipe."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with a run that was stopped: ask about images without answers only.")
 ]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
@@ -88,6 +94,8 @@ def predict(
     phrase_file: PhraseFile = None,
     recursive: Recursive = False,
     output: Output = None,
+    force: Force = False,
+    resume: Resume = False,
     format: FormatName = None,
     coco_ids: CocoIdsFile = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
@@ -109,7 +117,9 @@ def predict(
     The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
     IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
     give numbered files (IMAGE.mask-1.png and so on), or one line each with --format rle or json, written as they come.
-    With --phrase, all arguments are images, or folders of them.
+    With --phrase, all arguments are images, or folders of them. Files that are there are not replaced without --force.
+    The template -o 'out/{stem}-{phrase}.png' names files itself, by {stem}, {name} and {folder} of the image, the
+    {phrase}, and its number {n}.
 
     \b
     Formats, a file or line for each phrase:
@@ -129,6 +139,7 @@ def predict(
       refseg predict photo.jpg "two people on left" -o mask.png
       refseg predict --json photo.jpg "the red car" "the dog" | jq .no_target
       refseg predict --explain photo.jpg "the red car" -o why.png
+      refseg predict photos/ -p "a dog" -p "a cat" -o 'masks/{stem}-{phrase}.png' --resume
       refseg predict -l -p "kid in blue" photos/ | xargs ls -l
       cat photo.jpg | refseg predict -q - "a dog" && echo "there is a dog"
 
@@ -142,13 +153,18 @@ def predict(
     if demo:
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
-    if listing and (output or chosen != "png"):
-        raise RefsegError("names of images are printed, and no masks", hint="leave --output and --format away")
+    if listing and (output or force or resume or chosen != "png"):
+        raise RefsegError(
+            "names of images are printed, and no files written", hint="leave --output, --format and the like away"
+        )
     if coco_ids and chosen != "coco":
         raise RefsegError("--coco-ids is about --format coco", hint="leave it away")
+    if force and resume:
+        raise RefsegError("--force and --resume exclude each other", hint="give one of them")
     question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
-    status = _answer(question, chosen, output, listing, max_pixels, coco_ids, model, options)
+    places = Places(chosen, output, question.phrases, force, resume)
+    status = _answer(question, places, listing, max_pixels, coco_ids, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
 
 
@@ -187,8 +203,7 @@ def _listing(flags: Mapping[str, bool]) -> Listing | None:
 
 def _answer(
     question: _Question,
-    format: Format,
-    output: str | None,
+    places: Places,
     listing: Listing | None,
     max_pixels: int | None,
     coco_ids: Path | None,
@@ -196,13 +211,15 @@ def _answer(
     options: Mapping[str, Any],
 ) -> int:
     """Have the question answered, and say by the exit status whether anything is found."""
-    pictures, phrases = question.pictures, question.phrases
-    places = Places(format, output, len(phrases))
-    sinks: Sequence[Sink] = ()
+    pictures, phrases, format = question.pictures, question.phrases, places.format
     if listing is None:  # refused before a model is loaded
         places.check(pictures)
-        sinks = places.of(pictures[0])
     ids = _coco_ids(coco_ids, pictures, phrases) if format == "coco" else None
+    if places.resume:
+        pictures = places.missing(pictures)
+        console.info(f"{len(pictures)} of {len(question.pictures)} pictures are missing")
+        if not pictures:
+            return FOUND
     read = partial(_read, max_pixels=max_pixels)
     if not question.many:
         found = read(pictures[0])
@@ -212,12 +229,13 @@ def _answer(
         write: Write
         if listing:
             write = partial(list_one, listing)
-        elif format in DRAWN:
+        elif places.is_drawn:
             write = partial(_draw, places)
         else:
             written = written_as(format, answering.segmenter, ids)
             if places.is_shared:
-                write = stack.enter_context(written.into(sinks[0]))
+                [sink] = places.of(pictures[0])
+                write = stack.enter_context(written.into(sink))
             else:
                 write = partial(_write_file, places, written)
         return each(pictures, read, partial(answering.take, write))

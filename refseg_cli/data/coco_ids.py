@@ -12,18 +12,19 @@ from refseg_cli.files import parse_json
 
 
 class CocoIds(NamedTuple):
-    """images: of the pictures, in their order.  categories: of the phrases, in theirs."""
+    """images: of the pictures.  categories: of the phrases, in their order."""
 
-    images: list[int]
+    images: dict[str, int]
     categories: list[int]
 
 
 def numbered(pictures: Sequence[str], phrases: Sequence[str]) -> CocoIds:
     """Numbers from 1; of pictures that are all called as COCO's are, the ids in their names."""
-    found = [coco_number(picture) for picture in pictures]
-    ids = [number for number in found if number is not None]
-    images = ids if len(set(ids)) == len(pictures) else list(range(1, len(pictures) + 1))
-    return CocoIds(images, list(range(1, len(phrases) + 1)))
+    found = {picture: coco_number(picture) for picture in pictures}
+    known = {picture: number for picture, number in found.items() if number is not None}
+    if len(set(known.values())) < len(found):
+        known = {picture: number for number, picture in enumerate(found, start=1)}
+    return CocoIds(known, list(range(1, len(phrases) + 1)))
 
 
 def read_ids(file: Path, pictures: Sequence[str], phrases: Sequence[str]) -> CocoIds:
@@ -46,7 +47,9 @@ def read_ids(file: Path, pictures: Sequence[str], phrases: Sequence[str]) -> Coc
         raise RefsegError(
             f"{file}: no category is called {missing[0]!r}", hint=f"one of: {', '.join(categories)}"[:300]
         )
-    return CocoIds([_image(file, names, picture) for picture in pictures], [categories[_plain(p)] for p in phrases])
+    return CocoIds(
+        {picture: _image(file, names, picture) for picture in pictures}, [categories[_plain(p)] for p in phrases]
+    )
 
 
 def _image(file: Path, names: PictureNames, picture: str) -> int:
