@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refseg_cli import files
 from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
 from refseg_cli.commands._many import each, expand, read_phrases
 from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
-from refseg_cli.commands._output import STDIO, Format
+from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
@@ -32,7 +33,13 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 FormatName = Annotated[
     Format | None,
-    typer.Option("--format", "-f", help="How to write answers; see below."),
+    typer.Option(
+        "--format",
+        "-f",
+        help="Drawn, a file a phrase: png (the mask), overlay, cutout, soft (16-bit probabilities), explain (the "
+        "model's maps). Text, a line a phrase: json, rle, polygons, boxes, count. Text, a file an image: labelme, "
+        "yolo-seg. One list: coco.",
+    ),
 ]
 Threshold = Annotated[
     float | None,
@@ -75,6 +82,15 @@ CocoIdsFile = Annotated[
         "--coco-ids", metavar="FILE", help="COCO data set whose ids --format coco takes; phrases are its categories."
     ),
 ]
+Requests = Annotated[
+    str | None,
+    typer.Option(
+        "--jsonl",
+        metavar="FILE",
+        help="Answer requests, a JSON object on each line with image, phrase or phrases, and id; - reads them from "
+        "standard input.",
+    ),
+]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
 ListWith = Annotated[
     bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
@@ -93,6 +109,7 @@ def predict(
     phrase: Phrase = None,
     phrase_file: PhraseFile = None,
     recursive: Recursive = False,
+    requests: Requests = None,
     output: Output = None,
     force: Force = False,
     resume: Resume = False,
@@ -116,30 +133,18 @@ def predict(
 
     The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
     IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
-    give numbered files (IMAGE.mask-1.png and so on), or one line each with --format rle or json, written as they come.
-    With --phrase, all arguments are images, or folders of them. Files that are there are not replaced without --force.
+    give numbered files (IMAGE.mask-1.png and so on), or a line each in formats of text, written as they come.
+    With --phrase, all arguments are images, or folders of them. Files are not replaced without --force.
     The template -o 'out/{stem}-{phrase}.png' names files itself, by {stem}, {name} and {folder} of the image, the
     {phrase}, and its number {n}.
-
-    \b
-    Formats, a file or line for each phrase:
-      png       the mask                    json      mask, box and score, a line
-      overlay   the mask over the image     rle       COCO's RLE, a line
-      cutout    what the mask covers        polygons  the mask's outlines, a line
-      soft      16-bit probabilities        boxes     boxes and scores, a line
-      explain   the model's maps            count     how many objects, a line
-    a file for each image:
-      labelme   a labelme file              yolo-seg  YOLO's polygons
-    one file for all:
-      coco      a list of COCO results
 
     \b
     Example:
       refseg predict --demo
       refseg predict photo.jpg "two people on left" -o mask.png
-      refseg predict --json photo.jpg "the red car" "the dog" | jq .no_target
-      refseg predict --explain photo.jpg "the red car" -o why.png
+      refseg predict --json photo.jpg "the red car" | jq .no_target
       refseg predict photos/ -p "a dog" -p "a cat" -o 'masks/{stem}-{phrase}.png' --resume
+      refseg predict --jsonl - < requests.jsonl > answers.jsonl
       refseg predict -l -p "kid in blue" photos/ | xargs ls -l
       cat photo.jpg | refseg predict -q - "a dog" && echo "there is a dog"
 
@@ -153,19 +158,45 @@ def predict(
     if demo:
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
-    if listing and (output or force or resume or chosen != "png"):
-        raise RefsegError(
-            "names of images are printed, and no files written", hint="leave --output, --format and the like away"
-        )
-    if coco_ids and chosen != "coco":
-        raise RefsegError("--coco-ids is about --format coco", hint="leave it away")
-    if force and resume:
-        raise RefsegError("--force and --resume exclude each other", hint="give one of them")
-    question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
-    places = Places(chosen, output, question.phrases, force, resume)
-    status = _answer(question, places, listing, max_pixels, coco_ids, model, options)
+    if requests:
+        asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
+        other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
+        _refuse_besides("--jsonl", {**asked, **other})
+        status = _serve(requests, output, max_pixels, model, options, force=force)
+    else:
+        if listing:
+            _refuse_besides("printing names", {"--output": output, "--format": chosen != "png", "--resume": resume})
+        _refuse_besides(f"--format {chosen}", {"--coco-ids": chosen != "coco" and coco_ids})
+        _refuse_besides("--force", {"--resume": force and resume})
+        question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
+        places = Places(chosen, output, question.phrases, force, resume)
+        status = _answer(question, places, listing, max_pixels, coco_ids, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
+
+
+def _refuse_besides(option: str, others: Mapping[str, object]) -> None:
+    """That none of the others is given, for which the option has no use.  others: by name, whether they are."""
+    for name, value in others.items():
+        if value:
+            raise RefsegError(f"{option} has no use for {name}", hint="leave one of them away")
+
+
+def _serve(
+    requests: str, output: str | None, max_pixels: int | None, model: str | None, options: Any, *, force: bool
+) -> int:
+    """Answer requests that come line by line."""
+    from refseg_cli.commands._requests import answer_requests
+    from refseg_cli.segmenters.choice import open_segmenter
+
+    sink = Sink(None if output in (None, STDIO) else Path(output))
+    if sink.path:
+        files.refuse_input(sink.path, 0 if requests == STDIO else Path(requests))
+        if not force:
+            files.refuse_existing(sink.path)
+    return answer_requests(
+        requests, sink, partial(open_segmenter, model, **options), partial(_read, max_pixels=max_pixels)
+    )
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def test_no_picture_s_folder_leads_out(capfdbinary: Capture, tmp_path: Path) -> 
         (["photos", "-p", "Dog!", "-o", "{stem}-{phrase}.png"], "'dog' and 'Dog!' would both become a-dog.png ({n}"),
         (["photos", "--json", "-o", "{stem}-{n}.jsonl"], "a file of json holds the answers to all phrases"),
         (["photos/a.png", "-o", "photos/{name}", "--force"], "photos/a.png: is what is read"),
-        (["photos", "-o", "m/", "--force", "--resume"], "--force and --resume exclude each other"),
+        (["photos", "-o", "m/", "--force", "--resume"], "--force has no use for --resume"),
         (["photos", "--json", "--resume"], "--resume goes on where files are"),
         (["photos", "-f", "coco", "-o", "m.json", "--resume"], "one file of coco is written as a whole"),
     ],

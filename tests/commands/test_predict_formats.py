@@ -178,7 +178,7 @@ def test_text_about_many_pictures_may_go_into_a_folder(capfdbinary: Capture) -> 
         (["-f", "soft", "-o", "out/"], "fake: decides object by object, and has no probabilities of pixels"),
         (["-f", "yolo-seg"], "yolo-seg does not say which of 2 pictures it is of (give -o FOLDER/"),
         (["-f", "labelme", "-o", "all.json"], "labelme does not say which of 2 pictures"),
-        (["-f", "boxes", "--coco-ids", "x.json"], "--coco-ids is about --format coco"),
+        (["-f", "boxes", "--coco-ids", "x.json"], "--format boxes has no use for --coco-ids"),
     ],
 )
 def test_errors_are_one_line(capfdbinary: Capture, words: list[str], message: str) -> None:
