@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from refseg_cli.commands._output import STDIO, Format, Sink, Text
 from refseg_cli.console import console
+from refseg_cli.data.remote import is_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +112,8 @@ class Labelme(Written):
         from refseg_cli.segmenters.interchange import labelme_file
 
         folder = sink.path.parent if sink.path else Path()
-        path = asked.name if asked.argument == STDIO else os.path.relpath(asked.argument, folder)
+        is_file = asked.argument != STDIO and not is_url(asked.argument)
+        path = os.path.relpath(asked.argument, folder) if is_file else asked.name
         out.json(labelme_file(path, asked.pixels.shape[1:], answers))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from refseg_cli.commands._forms import Asked
 from refseg_cli.commands._output import STDIO
 from refseg_cli.console import console
+from refseg_cli.data.remote import is_url
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
 from refseg_cli.progress import silent
 
@@ -48,7 +49,7 @@ def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> 
     """
     found: list[str] = []
     for name in names:
-        if name == STDIO or not Path(name).is_dir():
+        if name == STDIO or is_url(name) or not Path(name).is_dir():
             found.append(name)
             continue
         inside = Path(name).rglob("*") if recursive else Path(name).iterdir()

@@ -10,6 +10,7 @@ from string import Formatter
 from refseg_cli import files
 from refseg_cli.commands._output import ALONE, DRAWN, ENDINGS, STDIO, Format, Sink
 from refseg_cli.console import console
+from refseg_cli.data.remote import is_url, path_of
 from refseg_cli.errors import RefsegError, unknown_name
 
 OF_PICTURE, OF_PHRASE = ("stem", "name", "folder"), ("phrase", "n")  # fields of a template
@@ -181,13 +182,18 @@ def name_of(picture: str) -> str:
     return "stdin" if picture == STDIO else picture
 
 
+def _path_of(picture: str) -> PurePath:
+    return path_of(picture) if is_url(picture) else PurePath(name_of(picture))
+
+
 def _file_of(picture: str) -> PurePath:
-    return PurePath(PurePath(name_of(picture)).name)
+    name = _path_of(picture).name
+    return PurePath("picture" if name in ("", "..") else name)
 
 
 def _folder_of(picture: str) -> str:
     """The folders that lead to it, without those that lead out of the folder where they are put."""
-    path = PurePath(picture)
+    path = _path_of(picture)
     return "/".join(part for part in path.parts[:-1] if part not in (path.anchor, "..", ".")) or "."
 
 

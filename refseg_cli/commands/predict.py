@@ -18,7 +18,7 @@ from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, lis
 from refseg_cli.commands._many import each, expand, read_phrases
 from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
 from refseg_cli.commands._output import STDIO, Format, Sink
-from refseg_cli.commands._places import Places
+from refseg_cli.commands._places import Places, name_of
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
@@ -53,7 +53,7 @@ NoTargetThreshold = Annotated[
 ]
 
 
-Image = Annotated[str | None, typer.Argument(metavar="IMAGE", help="An image file, or - for standard input.")]
+Image = Annotated[str | None, typer.Argument(metavar="IMAGE", help="An image file or URL, or - for standard input.")]
 Phrases = Annotated[
     list[str] | None,
     typer.Argument(metavar="PHRASE", help="What to find; put -- before a phrase that begins with a dash."),
@@ -376,9 +376,15 @@ def _read(image: str, *, max_pixels: int | None) -> tuple[str, np.ndarray]:
     """What to call the image, and its pixels (3, h, w)."""
     from refseg_cli.data.formats import MAX_PIXELS
     from refseg_cli.data.pictures import read_pixels
+    from refseg_cli.data.remote import is_url, read_url
 
-    source, name = (_stdin(), "stdin") if image == STDIO else (Path(image), image)
-    return name, read_pixels(source, name, max_pixels=max_pixels or MAX_PIXELS)
+    limit = max_pixels or MAX_PIXELS
+    source: Path | bytes
+    if image == STDIO:
+        source = _stdin()
+    else:
+        source = read_url(image, max_pixels=limit) if is_url(image) else Path(image)
+    return name_of(image), read_pixels(source, name_of(image), max_pixels=limit)
 
 
 def _stdin() -> bytes:
