@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Listing = Literal["with", "without", "count"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Asked:
     """A picture that phrases are asked of.
 

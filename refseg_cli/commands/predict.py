@@ -269,7 +269,7 @@ def _answer(
                 write = stack.enter_context(written.into(sink))
             else:
                 write = partial(_write_file, places, written)
-        return each(pictures, read, partial(answering.take, write))
+        return each(pictures, read, answering.ask, write, until_found=listing in ("with", "without"))
 
 
 def _draw(places: Places, asked: Asked, answers: Iterable[Found]) -> None:
@@ -321,25 +321,12 @@ class _Answering:
             )
         return cls(segmenter, answer, phrases, False)
 
-    def take(self, write: Write, asked: Asked) -> bool:
-        """Have a picture's answers written; whether anything is found."""
-        exists = False
-
-        def watched() -> Iterator[Found]:
-            nonlocal exists
-            for found in self.ask(asked.name, asked.pixels):
-                exists |= found.exists
-                yield found
-
-        write(asked, watched())
-        return exists
-
-    def ask(self, name: str, pixels: np.ndarray) -> Iterator[Found]:
+    def ask(self, asked: Asked) -> Iterator[Found]:
         """The answers as they come; before the first picture's, what a user should know before relying on them."""
-        answers = self.answer(pixels, self.phrases)
+        answers = self.answer(asked.pixels, self.phrases)
         if not self.warned:
-            self.warned.add(name)
-            for caution in self.segmenter.cautions(name, self.phrases):
+            self.warned.add(asked.name)
+            for caution in self.segmenter.cautions(asked.name, self.phrases):
                 console.warn(caution)
         for number, found in enumerate(answers):
             if self.explains and number == 0 and not found.maps:

@@ -144,7 +144,7 @@ def test_what_is_a_url(name: str, path: str | None) -> None:
 def test_no_url_leads_out_of_a_folder(capfdbinary: Capture, url: str) -> None:
     from refseg_cli.commands._places import Places
 
-    [sink] = Places("png", "m/{folder}/{stem}.png", ["dog"]).of(url)
+    [sink] = Places("png", "m/{stem}/{folder}/m.png", ["dog"]).of(url)
     assert sink.path is not None
     assert ".." not in sink.path.parts
     assert sink.path.parts[0] == "m"
