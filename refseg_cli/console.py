@@ -62,7 +62,16 @@ class Console:
 
     def json(self, value: object) -> None:
         """`value` as one line of JSON, see `json_line`."""
-        self._write_out(json_line(value, _encoding(_stdout())) + "\n")
+        self.text(json_line(value, self.encoding) + "\n")
+
+    def text(self, text: str) -> None:
+        """Data that is text, as it is; printed with --quiet, too."""
+        self._write_out(text)
+
+    @property
+    def encoding(self) -> str:
+        """What text on stdout is written in."""
+        return _encoding(_stdout())
 
     def binary(self, data: bytes) -> None:
         """Bytes as they are, for a picture that goes down a pipe."""

@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +21,7 @@ from refseg_cli.errors import RefsegError
 
 _PART = re.compile(r"\..*-[0-9a-f]{8}\.part", re.DOTALL)
 _KEPT = 40  # characters of a file's own name in that of its part: a name has at most 255 bytes
+_LONGEST = 80  # bytes of a phrase in a file's name, which has at most 255
 _STANDARD = {"/dev/stdout": "/dev/fd/1", "/dev/stderr": "/dev/fd/2"}
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
@@ -65,6 +67,19 @@ def stream(path: Path) -> Iterator[BinaryIO]:
                 yield out
 
 
+@contextmanager
+def appending(path: Path) -> Iterator[BinaryIO]:
+    """The file, to write behind what it holds; made if need be.
+
+    Raises:
+        RefsegError: the folder or the file cannot be written.
+    """
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as out:
+            yield out
+
+
 def write(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all.
 
@@ -95,6 +110,36 @@ def part_name(name: str) -> str:
 def is_part(name: str) -> bool:
     """Whether `part_name` made this name: whoever did has been killed, or is still at work."""
     return _PART.fullmatch(name) is not None
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove the parts that killed processes left of these files."""
+    begun: dict[Path, set[str]] = {}
+    for path in paths:
+        begun.setdefault(path.parent, set()).add(path.name[:_KEPT])
+    for folder, names in begun.items():
+        for left in folder.glob(".*.part"):
+            if is_part(left.name) and left.name[1 : -len("-01234567.part")] in names:
+                left.unlink(missing_ok=True)
+
+
+def safe_name(text: str) -> str:
+    """Letters and digits of any script, the rest as single dashes: a part of a file's name, wherever it lies."""
+    kept = "".join(
+        c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", text.lower())
+    )
+    cut = "-".join(kept.split()).encode()[:_LONGEST].decode(errors="ignore")
+    return cut.rstrip("-") or "phrase"
+
+
+def refuse_existing(output: Path) -> None:
+    """An output that would replace a file.
+
+    Raises:
+        RefsegError: there is one; not for a device or a FIFO, which is written to.
+    """
+    if output.exists() and not is_special(output):
+        raise RefsegError(f"{output}: is there already", hint="--force replaces it")
 
 
 def refuse_input(output: Path, source: Path | int) -> None:

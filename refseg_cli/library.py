@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
+from refseg_cli.data.formats import MAX_PIXELS
 from refseg_cli.data.pictures import from_pillow
+from refseg_cli.data.remote import is_url, read_url
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found, Segmenter
@@ -54,9 +56,9 @@ class Model:
         """The answer to each phrase, in their order; for a list of pictures such a list for each.
 
         Args:
-            pictures: one, or a list of them. A picture is a file's path, the bytes of one, a Pillow image, an array
-                (h, w, 3) or (h, w) uint8 in RGB or grey, or a tensor (3, h, w) uint8 in RGB. Files and Pillow images
-                are turned upright by their EXIF orientation.
+            pictures: one, or a list of them. A picture is a file's path or URL, the bytes of one, a Pillow image, an
+                array (h, w, 3) or (h, w) uint8 in RGB or grey, or a tensor (3, h, w) uint8 in RGB. Files and Pillow
+                images are turned upright by their EXIF orientation.
             phrases: one, or several; each is asked of each picture, which is encoded once for all of them.
 
         Raises:
@@ -93,6 +95,8 @@ def load_model(
 
 def _image(picture: Picture) -> Path | bytes | np.ndarray:
     """What a segmenter takes: a file, its bytes, or pixels (3, h, w) uint8."""
+    if isinstance(picture, str) and is_url(picture):
+        return read_url(picture, max_pixels=MAX_PIXELS)
     if isinstance(picture, str | Path):
         return Path(picture)
     if isinstance(picture, bytes):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from refseg_cli.commands._output import ENDINGS, LINES, STDIO, Format, Sink, sinks_for
+from refseg_cli.commands._forms import Asked, Write
+from refseg_cli.commands._output import STDIO
 from refseg_cli.console import console
+from refseg_cli.data.remote import is_url
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
 from refseg_cli.progress import silent
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 
     from refseg_cli.segmenters.base import Found
 
-Listing = Literal["with", "without", "count"]
+
 Read = Callable[[str], tuple[str, "np.ndarray"]]  # the argument -> what to call it, and its pixels (3, h, w)
-AHEAD = 2  # pictures that are decoded while one is answered
+Ask = Callable[[Asked], Iterator["Found"]]
+PICTURES_AHEAD, ANSWERS_AHEAD = 2, 2  # that are ready before they are needed: large, and more would gain nothing
+T = TypeVar("T")
 
 
 def read_phrases(file: Path) -> list[str]:
@@ -50,7 +53,7 @@ def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> 
     """
     found: list[str] = []
     for name in names:
-        if name == STDIO or not Path(name).is_dir():
+        if name == STDIO or is_url(name) or not Path(name).is_dir():
             found.append(name)
             continue
         inside = Path(name).rglob("*") if recursive else Path(name).iterdir()
@@ -65,57 +68,33 @@ def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> 
     return found
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where the answers about many pictures go: one file or pipe of lines, or a folder of pictures.
-
-    Raises:
-        RefsegError: pictures without a folder to put them into, or two of the same name.
-    """
-
-    format: Format
-    output: str | None
-    count: int
-
-    def check(self, pictures: Sequence[str]) -> None:
-        if self.format == "rle" and len(pictures) > 1:
-            raise RefsegError("a line of rle does not say which picture it is of", hint="--format json does")
-        if self.format in LINES or len(pictures) == 1 or (self.output is None and console.quiet):
-            return
-        if self.output is None or not (self.output.endswith("/") or Path(self.output).is_dir()):
-            raise RefsegError(
-                f"the answers about {len(pictures)} pictures do not fit into one PNG",
-                hint="give -o FOLDER/, or --format json",
-            )
-        seen: dict[str, str] = {}
-        for picture in pictures:
-            other = seen.setdefault(Path(picture).stem, picture)
-            if other != picture:
-                name = f"{Path(picture).stem}{ENDINGS[self.format]}"
-                raise RefsegError(
-                    f"{other} and {picture} would both become {name}", hint="ask about one folder at a time"
-                )
-
-    def of(self, picture: str) -> list[Sink]:
-        return sinks_for(picture, self.count, self.format, self.output)
-
-
-def each(pictures: Sequence[str], read: Read, take: Callable[[str, str, np.ndarray], bool]) -> int:
+def each(pictures: Sequence[str], read: Read, ask: Ask, write: Write, *, until_found: bool = False) -> int:
     """Have every picture answered, and give the exit status.
 
-    Args:
-        take: gets the argument, what to call it, and the pixels; says whether anything is found.
+    While answers are being written the model is at the next ones, and the pictures after these are being decoded.
+
+    until_found: of each picture, nothing is asked any more once something is found.
     """
-    exists, broken = False, 0
-    with console.progress() if len(pictures) > 1 else nullcontext(silent) as progress:
-        for done, (picture, loaded) in enumerate(_ahead(pictures, read), start=1):
-            try:
-                name, pixels = loaded()
-            except RefsegError as error:
-                console.error(error)
+    exists, broken, several = False, 0, len(pictures) > 1
+
+    def watched(answers: Iterable[tuple[Asked | RefsegError, Found | None]]) -> Iterator[Found]:
+        nonlocal exists
+        for _, found in answers:
+            if found is None:  # rather than wait for the next picture's
+                return
+            exists |= found.exists
+            yield found
+
+    loaded = _loaded(pictures, read)
+    answered = _answered(ahead(loaded, PICTURES_AHEAD) if several else loaded, ask, until_found)
+    stream = ahead(answered, ANSWERS_AHEAD) if several else answered
+    with closing(stream), console.progress() if several else nullcontext(silent) as progress:
+        for done, (asked, answers) in enumerate(groupby(stream, key=itemgetter(0)), start=1):
+            if isinstance(asked, RefsegError):
+                console.error(asked)
                 broken += 1
             else:
-                exists |= take(picture, name, pixels)
+                write(asked, watched(answers))
             progress("predict", done, len(pictures))
     if broken:
         console.error(f"{broken} of {len(pictures)} pictures could not be read")
@@ -123,32 +102,61 @@ def each(pictures: Sequence[str], read: Read, take: Callable[[str, str, np.ndarr
     return FOUND if exists else NO_TARGET
 
 
-def _ahead(pictures: Sequence[str], read: Read) -> Iterator[tuple[str, Callable[[], tuple[str, np.ndarray]]]]:
-    """The pictures in their order, each with what gives it, while the next ones are being decoded."""
-    if len(pictures) == 1:
-        yield pictures[0], partial(read, pictures[0])
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting: deque[tuple[str, Callable[[], tuple[str, np.ndarray]]]] = deque()
+def _loaded(pictures: Iterable[str], read: Read) -> Generator[Asked | RefsegError]:
+    """Each picture, or why it cannot be read."""
+    for picture in pictures:
         try:
-            for picture in pictures:
-                waiting.append((picture, pool.submit(read, picture).result))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft()
-            yield from waiting
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            yield Asked(picture, *read(picture))
+        except RefsegError as error:
+            yield error
 
 
-def list_one(listing: Listing, name: str, answers: Iterable[Found]) -> bool:
-    """Print the picture's name as `grep -l`, `-L` and `-c` print a file's; whether anything is found."""
-    if listing == "count":
-        count = sum(found.exists for found in answers)
-        console.result(f"{name}:{count}")
-        return count > 0
-    exists = any(found.exists for found in answers)
-    if exists == (listing == "with"):
-        console.result(name)
-    return exists
+def _answered(
+    loaded: Generator[Asked | RefsegError], ask: Ask, until_found: bool
+) -> Generator[tuple[Asked | RefsegError, Found | None]]:
+    """Each answer with its picture, and behind the last one nothing; an error with nothing."""
+    with closing(loaded):
+        for asked in loaded:
+            if isinstance(asked, Asked):
+                for found in ask(asked):
+                    yield asked, found
+                    if until_found and found.exists:
+                        break
+            yield asked, None
+
+
+def ahead(items: Generator[T], count: int) -> Generator[T]:
+    """The items in their order, made in a thread of their own, at most `count` of them before they are asked for.
+
+    What is raised there is raised here. When this is closed the thread stops behind the item that it is at.
+    """
+    import threading
+    from queue import SimpleQueue
+
+    made: SimpleQueue[tuple[bool, Any]] = SimpleQueue()  # whether it is an item, else what ended them
+    room, stopped = threading.Semaphore(count), threading.Event()
+
+    def make() -> None:
+        end: BaseException | None = None
+        try:
+            with closing(items):
+                while room.acquire() and not stopped.is_set():
+                    made.put((True, next(items)))
+        except StopIteration:
+            pass
+        except BaseException as error:
+            end = error
+        made.put((False, end))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    try:
+        while (got := made.get())[0]:
+            room.release()
+            yield got[1]
+        if got[1]:
+            raise got[1]
+    finally:
+        stopped.set()
+        room.release()
+        thread.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refseg_cli.commands._many import Listing, Places, each, expand, list_one, read_phrases
+from refseg_cli import files
+from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
+from refseg_cli.commands._many import each, expand, read_phrases
 from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
-from refseg_cli.commands._output import LINES, STDIO, Format, Sink
+from refseg_cli.commands._output import STDIO, Format, Sink
+from refseg_cli.commands._places import Places, name_of
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from refseg_cli.data.coco_ids import CocoIds
     from refseg_cli.segmenters.base import Found, Segmenter
 
 # Endings that no phrase has.
@@ -30,7 +34,11 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 FormatName = Annotated[
     Format | None,
     typer.Option(
-        "--format", "-f", help="Mask, mask over the image, what it covers, model's maps, COCO RLE, or JSON lines."
+        "--format",
+        "-f",
+        help="Drawn, a file a phrase: png (the mask), overlay, cutout, soft (16-bit probabilities), explain (the "
+        "model's maps). Text, a line a phrase: json, rle, polygons, boxes, count. Text, a file an image: labelme, "
+        "yolo-seg. One list: coco.",
     ),
 ]
 Threshold = Annotated[
@@ -45,13 +53,18 @@ NoTargetThreshold = Annotated[
 ]
 
 
-Image = Annotated[str | None, typer.Argument(metavar="IMAGE", help="An image file, or - for standard input.")]
+Image = Annotated[str | None, typer.Argument(metavar="IMAGE", help="An image file or URL, or - for standard input.")]
 Phrases = Annotated[
     list[str] | None,
     typer.Argument(metavar="PHRASE", help="What to find; put -- before a phrase that begins with a dash."),
 ]
 Output = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="OUT", help="File or folder to write to; - for a pipe.")
+    str | None,
+    typer.Option("--output", "-o", metavar="OUT", help="File, folder or template of names to write to; - for a pipe."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with a run that was stopped: ask about images without answers only.")
 ]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
@@ -62,6 +75,21 @@ Phrase = Annotated[
 ]
 PhraseFile = Annotated[
     Path | None, typer.Option("--phrases", metavar="FILE", help="Phrases to find, one on each line; like --phrase.")
+]
+CocoIdsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--coco-ids", metavar="FILE", help="COCO data set whose ids --format coco takes; phrases are its categories."
+    ),
+]
+Requests = Annotated[
+    str | None,
+    typer.Option(
+        "--jsonl",
+        metavar="FILE",
+        help="Answer requests, a JSON object on each line with image, phrase or phrases, and id; - reads them from "
+        "standard input.",
+    ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
 ListWith = Annotated[
@@ -81,8 +109,12 @@ def predict(
     phrase: Phrase = None,
     phrase_file: PhraseFile = None,
     recursive: Recursive = False,
+    requests: Requests = None,
     output: Output = None,
+    force: Force = False,
+    resume: Resume = False,
     format: FormatName = None,
+    coco_ids: CocoIdsFile = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     explain: Explain = False,
     files_with: ListWith = False,
@@ -101,15 +133,18 @@ def predict(
 
     The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
     IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
-    give numbered files (IMAGE.mask-1.png and so on), or one line each with --format rle or json, written as they come.
-    With --phrase, all arguments are images, or folders of them.
+    give numbered files (IMAGE.mask-1.png and so on), or a line each in formats of text, written as they come.
+    With --phrase, all arguments are images, or folders of them. Files are not replaced without --force.
+    The template -o 'out/{stem}-{phrase}.png' names files itself, by {stem}, {name} and {folder} of the image, the
+    {phrase}, and its number {n}.
 
     \b
     Example:
       refseg predict --demo
       refseg predict photo.jpg "two people on left" -o mask.png
-      refseg predict --json photo.jpg "the red car" "the dog" | jq .no_target
-      refseg predict --explain photo.jpg "the red car" -o why.png
+      refseg predict --json photo.jpg "the red car" | jq .no_target
+      refseg predict photos/ -p "a dog" -p "a cat" -o 'masks/{stem}-{phrase}.png' --resume
+      refseg predict --jsonl - < requests.jsonl > answers.jsonl
       refseg predict -l -p "kid in blue" photos/ | xargs ls -l
       cat photo.jpg | refseg predict -q - "a dog" && echo "there is a dog"
 
@@ -123,12 +158,45 @@ def predict(
     if demo:
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
-    if listing and (output or chosen != "png"):
-        raise RefsegError("names of images are printed, and no masks", hint="leave --output and --format away")
-    question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
-    status = _answer(question, chosen, output, listing, max_pixels, model, options)
+    if requests:
+        asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
+        other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
+        _refuse_besides("--jsonl", {**asked, **other})
+        status = _serve(requests, output, max_pixels, model, options, force=force)
+    else:
+        if listing:
+            _refuse_besides("printing names", {"--output": output, "--format": chosen != "png", "--resume": resume})
+        _refuse_besides(f"--format {chosen}", {"--coco-ids": chosen != "coco" and coco_ids})
+        _refuse_besides("--force", {"--resume": force and resume})
+        question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
+        places = Places(chosen, output, question.phrases, force, resume)
+        status = _answer(question, places, listing, max_pixels, coco_ids, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
+
+
+def _refuse_besides(option: str, others: Mapping[str, object]) -> None:
+    """That none of the others is given, for which the option has no use.  others: by name, whether they are."""
+    for name, value in others.items():
+        if value:
+            raise RefsegError(f"{option} has no use for {name}", hint="leave one of them away")
+
+
+def _serve(
+    requests: str, output: str | None, max_pixels: int | None, model: str | None, options: Any, *, force: bool
+) -> int:
+    """Answer requests that come line by line."""
+    from refseg_cli.commands._requests import answer_requests
+    from refseg_cli.segmenters.choice import open_segmenter
+
+    sink = Sink(None if output in (None, STDIO) else Path(output))
+    if sink.path:
+        files.refuse_input(sink.path, 0 if requests == STDIO else Path(requests))
+        if not force:
+            files.refuse_existing(sink.path)
+    return answer_requests(
+        requests, sink, partial(open_segmenter, model, **options), partial(_read, max_pixels=max_pixels)
+    )
 
 
 @dataclass(frozen=True)
@@ -166,36 +234,58 @@ def _listing(flags: Mapping[str, bool]) -> Listing | None:
 
 def _answer(
     question: _Question,
-    format: Format,
-    output: str | None,
+    places: Places,
     listing: Listing | None,
     max_pixels: int | None,
+    coco_ids: Path | None,
     model: str | None,
     options: Mapping[str, Any],
 ) -> int:
     """Have the question answered, and say by the exit status whether anything is found."""
-    pictures, phrases = question.pictures, question.phrases
-    places = Places(format, output, len(phrases))
-    if listing is None:
+    pictures, phrases, format = question.pictures, question.phrases, places.format
+    if listing is None:  # refused before a model is loaded
         places.check(pictures)
-    lines = places.of(pictures[0])[0] if format in LINES else None  # refused before a model is loaded
+    ids = _coco_ids(coco_ids, pictures, phrases) if format == "coco" else None
+    if places.resume:
+        pictures = places.missing(pictures)
+        console.info(f"{len(pictures)} of {len(question.pictures)} pictures are missing")
+        if not pictures:
+            return FOUND
     read = partial(_read, max_pixels=max_pixels)
     if not question.many:
-        places.of(pictures[0])
         found = read(pictures[0])
         read = partial(_again, found)
     answering = _Answering.open(phrases, format, model, once=len(pictures) == 1, options=options)
-    with lines.lines() if lines else nullcontext() as write:
+    with ExitStack() as stack:
+        write: Write
+        if listing:
+            write = partial(list_one, listing)
+        elif places.is_drawn:
+            write = partial(_draw, places)
+        else:
+            written = written_as(format, answering.segmenter, ids)
+            if places.is_shared:
+                [sink] = places.of(pictures[0])
+                write = stack.enter_context(written.into(sink))
+            else:
+                write = partial(_write_file, places, written)
+        return each(pictures, read, answering.ask, write, until_found=listing in ("with", "without"))
 
-        def take(picture: str, name: str, pixels: np.ndarray) -> bool:
-            answers = answering.ask(name, pixels)
-            if listing:
-                return list_one(listing, name, answers)
-            if write:
-                return _write_lines(write, answers, format, answering.segmenter, name)
-            return _write_pictures(places.of(picture), answers, format, pixels)
 
-        return each(pictures, read, take)
+def _draw(places: Places, asked: Asked, answers: Iterable[Found]) -> None:
+    draw(places.of(asked.argument), places.format, asked, answers)
+
+
+def _write_file(places: Places, written: Written, asked: Asked, answers: Iterable[Found]) -> None:
+    [sink] = places.of(asked.argument)
+    with written.into(sink) as write:
+        write(asked, answers)
+
+
+def _coco_ids(file: Path | None, pictures: Sequence[str], phrases: Sequence[str]) -> CocoIds:
+    from refseg_cli.data.coco_ids import numbered, read_ids
+
+    return read_ids(file, pictures, phrases) if file else numbered(pictures, phrases)
 
 
 def _again(found: tuple[str, np.ndarray], picture: str) -> tuple[str, np.ndarray]:
@@ -223,14 +313,20 @@ class _Answering:
             explaining = open_explaining(model, **options)
             return cls(explaining, getattr(explaining, "explain", explaining.predict), phrases, True)
         segmenter = open_segmenter(model, once=once, **options)
-        return cls(segmenter, segmenter.predict, phrases, False)
+        answer = segmenter.predict if format != "soft" else getattr(segmenter, "soften", None)
+        if answer is None:
+            raise RefsegError(
+                f"{segmenter.name}: decides object by object, and has no probabilities of pixels",
+                hint="choose another --format",
+            )
+        return cls(segmenter, answer, phrases, False)
 
-    def ask(self, name: str, pixels: np.ndarray) -> Iterator[Found]:
+    def ask(self, asked: Asked) -> Iterator[Found]:
         """The answers as they come; before the first picture's, what a user should know before relying on them."""
-        answers = self.answer(pixels, self.phrases)
+        answers = self.answer(asked.pixels, self.phrases)
         if not self.warned:
-            self.warned.add(name)
-            for caution in self.segmenter.cautions(name, self.phrases):
+            self.warned.add(asked.name)
+            for caution in self.segmenter.cautions(asked.name, self.phrases):
                 console.warn(caution)
         for number, found in enumerate(answers):
             if self.explains and number == 0 and not found.maps:
@@ -267,9 +363,15 @@ def _read(image: str, *, max_pixels: int | None) -> tuple[str, np.ndarray]:
     """What to call the image, and its pixels (3, h, w)."""
     from refseg_cli.data.formats import MAX_PIXELS
     from refseg_cli.data.pictures import read_pixels
+    from refseg_cli.data.remote import is_url, read_url
 
-    source, name = (_stdin(), "stdin") if image == STDIO else (Path(image), image)
-    return name, read_pixels(source, name, max_pixels=max_pixels or MAX_PIXELS)
+    limit = max_pixels or MAX_PIXELS
+    source: Path | bytes
+    if image == STDIO:
+        source = _stdin()
+    else:
+        source = read_url(image, max_pixels=limit) if is_url(image) else Path(image)
+    return name_of(image), read_pixels(source, name_of(image), max_pixels=limit)
 
 
 def _stdin() -> bytes:
@@ -283,60 +385,12 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _write_lines(
-    write: Callable[[object], None], answers: Iterable[Found], format: Format, segmenter: Segmenter, name: str
-) -> bool:
-    """A line for each answer, as soon as it is there; whether any has a target."""
-    from refseg_cli.segmenters.base import record
-
-    exists = False
-    for found in answers:
-        line = record(segmenter, name, found)
-        write(line if format == "json" else line["mask"])
-        exists |= found.exists
-    return exists
-
-
-def _write_pictures(sinks: Sequence[Sink], answers: Iterable[Found], format: Format, pixels: np.ndarray) -> bool:
-    """A PNG for each answer, as soon as it is there; whether any has a target. No sinks, no pictures.
-
-    pixels: (3, h, w).
-    """
-    picture = pixels.transpose(1, 2, 0)
-    exists = False
-    for number, found in enumerate(answers):
-        exists |= found.exists
-        if sinks:
-            sink = sinks[number]
-            sink.write(_drawn(found, format, picture))
-            where = "" if sink.path is None else f" -> {sink.path}"
-            console.info(f"{found.phrase}: {_verdict(found)}{where}")
-    return exists
-
-
-def _drawn(found: Found, format: Format, picture: np.ndarray) -> bytes:
-    """The answer as a PNG; picture: (h, w, 3)."""
-    from refseg_cli.drawing.maps import explanation_png
-    from refseg_cli.drawing.overlay import cutout_png, mask_png, overlay_png
-
-    mask, phrase, exists, p_target = found.mask, found.phrase, found.exists, found.p_target
-    if format == "explain":
-        return explanation_png(picture, mask, phrase, found.maps, exists=exists, p_target=p_target)
-    if format == "overlay":
-        return overlay_png(picture, mask, phrase, exists=exists, p_target=p_target)
-    return cutout_png(picture, mask) if format == "cutout" else mask_png(mask)
-
-
-def _verdict(found: Found) -> str:
-    return f"found {100 * found.p_target:.0f} %, {found.pixels} pixels" if found.exists else "no target"
-
-
 def _demo(out: Path, model: str | None, device: str) -> int:
     """Show what predict does on the bundled pictures; each row of the table names a picture to look at."""
     from refseg_cli.engine.predict import demo
 
     shown = demo(out, folder=model, device=device)
-    rows = [[one.found.phrase, _verdict(one.found), one.path] for one in shown]
+    rows = [[one.found.phrase, verdict(one.found), one.path] for one in shown]
     console.table(
         f"What was found in the pictures, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
     )

@@ -97,6 +97,11 @@ def overlaps(first: Sequence[Rle], second: Sequence[Rle]) -> np.ndarray:
     return np.nan_to_num(found)
 
 
+def coco_json(rle: Rle) -> dict[str, Any]:
+    """A mask as COCO's files have it."""
+    return {"size": list(rle.size), "counts": rle.counts.decode("ascii")}
+
+
 def box(rle: Rle) -> tuple[float, float, float, float]:
     """(x, y, width, height) in pixels of the tightest box around the mask; zeros for an empty mask."""
     x, y, w, h = (float(value) for value in coco.toBbox(_plain(rle)))

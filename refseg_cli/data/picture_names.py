@@ -31,8 +31,8 @@ class PictureNames:
             self._ids.add(image_id)
             self._by_path[path].append(image_id)
             self._by_stem[stem].append(image_id)
-            if number := _COCO.fullmatch(stem):
-                self._by_number[int(number[1])].append(image_id)
+            if (number := coco_number(path)) is not None:
+                self._by_number[number].append(image_id)
 
     def find(self, image: int | str) -> tuple[int, ...]:
         """The ids of the pictures of that name: one, as a rule."""
@@ -52,9 +52,15 @@ class PictureNames:
         stem = _stem(parts[-1])
         if found := self._by_stem.get(stem):
             return found
-        if number := _COCO.fullmatch(stem):
-            return self._by_number.get(int(number[1])) or self._by_id(int(number[1]))
+        if (number := coco_number(name)) is not None:
+            return self._by_number.get(number) or self._by_id(number)
         return self._by_id(int(stem)) if stem.isdecimal() and len(stem) < 20 else ()
+
+
+def coco_number(name: str) -> int | None:
+    """The id in the name of one of COCO's pictures, or of a file named alike; None in any other."""
+    number = _COCO.fullmatch(_stem(_slashed(name)))
+    return int(number[1]) if number else None
 
 
 def _slashed(path: str) -> str:

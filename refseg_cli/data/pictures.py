@@ -37,8 +37,8 @@ def read_pixels(source: Path | bytes, name: str | None = None, *, max_pixels: in
         name = name or str(source)
         try:
             data = source.read_bytes()
-        except OSError as error:
-            raise RefsegError(f"{name}: cannot read the image: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+            raise RefsegError(f"{name}: cannot read the image: {getattr(error, 'strerror', None) or error}") from error
     if not data:
         raise RefsegError(f"{name}: cannot read the image: it is empty")
     try:

@@ -23,6 +23,11 @@ def mask_png(mask: np.ndarray) -> bytes:
     return png(Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))))
 
 
+def soft_png(probabilities: np.ndarray) -> bytes:
+    """A 16-bit grey PNG of probabilities (h, w) in [0, 1], 65535 for 1."""
+    return png(Image.fromarray(np.rint(probabilities.clip(0, 1) * 65535).astype(np.uint16)))
+
+
 def cutout_png(image: np.ndarray, mask: np.ndarray) -> bytes:
     """What is inside `mask` (h, w) bool of the image (h, w, 3) uint8 RGB, the rest transparent: an RGBA PNG."""
     return png(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +37,8 @@ def demo(out: Path, *, folder: str | Path | None = None, device: str = "auto") -
         pixels = read_pixels(one.file)
         picture = pixels.transpose(1, 2, 0)
         for found in segmenters[folder or one.model].predict(pixels, one.phrases):
-            path = out / f"{len(shown) + 1:02}-{_slug(found.phrase)}.png"
+            path = out / f"{len(shown) + 1:02}-{files.safe_name(found.phrase)}.png"
             drawn = overlay_png(picture, found.mask, found.phrase, exists=found.exists, p_target=found.p_target)
             files.write(path, drawn)
             shown.append(Shown(str(one.file), found, path))
     return shown
-
-
-def _slug(phrase: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", phrase.lower()).strip("-")[:60] or "phrase"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Detection, Explanation, Rle, Thresholds
+from refseg_cli.records import Detection, Explanation, Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,7 @@ class Found:
     mask: (h, w) bool, all False where nothing is found.  exists: whether there is a target.  p_target: its probability.
     pixels: how many the mask has.  maps: what the model shows of how it got there, if it was asked to.
     instances: the objects that the mask is of; None where the model does not tell them apart.
+    soft: (h, w) float32, the probability of each pixel, before the no-target rule, if it was asked for.
     """
 
     phrase: str
@@ -37,6 +38,7 @@ class Found:
     pixels: int
     maps: tuple[Explanation, ...] = ()
     instances: tuple[Detection, ...] | None = None
+    soft: np.ndarray | None = None
 
 
 class Segmenter(Protocol):
@@ -93,7 +95,7 @@ def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:
         "p_target": round(found.p_target, 6),
         "pixels": found.pixels,
         "bbox": [int(side) for side in masks.box(rle)],
-        "mask": _coco(rle),
+        "mask": masks.coco_json(rle),
         **told,
         "model": segmenter.name,
         "threshold": segmenter.thresholds.mask,
@@ -103,9 +105,7 @@ def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:
 
 
 def _instance(found: Detection) -> dict[str, Any]:
-    mask = {} if found.rle is None else {"mask": _coco(found.rle)}
+    from refseg_cli.data import masks
+
+    mask = {} if found.rle is None else {"mask": masks.coco_json(found.rle)}
     return {"box": [round(value, 3) for value in found.box], "score": round(found.score, 6), **mask}
-
-
-def _coco(rle: Rle) -> dict[str, Any]:
-    return {"size": list(rle.size), "counts": rle.counts.decode("ascii")}

@@ -9,8 +9,11 @@ Axes: n phrases, h w pixels of the picture.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,8 +21,8 @@ from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
 from refseg_cli.records import Thresholds
-from refseg_cli.segmenters.base import Found
-from refseg_cli.segmenters.pretrained import Opening, Pretrained, load_model, load_processor, logit
+from refseg_cli.segmenters.base import Found, check_phrases
+from refseg_cli.segmenters.pretrained import Opening, Pretrained, load_model, load_processor, logit, picture_of
 
 DEFAULTS = Thresholds(mask=0.5, exists=0.5)  # ours: the library and the model leave both open
 CHUNK = 64  # phrases in one pass through the decoder: 32 MB of maps
@@ -33,12 +36,20 @@ class ClipSeg(Pretrained):
         self.images, self.tokenizer = processor.image_processor, processor.tokenizer
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
 
+    def soften(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+        """As `predict`, with the probability of each pixel."""
+        check_phrases(phrases)
+        return self._answers(picture_of(image), phrases, soft=True)
+
     def answers(self, picture: Image.Image, phrases: Sequence[str]) -> Iterator[Found]:
+        return self._answers(picture, phrases, soft=False)
+
+    def _answers(self, picture: Image.Image, phrases: Sequence[str], *, soft: bool) -> Iterator[Found]:
         encoded = self._encode(picture)
         for start in range(0, len(phrases), CHUNK):
             chunk = phrases[start : start + CHUNK]
             for phrase, logits in zip(chunk, self._decode(encoded, chunk), strict=True):
-                yield self._found(phrase, logits, (picture.height, picture.width))
+                yield self._found(phrase, logits, (picture.height, picture.width), soft=soft)
 
     @torch.inference_mode()
     def _encode(self, picture: Image.Image) -> list[Tensor]:
@@ -58,7 +69,8 @@ class ClipSeg(Pretrained):
         return logits.view(n, *logits.shape[-2:])
 
     @torch.inference_mode()
-    def _found(self, phrase: str, logits: Tensor, size: tuple[int, int]) -> Found:
+    def _found(self, phrase: str, logits: Tensor, size: tuple[int, int], *, soft: bool) -> Found:
         full = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)[0, 0]
         mask = (full > logit(self.thresholds.mask)).cpu().numpy()
-        return self.found(phrase, mask, float(full.max().sigmoid()))
+        found = self.found(phrase, mask, float(full.max().sigmoid()))
+        return replace(found, soft=full.sigmoid().cpu().numpy()) if soft else found

@@ -21,12 +21,14 @@ class Decision:
     mask: (h, w) bool at original size, all False where there is no target.
     raw: the same before the no-target rule emptied it.
     p_target: probability that there is a target; for models without a no-target head the mask's peak probability.
+    soft: (h, w) float32, the probability of each pixel, if it was asked for.
     """
 
     mask: np.ndarray
     raw: np.ndarray
     exists: bool
     p_target: float
+    soft: np.ndarray | None = None
 
 
 def logit(probability: float) -> float:

@@ -5,6 +5,8 @@ Axes: N expressions, h w original picture.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from refseg_cli.data.placement import Placement
@@ -34,8 +36,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def postprocess(prediction: Prediction, batch: Batch, thresholds: Thresholds) -> list[Decision]:
-    """One decision for each expression of the batch, masks at their picture's original size."""
+def postprocess(prediction: Prediction, batch: Batch, thresholds: Thresholds, *, soft: bool = False) -> list[Decision]:
+    """One decision for each expression of the batch, masks at their picture's original size.
+
+    soft: with the probability of each pixel.
+    """
     assert batch.sizes is not None
     assert batch.content is not None
     input_size = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
@@ -48,5 +53,9 @@ def postprocess(prediction: Prediction, batch: Batch, thresholds: Thresholds) ->
         logits = to_original(prediction.mask_logits[rows, 0], Placement(*place), input_size, (size[0], size[1]))
         masks = (logits > cut).cpu().numpy()
         scores = logits.amax((1, 2)).sigmoid().tolist() if exists is None else [exists[r] for r in rows.tolist()]
-        decisions += decide(masks, scores, thresholds, has_head=exists is not None)
+        found = decide(masks, scores, thresholds, has_head=exists is not None)
+        if soft:
+            maps = logits.sigmoid().cpu().numpy()
+            found = [replace(one, soft=each) for one, each in zip(found, maps, strict=True)]
+        decisions += found
     return decisions

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,12 +218,11 @@ class OnnxSegmenter:
         Raises:
             RefsegError: the image cannot be read, or a phrase is none; said at once, before the first answer.
         """
-        check_phrases(phrases)
-        pixels = read_pixels(image) if isinstance(image, Path | bytes) else np.asarray(image)
-        return (
-            Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()))
-            for phrase, d in zip(phrases, self._decide(pixels, phrases), strict=True)
-        )
+        return self._answer(image, phrases, soft=False)
+
+    def soften(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+        """As `predict`, with the probability of each pixel."""
+        return self._answer(image, phrases, soft=True)
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         """What a user should know before relying on the answers; a sentence each.
@@ -233,7 +232,17 @@ class OnnxSegmenter:
         found = self.exported
         return cautions(name, phrases, model=found.name, trained_on=found.info.get("data"), tokenizer=found.tokenizer)
 
-    def _decide(self, pixels: np.ndarray, phrases: Sequence[str]) -> Iterator[Decision]:
+    def _answer(
+        self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str], *, soft: bool
+    ) -> Iterator[Found]:
+        check_phrases(phrases)
+        pixels = read_pixels(image) if isinstance(image, Path | bytes) else np.asarray(image)
+        return (
+            Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()), soft=d.soft)
+            for phrase, d in zip(phrases, self._decide(pixels, phrases, soft=soft), strict=True)
+        )
+
+    def _decide(self, pixels: np.ndarray, phrases: Sequence[str], *, soft: bool) -> Iterator[Decision]:
         found, config = self.exported, self.exported.recipe.data
         size = (int(pixels.shape[1]), int(pixels.shape[2]))
         placement = place(size, config)
@@ -247,7 +256,13 @@ class OnnxSegmenter:
             for n, scaled in enumerate(arrays.to_original(logits[:, 0], placement, config.size, size)):
                 score = _sigmoid(scaled.max() if scores is None else scores[n])
                 mask = scaled > logit(self.thresholds.mask)
-                yield from decide(mask[None], [score], self.thresholds, has_head=scores is not None)
+                [decision] = decide(mask[None], [score], self.thresholds, has_head=scores is not None)
+                yield replace(decision, soft=_sigmoids(scaled)) if soft else decision
+
+
+def _sigmoids(values: np.ndarray) -> np.ndarray:
+    """Of any size without overflow."""
+    return (1 + np.tanh(values / 2)) / 2
 
 
 def _sigmoid(value: float) -> float:

@@ -81,8 +81,7 @@ class Pretrained(ABC):
     def predict(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """As `Segmenter.predict`."""
         check_phrases(phrases)
-        pixels = as_tensor(image)
-        return self.answers(Image.fromarray(pixels.permute(1, 2, 0).numpy()), phrases)
+        return self.answers(picture_of(image), phrases)
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         """As `Segmenter.cautions`."""
@@ -125,6 +124,15 @@ class Pretrained(ABC):
         if p_target >= self.thresholds.exists and pixels >= max(1, self.thresholds.min_pixels):
             return Found(phrase, mask, True, p_target, pixels, instances=instances)
         return Found(phrase, np.zeros_like(mask), False, p_target, 0, instances=None if instances is None else ())
+
+
+def picture_of(image: Path | bytes | np.ndarray | Tensor) -> Image.Image:
+    """A file, its bytes, or pixels (3, h, w) uint8 RGB, as Pillow has them.
+
+    Raises:
+        RefsegError: it cannot be read.
+    """
+    return Image.fromarray(as_tensor(image).permute(1, 2, 0).numpy())
 
 
 def kept(scores: Tensor, least: float) -> Tensor:

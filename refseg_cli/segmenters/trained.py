@@ -73,6 +73,10 @@ class Predictor:
         """As `predict`, with the maps of the model's table `EXPLAIN`; without any for a model that has none."""
         return self._answer(image, phrases, kinds_of(self.checkpoint.model))
 
+    def soften(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
+        """As `predict`, with the probability of each pixel."""
+        return self._answer(image, phrases, {}, soft=True)
+
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         """What a user should know before relying on the answers; a sentence each.
 
@@ -82,19 +86,24 @@ class Predictor:
         return cautions(name, phrases, model=found.name, trained_on=found.info.get("data"), tokenizer=found.tokenizer)
 
     def _answer(
-        self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
+        self,
+        image: Path | bytes | np.ndarray | Tensor,
+        phrases: Sequence[str],
+        kinds: Mapping[str, MapKind],
+        *,
+        soft: bool = False,
     ) -> Iterator[Found]:
         check_phrases(phrases)
         pixels = as_tensor(image)
         chunks = (phrases[i : i + CHUNK] for i in range(0, len(phrases), CHUNK))
-        answers = (answer for chunk in chunks for answer in self._decide(pixels, chunk, kinds))
+        answers = (answer for chunk in chunks for answer in self._decide(pixels, chunk, kinds, soft=soft))
         return (
-            Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()), maps)
+            Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()), maps, soft=d.soft)
             for phrase, (d, maps) in zip(phrases, answers, strict=True)
         )
 
     def _decide(
-        self, pixels: Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind]
+        self, pixels: Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind], *, soft: bool
     ) -> Iterator[tuple[Decision, tuple[Explanation, ...]]]:
         """The decision on each phrase, and its maps of those `kinds`."""
         found = self.checkpoint
@@ -106,7 +115,8 @@ class Predictor:
         rows = max(1, PIXELS_AT_A_TIME // (pixels.shape[1] * pixels.shape[2]))
         for start in range(0, len(phrases), rows):
             with torch.inference_mode():  # not across a yield: whoever asks for the answers is none of its business
-                decisions = postprocess(*_rows(prediction, batch, slice(start, start + rows)), self.thresholds)
+                part = _rows(prediction, batch, slice(start, start + rows))
+                decisions = postprocess(*part, self.thresholds, soft=soft)
                 drawn = list(islice(maps, len(decisions)))
             yield from zip(decisions, drawn, strict=True)
 

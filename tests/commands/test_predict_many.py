@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from refseg_cli.app import main
+from refseg_cli.commands import _many
+from refseg_cli.commands._forms import Asked
 from refseg_cli.console import console
-from refseg_cli.errors import ERROR, FOUND, NO_TARGET
+from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
 from refseg_cli.records import Thresholds
 from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
@@ -27,6 +30,7 @@ class FakeSegmenter:
     name, thresholds = "fake", Thresholds()
     opened: list[dict[str, Any]]
     asked: list[list[str]]
+    answered: list[str]
 
     def __init__(self, model: str | None = None, **options: Any) -> None:
         self.opened.append({"model": model, **options})
@@ -34,6 +38,7 @@ class FakeSegmenter:
     def predict(self, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
         self.asked.append(list(phrases))
         for phrase in phrases:
+            self.answered.append(phrase)
             exists = phrase == ("cat" if image.mean() > 128 else "dog")
             yield Found(phrase, np.full(image.shape[1:], exists), exists, float(exists), image[0].size * exists)
 
@@ -46,7 +51,7 @@ def _folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """dark.png, light.png, broken.png; photos/ with dark.jpg, notes.txt and below/light.jpg."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(choice, "open_segmenter", FakeSegmenter)
-    FakeSegmenter.opened, FakeSegmenter.asked = [], []
+    FakeSegmenter.opened, FakeSegmenter.asked, FakeSegmenter.answered = [], [], []
     (tmp_path / "photos/below").mkdir(parents=True)
     for path, grey in (("dark.png", 9), ("light.png", 250), ("photos/dark.jpg", 9), ("photos/below/light.jpg", 250)):
         Image.new("RGB", (9, 6), (grey, grey, grey)).save(path)
@@ -152,9 +157,12 @@ def test_a_broken_picture_is_named_and_stops_no_other(capfdbinary: Capture, at: 
 
 def test_what_is_no_picture_s_fault_stops(capfdbinary: Capture) -> None:
     Path("full").write_text("")
-    assert main(["predict", "dark.png", "light.png", "-p", "dog", "-o", "full/"]) == ERROR
+    pictures = [f"{n}.png" for n in range(9)]
+    for name in pictures:
+        Path(name).write_bytes(Path("dark.png").read_bytes())
+    assert main(["predict", *pictures, "-p", "dog", "-o", "full/"]) == ERROR
     assert b"full" in capfdbinary.readouterr().err
-    assert len(FakeSegmenter.asked) <= 1
+    assert len(FakeSegmenter.asked) <= 1 + _many.ANSWERS_AHEAD + 1
 
 
 @pytest.mark.parametrize(
@@ -162,13 +170,14 @@ def test_what_is_no_picture_s_fault_stops(capfdbinary: Capture) -> None:
     [
         (["dark.png", "light.png", "-p", "dog"], "the answers about 2 pictures do not fit into one PNG"),
         (["dark.png", "light.png", "-p", "dog", "-o", "m.png"], "give -o FOLDER/, or --format json"),
-        (["dark.png", "photos", "-p", "dog", "-o", "out/"], "would both become dark.mask.png"),
-        (["dark.png", "light.png", "-p", "dog", "-f", "rle"], "does not say which picture"),
+        (["dark.png", "photos", "-p", "dog", "-o", "out/"], "would both become out/dark.mask.png"),
+        (["dark.png", "light.png", "-p", "dog", "-f", "rle"], "rle does not say which of 2 pictures it is of"),
         (["dark.png", "-p", "light.png"], "'light.png': a file, not a phrase"),
         (["dark.png", "dog", "-r"], "--recursive is about folders of images"),
         (["photos/below", "-r", "-p", "dog", "-l", "-L"], "exclude each other"),
-        (["dark.png", "dog", "-l", "--json"], "names of images are printed, and no masks"),
-        (["dark.png", "dog", "-c", "-o", "m.png"], "names of images are printed, and no masks"),
+        (["dark.png", "dog", "-l", "--json"], "printing names has no use for --format"),
+        (["dark.png", "dog", "-c", "-o", "m.png"], "printing names has no use for --output"),
+        (["dark.png", "dog", "-c", "--resume"], "printing names has no use for --resume"),
         (["-", "-", "-p", "dog", "-l"], "- reads one picture"),
         (["empty", "-p", "dog", "-l"], "empty: no pictures in this folder"),
         (["dark.png", "--phrases", "nowhere.txt"], "nowhere.txt: cannot read phrases: No such file"),
@@ -187,24 +196,100 @@ def test_errors_are_one_line_and_come_first(capfdbinary: Capture, words: list[st
     assert FakeSegmenter.opened == []
 
 
-def test_pictures_are_read_while_others_are_answered(monkeypatch: pytest.MonkeyPatch, capfdbinary: Capture) -> None:
-    """Two ahead, never all of them: memory must not grow with the folder."""
-    from refseg_cli.commands import _many
+NAMES = [str(n) for n in range(9)]
 
+
+def pipeline(
+    monkeypatch: pytest.MonkeyPatch, write: Callable[[str], None], ask: Callable[[str], None] = lambda name: None
+) -> list[str]:
+    """What happens when nine pictures are read, asked about and written, in the order in which it begins."""
     events: list[str] = []
 
-    def read(picture: str) -> tuple[str, np.ndarray]:
+    def reading(picture: str) -> tuple[str, np.ndarray]:
         events.append(f"read {picture}")
         return picture, np.zeros((3, 2, 2), np.uint8)
 
-    def take(picture: str, name: str, pixels: np.ndarray) -> bool:
-        events.append(f"take {picture}")
-        return False
+    def asking(asked: Asked) -> Iterator[Found]:
+        events.append(f"ask {asked.name}")
+        ask(asked.name)
+        yield Found("dog", np.ones((2, 2), bool), True, 0.9, 4)
 
-    names = [str(n) for n in range(9)]
+    def writing(asked: Asked, answers: Iterable[Found]) -> None:
+        assert [found.phrase for found in answers] == ["dog"]
+        events.append(f"write {asked.name}")
+        write(asked.name)
+
     monkeypatch.setattr(console, "quiet", True)
-    assert _many.each(names, read, take) == NO_TARGET
-    assert [e for e in events if e.startswith("take")] == [f"take {n}" for n in names]
-    for n in names:
-        begun = events[: events.index(f"take {n}")]
-        assert sum(e.startswith("read") for e in begun) <= int(n) + 1 + _many.AHEAD
+    try:
+        assert _many.each(NAMES, reading, asking, writing) == FOUND
+    finally:
+        assert threading.active_count() == 1  # nothing goes on behind the caller's back
+    return events
+
+
+def test_reading_asking_and_writing_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer is written only once the next picture has been asked about."""
+    asked = threading.Event()
+
+    def write(name: str) -> None:
+        if name == "0":
+            assert asked.wait(60)
+
+    def ask(name: str) -> None:
+        if name == "1":
+            asked.set()
+
+    events = pipeline(monkeypatch, write, ask)
+    for kind in ("read", "ask", "write"):
+        assert [e for e in events if e.startswith(kind)] == [f"{kind} {n}" for n in NAMES]
+
+
+def test_memory_does_not_grow_with_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that waits to be written holds the others back."""
+    gate = threading.Event()
+
+    def write(name: str) -> None:
+        if name == "0":
+            gate.wait(0.2)  # more than enough for everything to be read, if nothing held it back
+
+    events = pipeline(monkeypatch, write)
+    begun = events[: events.index("write 0") + 1]
+    begun += events[len(begun) : events.index("write 1")]
+    assert sum(e.startswith("read") for e in begun) <= 2 + _many.ANSWERS_AHEAD + 1 + _many.PICTURES_AHEAD
+
+
+@pytest.mark.parametrize("at", ["read", "ask", "write"])
+@pytest.mark.parametrize("error", [RefsegError("no more"), KeyboardInterrupt(), SystemExit(141)])
+def test_what_ends_one_step_ends_all(monkeypatch: pytest.MonkeyPatch, at: str, error: BaseException) -> None:
+    def fail(name: str) -> None:
+        if name == "4":
+            raise error
+
+    if at == "read":
+        items = (int(n) if n != "4" else fail(n) for n in NAMES)
+        with pytest.raises(type(error)):
+            list(_many.ahead(items, 2))
+        return
+    with pytest.raises(type(error)):
+        pipeline(monkeypatch, fail if at == "write" else lambda name: None, fail if at == "ask" else lambda name: None)
+    assert threading.active_count() == 1
+
+
+def test_a_caller_that_stops_stops_the_thread() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(99):
+            made.append(number)
+            yield number
+
+    stream = _many.ahead(items(), 2)
+    assert [next(stream), next(stream)] == [0, 1]
+    stream.close()
+    assert threading.active_count() == 1
+    assert len(made) <= 5
+
+
+def test_of_a_picture_that_is_found_nothing_more_is_asked(capfdbinary: Capture) -> None:
+    assert main(["predict", "dark.png", "light.png", "-p", "dog", "-p", "cat", "-p", "bird", "-l"]) == FOUND
+    assert FakeSegmenter.answered == ["dog", "dog", "cat"]

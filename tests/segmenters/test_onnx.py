@@ -105,6 +105,20 @@ class Counted:
         return self.session.run(outputs, feeds)
 
 
+def test_soft_answers_are_torch_s(exported: dict[str, Path], untrained: Path) -> None:
+    image = a_picture((50, 120))
+    ours, theirs = OnnxSegmenter(exported["file"]), Predictor(untrained, device="cpu")
+    for one, other in zip(ours.soften(image, PHRASES), theirs.soften(image, PHRASES), strict=True):
+        assert one.soft is not None
+        assert other.soft is not None
+        assert one.soft.dtype == other.soft.dtype == np.float32
+        assert np.abs(one.soft - other.soft).max() < 0.02  # the resize of pictures to the network's input differs
+        assert one.soft.max() > 0  # also where there is no target
+        if one.exists:
+            np.testing.assert_array_equal(one.mask, one.soft > ours.thresholds.mask)
+    assert next(ours.predict(image, PHRASES)).soft is None
+
+
 def test_thresholds_are_overridden(exported: dict[str, Path]) -> None:
     image = a_picture((50, 120))
     none = OnnxSegmenter(exported["file"], no_target_threshold=1.0)

@@ -280,7 +280,7 @@ def bundled(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_demo_draws_every_answer(bundled: Path, tmp_path: Path) -> None:
     shown = demo(tmp_path / "out", device="cpu")
-    names = ["01-two-people-on-left", "02-the-dog-d-nde", "03-two-people-on-left", "04-the-dog-d-nde"]
+    names = ["01-two-people-on-left", "02-the-dog-dónde", "03-two-people-on-left", "04-the-dog-dónde"]
     assert [one.path for one in shown] == [tmp_path / "out" / f"{name}.png" for name in names]
     assert sorted((tmp_path / "out").iterdir()) == [one.path for one in shown]  # and nothing unfinished
     for one in shown:

@@ -298,6 +298,14 @@ def test_thresholds_are_the_familys_or_those_asked_for(tiny: Tiny) -> None:
         opened(tiny, "florence2", threshold=0.2)
 
 
+def test_clipseg_softens(tiny: Tiny) -> None:
+    segmenter = opened(tiny, "clipseg", threshold=0.3, no_target_threshold=0.0)
+    hard, soft = segmenter.predict(IMAGE, PHRASES), segmenter.soften(IMAGE, PHRASES)
+    for one, other in zip(hard, soft, strict=True):
+        assert one.soft is None
+        np.testing.assert_array_equal(one.mask, other.soft > 0.3)
+
+
 def test_names_of_answers(tiny: Tiny) -> None:
     assert opened(tiny, "clipseg").name == "clipseg"
     assert opened(tiny, "owlv2").name == "owlv2+sam2"

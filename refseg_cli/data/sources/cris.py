@@ -14,7 +14,6 @@ import numpy as np
 from refseg_cli.data import formats, masks
 from refseg_cli.data.sources import Ref
 from refseg_cli.data.sources.gathering import File, Gathering, load, rows
-from refseg_cli.data.sources.labelme import as_coco
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import string, whole
 
@@ -30,7 +29,7 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
         mask = _mask(folder / f"{number}.png", gathering)
         image_id = gathering.photo(string(row["img_name"], "img_name"), size=(mask.shape[0], mask.shape[1]))
         category = gathering.category(row.get("cat", 0))  # `bbox` is left: it is cut to whole pixels
-        ann_id = gathering.annotation(image_id, as_coco(masks.encode(mask)), category=category)
+        ann_id = gathering.annotation(image_id, masks.coco_json(masks.encode(mask)), category=category)
         return gathering.ref(image_id, [ann_id], row["sentences"], split=file.split_of(row.get("split")), ref_id=number)
 
     return parse(load(file.path, tells), ref, file=file.path.name, problems=gathering.problems)

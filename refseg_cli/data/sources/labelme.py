@@ -27,7 +27,6 @@ from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import brief, string
 from refseg_cli.errors import RefsegError
 from refseg_cli.files import parse_json
-from refseg_cli.records import Rle
 
 POLYGONS = ("polygon", "oriented_rectangle")
 
@@ -126,9 +125,9 @@ def region(shape: Mapping[str, Any], size: tuple[int, int]) -> Any:
         (left, top), (right, bottom) = map(min, zip(*points, strict=True)), map(max, zip(*points, strict=True))
         return [[left, top, right, top, right, bottom, left, bottom]]
     if kind == "circle" and len(points) == 2:
-        return as_coco(masks.encode(_disc(points[0], math.dist(*points), size)))
+        return masks.coco_json(masks.encode(_disc(points[0], math.dist(*points), size)))
     if kind == "mask" and points:
-        return as_coco(masks.encode(_pasted(_decoded(shape.get("mask"), "mask"), points[0], size)))
+        return masks.coco_json(masks.encode(_pasted(_decoded(shape.get("mask"), "mask"), points[0], size)))
     raise ValueError(f"shape_type {brief(kind)} with {len(points)} points is no region")
 
 
@@ -147,7 +146,7 @@ def _annotation(image_id: int, shapes: Sequence[Any], gathering: Gathering) -> i
     if all(isinstance(part, list) for part in parts):
         whole = [polygon for part in parts for polygon in part]
     else:  # COCO has no polygons and runs together
-        whole = [as_coco(masks.from_segmentation(part, *size)) for part in parts]
+        whole = [masks.coco_json(masks.from_segmentation(part, *size)) for part in parts]
     return gathering.annotation(image_id, whole, category=gathering.category(name=shapes[0]["label"]))
 
 
@@ -186,8 +185,3 @@ def _decoded(text: Any, name: str) -> bytes:
         return base64.b64decode(string(text, name))
     except binascii.Error as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def as_coco(rle: Rle) -> dict[str, Any]:
-    """A mask in the form of COCO's files."""
-    return {"size": list(rle.size), "counts": rle.counts.decode("ascii")}

@@ -61,5 +61,5 @@ def _drawn(regions: list[Any], ignored: list[bool], size: tuple[int, int]) -> tu
                 mask = mask & ~other
         unknown = unknown & ~mask
         if mask.any():
-            targets.append(labelme.as_coco(masks.encode(mask)))
+            targets.append(masks.coco_json(masks.encode(mask)))
     return targets, masks.encode(unknown) if unknown.any() else None
