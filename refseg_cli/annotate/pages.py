@@ -48,7 +48,7 @@ def join(fault: str = "") -> str:
     """Where a link leads. The token stands behind the #, so that no server and no proxy writes it into a log."""
     return _page(
         "Join",
-        f"""<h1>Join the game</h1>{_told(fault, "")}
+        f"""{_told(fault, "")}<h1>Join the game</h1>
 <p>Open the link that you were given. If this page stays, paste the part of the link after the #.</p>
 <form id="join" method="post" action="/join" class="column">
 <label for="token">Code</label><input id="token" name="token" autocomplete="off" spellcheck="false" required>
@@ -97,7 +97,7 @@ def annotate(
     """Where objects are described."""
     return _page(
         "Describe objects",
-        f"""<h1>Describe objects</h1>{_told(form.fault, form.note)}
+        f"""{_told(form.fault, form.note)}<h1>Describe objects</h1>
 <form id="play" method="post" action="/annotate" data-task="{form.task}" class="board">{_hidden(form)}
 {_stage(form.task, view, _shapes(view))}
 <div class="panel">
@@ -144,12 +144,13 @@ def validate(form: Form, view: View, phrase: str) -> str:
     )
 
 
-def nothing_to_validate(note: str) -> str:
+def nothing_to_validate(player: Player, note: str) -> str:
+    other = ' · <a href="/annotate">Describe objects</a>' if player.may("annotate") else ""
     return _page(
         "Find objects",
         f"""{_told("", note)}<h1>Nothing to check</h1>
 <p>No phrase of another player waits for you.</p>
-<p><a href="/validate">Look again</a> · <a href="/annotate">Describe objects</a></p>""",
+<p><a href="/validate">Look again</a>{other}</p>""",
     )
 
 
@@ -207,9 +208,9 @@ def _hidden(form: Form) -> str:
 def _stage(task: int, view: View, shapes: str) -> str:
     """The photo with shapes over it; what a screen reader needs of them is the list."""
     height, width = view.size
-    return f"""<figure class="stage">
-<img src="/picture/{task}" alt="The picture" width="{width}" height="{height}">
-<svg viewBox="0 0 {width} {height}" aria-hidden="true">{shapes}</svg></figure>"""
+    letters = f'font-size="{max(height, width) // 36}"'
+    return f"""<figure class="stage"><svg viewBox="0 0 {width} {height}" {letters} role="img" aria-label="The picture">
+<image href="/picture/{task}" width="{width}" height="{height}"/>{shapes}</svg></figure>"""
 
 
 def _shapes(view: View) -> str:
@@ -237,11 +238,10 @@ def _known(known: Sequence[tuple[str, tuple[int, ...]]], view: View) -> str:
     numbers = {shape.ann_id: n for n, shape in enumerate(view.shapes, start=1)}
     if not known:
         return ""
-    rows = "".join(
-        f"<li><bdi>{escape(text)}</bdi> <small>{', '.join(str(numbers.get(t, '?')) for t in targets) or 'nothing'}"
-        "</small></li>"
-        for text, targets in known
-    )
+    rows = ""
+    for text, targets in known:
+        places = sorted(numbers[target] for target in targets if target in numbers)
+        rows += f"<li><bdi>{escape(text)}</bdi> <small>{', '.join(map(str, places)) or 'nothing'}</small></li>"
     hint = "With the numbers of their objects. Yours must be another one."
     return _folded(f"Expressions of this picture ({len(known)})", hint, f"<ul>{rows}</ul>")
 
@@ -274,16 +274,16 @@ def _offers(offers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td{_side(cell)}>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
-    )
+    """Columns with figures stand on the right."""
+    classes = ["" if any(isinstance(c, str) for c in column) else "number" for column in zip(*table.rows, strict=True)]
+    columns = zip(table.columns, classes, strict=True)
+    head = "".join(f'<th scope="col" class="{side}">{escape(column)}</th>' for column, side in columns)
+    rows = ""
+    for row in table.rows:
+        cells = (f'<td class="{side}">{_cell(cell)}</td>' for cell, side in zip(row, classes, strict=True))
+        rows += f"<tr>{''.join(cells)}</tr>"
     return f"""<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title)}"><table>
 <caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"""
-
-
-def _side(cell: object) -> str:
-    return "" if isinstance(cell, str) else ' class="number"'
 
 
 def _cell(cell: str | int | float | None) -> str:

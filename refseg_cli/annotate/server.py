@@ -41,6 +41,7 @@ from refseg_cli.errors import RefsegError
 LONGEST_FORM = 64 << 10  # bytes; a phrase and a few hundred objects
 MOST_FIELDS = 5000
 COOKIE_DAYS = 60
+BACKLOG = 1024  # connections that wait
 SECONDS_TO_FINISH = 3  # for requests that run when the server is stopped
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -193,7 +194,9 @@ class _Table:
 
         def shown() -> str:
             task = self.game.to_validate(player.name)
-            return self._validating(task, Form(key, task.id, note=note)) if task else pages.nothing_to_validate(note)
+            if task is None:
+                return pages.nothing_to_validate(player, note)
+            return self._validating(task, Form(key, task.id, note=note))
 
         return HTMLResponse(await run_in_threadpool(shown))
 
@@ -380,7 +383,7 @@ def _chosen(fields: Mapping[str, Sequence[str]]) -> tuple[list[int], bool]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound; port 0 for any that is free.
+    """A socket that takes connections; port 0 for any that is free.
 
     Raises:
         RefsegError: the address is taken, or none of this machine's.
@@ -391,6 +394,7 @@ def listen(host: str, port: int) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(BACKLOG)  # who comes before the server answers, waits
         except OSError:
             bound.close()
             raise

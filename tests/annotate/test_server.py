@@ -1,0 +1,491 @@
+"""The game over HTTP, without a network."""
+
+from __future__ import annotations
+
+import io
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from garden import garden
+from pictures import write_split
+from PIL import Image
+from starlette.testclient import TestClient
+
+from refseg_cli.annotate import server
+from refseg_cli.annotate.gallery import open_gallery
+from refseg_cli.annotate.game import Game
+from refseg_cli.annotate.models import Opinions, Phrases
+from refseg_cli.annotate.players import Keys, Player
+from refseg_cli.annotate.rules import State
+from refseg_cli.annotate.store import Store, begin_game
+from refseg_cli.records import Thresholds
+from refseg_cli.segmenters.base import Found
+
+HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(2)> & {{7*7}} $body"
+PLAYERS = (
+    *(Player(name, "annotator") for name in ("Ann", "Bob")),
+    *(Player(name, "validator") for name in ("Vic", "Val", "Vera")),
+    Player("Eve <b>", "both"),
+)
+
+
+class Visitor:
+    """A browser: its cookies, and the forms of the page that it has."""
+
+    def __init__(self, app: server.App) -> None:
+        self.http = TestClient(app, base_url="http://testserver", follow_redirects=True)
+        self.page = ""
+
+    def get(self, path: str, status: int = 200) -> str:
+        answer = self.http.get(path)
+        assert answer.status_code == status, answer.text
+        self.page = answer.text
+        return self.page
+
+    def post(self, path: str, status: int = 200, headers: dict[str, str] | None = None, **fields: object) -> str:
+        """With the hidden fields of the page, unless others are given."""
+        hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', self.page))
+        answer = self.http.post(path, data={**hidden, **fields}, headers=headers)
+        assert answer.status_code == status, answer.text
+        self.page = answer.text
+        return self.page
+
+    @property
+    def image(self) -> int:
+        """Of the picture on the page, whose objects are numbered after it."""
+        return int(re.search(r'name="target" value="(\d+)"', self.page)[1]) // 10
+
+    @property
+    def task(self) -> int:
+        return int(re.search(r'name="task" value="(\d+)"', self.page)[1])
+
+
+Come = Callable[[str], Visitor]
+
+
+@pytest.fixture
+def keys(game: Game) -> Keys:
+    return Keys(game.store.secret())
+
+
+@pytest.fixture
+def come(game: Game, keys: Keys) -> Come:
+    """A visitor who has opened the link of a player, or of the host."""
+    app = server.build(game, PLAYERS, keys)
+
+    def opened(name: str) -> Visitor:
+        visitor = Visitor(app)
+        visitor.post("/join", token=keys.of_host() if name == "host" else keys.of_player(name))
+        return visitor
+
+    return opened
+
+
+def write(ann: Visitor, phrase: str, places: Sequence[int]) -> int:
+    """What an annotator hands in; the picture's id."""
+    ann.get("/annotate")
+    image = ann.image
+    chosen = {"target": [10 * image + place for place in places]} if places else {"nothing": "1"}
+    assert "Saved" in ann.post("/annotate", phrase=phrase, **chosen)
+    return image
+
+
+def find(vic: Visitor, places: Sequence[int]) -> str:
+    vic.get("/validate")
+    chosen = {"target": [10 * vic.image + place for place in places]} if places else {"nothing": "1"}
+    return vic.post("/validate", **chosen)
+
+
+def test_a_round_of_two_annotators_and_three_validators(come: Come, game: Game) -> None:
+    ann, bob, vic, val, vera = (come(name) for name in ("Ann", "Bob", "Vic", "Val", "Vera"))
+    write(ann, "the upper one", [1])
+    write(bob, "the purple one", [])
+    write(ann, "all three", [1, 2, 3])
+    write(bob, "gibberish blah", [3])
+    assert "the upper one" in vic.get("/validate")
+    assert "the purple one" in val.get("/validate")
+    assert "all three" in vera.get("/validate")
+    assert "you found what the annotator meant" in find(vic, [1]).lower()
+    assert "accepted" in find(val, [])
+    assert "gibberish blah" in vic.page  # the next one comes at once
+    assert "another validator" in find(vera, [1, 2])
+    assert "rejected" in vic.post("/reject", reason="language")
+    assert "all three" in vic.page
+    assert "discarded" in find(vic, [1])
+    states = [sample.state for sample in game.store.samples()]
+    assert states == [State.ACCEPTED, State.ACCEPTED, State.DISCARDED, State.REJECTED]
+    assert "Nothing to check" in vera.get("/validate")
+    home = ann.get("/")
+    assert re.findall(r"<dd>(\d)</dd>", home) == ["1", "0", "1", "0"]
+
+
+def hidden(page: str) -> dict[str, str]:
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
+
+
+def test_the_validator_is_not_shown_what_the_annotator_chose(come: Come) -> None:
+    ann, vic = come("Ann"), come("Vic")
+    image = write(ann, "the upper one", [1])
+    page = vic.get("/validate")
+    assert "checked" not in page.replace("checkbox", "")
+    assert "small one" not in page  # nor the picture's known expressions
+    assert "Suggestions" not in page
+    assert sorted(re.findall(r'name="target" value="(\d+)"', page)) == [f"{image}{n}" for n in (1, 2, 3)]
+
+
+def test_the_annotator_is_shown_known_expressions_and_suggestions(come: Come) -> None:
+    page = come("Ann").get("/annotate")
+    assert "Expressions of this picture (4)" in page
+    assert page.count('class="offer"') == 6
+    assert "val one" not in page
+
+
+def test_a_refused_form_keeps_what_was_entered(come: Come) -> None:
+    ann = come("Ann")
+    ann.get("/annotate")
+    image, task = ann.image, ann.task
+    page = ann.post("/annotate", 422, target=[10 * image + 1], nothing="1", phrase=HOSTILE)
+    assert 'role="alert"' in page
+    assert page.count(" checked") == 2
+    assert "&lt;script&gt;" in page
+    assert "<script>alert" not in page
+    assert ann.task == task
+    assert "Write a phrase" in ann.post("/annotate", 422, target=[10 * image + 1], phrase="  ")
+    vic = come("Vic")
+    write(ann, "one", [1])
+    vic.get("/validate")
+    assert "Choose the objects" in vic.post("/validate", 422)
+    assert "Say why" in vic.post("/reject", 422, reason="no such reason")
+
+
+def test_hostile_words_are_text_everywhere(come: Come, game: Game, prepared: Path) -> None:
+    ann, vic, eve = come("Ann"), come("Vic"), come("Eve <b>")
+    assert "Eve &lt;b&gt;" in eve.get("/")
+    write(ann, HOSTILE, [1])
+    pages = [vic.get("/validate"), find(vic, [1])]
+    game.store.add_imported([("train", n, HOSTILE + str(n), (10 * n + 1,), {}) for n in range(1, 5)])
+    write(eve, HOSTILE + " by Eve", [2])
+    pages += [ann.get("/annotate"), eve.get("/annotate"), come("host").get("/dashboard")]
+    for page in pages:
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
+        assert "<b>'s" not in page
+        assert page.count("<title>") == page.count("</title>") == 1
+    assert "onerror=alert(2)&gt;" in pages[2]
+    assert "Eve &lt;b&gt;" in pages[-1]
+
+
+def test_every_answer_has_the_headers_that_keep_it_safe(come: Come) -> None:
+    ann = come("Ann")
+    ann.get("/annotate")
+    policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
+    for path in ("/", "/annotate", f"/picture/{ann.task}", "/game.js", "/game.css", "/nothing", "/dashboard", "/skip"):
+        headers = ann.http.get(path).headers
+        assert headers["content-security-policy"].startswith(policy), path
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "same-origin"
+        assert headers["cache-control"] == ("no-cache" if path.startswith("/game") else "no-store")
+
+
+def test_pages_have_no_inline_script_and_no_inline_style(come: Come) -> None:
+    ann, host = come("Ann"), come("host")
+    for page in (ann.get("/"), ann.get("/annotate"), host.get("/dashboard"), ann.get("/join")):
+        assert re.findall(r"<script[^>]*>", page) == ['<script src="/game.js" defer>']
+        assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|https?://", page)
+
+
+# Who may do what
+
+
+def test_strangers_see_the_door_only(come: Come, game: Game, keys: Keys) -> None:
+    stranger = Visitor(server.build(game, PLAYERS, keys))
+    for path in ("/", "/annotate", "/validate", "/dashboard", "/picture/1", "/opinion/1"):
+        assert "Open your link again" in stranger.get(path, 401)
+    for path in ("/annotate", "/validate", "/skip", "/reject"):
+        stranger.post(path, 401, task="1", key="x", phrase="x")
+    assert "no longer" in stranger.post("/join", 403, token="wrong")
+    assert "no longer" in stranger.post("/join", 403)
+    stranger.http.cookies.set(keys.cookie, "wrong")
+    stranger.get("/", 401)
+    assert game.store.samples() == []
+
+
+def test_parts_are_kept_apart(come: Come, game: Game) -> None:
+    ann, vic, host, eve = come("Ann"), come("Vic"), come("host"), come("Eve <b>")
+    ann.get("/validate", 403)
+    vic.get("/annotate", 403)
+    host.get("/annotate", 403)
+    assert "Dashboard" in host.get("/")
+    for visitor in (ann, vic):
+        visitor.get("/dashboard", 403)
+    eve.get("/annotate")
+    eve.get("/validate")
+    assert 'href="/validate"' not in ann.get("/")
+    assert 'href="/annotate"' not in vic.get("/")
+    assert 'href="/annotate"' not in vic.get("/validate")
+
+
+def test_nobody_sees_or_uses_the_tasks_of_others(come: Come, game: Game, keys: Keys) -> None:
+    ann, bob, vic, val = (come(name) for name in ("Ann", "Bob", "Vic", "Val"))
+    ann.get("/annotate")
+    task = ann.task
+    assert ann.http.get(f"/picture/{task}").headers["content-type"] == "image/png"
+    bob.get("/annotate")
+    assert bob.http.get(f"/picture/{task}").status_code == 409
+    assert "not yours" in bob.post("/annotate", 409, task=str(task), nothing="1", phrase="of Bob")
+    bob.get("/annotate")
+    bob.post("/skip", task=str(task))
+    assert f'name="task" value="{task}"' in ann.get("/annotate")
+    write(ann, "the upper one", [1])
+    vic.get("/validate")
+    stolen = vic.task
+    val.page = vic.page
+    val.post("/validate", 403, nothing="1")
+    val_key = keys.form(keys.of_player("Val"))
+    assert "not yours" in val.post("/validate", 409, task=str(stolen), key=val_key, nothing="1")
+    assert game.store.samples()[0].state is State.WAITING
+
+
+def test_nobody_validates_their_own_over_http(come: Come, game: Game) -> None:
+    eve = come("Eve <b>")
+    write(eve, "the upper one", [1])
+    assert "0 phrases wait" in eve.get("/")
+    assert "Nothing to check" in eve.get("/validate")
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+    ],
+)
+def test_forms_of_other_sites_are_refused(come: Come, game: Game, header: str, value: str) -> None:
+    headers = {header: value}
+    ann = come("Ann")
+    ann.get("/annotate")
+    assert "another site" in ann.post("/annotate", 403, headers=headers, nothing="1", phrase="the purple one")
+    ann.get("/annotate")
+    ann.post("/annotate", 403, key="", nothing="1", phrase="the purple one")
+    ann.get("/annotate")
+    ann.post("/join", 403, headers=headers, token="x")
+    assert game.store.samples() == []
+    ann.get("/annotate")
+    good = {"origin": "http://testserver", "sec-fetch-site": "same-origin"}
+    assert "Saved" in ann.post("/annotate", headers=good, nothing="1", phrase="the purple one")
+
+
+def test_behind_a_proxy_the_players_address_counts(game: Game, keys: Keys) -> None:
+    visitor = Visitor(server.build(game, PLAYERS, keys, origin="https://game.example.org/"))
+    headers = {"origin": "https://game.example.org", "x-forwarded-proto": "https"}
+    answer = visitor.http.post("/join", data={"token": keys.of_player("Ann")}, headers=headers, follow_redirects=False)
+    cookie = answer.headers["set-cookie"]
+    assert "Secure" in cookie
+
+
+def test_the_cookie_is_out_of_reach(game: Game, keys: Keys) -> None:
+    visitor = Visitor(server.build(game, PLAYERS, keys))
+    answer = visitor.http.post("/join", data={"token": keys.of_player("Ann")}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(answer.headers["set-cookie"].split("; "))
+
+
+@pytest.mark.parametrize(
+    "path", ["/picture/x", "/picture/-1", "/picture/../game.sqlite", "/game.sqlite", "/..%2fgame.sqlite", "/game.py"]
+)
+def test_no_address_leads_to_a_file(come: Come, path: str) -> None:
+    ann = come("Ann")
+    ann.get("/annotate")
+    answer = ann.http.get(path)
+    assert answer.status_code == 404
+    assert b"SQLite" not in answer.content
+
+
+def test_broken_and_huge_forms_are_refused(come: Come, game: Game) -> None:
+    ann = come("Ann")
+    ann.get("/annotate")
+    for fields, status in (
+        ({"task": "x"}, 409),
+        ({"task": "9" * 30}, 409),
+        ({"target": "1 OR 1"}, 409),
+        ({"phrase": "x" * server.LONGEST_FORM}, 413),
+        ({"phrase": "x" * 300, "nothing": "1"}, 422),
+    ):
+        ann.get("/annotate")
+        ann.post("/annotate", status, **fields)
+    for body, status in ((b"\xff\xfe", 400), (b"&".join([b"a=1"] * (server.MOST_FIELDS + 1)), 400), (b"", 403)):
+        assert ann.http.post("/annotate", content=body).status_code == status
+    assert game.store.samples() == []
+
+
+def test_a_form_that_is_sent_twice_is_saved_once(come: Come, game: Game) -> None:
+    ann = come("Ann")
+    page = ann.get("/annotate")
+    for _ in range(2):
+        ann.page = page
+        assert "Saved" in ann.post("/annotate", nothing="1", phrase="the purple one")
+    assert len(game.store.samples()) == 1
+
+
+def test_who_was_overtaken_is_told(come: Come, game: Game) -> None:
+    ann, vic, val = come("Ann"), come("Vic"), come("Val")
+    write(ann, "the upper one", [1])
+    vic.get("/validate")
+    game.store._db.execute("UPDATE tasks SET opened = opened - 10000")
+    assert "accepted" in find(val, [1])
+    assert "meanwhile" in vic.post("/validate", 409, nothing="1")
+    assert "Nothing to check" in vic.get("/validate")
+
+
+def test_several_play_at_once(come: Come, game: Game) -> None:
+    """Threads of five players; each sample is decided once, and by others than its author."""
+    names = [player.name for player in PLAYERS]
+    visitors = [come(name) for name in names]
+    faults: list[BaseException] = []
+
+    def play(visitor: Visitor, name: str) -> None:
+        try:
+            for n in range(6):
+                if 'href="/annotate"' in visitor.get("/"):
+                    write(visitor, f"phrase {n} of {name}", [1])
+                if name not in ("Ann", "Bob") and 'id="play"' in visitor.get("/validate"):
+                    find(visitor, [1 + n % 2])
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=play, args=pair) for pair in zip(visitors, names, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    samples = game.store.samples()
+    assert len(samples) == 18
+    for sample in samples:
+        players = [judged.player for judged in sample.answers]
+        assert sample.author not in players
+        assert len(set(players)) == len(players) <= 2
+
+
+# A model
+
+
+class Half:
+    """Finds the left half of every picture, or nothing for a phrase with "none" in it."""
+
+    name = "half <1>"
+    thresholds = Thresholds()
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def predict(self, image, phrases):
+        [phrase] = phrases
+        self.asked.append(phrase)
+        mask = np.zeros(image.shape[1:], dtype=bool)
+        mask[:, : image.shape[2] // 2] = "none" not in phrase
+        yield Found(phrase, mask, bool(mask.any()), 0.5, int(mask.sum()))
+
+    def cautions(self, name, phrases):
+        return []
+
+
+def test_a_models_opinion_comes_after_the_players_own(game: Game, keys: Keys) -> None:
+    model = Half()
+    app = server.build(game, PLAYERS, keys, opinions=Opinions(model, game.store))
+    ann, vic = Visitor(app), Visitor(app)
+    for visitor, name in ((ann, "Ann"), (vic, "Vic")):
+        visitor.post("/join", token=keys.of_player(name))
+    ann.get("/annotate")
+    task = ann.task
+    assert ann.http.get(f"/opinion/{task}").status_code == 404
+    assert model.asked == []
+    page = ann.post("/annotate", target=[10 * ann.image + 2], phrase="the large one here")
+    assert "half &lt;1&gt;" in page
+    assert "M0 0h40v60h-40v-60z" in page
+    assert f"{40 * 30 / (60 * 40):.0%}" in page  # the large one lies in the left half
+    assert 'href="/annotate"' in page
+    vic.get(f"/opinion/{task}", 409)
+    page = find(vic, [3])
+    assert "0%" in page
+    assert 'href="/validate"' in page
+    assert model.asked == ["the large one here"]  # once for both
+    assert ann.http.get(f"/opinion/{task}").status_code == 200
+    write_none = ann.get("/annotate") and ann.post("/annotate", nothing="1", phrase="none of them")
+    assert "It finds nothing" in write_none
+
+
+def test_generated_phrases_are_offered_only_if_wanted(scenes: Path, tmp_path: Path) -> None:
+    gallery = open_gallery(str(scenes), splits=["train"])
+    begin_game(tmp_path / "g", gallery.about)
+    keys = Keys(b"k")
+    pages = []
+    for generate in (None, Phrases(gallery.categories)):
+        game = Game(Store(tmp_path / "g"), gallery, generate=generate, rng=Random(5))
+        visitor = Visitor(server.build(game, PLAYERS, keys))
+        visitor.post("/join", token=keys.of_player("Ann"))
+        if pages:
+            visitor.get("/annotate")
+            visitor.post("/skip")
+        pages.append(visitor.get("/annotate"))
+    assert ["Suggestions by refseg" in page for page in pages] == [False, True]
+
+
+# The host
+
+
+def test_the_dashboard_counts(come: Come) -> None:
+    ann, vic, host = (come(name) for name in ("Ann", "Vic", "host"))
+    write(ann, "the upper one", [1])
+    write(ann, "the purple one", [])
+    find(vic, [1])
+    find(vic, [1])
+    page = host.get("/dashboard")
+    assert "2 of 4 pictures" in page
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    assert ["single", "0", "0", "1", "0", "0"] in rows
+    assert ["no target", "0", "1", "0", "0", "0"] in rows
+    # One object by both of six, one by the validator alone: (6 * 5 - (1 * 2 + 5 * 4)) / (36 - 22).
+    assert ["annotators", "validators", "2", "6", f"{8 / 14:.2f}"] in rows
+
+
+def test_failures_are_told_in_words(come: Come, game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*answer: object) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    ann = come("Ann")
+    ann.get("/annotate")
+    with monkeypatch.context() as patched:
+        patched.setattr(game.store, "submit_sample", full)
+        assert "Not saved" in ann.post("/annotate", 503, nothing="1", phrase="the purple one")
+    ann.get("/annotate")
+    assert "Saved" in ann.post("/annotate", nothing="1", phrase="the purple one")
+
+
+def test_pictures_come_as_browsers_take_them(come: Come, tmp_path: Path) -> None:
+    ann = come("Ann")
+    ann.get("/annotate")
+    with Image.open(io.BytesIO(ann.http.get(f"/picture/{ann.task}").content)) as image:
+        assert image.size == (80, 60)
+    assert 'viewBox="0 0 80 60"' in ann.page
+
+
+def test_a_thousand_pictures(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    write_split(folder, "train", garden("train", range(1, 1001)))
+    gallery = open_gallery(str(folder))
+    begin_game(tmp_path / "g", gallery.about)
+    game = Game(Store(tmp_path / "g"), gallery, rng=Random(5))
+    keys = Keys(b"k")
+    visitor = Visitor(server.build(game, PLAYERS, keys))
+    visitor.post("/join", token=keys.of_player("Ann"))
+    assert len({write(visitor, f"phrase {n}", [1]) for n in range(20)}) == 20
