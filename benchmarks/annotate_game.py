@@ -4,8 +4,9 @@
 
 Serves scenes in a process of its own. Each player has a connection, writes and validates in turns, loads each page's
 picture as a browser does, and thinks for one to three seconds before each answer. A time is from the request until
-the whole answer is there; players and server share the machine. At the end every answer that a player was told is
-saved is looked for in the game's file.
+the whole answer is there; players and server share the machine. `style` is a file of a few kilobytes that the server
+has in memory: what the machine takes for any answer at all. `server_ms` is what the server used of the processor for
+each request. At the end every answer that a player was told is saved is looked for in the game's file.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from urllib.parse import urlencode, urlsplit
+
+import psutil
 
 from refseg_cli.annotate.store import Store
 from refseg_cli.engine.prepare import prepare_scenes
@@ -78,7 +81,7 @@ class Player:
         self.cookie = (answer.getheader("Set-Cookie") or self.cookie).split(";")[0]
         if answer.status == 303:
             return self.ask("page after an answer", answer.getheader("Location") or "/")
-        return data.decode("utf-8", "replace") if what != "picture" else ""
+        return data.decode("utf-8", "replace")
 
     def play(self, end: float) -> None:
         while time.monotonic() < end:
@@ -87,6 +90,7 @@ class Player:
             hidden: dict[str, object] = dict(_HIDDEN.findall(page))
             if "task" in hidden:
                 self.ask("picture", f"/picture/{hidden['task']}")
+                self.ask("style", "/game.css")
             time.sleep(self.rng.uniform(*THINKING))
             if "task" in hidden:
                 self.answer(role, hidden, _OBJECT.findall(page))
@@ -115,6 +119,11 @@ def simulate(links: list[str], seconds: float) -> Told:
     return told
 
 
+def processor_seconds(process: int) -> float:
+    times = psutil.Process(process).cpu_times()
+    return times.user + times.system
+
+
 def summary(seconds: list[float]) -> dict[str, float]:
     """Milliseconds."""
     cuts = statistics.quantiles(seconds, n=100, method="inclusive")
@@ -131,7 +140,9 @@ def main(players: int = PLAYERS, seconds: float = SECONDS) -> None:
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
             links = [player["link"] for player in json.loads(server.stdout.readline())["players"]]
+            before = processor_seconds(server.pid)
             told = simulate(links, seconds)
+            used = processor_seconds(server.pid) - before
             server.send_signal(signal.SIGINT)
         samples = Store(game).samples()
     kept = {"annotate": len(samples), "validate": sum(len(sample.answers) for sample in samples)}
@@ -145,6 +156,7 @@ def main(players: int = PLAYERS, seconds: float = SECONDS) -> None:
         "saved": dict(told.saved),
         "lost": lost,
         "faults": told.faults,
+        "server_ms": round(1000 * used / len(everything), 2),
         "milliseconds": {"all": summary(everything), **{what: summary(of) for what, of in told.seconds.items()}},
     }
     (HERE / "annotate_game.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -14,11 +14,16 @@ def path_of(mask: np.ndarray) -> str:
     Every corner of the border ends one horizontal and one vertical edge. Along a row the corners are the ends of its
     edges, two by two, and so along a column; following edges of the two kinds in turn gives closed lines.
     """
-    padded = np.pad(mask != 0, 1)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return ""
+    top, left = rows[0], columns[0]
+    padded = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1] != 0, 1)
     nw, ne, sw, se = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
     # Where only diagonal neighbours touch, two corners lie on one another.
     corners = (nw ^ ne ^ sw ^ se) + 2 * ((nw == se) & (ne == sw) & (nw != ne)).astype(np.int64)
-    y, x = (np.repeat(places, corners[np.nonzero(corners)]) for places in np.nonzero(corners))
+    y, x = np.nonzero(corners)
+    y, x = (np.repeat(places, corners[y, x]) for places in (y + top, x + left))
     beside, below = _partners(np.lexsort((x, y))), _partners(np.lexsort((y, x)))
     return "".join(_loops(x.tolist(), y.tolist(), beside, below))
 
