@@ -84,6 +84,7 @@ class Player:
         return data.decode("utf-8", "replace")
 
     def play(self, end: float) -> None:
+        time.sleep(self.rng.uniform(0, THINKING[1]))  # not all come at once
         while time.monotonic() < end:
             role = self.rng.choice(("annotate", "validate"))
             page = self.ask("page", f"/{role}")

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 from refseg_cli.annotate.figures import Figures, figures_of
 from refseg_cli.annotate.gallery import Gallery, check_same, open_gallery
+from refseg_cli.annotate.game_file import begin_game
 from refseg_cli.annotate.players import Keys, Player
 from refseg_cli.annotate.raw import Exported, Imported, export, import_
-from refseg_cli.annotate.store import Store, begin_game
+from refseg_cli.annotate.store import Store
 from refseg_cli.errors import RefsegError
 from refseg_cli.progress import Progress, silent
 

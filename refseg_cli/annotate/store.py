@@ -8,8 +8,6 @@ referee decides inside the transaction, so that no two of them decide differentl
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -19,35 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refseg_cli.annotate.game_file import connect
 from refseg_cli.annotate.rules import OPEN, Answer, Refused, Role, State, same, verdict
-from refseg_cli.errors import RefsegError
 
-FILE = "game.sqlite"
-FORMAT = 1
-APPLICATION = 0x72_65_66_67  # "refg", SQLite's application_id
 LEASE = 600.0  # seconds for which a sample that a validator looks at is given to no other
-PATIENCE = 10.0  # seconds that a writer waits for another process
-
-TABLES = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE tasks (
-  id INTEGER PRIMARY KEY, player TEXT NOT NULL, role TEXT NOT NULL, split TEXT NOT NULL, image_id INTEGER NOT NULL,
-  sample INTEGER REFERENCES samples, offers TEXT NOT NULL, opened REAL NOT NULL, outcome TEXT) STRICT;
-CREATE UNIQUE INDEX one_open_task ON tasks (player, role) WHERE outcome IS NULL;
-CREATE INDEX tasks_of_player ON tasks (player, role, split, image_id);
-CREATE INDEX leases ON tasks (sample) WHERE outcome IS NULL;
-CREATE TABLE samples (
-  id INTEGER PRIMARY KEY, split TEXT NOT NULL, image_id INTEGER NOT NULL, phrase TEXT NOT NULL, targets TEXT NOT NULL,
-  origin TEXT NOT NULL, author TEXT, opened REAL, submitted REAL NOT NULL, state TEXT NOT NULL, imported TEXT) STRICT;
-CREATE INDEX samples_of_picture ON samples (split, image_id);
-CREATE INDEX samples_in_state ON samples (state, split);
-CREATE TABLE answers (
-  id INTEGER PRIMARY KEY, sample INTEGER NOT NULL REFERENCES samples, player TEXT NOT NULL, targets TEXT NOT NULL,
-  reason TEXT, opened REAL NOT NULL, submitted REAL NOT NULL, UNIQUE (sample, player)) STRICT;
-CREATE TABLE opinions (
-  sample INTEGER PRIMARY KEY REFERENCES samples, model TEXT NOT NULL, mask TEXT NOT NULL, found INTEGER NOT NULL
-) STRICT;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +87,17 @@ class Store:
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
-        path = folder / FILE
-        if not path.is_file():
-            raise RefsegError(f"{folder}: no game here", hint="`refseg annotate serve --out` begins one")
-        self._clock, self._lock = clock, threading.RLock()
-        try:
-            self._db = _connect(path)
-            found = [self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        except sqlite3.Error as error:
-            raise RefsegError(f"{path}: {error}", hint="is it the file of a game?") from error
-        if found != [APPLICATION, FORMAT]:
-            raise RefsegError(f"{path}: no game, or one of another version of refseg", hint="name another folder")
+        self._folder, self._clock = folder, clock
+        self._db, self._lock = connect(folder), threading.Lock()
+        self._readers, self._local = [self._db], threading.local()
 
     def close(self) -> None:
-        self._db.close()
+        for db in self._readers:
+            db.close()
 
     @contextmanager
     def _writing(self, *, answer: bool = False) -> Iterator[sqlite3.Connection]:
-        """A transaction; nothing else is read or written meanwhile.
+        """A transaction; nothing else is written meanwhile.
 
         answer: wait until it is on the disk. What only says which page a player has may be lost with the power.
         """
@@ -145,9 +111,16 @@ class Store:
                 raise
             self._db.execute("COMMIT")
 
-    def _rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
+    @property
+    def _reader(self) -> sqlite3.Connection:
+        """A connection of the thread's own, which sees what is written but never waits for a writer's disk."""
+        if not hasattr(self._local, "db"):
+            self._local.db = connect(self._folder)
+            self._readers.append(self._local.db)
+        return self._local.db
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        return self._reader.execute(query, values).fetchall()
 
     def about(self) -> dict[str, Any]:
         """What the game was begun with."""
@@ -167,15 +140,16 @@ class Store:
 
     def open_task(self, player: str, role: Role) -> Task | None:
         """What the player has not finished; a sample that others have decided meanwhile is taken away."""
+        rows = self._rows(
+            "SELECT tasks.*, samples.state FROM tasks LEFT JOIN samples ON samples.id = tasks.sample"
+            " WHERE player = ? AND role = ? AND outcome IS NULL",
+            (player, role),
+        )
+        if not rows or rows[0]["state"] in (None, *OPEN):
+            return _task(rows[0]) if rows else None
         with self._writing() as db:
-            db.execute(
-                "UPDATE tasks SET outcome = 'late' WHERE player = ? AND role = ? AND outcome IS NULL AND EXISTS"
-                " (SELECT 1 FROM samples WHERE samples.id = tasks.sample AND samples.state NOT IN (?, ?))",
-                (player, role, *OPEN),
-            )
-            query = "SELECT * FROM tasks WHERE player = ? AND role = ? AND outcome IS NULL"
-            row = db.execute(query, (player, role)).fetchone()
-        return _task(row) if row else None
+            db.execute("UPDATE tasks SET outcome = 'late' WHERE id = ? AND outcome IS NULL", (rows[0]["id"],))
+        return None
 
     def seen(self, player: str) -> set[tuple[str, int]]:
         """(split, image id) of the pictures that the player has had to annotate."""
@@ -304,22 +278,24 @@ class Store:
     # What there is
 
     def sample(self, sample_id: int) -> Sample:
-        with self._lock:
-            return _whole(self._db, self._db.execute("SELECT * FROM samples WHERE id = ?", (sample_id,)).fetchone())
+        [row] = self._rows("SELECT * FROM samples WHERE id = ?", (sample_id,))
+        return _whole(self._reader, row)
 
     def samples(self) -> list[Sample]:
         """All of them with their answers, in the order in which they came."""
-        with self._lock:
-            answers: dict[int, list[Judged]] = {}
-            for row in self._db.execute("SELECT * FROM answers ORDER BY id"):
+        answers: dict[int, list[Judged]] = {}
+        self._reader.execute("BEGIN")  # one moment for both
+        try:
+            for row in self._rows("SELECT * FROM answers ORDER BY id"):
                 answers.setdefault(row["sample"], []).append(_judged(row))
-            rows = self._db.execute("SELECT * FROM samples ORDER BY id").fetchall()
+            rows = self._rows("SELECT * FROM samples ORDER BY id")
+        finally:
+            self._reader.execute("COMMIT")
         return [_sample(row, answers.get(row["id"], ())) for row in rows]
 
     def of_picture(self, split: str, image_id: int) -> list[Sample]:
         """The samples of a picture that still stand, without their answers."""
-        with self._lock:
-            return _of_picture(self._db, split, image_id)
+        return _of_picture(self._reader, split, image_id)
 
     def latest_accepted(self, split: str, count: int) -> list[Sample]:
         """The last accepted samples of a split, without their answers."""
@@ -356,44 +332,6 @@ class Store:
     def keep_opinion(self, sample_id: int, model: str, mask: str, found: bool) -> None:
         with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?)", (sample_id, model, mask, int(found)))
-
-
-def begin_game(folder: Path, about: Mapping[str, Any]) -> None:
-    """Make the file of a game, whole or not at all; an existing one stays as it is.
-
-    Raises:
-        RefsegError: it cannot be written.
-    """
-    path = folder / FILE
-    if path.exists():
-        return
-    part = folder / f".{FILE}-{secrets.token_hex(4)}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # it holds the secret of all links
-        db = sqlite3.connect(part, isolation_level=None)
-        db.executescript(f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; {TABLES}")
-        values = (("about", _json(about)), ("secret", secrets.token_hex(32)))
-        db.executemany("INSERT INTO meta VALUES (?, ?)", values)
-        db.execute("COMMIT")
-        db.close()
-        os.link(part, path)  # fails if another process was faster, whose game it is then
-    except FileExistsError:
-        if not path.is_file():
-            raise RefsegError(f"{folder}: is no folder", hint="--out is the folder of the game") from None
-    except (OSError, sqlite3.Error) as error:
-        raise RefsegError(f"{folder}: cannot begin a game: {error}") from error
-    finally:
-        if part.parent.is_dir():
-            part.unlink(missing_ok=True)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-    db.row_factory = sqlite3.Row
-    for pragma in ("journal_mode = WAL", "foreign_keys = ON"):
-        db.execute(f"PRAGMA {pragma}")
-    return db
 
 
 def _own(db: sqlite3.Connection, task_id: int, player: str, role: Role) -> Task:
@@ -440,7 +378,17 @@ def _judged(row: sqlite3.Row) -> Judged:
 
 
 def _task(row: sqlite3.Row) -> Task:
-    return Task(**{**dict(row), "offers": tuple(json.loads(row["offers"]))})
+    return Task(
+        row["id"],
+        row["player"],
+        row["role"],
+        row["split"],
+        row["image_id"],
+        row["sample"],
+        tuple(json.loads(row["offers"])),
+        row["opened"],
+        row["outcome"],
+    )
 
 
 def _json(value: Any) -> str:

@@ -12,7 +12,8 @@ from pictures import write_split
 
 from refseg_cli.annotate.gallery import open_gallery
 from refseg_cli.annotate.game import Game
-from refseg_cli.annotate.store import Store, begin_game
+from refseg_cli.annotate.game_file import begin_game
+from refseg_cli.annotate.store import Store
 
 
 @pytest.fixture

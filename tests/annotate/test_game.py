@@ -11,9 +11,10 @@ from raw_layout import annotation, jpeg
 
 from refseg_cli.annotate.gallery import Gallery, check_same, open_gallery, selectable
 from refseg_cli.annotate.game import OFFERS, Game, Offer
+from refseg_cli.annotate.game_file import begin_game
 from refseg_cli.annotate.models import Phrases
 from refseg_cli.annotate.rules import Refused, State
-from refseg_cli.annotate.store import Store, begin_game
+from refseg_cli.annotate.store import Store
 from refseg_cli.data.shards import open_shards
 from refseg_cli.errors import RefsegError
 

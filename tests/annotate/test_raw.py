@@ -10,10 +10,11 @@ from pictures import write_split
 
 from refseg_cli.annotate.gallery import open_gallery
 from refseg_cli.annotate.game import Game
+from refseg_cli.annotate.game_file import begin_game
 from refseg_cli.annotate.hosting import export_game, import_into_game
 from refseg_cli.annotate.raw import export, import_
 from refseg_cli.annotate.rules import Answer
-from refseg_cli.annotate.store import Store, begin_game
+from refseg_cli.annotate.store import Store
 from refseg_cli.data.shards import open_shards
 from refseg_cli.engine.prepare import Output, PrepareRequest, prepare
 from refseg_cli.errors import RefsegError

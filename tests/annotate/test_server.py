@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -20,10 +21,12 @@ from starlette.testclient import TestClient
 from refseg_cli.annotate import server
 from refseg_cli.annotate.gallery import open_gallery
 from refseg_cli.annotate.game import Game
+from refseg_cli.annotate.game_file import begin_game
 from refseg_cli.annotate.models import Opinions, Phrases
 from refseg_cli.annotate.players import Keys, Player
 from refseg_cli.annotate.rules import State
-from refseg_cli.annotate.store import Store, begin_game
+from refseg_cli.annotate.store import Store
+from refseg_cli.errors import RefsegError
 from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found
 
@@ -489,3 +492,18 @@ def test_a_thousand_pictures(tmp_path: Path) -> None:
     visitor = Visitor(server.build(game, PLAYERS, keys))
     visitor.post("/join", token=keys.of_player("Ann"))
     assert len({write(visitor, f"phrase {n}", [1]) for n in range(20)}) == 20
+
+
+def test_answers_are_not_held_back_by_nagle() -> None:
+    """asyncio turns it off for sockets that say that they are TCP only."""
+    with server.listen("127.0.0.1", 0) as bound, socket.create_connection(bound.getsockname()):
+        accepted, _ = bound.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
+
+
+def test_addresses_that_cannot_be_had_are_named() -> None:
+    with server.listen("127.0.0.1", 0) as bound, pytest.raises(RefsegError, match=r"cannot listen on 127\.0\.0\.1, port"):
+        server.listen(*bound.getsockname())
+    with pytest.raises(RefsegError, match="cannot listen on no such host"):
+        server.listen("no such host", 0)

@@ -12,8 +12,9 @@ from random import Random
 
 import pytest
 
+from refseg_cli.annotate.game_file import FILE, begin_game
 from refseg_cli.annotate.rules import Answer, Refused, State, verdict
-from refseg_cli.annotate.store import FILE, LEASE, Store, Task, begin_game
+from refseg_cli.annotate.store import LEASE, Store, Task
 from refseg_cli.errors import RefsegError
 
 OWN = {"kind": "own"}
