@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from refseg_cli.commands._options import Device, Json, Quiet, split_choices
 from refseg_cli.console import console
+
+if TYPE_CHECKING:
+    from refseg_cli.annotate.hosting import Hosted
 
 app = typer.Typer(
     help="Collect phrases for the objects of pictures, as a game of annotators and validators.",
@@ -102,6 +105,15 @@ def serve(
         data, out, choose_players(players), images, splits, host, port, url, model, device, generate=suggest
     )
     hosted = prepare_to_serve(request)
+    try:
+        _tell(hosted, json)
+        hosted.serve()
+    except KeyboardInterrupt:
+        console.info(f"stopped; the game is in {out}")
+
+
+def _tell(hosted: Hosted, json: bool) -> None:
+    """Print the links."""
     if json:
         links = [{"name": player.name, "role": player.role, "link": link} for player, link in hosted.links]
         console.json({"url": hosted.url, "dashboard": hosted.host_link, "players": links})
@@ -110,10 +122,6 @@ def serve(
         rows += [(player.name, player.role, link) for player, link in hosted.links]
         console.table("Links", ["player", "role", "link"], rows, whole=["link"])
     console.info(f"{hosted.pictures} pictures, at {hosted.url}; Ctrl-C stops")
-    try:
-        hosted.serve()
-    except KeyboardInterrupt:
-        console.info(f"stopped; the game is in {out}")
 
 
 @app.command("status")

@@ -503,7 +503,7 @@ def test_answers_are_not_held_back_by_nagle() -> None:
 
 
 def test_addresses_that_cannot_be_had_are_named() -> None:
-    with server.listen("127.0.0.1", 0) as bound, pytest.raises(RefsegError, match=r"cannot listen on 127\.0\.0\.1, port"):
+    with server.listen("127.0.0.1", 0) as bound, pytest.raises(RefsegError, match="cannot listen on 127"):
         server.listen(*bound.getsockname())
     with pytest.raises(RefsegError, match="cannot listen on no such host"):
         server.listen("no such host", 0)
