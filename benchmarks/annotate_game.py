@@ -85,6 +85,13 @@ class Player:
 
     def play(self, end: float) -> None:
         time.sleep(self.rng.uniform(0, THINKING[1]))  # not all come at once
+        try:
+            self.turns(end)
+        except (OSError, http.client.HTTPException) as error:
+            with self.told.lock:
+                self.told.faults.append(repr(error))
+
+    def turns(self, end: float) -> None:
         while time.monotonic() < end:
             role = self.rng.choice(("annotate", "validate"))
             page = self.ask("page", f"/{role}")

@@ -42,6 +42,7 @@ LONGEST_FORM = 64 << 10  # bytes; a phrase and a few hundred objects
 MOST_FIELDS = 5000
 COOKIE_DAYS = 60
 BACKLOG = 1024  # connections that wait
+SECONDS_IDLE = 75  # that a connection is kept while its player thinks
 SECONDS_TO_FINISH = 3  # for requests that run when the server is stopped
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -413,6 +414,7 @@ def run(app: App, bound: socket.socket) -> None:
         access_log=False,
         server_header=False,
         lifespan="off",
+        timeout_keep_alive=SECONDS_IDLE,
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
     uvicorn.Server(config).run(sockets=[bound])
