@@ -46,16 +46,24 @@ def test_a_skipped_picture_is_not_drawn_again_at_once(game: Game) -> None:
     assert seen == {1, 2, 3, 4}
 
 
-def test_suggestions_come_from_other_pictures_of_the_same_split(game: Game) -> None:
-    for _ in range(4):
+def test_suggestions_come_from_other_pictures_of_the_same_split(prepared: Path, tmp_path: Path) -> None:
+    gallery = open_gallery(str(prepared))
+    begin_game(tmp_path / "both", gallery.about)
+    game = Game(Store(tmp_path / "both"), gallery, rng=Random(4))
+    splits = {"train": {1, 2, 3, 4}, "val": {5, 6}}
+    seen = set()
+    for _ in range(6):
         task = game.to_annotate("Ann")
-        assert len(task.offers) == OFFERS
+        others = splits[task.split] - {task.image_id}
+        seen.add(task.image_id)
+        assert len(task.offers) == min(OFFERS, 3 * len(others))  # three phrases of each have targets
         for offer in task.offers:
             assert offer["targets"] == []
-            assert offer["origin"]["image_id"] in {1, 2, 3, 4} - {task.image_id}
+            assert offer["origin"]["image_id"] in others
             assert offer["phrase"].endswith(f" {offer['origin']['image_id']}")
-            assert not offer["phrase"].startswith(("val", "neither"))
+            assert not offer["phrase"].startswith(("neither", "val none"))
         game.store.skip(task.id, "Ann")
+    assert seen == {1, 2, 3, 4, 5, 6}
 
 
 def test_suggestions_name_what_the_picture_shows(prepared: Path) -> None:
