@@ -48,6 +48,7 @@ def _empty() -> typer.Typer:
 def _whole() -> typer.Typer:
     """Every command. Made once: a second time `prepare` would get its commands twice."""
     from refseg_cli.commands import (
+        annotate,
         bench,
         calibrate,
         compare,
@@ -79,6 +80,7 @@ def _whole() -> typer.Typer:
     app.command("publish")(publish.publish)
     app.command("bench")(bench.bench)
     app.command("import")(import_.import_)
+    app.add_typer(annotate.app, name="annotate")
     app.add_typer(recipes.app, name="recipes")
     app.add_typer(config.app, name="config")
     return app

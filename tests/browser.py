@@ -32,7 +32,9 @@ OPTIONS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
-KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Escape": 27, "Enter": 13, "/": 191, "2": 50, "End": 35}
+KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Escape": 27, "Enter": 13, "Tab": 9, "/": 191, "2": 50, "End": 35}
+TEXTS = {"Enter": "\r"}  # what a key types, if it is not its name
+READY = "document.documentElement?.dataset.ready === 'true'"  # as our pages say it
 PATIENCE = 30.0  # seconds for anything to happen
 
 
@@ -41,19 +43,54 @@ def find() -> str | None:
     return os.environ.get("REFSEG_TEST_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-class Browser:
-    """One tab. Everything that its console and its policies complain of is in `complaints`."""
+class Pipe:
+    """Messages to and from a browser."""
 
-    def __init__(self, process: subprocess.Popen[bytes], to: int, back: int) -> None:
-        self._process, self._to, self._back = process, to, back
-        self._buffer, self._number, self._session = b"", 0, ""
+    def __init__(self, to: int, back: int) -> None:
+        self._to, self._back, self._buffer, self._number = to, back, b"", 0
+
+    def send(self, message: dict[str, Any]) -> int:
+        """The number by which the answer is known."""
+        self._number += 1
+        os.write(self._to, json.dumps({"id": self._number, **message}).encode() + b"\0")
+        return self._number
+
+    def receive(self) -> dict[str, Any]:
+        end = time.monotonic() + PATIENCE
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._back], [], [], max(0.0, end - time.monotonic()))
+            assert ready, "the browser does not answer"
+            read = os.read(self._back, 1 << 20)
+            assert read, "the browser has ended"
+            self._buffer += read
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(message)
+
+
+class Browser:
+    """One tab. Everything that its console and its policies complain of is in `complaints`.
+
+    Args:
+        context: whose cookies it has; None for those of the browser.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], pipe: Pipe, context: str | None = None) -> None:
+        self._process, self._pipe, self._session = process, pipe, ""
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.seconds = 0.0  # that the last page took
-        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        own = {} if context is None else {"browserContextId": context}
+        target = self._call("Target.createTarget", url="about:blank", **own)["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
+
+    def person(self) -> Browser:
+        """A tab of somebody else, who shares no cookies and no storage with this one."""
+        session, self._session = self._session, ""
+        context = self._call("Target.createBrowserContext")["browserContextId"]
+        self._session = session
+        return Browser(self._process, self._pipe, context)
 
     def open(self, url: str, *, ready: bool = True) -> float:
         """Seconds until the page said that it is ready, if it should."""
@@ -61,7 +98,7 @@ class Browser:
         self._call("Page.navigate", url=url)
         if not ready:
             return 0.0
-        self.wait("document.documentElement?.dataset.ready === 'true'")
+        self.wait(READY)
         return time.perf_counter() - start
 
     def run(self, expression: str) -> Any:
@@ -80,7 +117,8 @@ class Browser:
 
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
-            text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}
+            typed = TEXTS.get(key, key if len(key) == 1 else "")
+            text = {"text": typed} if typed and kind == "keyDown" else {}
             code = KEYS.get(key, ord(key[0].upper()))
             self._call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
 
@@ -91,6 +129,10 @@ class Browser:
         x, y = self.run(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def type(self, text: str) -> None:
+        """Into whatever has the focus."""
+        self._call("Input.insertText", text=text)
 
     def scheme(self, name: str) -> None:
         """`dark` or `light`, as the person's system prefers."""
@@ -109,28 +151,16 @@ class Browser:
         self._process.wait(PATIENCE)
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        message: dict[str, Any] = {"method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
+        number = self._pipe.send(message)
         while True:
-            answer = self._receive()
-            if answer.get("id") == self._number:
+            answer = self._pipe.receive()
+            if answer.get("id") == number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
             self._note(answer)
-
-    def _receive(self) -> dict[str, Any]:
-        end = time.monotonic() + PATIENCE
-        while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._back], [], [], max(0.0, end - time.monotonic()))
-            assert ready, "the browser does not answer"
-            read = os.read(self._back, 1 << 20)
-            assert read, "the browser has ended"
-            self._buffer += read
-        message, _, self._buffer = self._buffer.partition(b"\0")
-        return json.loads(message)
 
     def _note(self, event: dict[str, Any]) -> None:
         method, parameters = event.get("method"), event.get("params", {})
@@ -173,7 +203,7 @@ def browsing(profile: Path) -> Iterator[Browser]:
     os.close(commands)
     os.close(answers)
     try:
-        browser = Browser(process, to, back)
+        browser = Browser(process, Pipe(to, back))
         yield browser
         browser.end()
     finally:
