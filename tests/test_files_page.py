@@ -138,7 +138,8 @@ def _json(arguments: list[str]) -> Any:
 
 @pytest.mark.parametrize("section", [name for name in SECTIONS if name not in ("eval --records", "What is read")])
 def test_every_key_is_on_the_page(section: str, results: dict[str, list[Any]]) -> None:
-    assert differences(section, results[section]) == []
+    found = differences(section, results[section])
+    assert not found, "\n".join(found)
 
 
 def test_every_column_of_the_records_is_on_the_page(scenes: Path, run: Path, tmp_path: Path) -> None:
