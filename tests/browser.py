@@ -35,6 +35,7 @@ OPTIONS = (
 KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Escape": 27, "Enter": 13, "Tab": 9, "/": 191, "2": 50, "End": 35}
 TEXTS = {"Enter": "\r"}  # what a key types, if it is not its name
 READY = "document.documentElement?.dataset.ready === 'true'"  # as our pages say it
+NAVIGATING = -32000  # what DevTools answers then
 PATIENCE = 30.0  # seconds for anything to happen
 
 
@@ -65,6 +66,10 @@ class Pipe:
             self._buffer += read
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
+
+
+class Navigating(AssertionError):
+    """The page that was asked has just given way to another one."""
 
 
 class Browser:
@@ -101,6 +106,13 @@ class Browser:
         self.wait(READY)
         return time.perf_counter() - start
 
+    def _is_true(self, expression: str) -> bool:
+        """False, too, while another page comes."""
+        try:
+            return bool(self.run(expression))
+        except Navigating:
+            return False
+
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression, awaited if it is a promise."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -111,7 +123,7 @@ class Browser:
     def wait(self, expression: str) -> None:
         """Until the expression is true."""
         end = time.monotonic() + PATIENCE
-        while not self.run(expression):
+        while not self._is_true(expression):
             assert time.monotonic() < end, f"never true: {expression}; {self.complaints}"
             time.sleep(0.02)
 
@@ -158,6 +170,8 @@ class Browser:
         while True:
             answer = self._pipe.receive()
             if answer.get("id") == number:
+                if answer.get("error", {}).get("code") == NAVIGATING:
+                    raise Navigating(f"{method}: {answer['error']}")
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
             self._note(answer)

@@ -44,12 +44,18 @@ EXCEPTIONS = {  # commands, and why they are not run
     r"^refseg train --recipe NAME|--model runs/NAME": "a template",
     r"model\.oracle": "needs a trained ISFP; tests/evaluation/test_overrides.py has one",
     r"^refseg prepare from ": "files of others; tests/engine/test_forms_*.py make such files",
+    r"^refseg bench --(model vlt.onnx|recipe lavt)": "an export of another page; a model at full size",
+    r"--fail-below": "hangs on the clock; tests/commands/test_bench_command.py",
+    r"^refseg annotate |--root raw ": "serves until Ctrl-C; tests/annotate and test_annotate_command.py play the game",
     r"\bparallel\b": "GNU parallel, if it is not installed",
 }
+SLOW = ("bench.md", "export.md")
 IF_INSTALLED = {r"\bparallel\b": "parallel", r"\bjq\b": "jq"}  # else an exception, too
 SMALLER = {
     "--images 400 ": "--images 12 ",
     "train=4000,val=300,testA=300,testB=300": "train=4,val=2,testA=2,testB=2",
+    "--int8 ": "--max-loss 100 --int8 ",  # of seven phrases, a wrong one is fourteen points
+    "refseg bench": "refseg bench --repeat 1 --warmup 0",
     "--recipe vlt-tiny": "--recipe vlt-tiny --set data.size=[32,32] --set train.epochs=1",
 }
 # Statuses that are no failure: predict's 1 ("nothing found"), and 141, a closed pipe, where the pipe does not end.
@@ -88,6 +94,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -> 
         shutil.copy(DEMO / "cat.jpg", world / name)
     shutil.copy(DEMO / "astronaut.jpg", world / "photos")
     (world / "phrases.txt").write_text("a cat\nthe person\n")
+    (world / "requests.jsonl").write_text('{"id": 7, "image": "photo.jpg", "phrases": ["the cat", "a dog"]}\n')
     for name in ("scenes", "refcoco"):
         shutil.copytree(scenes, world / name)
     for name in ("first", "a", "b", "vlt"):
@@ -114,7 +121,14 @@ def refseg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield program
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in OTHERS_TEST], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in SLOW else [])
+        for page in PAGES
+        if page.name not in OTHERS_TEST
+    ],
+)
 def test_the_commands_of_a_page_run(page: Path, world: Path, refseg: Path, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     shutil.copytree(world, folder)

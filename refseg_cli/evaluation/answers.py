@@ -353,7 +353,7 @@ def _whole(column: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
     if not values.size:
         return values.astype(np.int64)
     with np.errstate(invalid="ignore"):
-        found = values.astype(np.int64)
+        found = values.astype(np.int64, copy=False)
     if values.dtype.kind not in "iuf" or (found != values).any():
         raise ValueError(f"{name} has values that are no whole numbers")
     return found

@@ -74,7 +74,7 @@ class Counts:
             column = np.asarray(getattr(self, f.name))
             if column.size == 0:  # an empty list is an array of floats
                 column = column.astype(dtype)
-            object.__setattr__(self, f.name, column.astype(dtype, casting="same_kind"))
+            object.__setattr__(self, f.name, column.astype(dtype, casting="same_kind", copy=False))
         shapes = {getattr(self, f.name).shape for f in fields(self) if f.name != "further"} | {self.further.shape[:1]}
         if shapes != {(len(self.target),)}:
             raise ValueError(f"the columns of Counts differ in shape: {sorted(shapes)}")

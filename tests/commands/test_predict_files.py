@@ -130,7 +130,7 @@ def test_no_picture_s_folder_leads_out(capfdbinary: Capture, tmp_path: Path) -> 
         (["photos", "-o", "{phrase}.png"], "photos/a.png and photos/b.png would both become dog.png ({folder}"),
         (["photos", "-p", "Dog!", "-o", "{stem}-{phrase}.png"], "'dog' and 'Dog!' would both become a-dog.png ({n}"),
         (["photos", "--json", "-o", "{stem}-{n}.jsonl"], "a file of json holds the answers to all phrases"),
-        (["photos/a.png", "-o", "photos/{name}", "--force"], "photos/a.png: is what is read"),
+        (["photos/a.png", "-o", "photos/{name}", "--force"], "photos/a.png: is the input"),
         (["photos", "-o", "m/", "--force", "--resume"], "--force has no use for --resume"),
         (["photos", "--json", "--resume"], "--resume goes on where files are"),
         (["photos", "-f", "coco", "-o", "m.json", "--resume"], "one file of coco is written as a whole"),

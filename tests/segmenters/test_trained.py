@@ -246,7 +246,7 @@ def test_spelling_holds_for_predict_and_eval_alike(untrained: Path, tmp_path: Pa
     before = Predictor(folder, device="cpu")
     assert before.cautions("scene_1.jpg", [with_typo]) == [f"{with_typo!r}: the model does not know 'peolpe'"]
     typo, meant = before.predict(pixels, [with_typo, right])
-    assert typo.p_target != meant.p_target
+    assert typo.p_target != pytest.approx(meant.p_target, abs=1e-6)
 
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config["recipe"]["text"]["spelling"] = True
@@ -256,7 +256,7 @@ def test_spelling_holds_for_predict_and_eval_alike(untrained: Path, tmp_path: Pa
     assert said.endswith("the model does not know 'camisole' and reads 'peolpe' as 'people'")
     assert after.cautions("scene_1.jpg", [with_typo])[0].endswith("the model reads 'peolpe' as 'people'")
     typo, meant = after.predict(pixels, [with_typo, right])
-    assert typo.p_target == meant.p_target
+    assert typo.p_target == pytest.approx(meant.p_target, abs=1e-6)  # rows of one batch may round differently
     evaluated = checkpoint.load(untrained, overrides=["text.spelling=true"])
     assert evaluated.changed == ("text.spelling=true",)
     assert torch.equal(*evaluated.tokenizer.encode([with_typo, right])[0])
