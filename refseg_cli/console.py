@@ -373,8 +373,11 @@ def _encoding(stream: TextIO) -> str:
 
 
 def _speaks() -> bool:
-    """Whether this process is the one of a distributed run that talks."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process is the one of a distributed run that talks.
+
+    Batch systems set RANK for jobs that know nothing of each other, too; those have no place to meet.
+    """
+    return os.environ.get("RANK", "0") == "0" or "MASTER_ADDR" not in os.environ
 
 
 @contextmanager

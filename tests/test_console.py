@@ -71,6 +71,7 @@ def test_only_the_first_process_talks_but_all_may_fail(
     console: Console, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     console.result("answer")
     console.json({})
     console.warn("w")
@@ -284,3 +285,11 @@ def test_a_closed_pipe_ends_with_141_and_no_word() -> None:
 def test_a_picture_goes_down_the_pipe_as_it_is(console: Console, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     console.binary(b"\x89PNG\r\n\x00")
     assert capfdbinary.readouterr().out == b"\x89PNG\r\n\x00"
+
+
+def test_a_job_of_a_batch_system_talks(console: Console, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a RANK, but nobody to talk in its place."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    console.result("found")
+    assert capsys.readouterr().out == "found\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Asked:
 Write = Callable[[Asked, Iterable["Found"]], None]  # takes the answers about a picture
 
 
-class Written:
+class Written(ABC):
     """A format of text: what a file of it begins and ends with, and what it says of one picture's answers."""
 
     @contextmanager
@@ -50,13 +51,15 @@ class Written:
             yield partial(self.add, out, sink)
             self.end(out)
 
-    def begin(self, out: Text) -> None: ...
+    def begin(self, out: Text) -> None:  # noqa: B027 - most begin with nothing
+        """What stands before the first picture's answers."""
 
+    @abstractmethod
     def add(self, out: Text, sink: Sink, asked: Asked, answers: Iterable[Found]) -> None:
         """Write the answers, those of a format with a line for each as soon as they are there."""
-        raise NotImplementedError
 
-    def end(self, out: Text) -> None: ...
+    def end(self, out: Text) -> None:  # noqa: B027
+        """What stands behind the last picture's."""
 
 
 class Lines(Written):

@@ -324,7 +324,7 @@ def untrained(recipe: Recipe) -> Subject:
     """The recipe's model with random weights, which change neither its time nor its arithmetic."""
     recipe = checkpoint.without_downloads(recipe)
     vocabulary = VOCABULARY[recipe.text.tokenizer]
-    model = build_model(recipe, vocab_size=vocabulary).eval()
+    model = build_model(recipe, vocab_size=vocabulary).to(memory_format=torch.channels_last).eval()  # as a loaded one
     return Subject(model, recipe, f"{recipe.arch}, random weights", vocabulary)
 
 

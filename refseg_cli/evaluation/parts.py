@@ -54,10 +54,14 @@ ALL = Part()
 
 @contextmanager
 def sharing() -> Iterator[Part]:
-    """The part of this process, where a launcher such as torchrun started several; else all of it."""
-    part = Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    """The part of this process, where a launcher such as torchrun started several; else all of it.
+
+    Batch systems set some of the variables for jobs that know nothing of each other, and have no place to meet.
+    """
+    launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    part = Part(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if launched else ALL
     if part.n == 1:
-        yield Part()
+        yield ALL
         return
     from torch import distributed
 

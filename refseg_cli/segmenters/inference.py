@@ -5,6 +5,7 @@ Axes: N expressions, h w original picture.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import torch
@@ -20,9 +21,13 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU; otherwise the device of that name, if it is there."""
+    """`auto` takes CUDA, then MPS, then the CPU; otherwise the device of that name, if it is there.
+
+    Of several processes that a launcher started on a machine, `auto` gives each a GPU of its own (LOCAL_RANK).
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        name = cuda if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -14,7 +14,7 @@ import pytest
 from refseg_cli.data.tables import read_rows
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
-from refseg_cli.evaluation.parts import ALL, Part
+from refseg_cli.evaluation.parts import ALL, Part, sharing
 
 
 def evaluated(launcher: list[str], scenes: Path, run: Path, records: Path) -> dict[str, object]:
@@ -45,6 +45,15 @@ def test_the_parts_of_all_processes_are_all_images_once_and_in_order() -> None:
     for n in (1, 2, 3, 7):
         assert np.concatenate([Part(k, n).of(images) for k in range(n)]).tolist() == images.tolist()
     assert ALL.gathered("own") == ["own"]
+
+
+def test_jobs_that_have_no_place_to_meet_are_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with sharing() as part:
+        assert part == ALL
 
 
 def test_a_report_is_drawn_by_one_process(

@@ -80,3 +80,13 @@ def test_unusable_device_is_one_clear_error() -> None:
         pick_device("cuda:99")
     with pytest.raises(RefsegError, match=r"unknown device 'cdua' \(did you mean 'cuda'\?\)"):
         pick_device("cdua")
+
+
+def test_each_process_of_a_launcher_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: asked.append(str(device)))
+    assert str(pick_device("auto")) == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert str(pick_device("auto")) == "cuda:2"
+    assert asked == ["cuda:0", "cuda:2"]
