@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pictures import instance, picture
+from pathlib import Path
+
+from pictures import instance, picture, write_split
 
 from refseg_cli.records import Record
 
@@ -25,3 +27,11 @@ def garden(split: str, numbers: range) -> list[Record]:
         texts = [f"{text} {n}" for text in PHRASES[split]]
         found.append(picture(n, split, SIZE, objects, list(zip(texts, ((0,), (1,), (0, 1), ()), strict=True))))
     return found
+
+
+def prepare_garden(folder: Path) -> Path:
+    """Shards: pictures 1 to 4 in train, 5 and 6 in val."""
+    folder.mkdir()
+    for split, numbers in (("train", range(1, 5)), ("val", range(5, 7))):
+        write_split(folder, split, garden(split, numbers))
+    return folder

@@ -7,8 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from garden import garden
-from pictures import write_split
+from garden import prepare_garden
 from visitors import PLAYERS, Come, Visitor
 
 from refseg_cli.annotate import server
@@ -21,12 +20,7 @@ from refseg_cli.annotate.store import Store
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """Shards: pictures 1 to 4 in train, 5 and 6 in val."""
-    folder = tmp_path / "prepared"
-    folder.mkdir()
-    for split, numbers in (("train", range(1, 5)), ("val", range(5, 7))):
-        write_split(folder, split, garden(split, numbers))
-    return folder
+    return prepare_garden(tmp_path / "prepared")
 
 
 @pytest.fixture

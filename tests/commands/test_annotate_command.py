@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from garden import garden
-from pictures import write_split
+from garden import prepare_garden
 
 from refseg_cli.annotate import hosting
 from refseg_cli.annotate.gallery import open_gallery
@@ -32,11 +31,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for split, numbers in (("train", range(1, 5)), ("val", range(5, 7))):
-        write_split(folder, split, garden(split, numbers))
-    return folder
+    return prepare_garden(tmp_path / "data")
 
 
 @pytest.fixture
