@@ -9,8 +9,9 @@ from itertools import product
 import numpy as np
 
 from refseg_cli.data import shards, storage
-from refseg_cli.data.shards import Manifest, Shards, SplitInfo
+from refseg_cli.data.shards import Manifest, Shards
 from refseg_cli.data.storage import Place
+from refseg_cli.data.tally import SplitInfo
 from refseg_cli.errors import RefsegError
 from refseg_cli.progress import Progress, silent
 

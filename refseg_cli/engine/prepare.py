@@ -11,11 +11,12 @@ from typing import Any
 
 from refseg_cli import __version__
 from refseg_cli.data import storage
-from refseg_cli.data.shards import Manifest, SplitInfo
+from refseg_cli.data.shards import Manifest
 from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, photos, pickles
 from refseg_cli.data.sources.catalogue import ALL, FORMS, PUBLISHED, RELEASED, SOURCES, Source
 from refseg_cli.data.sources.repeated import repeated_ids
 from refseg_cli.data.sources.whereabouts import Photos
+from refseg_cli.data.tally import SplitInfo
 from refseg_cli.engine import sharding
 from refseg_cli.engine.sharding import Entry, OnError
 from refseg_cli.errors import RefsegError, unknown_name

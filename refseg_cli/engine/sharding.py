@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refseg_cli.data import shards, storage
-from refseg_cli.data.shards import Manifest, ShardInfo, SplitInfo
+from refseg_cli.data.shards import Manifest
 from refseg_cli.data.sources import Draft, Problem, Reason, photos
 from refseg_cli.data.storage import Place
+from refseg_cli.data.tally import ShardInfo, SplitInfo
 from refseg_cli.errors import RefsegError
 from refseg_cli.files import is_part
 from refseg_cli.progress import Progress, silent
