@@ -74,7 +74,8 @@ class Tally:
     def counts(self) -> SplitInfo:
         """Of all that was added; `files` is empty."""
         self._close()
-        return SplitInfo(**self._sums)
+        sums: dict[str, Any] = dict(self._sums)
+        return SplitInfo(**sums)
 
     def _close(self) -> None:
         numbers = Counter(min(len(named), 2) for named in self._named)
