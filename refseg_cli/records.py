@@ -91,6 +91,10 @@ class Record:
     image: the file's bytes as found, never re-encoded.  height, width: pixels of the picture.
     orientation: EXIF's number (1 to 8) by which the pixels that the file stores are turned to be the picture that
                  height, width, masks and boxes are of; 1: as stored.
+    clip:        of a frame of a video, the video's name; empty for a picture. All frames of a clip have the same
+                 expressions in the same order, each with those of its targets that the frame shows; instances with the
+                 same ann_id are one thing.
+    frame:       the frame's place among all frames of its video, from 0; a frame that could not be used leaves a gap.
     """
 
     image_id: int
@@ -102,6 +106,8 @@ class Record:
     instances: tuple[Instance, ...]
     expressions: tuple[Expression, ...]
     orientation: int = 1
+    clip: str = ""
+    frame: int = 0
 
 
 @dataclass(frozen=True, slots=True)
