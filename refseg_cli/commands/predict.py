@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg_cli import files
-from refseg_cli.commands._clips import VIDEOS, ClipPlaces, answer_clip, is_clip
 from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
 from refseg_cli.commands._many import each, expand, read_phrases
 from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places, name_of
+from refseg_cli.commands._predict_clips import VIDEOS, ClipPlaces, answer_clip, is_clip
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
