@@ -214,8 +214,8 @@ def joined(own: Evaluation, part: Part, keep: Kept | None) -> Evaluation:
 def _check_watch(watch: Watch | None, part: Part) -> None:
     if watch is not None and part.n > 1:
         raise RefsegError(
-            "a report is drawn by one process",
-            hint="keep the answers with --records FILE, then refseg eval --from FILE --report PAGE",
+            "a report, a submission and figures of clips are made by one process",
+            hint="keep the answers with --records FILE, then refseg eval --from FILE",
         )
 
 

@@ -7,7 +7,6 @@ pixels that count for nothing.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,14 +17,13 @@ VOID = 255
 _MODES = ("P", "L", "1")  # of Pillow: one value a pixel
 
 
-def read(path: Path) -> np.ndarray:
-    """(h, w) uint8: the number of the thing at each pixel.
+def read(data: bytes) -> np.ndarray:
+    """(h, w) uint8: the number of the thing at each pixel of a PNG file.
 
     Raises:
         ValueError: no such picture.
-        OSError: no such file.
     """
-    with formats.opened(path.read_bytes()) as image:
+    with formats.opened(data) as image:
         if image.mode not in _MODES:
             raise ValueError(f"a picture in {image.mode}, where masks have a palette")
         return np.asarray(image).astype(np.uint8)
@@ -35,11 +33,12 @@ def with_masks(draft: Draft) -> Draft:
     """A frame with the masks of its palette file: an annotation's `ann_id` is the number of the thing.
 
     Raises:
-        ValueError, OSError: as `read`.
+        ValueError: as `read`.
+        OSError: there is no such file.
     """
     if draft.palette is None:
         return draft
-    numbers = read(draft.palette)
+    numbers = read(draft.palette.read_bytes())
     shown = frozenset(np.unique(numbers).tolist())
     void = masks.encode(numbers == VOID) if VOID in shown else None
     return replace(
