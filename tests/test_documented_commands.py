@@ -15,10 +15,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import clips
 import forked
+import numpy as np
 import pytest
 import raw_layout
 import yard
+from PIL import Image
 
 from refseg_cli.app import main
 from refseg_cli.data import masks
@@ -93,6 +96,10 @@ def world(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -> 
     for name in ("photo.jpg", "other.jpg", "photos/cat.jpg"):
         shutil.copy(DEMO / "cat.jpg", world / name)
     shutil.copy(DEMO / "astronaut.jpg", world / "photos")
+    cat = Image.open(DEMO / "cat.jpg").convert("RGB").resize((96, 64))
+    frames = [np.roll(np.asarray(cat), 4 * n, axis=1) for n in range(3)]
+    clips.write_video(world / "clip.mp4", frames, codec="libx264")
+    clips.write_folder(world / "frames", frames)
     (world / "phrases.txt").write_text("a cat\nthe person\n")
     (world / "requests.jsonl").write_text('{"id": 7, "image": "photo.jpg", "phrases": ["the cat", "a dog"]}\n')
     for name in ("scenes", "refcoco"):

@@ -28,6 +28,7 @@ DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
     "m3att": "m3att-darknet53-refcoco",
     "rela": "rela-swin-b-grefcoco",
     "vlt": "vlt-darknet53-refcoco",
+    "vlt-clips": "vlt-clips-ref-youtube-vos",
 }
 
 
