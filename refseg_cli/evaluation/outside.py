@@ -142,7 +142,7 @@ def _matched(
     request: OutsideRequest, splits: Sequence[Shards], problems: Problems, progress: Progress
 ) -> tuple[Outside, list[Answer]]:
     """What can be scored of a file of masks, and its answers, split after split."""
-    if is_submission(request.source):
+    if is_submission(request.source, splits):
         given = read_submission(request.source, splits, problems)
     else:
         given = read_predictions(request.source, problems, splits=request.splits)
