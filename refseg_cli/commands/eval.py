@@ -120,12 +120,10 @@ def eval_(
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit}
         _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
-        skip, counted = on_error == "skip", wanted.counted
-        found = _score_file(OutsideRequest(source, data, splits, counted, skip, needs_masks, records, merge))
-        _present(found, wanted, data, path, clips)
+        outside = OutsideRequest(source, data, splits, wanted.counted, on_error == "skip", needs_masks, records, merge)
+        _present(_score_file(outside), wanted, data, path, clips)
         return
-    if others := [name for name, given in {"--on-error": on_error != "fail", "--merge": merge}.items() if given]:
-        raise RefsegError(f"{others[0]} applies to --from", hint="add --from FILE, or omit it")
+    _refuse_without_from({"--on-error": on_error != "fail", "--merge": merge})
     plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
     curve, changes = curves or path is not None, tuple(overrides or ())
     request = replace(plain, protocols=wanted.counted, curve=curve, overrides=changes)
@@ -134,8 +132,7 @@ def eval_(
     if disturb is not None:
         _show_disturbed(request, disturb, wanted)
     else:
-        found = _score_model(request, wanted.protocols, masks=needs_masks, maps=path is not None)
-        _present(found, wanted, data, path, clips)
+        _present(_score_model(request, wanted.protocols, masks=needs_masks, maps=bool(path)), wanted, data, path, clips)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +171,12 @@ def _refuse_beside_from(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="omit one of them")
+
+
+def _refuse_without_from(options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise RefsegError(f"{given[0]} applies to --from", hint="add --from FILE, or omit it")
 
 
 def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Disturbance | None:
