@@ -51,7 +51,7 @@ def test_every_zero_shot_family_is_there() -> None:
     from refseg_cli.segmenters.zero_shot import DETECTORS, WHOLE
 
     part = PAGE.partition("## Zero-shot families")[2].partition("## Not to be imported")[0]
-    names = re.findall(r"--model hf:(\S+)", part)
+    names = re.findall(r"^refseg eval --model hf:(\S+)", part, re.MULTILINE)
     known = "".join(names).lower().replace("-", "")
     families = {name.partition("_")[0].removeprefix("mm-").replace("-", "") for name in (*WHOLE, *DETECTORS)}
     assert len(names) == len(families) == 5

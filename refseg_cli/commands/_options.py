@@ -7,7 +7,7 @@ completions and man pages (`refseg_cli/_manual`) reads it.
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -101,6 +101,10 @@ Protocols = Annotated[
 ]
 Data = Annotated[
     str, typer.Option("--data", metavar="DIR", help="Prepared data: a folder or URI that 'refseg prepare' wrote.")
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Where the work is done: here, or on a Ray cluster (RAY_ADDRESS; docs/scale.md)."),
 ]
 Model = Annotated[
     str | None,

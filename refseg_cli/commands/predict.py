@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg_cli import files
+from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
 from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
 from refseg_cli.commands._many import each, expand, read_phrases
-from refseg_cli.commands._options import Device, MaxPixels, Model, Quiet
+from refseg_cli.commands._options import Device, Engine, MaxPixels, Model, Quiet
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places, name_of
 from refseg_cli.console import console
@@ -61,7 +62,9 @@ Phrases = Annotated[
 ]
 Output = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="OUT", help="File, folder or template of names to write to; - for a pipe."),
+    typer.Option(
+        "--output", "--out", "-o", metavar="OUT", help="File, folder or template of names to write to; - for a pipe."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
 Resume = Annotated[
@@ -111,6 +114,11 @@ def predict(
     phrase_file: PhraseFile = None,
     recursive: Recursive = False,
     requests: Requests = None,
+    data: DataIn = None,
+    split: SplitIn = "val",
+    engine: Engine = "local",
+    workers: Workers = 1,
+    threads: Threads = 0,
     output: Output = None,
     force: Force = False,
     resume: Resume = False,
@@ -146,6 +154,7 @@ def predict(
       refseg predict --json photo.jpg "the red car" | jq .no_target
       refseg predict photos/ -p "a dog" -p "a cat" -o 'masks/{stem}-{phrase}.png' --resume
       refseg predict --jsonl - < requests.jsonl > answers.jsonl
+      refseg predict --engine ray --workers 64 --data s3://bucket/shards --split test -o s3://bucket/answers
       refseg predict -l -p "kid in blue" photos/ | xargs ls -l
       cat photo.jpg | refseg predict -q - "a dog" && echo "there is a dog"
 
@@ -160,7 +169,12 @@ def predict(
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
-    if requests:
+    if data:
+        _refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
+        _refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})
+        sizes = {"engine": engine, "workers": workers, "threads": threads}
+        status = answer_data(data, split, output, json=json, model=model, **options, **sizes)
+    elif requests:
         asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
         other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
         _refuse_besides("--jsonl", {**asked, **other})
