@@ -133,6 +133,7 @@ class TrainConfig:
     same_object, different_object: N_SO and N_DO of VLT's contrastive batches (thesis 4.2.5); -1 and 0.0 leave the
                    plain grouped batch. N_DO is a share of the batch.
     best_metric:   the validation metric that picks `best`.
+    shard_model:   several processes keep one share each of every weight, gradient and moment (FSDP2), not a whole copy.
     steps:         optimiser steps after which the run ends, in the middle of an epoch or not; 0: it ends with `epochs`.
     """
 
@@ -160,6 +161,7 @@ class TrainConfig:
     best_metric: str = "gIoU"
     same_object: int = -1
     different_object: float = 0.0
+    shard_model: bool = False
     steps: int = 0
 
     def __post_init__(self) -> None:

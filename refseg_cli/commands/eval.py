@@ -210,6 +210,7 @@ def eval_(
     """
     from refseg_cli.evaluation.evaluate import EvalRequest
     from refseg_cli.evaluation.outside import OutsideRequest
+    from refseg_cli.evaluation.parts import sharing
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     wanted = _Wanted(choose_protocols(protocol), slices, curves, resamples, trained_on, form)
@@ -227,12 +228,13 @@ def eval_(
     plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
     curve, changes = curves or path is not None, tuple(overrides or ())
     request = replace(plain, protocols=wanted.protocols, curve=curve, overrides=changes)
-    if calibrate:
-        _calibrate(request, calibrate)
-    if disturb is not None:
-        _show_disturbed(request, disturb, wanted)
-    else:
-        _present(_score_model(request, keep=path is not None), wanted, data, path)
+    with sharing():
+        if calibrate:
+            _calibrate(request, calibrate)
+        if disturb is not None:
+            _show_disturbed(request, disturb, wanted)
+        else:
+            _present(_score_model(request, keep=path is not None), wanted, data, path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from refseg_cli.data.coco_ids import CocoIds
+    from refseg_cli.evaluation.parts import Part
     from refseg_cli.segmenters.base import Found, Segmenter
 
 # Endings that no phrase has.
@@ -187,8 +188,12 @@ def _serve(
 ) -> int:
     """Answer requests that come line by line."""
     from refseg_cli.commands._requests import answer_requests
+    from refseg_cli.evaluation.parts import sharing
     from refseg_cli.segmenters.choice import open_segmenter
 
+    with sharing() as part:
+        if part.n > 1:
+            raise RefsegError(f"--jsonl: {part.n} processes cannot share one stream of requests", hint="start one")
     sink = Sink(None if output in (None, STDIO) else Path(output))
     if sink.path:
         files.refuse_input(sink.path, 0 if requests == STDIO else Path(requests))
@@ -241,13 +246,29 @@ def _answer(
     model: str | None,
     options: Mapping[str, Any],
 ) -> int:
-    """Have the question answered, and say by the exit status whether anything is found."""
+    """Have the question answered by all processes of a launcher; the exit status says whether anything is found."""
+    from refseg_cli.evaluation.parts import sharing
+
+    with sharing() as part:
+        return _answer_part(question, places, listing, max_pixels, coco_ids, model, options, part)
+
+
+def _answer_part(
+    question: _Question,
+    places: Places,
+    listing: Listing | None,
+    max_pixels: int | None,
+    coco_ids: Path | None,
+    model: str | None,
+    options: Mapping[str, Any],
+    part: Part,
+) -> int:
     pictures, phrases, format = question.pictures, question.phrases, places.format
     if listing is None:  # refused before a model is loaded
-        places.check(pictures)
+        part.decided(partial(places.check, pictures))
     ids = _coco_ids(coco_ids, pictures, phrases) if format == "coco" else None
     if places.resume:
-        pictures = places.missing(pictures)
+        pictures = part.decided(partial(places.missing, pictures))
         console.info(f"{len(pictures)} of {len(question.pictures)} pictures are missing")
         if not pictures:
             return FOUND
@@ -266,10 +287,20 @@ def _answer(
             written = written_as(format, answering.segmenter, ids)
             if places.is_shared:
                 [sink] = places.of(pictures[0])
-                write = stack.enter_context(written.into(sink))
+                write = stack.enter_context(written.into(sink)) if part.k == 0 else _write_nothing
             else:
                 write = partial(_write_file, places, written)
-        return each(pictures, read, answering.ask, write, until_found=listing in ("with", "without"))
+        until_found = listing in ("with", "without")
+        if part.n == 1:
+            return each(pictures, read, answering.ask, write, until_found=until_found)
+        from refseg_cli.commands._shared import each_shared
+
+        apart = listing is None and not places.is_shared
+        return each_shared(pictures, read, answering.ask, write, part, apart=apart, until_found=until_found)
+
+
+def _write_nothing(asked: Asked, answers: Iterable[Found]) -> None:
+    """The first process writes what is of all."""
 
 
 def _draw(places: Places, asked: Asked, answers: Iterable[Found]) -> None:
