@@ -419,12 +419,13 @@ class _Run:
     def _epoch_steps(self, epoch: int) -> list[Share]:
         """This process's part of each micro-batch of an epoch."""
         config, rng = self.config, np.random.default_rng((self.config.seed, epoch))
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        rank, world, groups = self.accelerator.process_index, self.accelerator.num_processes, self.shards.row_groups()
         steps: list[Step]
         parts: list[tuple[Step, ...]]
         if config.same_object >= 0:
             steps = loader.contrastive_steps(
                 self.shards.target_ids(),
+                groups,
                 batch=config.batch_images,
                 same=config.same_object,
                 different=round(config.different_object * config.batch_images),
@@ -434,6 +435,7 @@ class _Run:
         else:
             steps = loader.grouped_steps(
                 self.shards.expression_counts,
+                groups,
                 batch_images=world * config.batch_images,
                 phrases=self.recipe.data.phrases_per_image,
                 rng=rng,
