@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -157,6 +158,25 @@ def test_talk_to_a_closed_stderr_is_not_heard(
         progress("train", 1, 1)
     monkeypatch.undo()
     assert capsys.readouterr() == ("", "")  # least of all on stdout
+
+
+@pytest.mark.parametrize("broken", [errno.EPIPE, errno.ENOSPC])
+def test_talk_to_a_stderr_that_breaks_costs_nothing(
+    console: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: int
+) -> None:
+    class Broken(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(broken, os.strerror(broken))
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    with (tmp_path / "stderr").open("w") as file:
+        monkeypatch.setattr(sys, "stderr", Broken())
+        console.info("found")
+        console.error("broken")
+        monkeypatch.undo()
+        assert os.fstat(file.fileno()).st_rdev == os.stat(os.devnull).st_rdev  # where later lines go  # noqa: PTH116
 
 
 @dataclass
