@@ -167,7 +167,12 @@ class Console:
         if code and self.colored(sys.stderr):
             text = f"\033[{code}m{text}\033[0m"
         # While bars are drawn, rich stands in for sys.stderr and puts the line above them.
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the sink
+        # One write a line: `print` writes the end of the line apart, and another thread may get in between.
+        try:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+        except OSError:  # a closed pipe or a full disk: what nobody hears must cost no answer and change no status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
     def _write_out(self, text: str) -> None:
         if _speaks():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -43,6 +44,19 @@ def test_data_on_stdout_and_talk_on_stderr(console: Console, capsys: Capture) ->
     streams = capsys.readouterr()
     assert streams.out == 'answer\n{"a": 1}\nt\nx\n1\n'
     assert streams.err == "by the way\nrefseg: warning: careful\nrefseg: no such thing (try another)\n"
+
+
+def test_a_line_is_written_whole(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that talk at once must not share a line."""
+    written: list[str] = []
+    stream = Terminal()
+    monkeypatch.setattr(stream, "write", written.append)
+    monkeypatch.setattr("sys.stderr", stream)
+    console.color = "never"
+    console.warn("careful")
+    console.error("broken")
+    console.block("one\ntwo\n")
+    assert written == ["refseg: warning: careful\n", "refseg: broken\n", "one\ntwo\n"]
 
 
 def test_quiet_leaves_errors_and_data_asked_for(console: Console, capsys: Capture) -> None:
@@ -144,6 +158,25 @@ def test_talk_to_a_closed_stderr_is_not_heard(
         progress("train", 1, 1)
     monkeypatch.undo()
     assert capsys.readouterr() == ("", "")  # least of all on stdout
+
+
+@pytest.mark.parametrize("broken", [errno.EPIPE, errno.ENOSPC])
+def test_talk_to_a_stderr_that_breaks_costs_nothing(
+    console: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: int
+) -> None:
+    class Broken(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(broken, os.strerror(broken))
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    with (tmp_path / "stderr").open("w") as file:
+        monkeypatch.setattr(sys, "stderr", Broken())
+        console.info("found")
+        console.error("broken")
+        monkeypatch.undo()
+        assert os.fstat(file.fileno()).st_rdev == os.stat(os.devnull).st_rdev  # where later lines go  # noqa: PTH116
 
 
 @dataclass

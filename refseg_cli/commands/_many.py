@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from itertools import groupby
@@ -29,15 +30,17 @@ T = TypeVar("T")
 
 
 def read_phrases(file: Path) -> list[str]:
-    """One on each line; blank lines are passed over.
+    """One on each line, whatever ends it; blank lines are passed over.
 
     Raises:
         RefsegError: it cannot be read, is not UTF-8, or holds none.
     """
     try:
-        found = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RefsegError(f"{file}: cannot read phrases: {getattr(error, 'strerror', None) or error}") from error
+        found = [line.strip() for line in file.read_text("utf-8-sig").split("\n") if line.strip()]
+    except OSError as error:
+        raise RefsegError(f"{file}: cannot read phrases: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RefsegError(f"{file}: not UTF-8 text", hint="save the phrases as UTF-8") from error
     if not found:
         raise RefsegError(f"{file}: holds no phrase", hint="write one on each line")
     return found
@@ -45,6 +48,9 @@ def read_phrases(file: Path) -> list[str]:
 
 def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> list[str]:
     """The pictures that are named, a folder standing for those in it in alphabetical order.
+
+    What is called like a picture and is none, such as a link to nowhere, and folders that cannot be looked into are
+    among them: reading them says what is wrong.
 
     endings: of pictures.  recursive: those in its folders too.
 
@@ -56,8 +62,7 @@ def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> 
         if name == STDIO or is_url(name) or not Path(name).is_dir():
             found.append(name)
             continue
-        inside = Path(name).rglob("*") if recursive else Path(name).iterdir()
-        pictures = sorted(str(p) for p in inside if p.suffix.lower() in endings and p.is_file())
+        pictures = sorted(_inside(Path(name), endings, recursive=recursive))
         if not pictures:
             raise RefsegError(
                 f"{name}: no pictures in this folder", hint=None if recursive else "--recursive looks below"
@@ -66,6 +71,16 @@ def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> 
     if found.count(STDIO) > 1:
         raise RefsegError("- reads one picture from standard input", hint="name it once")
     return found
+
+
+def _inside(folder: Path, endings: Sequence[str], *, recursive: bool) -> Iterator[str]:
+    closed: list[str] = []
+    for where, below, names in os.walk(folder, onerror=lambda error: closed.append(str(error.filename))):
+        called = (Path(where) / name for name in names if Path(name).suffix.lower() in endings)
+        yield from (str(path) for path in called if path.is_file() or path.is_symlink())
+        if not recursive:
+            below.clear()
+    yield from closed
 
 
 def each(pictures: Sequence[str], read: Read, ask: Ask, write: Write, *, until_found: bool = False) -> int:

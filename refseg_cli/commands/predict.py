@@ -21,7 +21,7 @@ from refseg_cli.commands._options import Device, Engine, MaxPixels, Model, Quiet
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places, name_of
 from refseg_cli.console import console
-from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
+from refseg_cli.errors import FOUND, NO_TARGET, RefsegError, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -399,7 +399,7 @@ def _check(phrases: Sequence[str]) -> None:
     for phrase in phrases:
         if os.path.isfile(phrase) or Path(phrase).suffix.lower() in PICTURES:  # noqa: PTH113 - never raises
             raise RefsegError(
-                f"{phrase!r}: a file, not a phrase",
+                f"{quoted(phrase)}: a file, not a phrase",
                 hint="name images before -p PHRASE; a phrase that does read like this may end with a space",
             )
 

@@ -10,6 +10,7 @@ import typer
 from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet
 from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
 from refseg_cli.console import console
+from refseg_cli.errors import nearest_name, unknown_name
 
 if TYPE_CHECKING:
     from refseg_cli.engine.prepare import PrepareReport
@@ -104,6 +105,8 @@ def coco(
 
     output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
     table = None if phrases == GENERATE else Path(phrases)
+    if table and not table.exists() and nearest_name(phrases, [GENERATE]):
+        raise unknown_name("table of phrases", phrases, [GENERATE])
     request = CocoRequest(annotations, images, table, output, name, splits, seed, image_source)
     with console.progress() as progress:
         report = prepare_coco(request, progress=progress)

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refseg_cli import checkpoint
 from refseg_cli.checkpoint import Checkpoint
-from refseg_cli.config import Recipe, to_table
+from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
 from refseg_cli.data.loader import Share, Step, StepDataset
 from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
@@ -411,6 +411,8 @@ class _Run:
     def _validation_shards(self) -> Shards | None:
         name = self.config.eval_split
         splits = self.shards.manifest.splits
+        if name and name not in splits and name != TrainConfig().eval_split:  # which not every data set has
+            raise unknown_name("train.eval_split", name, splits)
         return open_shards(self.request.data, name) if name and name in splits else None
 
     def _data_name(self) -> str:
@@ -419,12 +421,13 @@ class _Run:
     def _epoch_steps(self, epoch: int) -> list[Share]:
         """This process's part of each micro-batch of an epoch."""
         config, rng = self.config, np.random.default_rng((self.config.seed, epoch))
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        rank, world, groups = self.accelerator.process_index, self.accelerator.num_processes, self.shards.row_groups()
         steps: list[Step]
         parts: list[tuple[Step, ...]]
         if config.same_object >= 0:
             steps = loader.contrastive_steps(
                 self.shards.target_ids(),
+                groups,
                 batch=config.batch_images,
                 same=config.same_object,
                 different=round(config.different_object * config.batch_images),
@@ -434,6 +437,7 @@ class _Run:
         else:
             steps = loader.grouped_steps(
                 self.shards.expression_counts,
+                groups,
                 batch_images=world * config.batch_images,
                 phrases=self.recipe.data.phrases_per_image,
                 rng=rng,
