@@ -61,7 +61,12 @@ def main() -> None:
     for model in options.models:
         with tempfile.TemporaryDirectory(prefix="refseg-scale-") as folder:
             rows.append(measure(options.images, model, Path(folder)))
-    result = {"benchmark": "scale", "machine": platform.machine(), "cpu": device_name(torch.device("cpu")), "rows": rows}
+    result = {
+        "benchmark": "scale",
+        "machine": platform.machine(),
+        "cpu": device_name(torch.device("cpu")),
+        "rows": rows,
+    }
     files.write(options.out, (json.dumps(result, indent=1) + "\n").encode())
 
 
