@@ -3,10 +3,9 @@
     cd OTHER_CHECKOUT && python -m refseg_cli prepare scenes --images train=246,val=1,testA=1,testB=1 --out SCENES
     python benchmarks/loader.py --baseline OTHER_CHECKOUT --scenes SCENES --photos PHOTOS --out benchmarks/loader.json
 
-The same shards are read by this checkout and by another one, in processes of their own, in turns: an epoch of 246
+The same shards are read by this checkout and by another one, in processes of their own, in turns: an epoch of 120
 pictures in shuffled order, through `StepDataset`, against the bare `decode_image` and `interpolate` of the same
-pictures. Scenes at 128 pixels with eight phrases a picture, as the tiny recipes have them; photos at 480 with one and
-with eight. Processor milliseconds a picture, the best of the rounds; memory is kept by the process as in training.
+pictures. Scenes at 128 pixels with eight phrases a picture, as the tiny recipes have them; photos at 480 with one. Processor milliseconds a picture, the best of the rounds; memory is kept by the process as in training.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-PICTURES = 246
+PICTURES = 120
 MEASURES = {  # name -> data, pixels, phrases a picture
     "scenes at 128": ("scenes", 128, 8),
     "photos at 480": ("photos", 480, 1),
-    "photos at 480, 8 phrases": ("photos", 480, 8),
 }
 
 

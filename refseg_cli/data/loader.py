@@ -276,9 +276,10 @@ def _fill_targets(into: Tensor, record: Record, targets: Sequence[tuple[int, ...
         into.zero_()
         return
     fitted, places = fit([record.instances[t].rle for t in wanted]), {t: place for place, t in enumerate(wanted)}
-    into.copy_(fitted[[places[ids[0]] if ids else 0 for ids in targets]])
     for row, ids in zip(into, targets, strict=True):
-        if not ids:
+        if ids:
+            row.copy_(fitted[places[ids[0]]])
+        else:
             row.zero_()
         for t in ids[1:]:
             torch.maximum(row, fitted[places[t]], out=row)

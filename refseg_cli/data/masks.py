@@ -115,15 +115,14 @@ class Sampling:
     """
 
     def __init__(self, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> None:
-        self.size = size
-        self._rows, self._row_of = np.unique(rows, return_inverse=True)
-        self._columns, self._column_of = np.unique(columns, return_inverse=True)
-        # How many of those taken lie before each row and column; runs go down the columns.
+        self.size, self._rows, self._columns = size, len(rows), len(columns)
+        distinct, self._column_of = np.unique(columns, return_inverse=True)
+        self._distinct = len(distinct)
+        # How many of those taken lie before each row and column; runs go down the columns, each taken once.
         self._rows_before, columns_before = (
-            np.searchsorted(taken, np.arange(of + 1))
-            for taken, of in zip((self._rows, self._columns), size, strict=True)
+            np.searchsorted(taken, np.arange(of + 1)) for taken, of in zip((rows, distinct), size, strict=True)
         )
-        self._before = columns_before * len(self._rows)
+        self._before = columns_before * self._rows
         self._is_taken = np.diff(columns_before, append=columns_before[-1])
 
     def of(self, rles: Sequence[Rle]) -> np.ndarray:
@@ -135,9 +134,9 @@ class Sampling:
         if others := [rle.size for rle in rles if rle.size != self.size]:
             raise ValueError(f"a mask of {others[0][1]}x{others[0][0]} pixels")
         k, (height, width) = len(rles), self.size
-        each = len(self._rows) * len(self._columns)
+        each = self._rows * self._distinct
         if not k:
-            return np.zeros((0, len(self._row_of), len(self._column_of)), np.uint8)
+            return np.zeros((0, self._rows, self._columns), np.uint8)
         lengths, counts = _runs([rle.counts for rle in rles])
         ends, lasts = np.cumsum(lengths), np.cumsum(counts) - 1
         whole = height * width
@@ -148,9 +147,9 @@ class Sampling:
         taken = self._before[column] + self._is_taken[column] * self._rows_before[row]
         taken += np.repeat(np.arange(k) * each, counts)
         values = (np.arange(len(lengths)) - np.repeat(lasts + 1 - counts, counts)).astype(np.uint8) & 1
-        found = np.repeat(values, np.diff(np.append(0, taken))).reshape(k, len(self._columns), len(self._rows))
-        if found.shape[1:] != (len(self._column_of), len(self._row_of)):
-            found = found[:, self._column_of[:, None], self._row_of]
+        found = np.repeat(values, np.diff(np.append(0, taken))).reshape(k, self._distinct, self._rows)
+        if self._distinct < self._columns:
+            found = found.take(self._column_of, axis=1)
         return found.transpose(0, 2, 1)
 
 
