@@ -16,10 +16,12 @@ from refseg_cli.commands._options import (
     Json,
     Latex,
     Markdown,
+    Memory,
     Model,
     Protocols,
     Quiet,
     Resamples,
+    choose_memory,
     choose_protocols,
     choose_splits,
     split_choices,
@@ -187,6 +189,7 @@ def eval_(
     sanity: AskSanity = None,
     resamples: Resamples = 10_000,
     batch_images: BatchImages = 8,
+    memory: Memory = None,
     device: Device = "auto",
     json: Json = False,
     markdown: Markdown = False,
@@ -217,7 +220,7 @@ def eval_(
     splits, disturb = choose_splits(split), _disturbance(mask_words, mask_count, sanity)
     path = _page(page, disturb, source)
     if source is not None:
-        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit}
+        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
         _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
         skip, masks = on_error == "skip", path is not None
         found = _score_file(OutsideRequest(source, data, splits, wanted.protocols, skip, masks, records, merge))
@@ -227,7 +230,7 @@ def eval_(
         raise RefsegError(f"{others[0]} applies to --from", hint="add --from FILE, or omit it")
     plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
     curve, changes = curves or path is not None, tuple(overrides or ())
-    request = replace(plain, protocols=wanted.protocols, curve=curve, overrides=changes)
+    request = replace(plain, protocols=wanted.protocols, curve=curve, overrides=changes, memory=choose_memory(memory))
     with sharing():
         if calibrate:
             _calibrate(request, calibrate)

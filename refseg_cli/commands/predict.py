@@ -17,7 +17,7 @@ from refseg_cli import files
 from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
 from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
 from refseg_cli.commands._many import each, expand, read_phrases
-from refseg_cli.commands._options import Device, Engine, MaxPixels, Model, Quiet
+from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Quiet, choose_memory
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places, name_of
 from refseg_cli.console import console
@@ -133,6 +133,7 @@ def predict(
     threshold: Threshold = None,
     no_target_threshold: NoTargetThreshold = None,
     max_pixels: MaxPixels = None,
+    memory: Memory = None,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled pictures.")] = False,
     device: Device = "auto",
@@ -169,6 +170,7 @@ def predict(
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
+    options["memory"] = choose_memory(memory)
     if data:
         _refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
         _refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})

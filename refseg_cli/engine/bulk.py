@@ -30,7 +30,7 @@ class BulkRequest:
     """What to answer.
 
     data: folder or URI of prepared shards.  split: its name.  out: folder or URI of the answers.
-    model, device, threshold, no_target_threshold: as in `open_segmenter`.
+    model, device, threshold, no_target_threshold, memory: as in `open_segmenter`.
     engine: this process alone, or a Ray cluster.  workers: processes of it at most.  threads: of each; 0 for one of
         Ray's, here as many as the library takes.
     """
@@ -42,6 +42,7 @@ class BulkRequest:
     device: str = "auto"
     threshold: float | None = None
     no_target_threshold: float | None = None
+    memory: int | None = None
     engine: Engine = "local"
     workers: int = 1
     threads: int = 0
@@ -137,6 +138,7 @@ def _opened(request: BulkRequest) -> Callable[[int], Answered]:
         device=request.device,
         threshold=request.threshold,
         no_target_threshold=request.no_target_threshold,
+        memory=request.memory,
         threads=max(1, request.threads) if request.engine == "ray" else request.threads,
     )
     return partial(_answer, request, segmenter, open_shards(request.data, request.split))
