@@ -386,12 +386,9 @@ def _stdin() -> bytes:
 
 
 def _demo(out: Path, model: str | None, device: str) -> int:
-    """Show what predict does on the bundled pictures; each row of the table names a picture to look at."""
+    """Show what predict does on the bundled pictures; each line names a picture to look at."""
     from refseg_cli.engine.predict import demo
 
-    shown = demo(out, folder=model, device=device)
-    rows = [[one.found.phrase, verdict(one.found), one.path] for one in shown]
-    console.table(
-        f"What was found in the pictures, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
-    )
+    for one in demo(out, folder=model, device=device):
+        console.result(f"{one.found.phrase}: {verdict(one.found)} -> {one.path}")
     return FOUND

@@ -18,7 +18,12 @@ from refseg_cli.errors import ERROR
 Capture = pytest.CaptureFixture[str]
 
 OPTIONS = {  # of a command -> what is wrong with it -> what it should have been
-    "": {"anotate serve": "'annotate'", "--colr always": "--color", "--color alway": "'always'", "--progress line": "'lines'"},
+    "": {
+        "anotate serve": "'annotate'",
+        "--colr always": "--color",
+        "--color alway": "'always'",
+        "--progress line": "'lines'",
+    },
     "annotate": {"serv": "'serve'", "serve --data {scenes} --split vall --out game": "'val'"},
     "bench": {
         "--arch vltt": "'vlt'",
