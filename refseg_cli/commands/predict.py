@@ -82,6 +82,15 @@ CocoIdsFile = Annotated[
         "--coco-ids", metavar="FILE", help="COCO data set whose ids --format coco takes; phrases are its categories."
     ),
 ]
+Simplify = Annotated[
+    float,
+    typer.Option(
+        "--simplify",
+        metavar="PIXELS",
+        min=0,
+        help="Pixels that the outlines of polygons, labelme and yolo-seg may be moved to have fewer corners.",
+    ),
+]
 Requests = Annotated[
     str | None,
     typer.Option(
@@ -115,6 +124,7 @@ def predict(
     resume: Resume = False,
     format: FormatName = None,
     coco_ids: CocoIdsFile = None,
+    simplify: Simplify = 0,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     explain: Explain = False,
     files_with: ListWith = False,
@@ -161,17 +171,24 @@ def predict(
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
     if requests:
         asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
-        other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
+        other = {
+            "--format": chosen != "json" and (format or explain),
+            "--coco-ids": coco_ids,
+            "--simplify": simplify,
+            "--count": listing,
+        }
         _refuse_besides("--jsonl", {**asked, **other})
         status = _serve(requests, output, max_pixels, model, options, force=force)
     else:
         if listing:
             _refuse_besides("printing names", {"--output": output, "--format": chosen != "png", "--resume": resume})
-        _refuse_besides(f"--format {chosen}", {"--coco-ids": chosen != "coco" and coco_ids})
+        outlined = chosen in ("polygons", "labelme", "yolo-seg")
+        useless = {"--coco-ids": chosen != "coco" and coco_ids, "--simplify": simplify and not outlined}
+        _refuse_besides(f"--format {chosen}", useless)
         _refuse_besides("--force", {"--resume": force and resume})
         question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
         places = Places(chosen, output, question.phrases, force, resume)
-        status = _answer(question, places, listing, max_pixels, coco_ids, model, options)
+        status = _answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
 
 
@@ -238,6 +255,7 @@ def _answer(
     listing: Listing | None,
     max_pixels: int | None,
     coco_ids: Path | None,
+    simplify: float,
     model: str | None,
     options: Mapping[str, Any],
 ) -> int:
@@ -263,7 +281,7 @@ def _answer(
         elif places.is_drawn:
             write = partial(_draw, places)
         else:
-            written = written_as(format, answering.segmenter, ids)
+            written = written_as(format, answering.segmenter, ids, simplify)
             if places.is_shared:
                 [sink] = places.of(pictures[0])
                 write = stack.enter_context(written.into(sink))
