@@ -113,8 +113,10 @@ def test_table_on_a_terminal_keeps_every_word(console: Console, monkeypatch: pyt
     assert all(text in terminal.getvalue() for text in ("[bold]T", "a[red]", "[x]"))
 
 
-@pytest.mark.parametrize("longest", [31, 100])
-def test_names_are_never_cut_on_a_terminal(console: Console, monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
+@pytest.mark.parametrize(("longest", "looks"), [(31, "framed"), (50, "bare"), (60, "blocks"), (100, "blocks")])
+def test_names_are_never_cut_on_a_terminal(
+    console: Console, monkeypatch: pytest.MonkeyPatch, longest: int, looks: str
+) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", "80")
@@ -122,9 +124,16 @@ def test_names_are_never_cut_on_a_terminal(console: Console, monkeypatch: pytest
     rows = [[name, "some words that may be broken between them", "Transformer; " * 9, 12.5] for name in names]
     console.table("T", ["name", "text", "more", "number"], rows, whole=["name"])
     lines = re.sub(r"\x1b\[\d+m", "", terminal.getvalue()).splitlines()
-    assert any(f" {'n' * longest} " in line for line in lines)
+    assert any("n" * longest in line for line in lines)
     assert "…" not in terminal.getvalue()
-    assert longest > 80 or max(map(len, lines)) <= 80
+    assert longest > 80 or max(len(line) for line in lines if "Transformer" not in line) <= 80
+    assert ("┏" in terminal.getvalue()) == (looks == "framed")
+    assert ("name    a" in lines) == (looks == "blocks")
+    words = " ".join(terminal.getvalue().split())
+    assert looks == "blocks" or all(word in words for word in ("12.50", "number", "Transfor"))
+    if looks == "blocks":
+        assert lines[:6] == ["T", "", "name    a", f"text    {rows[0][1]}", f"more    {rows[0][2]}", "number  12.50"]
+        assert lines[6:8] == ["", f"name    {names[1]}"]
 
 
 def test_text_that_the_stream_cannot_hold_is_escaped(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,15 @@ CocoIdsFile = Annotated[
         "--coco-ids", metavar="FILE", help="COCO data set whose ids --format coco takes; phrases are its categories."
     ),
 ]
+Simplify = Annotated[
+    float,
+    typer.Option(
+        "--simplify",
+        metavar="PIXELS",
+        min=0,
+        help="Pixels that the outlines of polygons, labelme and yolo-seg may be moved to have fewer corners.",
+    ),
+]
 Requests = Annotated[
     str | None,
     typer.Option(
@@ -124,6 +133,7 @@ def predict(
     resume: Resume = False,
     format: FormatName = None,
     coco_ids: CocoIdsFile = None,
+    simplify: Simplify = 0,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     explain: Explain = False,
     files_with: ListWith = False,
@@ -178,17 +188,24 @@ def predict(
         status = answer_data(data, split, output, json=json, model=model, **options, **sizes)
     elif requests:
         asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
-        other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
+        other = {
+            "--format": chosen != "json" and (format or explain),
+            "--coco-ids": coco_ids,
+            "--simplify": simplify,
+            "--count": listing,
+        }
         _refuse_besides("--jsonl", {**asked, **other})
         status = _serve(requests, output, max_pixels, model, options, force=force)
     else:
         if listing:
             _refuse_besides("printing names", {"--output": output, "--format": chosen != "png", "--resume": resume})
-        _refuse_besides(f"--format {chosen}", {"--coco-ids": chosen != "coco" and coco_ids})
+        outlined = chosen in ("polygons", "labelme", "yolo-seg")
+        useless = {"--coco-ids": chosen != "coco" and coco_ids, "--simplify": simplify and not outlined}
+        _refuse_besides(f"--format {chosen}", useless)
         _refuse_besides("--force", {"--resume": force and resume})
         question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
         places = Places(chosen, output, question.phrases, force, resume)
-        status = _answer(question, places, listing, max_pixels, coco_ids, model, options)
+        status = _answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
 
 
@@ -259,6 +276,7 @@ def _answer(
     listing: Listing | None,
     max_pixels: int | None,
     coco_ids: Path | None,
+    simplify: float,
     model: str | None,
     options: Mapping[str, Any],
 ) -> int:
@@ -300,7 +318,7 @@ def _answer_part(
         elif places.is_drawn:
             write = partial(_draw, places)
         else:
-            written = written_as(format, answering.segmenter, ids)
+            written = written_as(format, answering.segmenter, ids, simplify)
             if places.is_shared:
                 [sink] = places.of(pictures[0])
                 write = stack.enter_context(written.into(sink)) if part.k == 0 else _write_nothing
@@ -433,12 +451,9 @@ def _stdin() -> bytes:
 
 
 def _demo(out: Path, model: str | None, device: str) -> int:
-    """Show what predict does on the bundled pictures; each row of the table names a picture to look at."""
+    """Show what predict does on the bundled pictures; each line names a picture to look at."""
     from refseg_cli.engine.predict import demo
 
-    shown = demo(out, folder=model, device=device)
-    rows = [[one.found.phrase, verdict(one.found), one.path] for one in shown]
-    console.table(
-        f"What was found in the pictures, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
-    )
+    for one in demo(out, folder=model, device=device):
+        console.result(f"{one.found.phrase}: {verdict(one.found)} -> {one.path}")
     return FOUND
