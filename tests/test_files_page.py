@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import clips
 import pyarrow.parquet as pq
 import pytest
 import yard
@@ -114,7 +115,10 @@ def results(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -
         "recipes list --json": ["recipes", "list", "--arch", "vlt"],
         "config show --json": ["config", "show", "train"],
     }
-    return {section: [_json(arguments)] for section, arguments in calls.items()} | {
+    still = clips.write_animation(folder / "still.gif", clips.pictures(1))
+    found = {section: [_json(arguments)] for section, arguments in calls.items()}
+    found["predict --json"].append(_json(["predict", str(still), "a car", "--clip", "--no-target-ok"]))
+    return found | {
         "A run's metrics.jsonl": list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines())),
         "A checkpoint's config.json": [json.loads((run / "best/config.json").read_text())],
         "Prepared data: _manifest.json": [json.loads((scenes / "_manifest.json").read_text())],

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,7 @@ from refseg_cli.commands._many import each, expand, read_phrases
 from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Quiet, choose_memory
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places, name_of
+from refseg_cli.commands._predict_clips import VIDEOS, ClipPlaces, answer_clip, is_clip
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError, quoted
 
@@ -104,6 +105,10 @@ Requests = Annotated[
         "standard input.",
     ),
 ]
+ClipFlag = Annotated[
+    bool, typer.Option("--clip", help="IMAGE is one clip: a folder of frames, an animated picture, or a video.")
+]
+Every = Annotated[int, typer.Option("--every", metavar="N", min=1, help="Of a clip, ask each N-th frame only.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
 ListWith = Annotated[
     bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
@@ -122,6 +127,8 @@ def predict(
     phrase: Phrase = None,
     phrase_file: PhraseFile = None,
     recursive: Recursive = False,
+    clip: ClipFlag = False,
+    every: Every = 1,
     requests: Requests = None,
     data: DataIn = None,
     split: SplitIn = "val",
@@ -157,6 +164,8 @@ def predict(
     With --phrase, all arguments are images, or folders of them. Files are not replaced without --force.
     The template -o 'out/{stem}-{phrase}.png' names files itself, by {stem}, {name} and {folder} of the image, the
     {phrase}, and its number {n}.
+    A video is answered frame by frame, and becomes a video, PNG frames in a folder, or a line of text for each frame;
+    with --clip, so are a folder of frames and an animated picture.
 
     \b
     Example:
@@ -164,6 +173,7 @@ def predict(
       refseg predict photo.jpg "two people on left" -o mask.png
       refseg predict --json photo.jpg "the red car" | jq .no_target
       refseg predict photos/ -p "a dog" -p "a cat" -o 'masks/{stem}-{phrase}.png' --resume
+      refseg predict clip.mp4 "the red car" -f overlay -o drawn.mp4
       refseg predict --jsonl - < requests.jsonl > answers.jsonl
       refseg predict --engine ray --workers 64 --data s3://bucket/shards --split test -o s3://bucket/answers
       refseg predict -l -p "kid in blue" photos/ | xargs ls -l
@@ -194,16 +204,30 @@ def predict(
             "--simplify": simplify,
             "--count": listing,
         }
-        _refuse_besides("--jsonl", {**asked, **other})
+        _refuse_besides("--jsonl", {**asked, **other, "--clip": clip, "--every": every > 1})
         status = _serve(requests, output, max_pixels, model, options, force=force)
+        return FOUND if no_target_ok and status == NO_TARGET else status
+    question = _question(image, phrases or [], phrase or [], phrase_file)
+    if clip or any(is_clip(name, output) for name in question.pictures):
+        needless = {"--recursive": recursive, "--resume": resume, "--count, -l and -L": listing, "--coco-ids": coco_ids}
+        _refuse_besides("a clip", needless)
+        status = answer_clip(
+            question.only_one(),
+            ClipPlaces(chosen, output, question.phrases, force),
+            every=every,
+            max_pixels=max_pixels,
+            model=model,
+            options=options,
+        )
     else:
+        _refuse_besides("a picture", {"--every": every > 1})
         if listing:
             _refuse_besides("printing names", {"--output": output, "--format": chosen != "png", "--resume": resume})
         outlined = chosen in ("polygons", "labelme", "yolo-seg")
         useless = {"--coco-ids": chosen != "coco" and coco_ids, "--simplify": simplify and not outlined}
         _refuse_besides(f"--format {chosen}", useless)
         _refuse_besides("--force", {"--resume": force and resume})
-        question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
+        question = question.expanded(recursive=recursive)
         places = Places(chosen, output, question.phrases, force, resume)
         status = _answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
@@ -245,20 +269,29 @@ class _Question:
     phrases: list[str]
     many: bool
 
+    def expanded(self, *, recursive: bool) -> _Question:
+        """With the pictures that folders hold in their place."""
+        if self.many:
+            return replace(self, pictures=expand(self.pictures, PICTURES, recursive=recursive))
+        if recursive:
+            raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
+        return self
 
-def _question(
-    image: str | None, rest: Sequence[str], phrases: Sequence[str], file: Path | None, *, recursive: bool
-) -> _Question:
+    def only_one(self) -> str:
+        if len(self.pictures) > 1:
+            raise RefsegError("one clip at a time", hint="call refseg once for each")
+        return self.pictures[0]
+
+
+def _question(image: str | None, rest: Sequence[str], phrases: Sequence[str], file: Path | None) -> _Question:
     """What is asked of what: by --phrase and --phrases of all arguments, else by the others of the first."""
     asked = [*phrases, *(read_phrases(file) if file else [])]
     if image is None or not (asked or rest):
         raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
     if asked:
         _check(asked)
-        return _Question(expand([image, *rest], PICTURES, recursive=recursive), asked, True)
+        return _Question([image, *rest], asked, True)
     _check(rest)
-    if recursive:
-        raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
     return _Question([image], list(rest), False)
 
 
@@ -417,7 +450,7 @@ def _check(phrases: Sequence[str]) -> None:
 
     check_phrases(phrases)
     for phrase in phrases:
-        if os.path.isfile(phrase) or Path(phrase).suffix.lower() in PICTURES:  # noqa: PTH113 - never raises
+        if os.path.isfile(phrase) or Path(phrase).suffix.lower() in (*PICTURES, *VIDEOS):  # noqa: PTH113 - never raises
             raise RefsegError(
                 f"{quoted(phrase)}: a file, not a phrase",
                 hint="name images before -p PHRASE; a phrase that does read like this may end with a space",

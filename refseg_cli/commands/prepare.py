@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -246,15 +248,26 @@ def grefcoco(
 def scenes(
     out: Out,
     images: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--images", metavar="N|SPLIT=N,...", help="Number of pictures, in total or for train, val, testA and testB."
+            "--images",
+            metavar="N|SPLIT=N,...",
+            help="Number of pictures, or of clips, in total or for train, val, testA and testB. If not given, "
+            "train=4000,val=300,testA=300,testB=300, and of clips train=200,val=40.",
         ),
-    ] = "train=4000,val=300,testA=300,testB=300",
+    ] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Make clips in which things move, and phrases about how they move.")
+    ] = False,
+    frames: Annotated[
+        int | None, typer.Option("--frames", metavar="N", min=2, max=999, help="Frames of each clip; 8 if not given.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of the scenes.")] = 0,
     raw: Annotated[
         Path | None,
-        typer.Option("--raw", metavar="DIR", help="Folder to keep the raw files in: pictures and gRefCOCO's JSON."),
+        typer.Option(
+            "--raw", metavar="DIR", help="Folder to keep the raw files in: pictures and gRefCOCO's, or MeViS', JSON."
+        ),
     ] = None,
     workers: Workers = None,
     engine: Engine = "local",
@@ -265,16 +278,21 @@ def scenes(
     """Generate and prepare the embedded dataset: pictures of everyday objects with exact masks and phrases.
 
     \b
-    Example:
+    Examples:
       refseg prepare scenes --out scenes --images train=40,val=8
+      refseg prepare scenes --video --out clips --images train=8,val=4
     """
+    from refseg_cli.data.scenes import DEFAULT_CLIPS, DEFAULT_IMAGES, FRAMES
     from refseg_cli.engine.prepare import prepare_scenes
+    from refseg_cli.engine.prepare_video import prepare_moving_scenes
 
-    wanted = _scene_counts(images)
+    if frames is not None and not video:
+        raise RefsegError("--frames is for clips", hint="add --video")
+    wanted = _scene_counts(images, DEFAULT_CLIPS if video else DEFAULT_IMAGES)
     with console.progress() as progress:
-        report = prepare_scenes(
+        make = partial(prepare_moving_scenes, clips=wanted, frames=frames or FRAMES)
+        report = (make if video else partial(prepare_scenes, images=wanted))(
             out,
-            images=wanted,
             seed=seed,
             raw=raw,
             workers=workers or cores(),
@@ -398,20 +416,27 @@ def show(report: PrepareReport, json: bool) -> None:
         console.json(report)
         return
     columns = ["images", "refs", "expressions", "single", "multi", "no_target"]
+    if any(split.clips for split in manifest.splits.values()):
+        columns.insert(0, "clips")
     rows = [(name, *(getattr(split, column) for column in columns)) for name, split in manifest.splits.items()]
     title = f"{report.out}: {report.written} shards written, {report.kept} kept"
     console.table(
         title, ["split", *columns[:-1], "no target", "published"], [(*row, report.published(row[0])) for row in rows]
     )
+    for name, split in manifest.splits.items():
+        if not split.masks:
+            console.info(f"{name} has no masks: it can be answered (`eval --submission`), and is scored elsewhere")
 
 
-def _scene_counts(text: str) -> dict[str, int]:
-    """``train=400,val=40``, or one number for all, which is shared out as by default."""
+def _scene_counts(text: str | None, usual: Mapping[str, int]) -> dict[str, int]:
+    """``train=400,val=40``, or one number for all, which is shared out as usual; None for the usual ones."""
     from refseg_cli.engine.prepare import share_scenes
 
+    if text is None:
+        return dict(usual)
     try:
         if "=" not in text:
-            return share_scenes(int(text))
+            return share_scenes(int(text), usual)
         pairs = (part.split("=") for part in text.split(","))
         return {name.strip(): int(number) for name, number in pairs}
     except ValueError as error:

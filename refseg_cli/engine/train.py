@@ -29,9 +29,11 @@ from refseg_cli import checkpoint
 from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
+from refseg_cli.data.clips import Clips
 from refseg_cli.data.loader import Share, Step, StepDataset
 from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
+from refseg_cli.data.windows import drawn_windows
 from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
 from refseg_cli.engine.processes import accelerator_of, added, agreed, synchronise_norms, together
 from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
@@ -424,7 +426,16 @@ class _Run:
         rank, world, groups = self.accelerator.process_index, self.accelerator.num_processes, self.shards.row_groups()
         steps: list[Step]
         parts: list[tuple[Step, ...]]
-        if config.same_object >= 0:
+        if frames := self.recipe.data.clip_frames:
+            steps = drawn_windows(
+                Clips(self.shards),
+                batch=max(1, config.batch_images // frames),
+                frames=frames,
+                phrases=self.recipe.data.phrases_per_image,
+                rng=rng,
+            )
+            parts = [tuple(steps[i : i + world]) for i in range(0, len(steps), world)]
+        elif config.same_object >= 0:
             steps = loader.contrastive_steps(
                 self.shards.target_ids(),
                 groups,

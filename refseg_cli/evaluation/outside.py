@@ -37,6 +37,7 @@ from refseg_cli.evaluation.finished import Counted, Read, answer, plan
 from refseg_cli.evaluation.mask_forms import Ready, as_rle, detections, lying, read_together
 from refseg_cli.evaluation.matching import Wanted, match
 from refseg_cli.evaluation.predictions import Given, Problems, from_records, read_predictions
+from refseg_cli.evaluation.submission import is_submission, read_submission
 from refseg_cli.files import refuse_input
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress, silent
@@ -51,7 +52,7 @@ Merge = Literal["union"]
 class OutsideRequest:
     """What to score.
 
-    source:    file of predictions.
+    source:    file of predictions; of clips also a folder or zip of masks, see `submission`.
     data:      folder or URI of prepared shards.  splits: their names.
     protocols: names of `PROTOCOLS`.
     skip:      leave expressions without a proper prediction out, rather than refuse the file.
@@ -141,7 +142,10 @@ def _matched(
     request: OutsideRequest, splits: Sequence[Shards], problems: Problems, progress: Progress
 ) -> tuple[Outside, list[Answer]]:
     """What can be scored of a file of masks, and its answers, split after split."""
-    given = read_predictions(request.source, problems, splits=request.splits)
+    if is_submission(request.source, splits):
+        given = read_submission(request.source, splits, problems)
+    else:
+        given = read_predictions(request.source, problems, splits=request.splits)
     wanted = [one for split in splits for one in _wanted(split)]
     answered = match(given, wanted, problems, union=request.merge == "union")
     _add_missing(wanted, answered, problems)

@@ -34,6 +34,10 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
     staged: bool = False
 
+    def of_clips(self, images: Tensor, frames: int) -> list[Tensor]:
+        """As `forward`, of clips of `frames` images each; a backbone of images sees every one by itself."""
+        return self(images)
+
     def stage(self, k: int, x: Tensor) -> Tensor:
         """Map k of map k - 1, of the images where k is 0; all of them in turn are what `forward` does.
 
@@ -141,7 +145,7 @@ def local_weights(name: str, source: str) -> dict[str, Tensor]:
     if missing or unknown:
         raise RefsegError(
             f"{path}: not the weights of {name}: {len(missing)} tensors missing or of another shape "
-            f"({_some(missing)}), {len(unknown)} without a place ({_some(unknown)})",
+            f"({some(missing)}), {len(unknown)} without a place ({some(unknown)})",
             hint="set model.backbone to the model that they are of",
         )
     return placed
@@ -159,7 +163,8 @@ def _in_order(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
     return dict(zip(expected, given.values(), strict=True))
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of them, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
 
 

@@ -70,7 +70,7 @@ def test_a_report_is_drawn_by_one_process(
     from refseg_cli.evaluation import evaluate as module
 
     monkeypatch.setattr(module, "sharing", lambda: _Two())
-    with pytest.raises(RefsegError, match="drawn by one process"):
+    with pytest.raises(RefsegError, match="made by one process"):
         evaluate(EvalRequest(str(scenes), ("val",), str(run), device="cpu"), watch=lambda *seen: None)
 
 
