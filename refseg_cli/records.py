@@ -176,6 +176,28 @@ class Batch:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    def part(self, rows: slice) -> Batch:
+        """The batch of some of its expressions and the images that they are of."""
+        images, index = self.image_index[rows].unique(return_inverse=True)
+
+        def of(values: Tensor | None, chosen: Tensor | slice) -> Tensor | None:
+            return None if values is None else values[chosen]
+
+        return replace(
+            self,
+            images=self.images[images],
+            tokens=self.tokens[rows],
+            attention_mask=self.attention_mask[rows],
+            image_index=index,
+            masks=of(self.masks, rows),
+            has_target=of(self.has_target, rows),
+            target_id=of(self.target_id, rows),
+            categories=of(self.categories, images),
+            sizes=of(self.sizes, images),
+            content=of(self.content, images),
+            samples=self.samples[rows],
+        )
+
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """The same batch with every tensor on `device`."""
         moved: dict[str, Any] = {}

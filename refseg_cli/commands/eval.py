@@ -36,10 +36,12 @@ from refseg_cli.commands._options import (
     Json,
     Latex,
     Markdown,
+    Memory,
     Model,
     Protocols,
     Quiet,
     Resamples,
+    choose_memory,
     choose_protocols,
     choose_splits,
 )
@@ -86,6 +88,7 @@ def eval_(
     sanity: AskSanity = None,
     resamples: Resamples = 10_000,
     batch_images: BatchImages = 8,
+    memory: Memory = None,
     device: Device = "auto",
     json: Json = False,
     markdown: Markdown = False,
@@ -118,21 +121,16 @@ def eval_(
     path = _page(page, disturb, source)
     needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
-        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit}
+        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
         _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
         outside = OutsideRequest(source, data, splits, wanted.counted, on_error == "skip", needs_masks, records, merge)
         _present(_score_file(outside), wanted, data, path, clips)
         return
     _refuse_without_from({"--on-error": on_error != "fail", "--merge": merge})
     plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
-    curve, changes = curves or path is not None, tuple(overrides or ())
-    request = replace(plain, protocols=wanted.counted, curve=curve, overrides=changes)
-    if calibrate:
-        _calibrate(request, calibrate)
-    if disturb is not None:
-        _show_disturbed(request, disturb, wanted)
-    else:
-        _present(_score_model(request, wanted.protocols, masks=needs_masks, maps=bool(path)), wanted, data, path, clips)
+    request = replace(plain, curve=curves or path is not None, overrides=tuple(overrides or ()))
+    request = replace(request, protocols=wanted.counted, memory=choose_memory(memory))
+    _ask(request, wanted, path, clips, calibrate=calibrate, disturb=disturb, masks=needs_masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +256,29 @@ def _evaluate(request: EvalRequest, watch: Watch | KeptMasks | None = None) -> E
         )
     )
     return report
+
+
+def _ask(
+    request: EvalRequest,
+    wanted: _Wanted,
+    path: Path | None,
+    clips: ClipRequest,
+    *,
+    calibrate: str | None,
+    disturb: Disturbance | None,
+    masks: bool,
+) -> None:
+    """Ask the model, and show what it answers. masks: keep them."""
+    from refseg_cli.evaluation.parts import sharing
+
+    with sharing():
+        if calibrate:
+            _calibrate(request, calibrate)
+        if disturb is not None:
+            _show_disturbed(request, disturb, wanted)
+            return
+        found = _score_model(request, wanted.protocols, masks=masks, maps=path is not None)
+        _present(found, wanted, request.data, path, clips)
 
 
 def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted) -> None:

@@ -60,7 +60,9 @@ def build_model(recipe: Recipe, *, vocab_size: int) -> nn.Module:
     model = MODELS[recipe.arch][1]
     try:
         return model(config, vocab_size=vocab_size, max_tokens=recipe.text.max_tokens, size=recipe.data.size)
-    except ValueError as error:
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+            raise
         raise RefsegError(
             f"{recipe.arch}: cannot build the model: {error}", hint="check [model] in the recipe"
         ) from error
