@@ -160,7 +160,9 @@ class StepDataset(Dataset[Batch]):
             image_index=torch.repeat_interleave(torch.arange(len(parts)), repeats),
             masks=torch.cat([part.masks for part in parts])[:, None],
             has_target=torch.cat([part.has_target for part in parts]),
-            categories=torch.stack([p.categories for p in parts]) if self._wants_categories else None,  # type: ignore[misc]
+            categories=_stacked([part.categories for part in parts]),
+            small=_stacked([part.small for part in parts]),
+            **_objects(parts),
             target_id=_distinct([(i, t) for i, part in enumerate(parts) for t in part.targets]),
             sizes=torch.tensor([part.size for part in parts]),
             content=torch.stack([_as_row(part.placement) for part in parts]),
@@ -176,10 +178,12 @@ class StepDataset(Dataset[Batch]):
         if rng is not None and self.config.shrink < 1:
             scale, *at = rng.uniform((self.config.shrink, 0, 0), 1)
             placement = placement.shrunk(scale, (at[0], at[1]), self.config.size)
-        pixels = transforms.to_input(image, placement, self.config)
+        views = [transforms.to_input(image, placement, self.config)]
+        if (small := transforms.to_small(image, placement, self.config)) is not None:
+            views.append(small)
         expressions = [record.expressions[e] for e in pick.expressions]
         targets = [tuple(sorted(e.targets)) for e in expressions]
-        target_masks = self._targets(record, targets, placement)
+        target_masks, objects, object_of = self._targets(record, targets, placement)
         categories = self._categories(record, placement) if self._wants_categories else None
         phrases = [e.phrase(self.field) for e in expressions]
         samples: tuple[Sample, ...] = ()
@@ -187,7 +191,7 @@ class StepDataset(Dataset[Batch]):
             samples = tuple(_sample(record, e, self.field) for e in expressions)
         else:
             if rng.random() < self.config.flip:
-                pixels, target_masks = pixels.flip(-1), target_masks.flip(-1)
+                views, target_masks, objects = [v.flip(-1) for v in views], target_masks.flip(-1), objects.flip(-1)
                 categories = None if categories is None else categories.flip(-1)
                 phrases = [transforms.swap_sides(p) for p in phrases]
                 placement = Placement(
@@ -199,10 +203,15 @@ class StepDataset(Dataset[Batch]):
             if self.unknown:
                 phrases = [text.with_unknown_words(p, self.unknown, rng) for p in phrases]
             if self.config.jitter:
-                pixels = transforms.jitter(pixels, self.config.jitter, rng)
+                factors = transforms.jitter_of(self.config.jitter, rng)
+                views = [transforms.jitter(view, *factors) for view in views]
+        pixels, *small_pixels = (transforms.normalise(view, self.config) for view in views)
         return _ImagePart(
-            image=transforms.normalise(pixels, self.config),
+            image=pixels,
+            small=small_pixels[0] if small_pixels else None,
             masks=target_masks,
+            objects=objects if self._wants_objects else None,
+            object_of=object_of,
             categories=categories,
             has_target=torch.tensor([bool(t) for t in targets]),
             phrases=phrases,
@@ -212,16 +221,25 @@ class StepDataset(Dataset[Batch]):
             samples=samples,
         )
 
-    def _targets(self, record: Record, targets: Sequence[tuple[int, ...]], placement: Placement) -> Tensor:
-        """(K, H, W): the union of each expression's instances, every instance decoded and resized once."""
+    def _targets(
+        self, record: Record, targets: Sequence[tuple[int, ...]], placement: Placement
+    ) -> tuple[Tensor, Tensor, list[int]]:
+        """(K, H, W): the union of each expression's instances, every instance decoded and resized once; (T, H, W): the
+        same one by one; and the expression of each."""
         wanted = sorted({t for ids in targets for t in ids})
         decoded = [torch.from_numpy(masks.decode(record.instances[t].rle)) for t in wanted]
         fitted = transforms.masks_to_input(torch.stack(decoded), placement, self.config) if decoded else None
-        union = torch.zeros(len(targets), *self.config.size)
+        union, objects = torch.zeros(len(targets), *self.config.size), [torch.zeros(0, *self.config.size)]
         for row, ids in enumerate(targets):
             if fitted is not None and ids:
-                union[row] = fitted[[wanted.index(t) for t in ids]].amax(0)
-        return union
+                own = fitted[[wanted.index(t) for t in ids]]
+                union[row] = own.amax(0)
+                objects += [own.float()] if self._wants_objects else []
+        return union, torch.cat(objects), [row for row, ids in enumerate(targets) for _ in ids]
+
+    @property
+    def _wants_objects(self) -> bool:
+        return self.config.objects and self.augment is not None
 
     @property
     def _wants_categories(self) -> bool:
@@ -243,7 +261,10 @@ class _ImagePart:
     """What one image contributes to a batch."""
 
     image: Tensor
+    small: Tensor | None
     masks: Tensor
+    objects: Tensor | None
+    object_of: list[int]
     categories: Tensor | None
     has_target: Tensor
     phrases: list[str]
@@ -251,6 +272,23 @@ class _ImagePart:
     size: tuple[int, int]
     placement: Placement
     samples: tuple[Sample, ...]
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """One of all, or None if there are none."""
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there) if there else None
+
+
+def _objects(parts: Sequence[_ImagePart]) -> dict[str, Tensor]:
+    """`Batch.objects` and `Batch.object_of`, if they are wanted."""
+    starts = np.cumsum([0, *(len(part.phrases) for part in parts)])
+    there = [(part.objects, start + np.array(part.object_of)) for part, start in zip(parts, starts, strict=False)]
+    objects = [masks for masks, _ in there if masks is not None]
+    if not objects:
+        return {}
+    owners = np.concatenate([owner for _, owner in there]).astype(np.int64)
+    return {"objects": torch.cat(objects), "object_of": torch.from_numpy(owners)}
 
 
 def _sample(record: Record, expression: Expression, field: PhraseField) -> Sample:
@@ -322,8 +360,10 @@ def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, confi
     size = (int(image.shape[1]), int(image.shape[2]))
     placement = place(size, config)
     tokens, attention_mask = tokenizer.encode(phrases)
+    small = transforms.to_small(image, placement, config)
     return Batch(
         images=transforms.normalise(transforms.to_input(image, placement, config), config)[None],
+        small=None if small is None else transforms.normalise(small, config)[None],
         tokens=tokens,
         attention_mask=attention_mask,
         image_index=torch.zeros(len(phrases), dtype=torch.int64),

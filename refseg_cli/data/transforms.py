@@ -6,6 +6,7 @@ Axes: h w of the original picture, H W of the network input.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -29,8 +30,15 @@ def to_input(image: Tensor, placement: Placement, config: DataConfig) -> Tensor:
         pixels = resample(image.float() - 255 * fill, of_input, config.size, mode="bicubic", padding="zeros")
         return (pixels + 255 * fill).round().clamp(0, 255) / 255
     canvas = fill.repeat(1, *config.size)
-    canvas[:, *placement.box()] = _resize(image, placement, mode="bilinear", antialias=True).float() / 255
+    canvas[:, *placement.box()] = _resize(image, placement, mode="bilinear", antialias=config.smooth).float() / 255
     return canvas
+
+
+def to_small(image: Tensor, placement: Placement, config: DataConfig) -> Tensor | None:
+    """As `to_input`, made of the picture itself at `config.small`'s size; None where there is none."""
+    if config.small == (0, 0):
+        return None
+    return to_input(image, placement.scaled(config.size, config.small), replace(config, size=config.small))
 
 
 def masks_to_input(masks: Tensor, placement: Placement, config: DataConfig) -> Tensor:
@@ -88,9 +96,14 @@ def normalise(image: Tensor, config: DataConfig) -> Tensor:
     return (image - image.new_tensor(config.mean).view(3, 1, 1)) / image.new_tensor(config.std).view(3, 1, 1)
 
 
-def jitter(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Random brightness and contrast by up to `strength`; the hue stays, since phrases name colours."""
+def jitter_of(strength: float, rng: np.random.Generator) -> tuple[float, float]:
+    """Random factors of brightness and contrast, of up to `strength`; the hue stays, since phrases name colours."""
     brightness, contrast = 1 + rng.uniform(-strength, strength, 2)
+    return brightness, contrast
+
+
+def jitter(image: Tensor, brightness: float, contrast: float) -> Tensor:
+    """(3, H, W) in [0, 1], and so it stays."""
     return ((image - 0.5) * contrast + 0.5 * brightness).clamp(0, 1)
 
 
