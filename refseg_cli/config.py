@@ -114,9 +114,10 @@ class DataConfig:
 class TextConfig:
     """How a phrase becomes tokens.
 
-    tokenizer: `words` (own vocabulary, built from the training phrases), `bert` (WordPiece) or `clip` (BPE).
+    tokenizer: `words` (own vocabulary, built from the training phrases), `bert` (WordPiece), `clip` (BPE) or `beit3`
+               (sentencepiece).
     vocab:     for `bert`: a `vocab.txt`, or the name of a hub model that has one; for `clip`: its release's
-               `bpe_simple_vocab_16e6.txt.gz`.
+               `bpe_simple_vocab_16e6.txt.gz`; for `beit3`: its release's `beit3.spm`.
     glove:     for `words`: a GloVe text file whose vectors initialise the embedding; empty for learned embeddings.
     field:     which form of a sentence is read, in training and evaluation: `sent`, cleaned, or `raw`, as it was typed
                (see `records.Expression`). `predict` takes every phrase as it is given.
@@ -126,7 +127,7 @@ class TextConfig:
                training, evaluation and `predict`; see data/spelling.py.
     """
 
-    tokenizer: Literal["words", "bert", "clip"] = "words"
+    tokenizer: Literal["words", "bert", "clip", "beit3"] = "words"
     max_tokens: int = 15
     vocab: str = ""
     min_count: int = 1

@@ -5,7 +5,7 @@ Axes: N expressions, h w network output. Of set losses: n expressions, q queries
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -63,6 +63,7 @@ def set_losses(
     targets: Tensor,
     owners: Tensor,
     *,
+    enlarge: Callable[[Tensor], Tensor],
     class_weights: tuple[float, float],
     costs: Mapping[str, float],
     points: int,
@@ -78,30 +79,38 @@ def set_losses(
         classes: (n, q, 2) logits: a target, or none.
         targets: (t, H, W) in {0, 1}.
         owners: (t,) int64, the expression of each.
+        enlarge: (m, h, w) logits to those that are looked at, of any size.
         class_weights: of the two classes in `refers`.
         costs: weights of the three in the matching.
         points: of a mask that are looked at.
     """
     masks, classes = masks.float(), classes.float()
-    rows, queries, wanted = match(masks, classes, targets, owners, costs=costs, points=points)
+    rows, queries, wanted = match(masks, classes, targets, owners, enlarge=enlarge, costs=costs, points=points)
     labels = torch.ones(classes.shape[:2], dtype=torch.int64, device=classes.device)
     labels[rows, queries] = 0
     refers = F.cross_entropy(classes.transpose(1, 2), labels, classes.new_tensor(class_weights))
     if not len(rows):
         return {"refers": refers, "mask": masks.sum() * 0, "dice": masks.sum() * 0}
-    found, truth, count = masks[rows, queries], targets[wanted].to(masks.dtype), max(1, len(targets))
+    found, truth = enlarge(masks[rows, queries]), targets[wanted].to(masks.dtype)
     with torch.no_grad():
         where = uncertain_points(found, points)
         labels_at = sample(truth, where)
     at = sample(found, where)
     dices = 1 - (2 * (at.sigmoid() * labels_at).sum(1) + 1) / (at.sigmoid().sum(1) + labels_at.sum(1) + 1)
     entropies = F.binary_cross_entropy_with_logits(at, labels_at, reduction="none").mean(1)
-    return {"refers": refers, "mask": entropies.sum() / count, "dice": dices.sum() / count}
+    return {"refers": refers, "mask": entropies.sum() / len(targets), "dice": dices.sum() / len(targets)}
 
 
 @torch.no_grad()
 def match(
-    masks: Tensor, classes: Tensor, targets: Tensor, owners: Tensor, *, costs: Mapping[str, float], points: int
+    masks: Tensor,
+    classes: Tensor,
+    targets: Tensor,
+    owners: Tensor,
+    *,
+    enlarge: Callable[[Tensor], Tensor],
+    costs: Mapping[str, float],
+    points: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(m,) each, int64: expressions, their queries, and the targets that these are; arguments as in `set_losses`.
 
@@ -114,7 +123,7 @@ def match(
     for n in owners.unique().tolist():
         own = (owners == n).nonzero()[:, 0]
         where = torch.rand(1, points, 2, device=masks.device, dtype=masks.dtype)
-        at = sample(masks[n], where.expand(masks.shape[1], -1, -1))
+        at = sample(enlarge(masks[n]), where.expand(masks.shape[1], -1, -1))
         truth = sample(targets[own].to(masks.dtype), where.expand(len(own), -1, -1))
         # -log p - (log(1 - p) - log p) t, summed over points: softplus(x) - x t
         entropy = (F.softplus(at).sum(1)[:, None] - at @ truth.T) / points

@@ -48,7 +48,6 @@ from refseg_cli.records import Batch, MapKind, Prediction
 CLASS_WEIGHTS = (1.0, 0.1)  # referred, other [official code]
 WEIGHTS = {"refers": 2.0, "mask": 5.0, "dice": 5.0}  # of losses, and of the matching [official code]
 EARLIER = 0.2  # of the same for all predictions but the last [official code]
-POINTS = 12544  # of a mask that losses and matching look at [official code]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,12 @@ class DeRISConfig(EncoderConfig):
     queries: int = 10
     layers: int = 3
     hidden: int = 2048
-    among: Literal["alone", "queries"] = "alone"  # whom a query attends to in a loopback [official code; as meant, ours]
+    among: Literal["alone", "queries"] = (
+        "alone"  # whom a query attends to in a loopback [official code; as meant, ours]
+    )
     existence_layers: int = 3
     existence_hidden: int = 512
+    points: int = 12544  # of a mask that losses and matching look at
     score_threshold: float = 0.9  # above which a query's mask is part of the phrase's
 
     def __post_init__(self) -> None:
@@ -168,13 +170,14 @@ class DeRIS(nn.Module):
         for k, (mask, refers) in enumerate(zip(masks, referred, strict=True)):
             share = 1.0 if k == len(masks) - 1 else EARLIER
             found = losses.set_losses(
-                upsampled(mask.float(), targets.shape[-2:]),
+                mask,
                 refers,
                 targets,
                 owners,
+                enlarge=lambda some: upsampled(some[None], targets.shape[-2:])[0],
                 class_weights=CLASS_WEIGHTS,
                 costs=WEIGHTS,
-                points=POINTS,
+                points=self.config.points,
             )
             for name, term in found.items():
                 terms[name] = terms.get(name, 0.0) + share * WEIGHTS[name] * term

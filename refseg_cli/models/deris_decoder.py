@@ -137,7 +137,9 @@ class QueryDecoder(nn.Module):
             RegionLayer(dim=dim, heads=heads, hidden=hidden, language=None) for _ in range(layers)
         )
         self.norm, self.filter = nn.LayerNorm(dim), mlp(dim, dim, dim, dim)
-        self.loopbacks = nn.ModuleList(Loopback(dim, heads=heads, hidden=hidden, among=among) for _ in range(layers + 1))
+        self.loopbacks = nn.ModuleList(
+            Loopback(dim, heads=heads, hidden=hidden, among=among) for _ in range(layers + 1)
+        )
         self.refers = nn.Linear(dim, 2)  # the same for all
 
     def stages(

@@ -119,6 +119,7 @@ FILLS = {
             Factor(r"(multihead_attn|self_attn|attn)\.in_proj", 2),
             Factor(r"Q2TCA\..*cross_attn\.[qkv]\.", 3),
             Factor(r"SEG_cls", 8, matrices=False),
+            Factor(r"roialigner\..*(in_proj|out_proj|ffns)", 3),
         ),
     ),
     "asda": Fill(
