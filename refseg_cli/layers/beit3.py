@@ -98,7 +98,7 @@ class MultiwayEncoder(nn.Module):
     def place(self, patches: Tensor) -> Tensor:
         """Patches (i, c, h, w) as tokens (i, 1 + p, c) behind [CLS], with their positions: all before words come in."""
         tokens = patches.flatten(2).transpose(1, 2)
-        return torch.cat([self.cls.expand(len(tokens), 1, -1), tokens], 1) + self.picture_positions
+        return torch.cat([self.cls.expand(tokens.shape[0], 1, -1), tokens], 1) + self.picture_positions
 
     def forward(self, placed: Tensor, words: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """placed (n, 1 + p, c), of `place`; words (n, l, c), keep (n, l) bool -> a map (n, c, h, w), words (n, l, c).

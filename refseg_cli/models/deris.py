@@ -145,7 +145,7 @@ class DeRIS(nn.Module):
         understood = self.understood(self.seen(seen.movedim(1, -1)).movedim(-1, 1))
         perceived = self.perceived(pixels.mask_features)[index]
         features = perceived + resized(understood, perceived)
-        queries = self.queries(self.query_table).expand(len(index), -1, -1)
+        queries = self.queries(self.query_table).expand(index.shape[0], -1, -1)
         return list(self.decoder.stages(queries, pixels.memory, features, words, index)), features, words
 
     def _answer(self, batch: Batch, stages: list[Stage], features: Tensor, words: Words) -> Prediction:

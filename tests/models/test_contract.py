@@ -267,7 +267,8 @@ def split_in_two(file: Path, folder: Path) -> Run:
 
 
 def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
-    return batch.images, batch.tokens, batch.attention_mask, batch.image_index
+    assert batch.small is not None
+    return batch.images, batch.tokens, batch.attention_mask, batch.image_index, batch.small
 
 
 def a_tokenizer() -> Tokenizer:
