@@ -52,8 +52,8 @@ class Placement:
             (self.left + self.width) * x,
         )
         if self.whole:
-            top, left, bottom, right = map(round, (top, left, bottom, right))
-            bottom, right = max(top + 1, bottom), max(left + 1, right)
+            top, left = min(round(top), to[0] - 1), min(round(left), to[1] - 1)
+            bottom, right = max(top + 1, round(bottom)), max(left + 1, round(right))
         return Placement(top, left, bottom - top, right - left)
 
     def inverse(self, size: tuple[int, int], input_size: tuple[int, int]) -> Placement:
