@@ -18,9 +18,13 @@ it, and why:
   one has, by its largest rate of 0.3. BEiT-3-L has no stochastic depth either, by a slip of the official code.
 - No boxes: their loss weighs nothing, and no mask asks them. No class of the perception alone, for the same reason.
 - The existence branch drops out what its attentions give, too.
-- Parameters at full size: DeRIS-B 291.10 M, the official 291.50 M; DeRIS-L 781.15 M, the official 781.56 M. What is
-  not here has no influence on mask or existence, see `OFFICIAL_KEYS`.
-- Ours, for small models: words and patches made by encoders that have learned before, see `DeRISConfig`.
+- In a loopback a query attends to no other. The official code means it to, and swaps the axes of queries and batch: a
+  query attends to the same one of the batch's other phrases. Here every phrase is a batch of its own, in which that is
+  a linear layer, and what a query's mask covers has no say. Official figures of one target come from batches of 16.
+- Parameters at full size: DeRIS-B 290.65 M, the official 291.46 M; DeRIS-L 780.73 M, the official 781.54 M. What is
+  not here has no influence on mask or existence, see models/deris_official.py.
+- Ours, for small models: words and patches made by encoders that have learned before, and queries that attend to one
+  another, see `DeRISConfig`.
 
 Axes: i images, n expressions, q queries, s stages (predictions), l words, c channels, h w of a map.
 """
