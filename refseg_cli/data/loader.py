@@ -152,6 +152,7 @@ class StepDataset(Dataset[Batch]):
             rng = np.random.default_rng((*(self.augment or ()), *(pick.image for pick in step)))
             phrases = [phrases[i] for i in rng.permutation(len(phrases))]
         tokens, attention_mask = self.tokenizer.encode(phrases)
+        objects, object_of = _objects(parts)
         repeats = torch.tensor([len(part.phrases) for part in parts])
         return Batch(
             images=torch.stack([part.image for part in parts]),
@@ -162,7 +163,8 @@ class StepDataset(Dataset[Batch]):
             has_target=torch.cat([part.has_target for part in parts]),
             categories=_stacked([part.categories for part in parts]),
             small=_stacked([part.small for part in parts]),
-            **_objects(parts),
+            objects=objects,
+            object_of=object_of,
             target_id=_distinct([(i, t) for i, part in enumerate(parts) for t in part.targets]),
             sizes=torch.tensor([part.size for part in parts]),
             content=torch.stack([_as_row(part.placement) for part in parts]),
@@ -280,15 +282,15 @@ def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
     return torch.stack(there) if there else None
 
 
-def _objects(parts: Sequence[_ImagePart]) -> dict[str, Tensor]:
+def _objects(parts: Sequence[_ImagePart]) -> tuple[Tensor | None, Tensor | None]:
     """`Batch.objects` and `Batch.object_of`, if they are wanted."""
     starts = np.cumsum([0, *(len(part.phrases) for part in parts)])
     there = [(part.objects, start + np.array(part.object_of)) for part, start in zip(parts, starts, strict=False)]
     objects = [masks for masks, _ in there if masks is not None]
     if not objects:
-        return {}
+        return None, None
     owners = np.concatenate([owner for _, owner in there]).astype(np.int64)
-    return {"objects": torch.cat(objects), "object_of": torch.from_numpy(owners)}
+    return torch.cat(objects), torch.from_numpy(owners)
 
 
 def _sample(record: Record, expression: Expression, field: PhraseField) -> Sample:

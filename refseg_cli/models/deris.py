@@ -43,6 +43,7 @@ from refseg_cli import losses
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.beit3 import MultiwayEncoder
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
+from refseg_cli.layers.language import TextEncoder
 from refseg_cli.layers.pixel_decoder import DeformablePixelDecoder, DensePixelDecoder, Pixels, resized
 from refseg_cli.layers.pyramids import NormedMaps
 from refseg_cli.layers.vision import freeze
@@ -244,13 +245,13 @@ class Cognition(nn.Module):
         self.reads_maps = config.patches == "map"
         grid = (math.ceil(size[0] / 8), math.ceil(size[1] / 8)) if self.reads_maps else config.grid
         self.patches = nn.Conv2d(channels, dim, 1) if self.reads_maps else nn.Conv2d(3, dim, config.patch, config.patch)
-        self.text = None
+        self.text: TextEncoder | None = None
         if config.words == "encoder":
             self.text = build_text(
                 config, vocab_size=vocab_size, max_tokens=max_tokens, dim=config.dim, heads=config.heads
             )
-        self.words: nn.Module = nn.Embedding(rows, dim) if self.text is None else nn.Linear(self.text.dim, dim)
-        if self.text is None:
+        self.words = nn.Embedding(rows, dim) if self.text is None else nn.Linear(self.text.dim, dim)
+        if isinstance(self.words, nn.Embedding):
             nn.init.normal_(self.words.weight, std=dim**-0.5)
         self.encoder = MultiwayEncoder(
             dim,
