@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -135,6 +135,14 @@ Device = Annotated[
         metavar="NAME",
         help="Device to run on: auto, cpu, cuda, cuda:N or mps.",
         autocompletion=device_choices,
+    ),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"],
+    typer.Option(
+        "--precision",
+        help="Of the arithmetic. auto takes bf16 where the hardware has it and the model passed 'refseg calibrate "
+        "--check-precision bf16'.",
     ),
 ]
 Memory = Annotated[

@@ -16,7 +16,7 @@ import typer
 from refseg_cli import files
 from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
 from refseg_cli.commands._many import each, expand, read_phrases
-from refseg_cli.commands._options import Device, MaxPixels, Memory, Model, Quiet, choose_memory
+from refseg_cli.commands._options import Device, MaxPixels, Memory, Model, Precision, Quiet, choose_memory
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places, name_of
 from refseg_cli.console import console
@@ -124,6 +124,7 @@ def predict(
     threshold: Threshold = None,
     no_target_threshold: NoTargetThreshold = None,
     max_pixels: MaxPixels = None,
+    precision: Precision = "fp32",
     memory: Memory = None,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled pictures.")] = False,
@@ -160,7 +161,7 @@ def predict(
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
-    options["memory"] = choose_memory(memory)
+    options |= {"precision": precision, "memory": choose_memory(memory)}
     if requests:
         asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
         other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
