@@ -235,6 +235,8 @@ def resolve(path: str | Path | None) -> Path:
             return found
     if name in BUNDLED:
         return bundled(name)
+    if path.suffix == ".onnx" and path.is_file():
+        raise RefsegError(f"{path}: an exported model, not a checkpoint", hint="name the one that it was made of")
     if path.is_dir():
         what, near = "no checkpoint in this folder", None
     else:

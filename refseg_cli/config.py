@@ -17,7 +17,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.errors import RefsegError, nearest_name, unknown_name
 from refseg_cli.records import PhraseField
 
 T = TypeVar("T")
@@ -35,7 +35,20 @@ def _require(config: Any, **rules: tuple[bool, str]) -> None:
 
 
 # The keys of models.MODELS, for those who must not import torch.
-ARCHITECTURES = ("align", "asda", "caris", "cgformer", "cris", "isfp", "jmceln", "lavt", "m3att", "rela", "vlt")
+ARCHITECTURES = (
+    "align",
+    "asda",
+    "caris",
+    "cgformer",
+    "cris",
+    "isfp",
+    "jmceln",
+    "lavt",
+    "m3att",
+    "rela",
+    "vlt",
+    "vlt-clips",
+)
 
 # Settings that act in evaluation alone, by architecture: a model with another value of them is, weights and all, what
 # the recipe with that value trains.
@@ -57,7 +70,9 @@ class DataConfig:
     jitter: strength of brightness and contrast changes in training, 0 for none (hue is never touched: colour words).
     shrink: smallest scale at which a picture is shown in training, anywhere in the input; 1 for always whole. The whole
             picture stays in sight, so every phrase stays true, and large objects become small ones.
-    phrases_per_image: expressions drawn per image and epoch in training; 0 for all.
+    phrases_per_image: expressions drawn per image and epoch in training, of clips per clip; 0 for all.
+    clip_frames: frames of a clip that a model of clips is trained on at once; 0 for a model of pictures.
+    clip_window: how many it looks at together afterwards.
     category_map: also give the model the annotated category of every pixel (training of `align`'s encoders).
     """
 
@@ -70,6 +85,8 @@ class DataConfig:
     jitter: float = 0.0
     shrink: float = 1.0
     phrases_per_image: int = 0
+    clip_frames: int = 0
+    clip_window: int = 16
     category_map: bool = False
     workers: int = 2
 
@@ -85,6 +102,8 @@ class DataConfig:
             jitter=(0 <= self.jitter < inf, "a strength"),
             shrink=(0 < self.shrink <= 1 and (self.shrink == 1 or self.resize != "warp"), "a scale; 1 with warp"),
             phrases_per_image=(self.phrases_per_image >= 0, "a number of phrases"),
+            clip_frames=(self.clip_frames >= 0, "a number of frames"),
+            clip_window=(self.clip_window > 0, "a number of frames above 0"),
             workers=(self.workers >= 0, "a number of processes"),
         )
 
@@ -117,6 +136,8 @@ class TextConfig:
     def __post_init__(self) -> None:
         _require(
             self,
+            max_tokens=(self.max_tokens > 0, "a number above 0"),
+            min_count=(self.min_count >= 0, "a number of phrases"),
             unknown=(0 <= self.unknown <= 1, "a share"),
             spelling=(not self.spelling or self.tokenizer == "words", f"for {self.tokenizer}, which knows every word"),
         )
@@ -133,6 +154,7 @@ class TrainConfig:
     same_object, different_object: N_SO and N_DO of VLT's contrastive batches (thesis 4.2.5); -1 and 0.0 leave the
                    plain grouped batch. N_DO is a share of the batch.
     best_metric:   the validation metric that picks `best`.
+    shard_model:   several processes keep one share each of every weight, gradient and moment (FSDP2), not a whole copy.
     steps:         optimiser steps after which the run ends, in the middle of an epoch or not; 0: it ends with `epochs`.
     """
 
@@ -160,14 +182,21 @@ class TrainConfig:
     best_metric: str = "gIoU"
     same_object: int = -1
     different_object: float = 0.0
+    shard_model: bool = False
     steps: int = 0
 
     def __post_init__(self) -> None:
+        factors = ("backbone_lr", "weight_decay", "power", "gamma", "warmup_steps", "clip_norm", "eval_limit")
         counts = ("epochs", "batch_images", "accumulate", "save_every_steps", "eval_every_epochs")
         _require(
             self,
             **{name: (getattr(self, name) > 0, "a number above 0") for name in counts},
             lr=(0 <= self.lr < inf, "a learning rate"),
+            **{name: (0 <= getattr(self, name) < inf, "a number from 0") for name in factors},
+            betas=(all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
+            milestones=(all(epoch > 0 for epoch in self.milestones), "a list of epochs from 1"),
+            seed=(0 <= self.seed < 1 << 63, "a whole number from 0 to below 2^63"),
+            different_object=(0 <= self.different_object <= 1, "a share"),
             ema=(0 <= self.ema < 1, "a share below 1"),
             steps=(self.steps >= 0, "a number of steps"),
         )
@@ -332,7 +361,9 @@ def recipe_text(name_or_path: str) -> str:
             raise RefsegError(f"{path}: no such recipe file")
         return path.read_text("utf-8")
     if name_or_path not in recipe_names():
-        raise unknown_name("recipe", name_or_path, recipe_names())
+        near = nearest_name(name_or_path, recipe_names())
+        hint = f"did you mean {near!r}?" if near else "`refseg recipes list` names them; a file ends in .toml"
+        raise RefsegError(f"unknown recipe {name_or_path!r}", hint=hint)
     return (files("refseg_cli.recipes") / _file_name(name_or_path)).read_text("utf-8")
 
 
@@ -368,7 +399,7 @@ def _parsed(name_or_path: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(recipe_text(name_or_path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefsegError(f"{_file_name(name_or_path)}: not valid TOML: {error}") from error
 
 

@@ -15,7 +15,7 @@ import typer
 from refseg_cli.config import ARCHITECTURES, Recipe, load_recipe, recipe_names
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError, unknown_name
-from refseg_cli.metrics.protocols import GROUPS, PROTOCOLS
+from refseg_cli.metrics.protocols import BY_NAME, GROUPS, PROTOCOLS, REFSEG, VIDEO
 
 ALL = "all"  # --protocol
 DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
@@ -29,6 +29,7 @@ DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
     "m3att": "m3att-darknet53-refcoco",
     "rela": "rela-swin-b-grefcoco",
     "vlt": "vlt-darknet53-refcoco",
+    "vlt-clips": "vlt-clips-ref-youtube-vos",
 }
 
 
@@ -54,7 +55,7 @@ def split_choices() -> list[str]:
 
 def protocol_choices() -> list[str]:
     """Names of the evaluation protocols, and `all` of them."""
-    return [*PROTOCOLS, ALL]
+    return [*BY_NAME, ALL]
 
 
 def _silence(wanted: bool) -> bool:
@@ -102,6 +103,10 @@ Protocols = Annotated[
 ]
 Data = Annotated[
     str, typer.Option("--data", metavar="DIR", help="Prepared data: a folder or URI that 'refseg prepare' wrote.")
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Where the work is done: here, or on a Ray cluster (RAY_ADDRESS; docs/scale.md)."),
 ]
 Model = Annotated[
     str | None,
@@ -158,17 +163,21 @@ BatchImages = Annotated[
 ]
 
 
-def choose_protocols(text: str) -> tuple[str, ...]:
-    """The protocols of ``lavt,rela`` or ``all``.
+def choose_protocols(text: str, *, clips: bool = False) -> tuple[str, ...]:
+    """The protocols of ``lavt,rela`` or ``all``; of an empty text the usual one.
+
+    clips: whether they are for clips, which have one more, the usual one.
 
     Raises:
         RefsegError: there is no such protocol, or none is named.
     """
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not text:
+        return (VIDEO.name if clips else REFSEG.name,)
     if ALL in names:
-        return tuple(PROTOCOLS)
+        return tuple(BY_NAME if clips else PROTOCOLS)
     for name in names:
-        if name not in PROTOCOLS:
+        if name not in BY_NAME:
             raise unknown_name("protocol", name, protocol_choices())
     if not names:
         raise RefsegError("--protocol names none", hint=f"one of: {', '.join(protocol_choices())}")

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg_cli import files
+from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
 from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
 from refseg_cli.commands._many import each, expand, read_phrases
-from refseg_cli.commands._options import Device, MaxPixels, Memory, Model, Precision, Quiet, choose_memory
+from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Precision, Quiet, choose_memory
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places, name_of
+from refseg_cli.commands._predict_clips import VIDEOS, ClipPlaces, answer_clip, is_clip
 from refseg_cli.console import console
-from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
+from refseg_cli.errors import FOUND, NO_TARGET, RefsegError, quoted
 
 if TYPE_CHECKING:
     import numpy as np
 
     from refseg_cli.data.coco_ids import CocoIds
+    from refseg_cli.evaluation.parts import Part
     from refseg_cli.segmenters.base import Found, Segmenter
 
 # Endings that no phrase has.
@@ -60,7 +63,9 @@ Phrases = Annotated[
 ]
 Output = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="OUT", help="File, folder or template of names to write to; - for a pipe."),
+    typer.Option(
+        "--output", "--out", "-o", metavar="OUT", help="File, folder or template of names to write to; - for a pipe."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
 Resume = Annotated[
@@ -82,6 +87,15 @@ CocoIdsFile = Annotated[
         "--coco-ids", metavar="FILE", help="COCO data set whose ids --format coco takes; phrases are its categories."
     ),
 ]
+Simplify = Annotated[
+    float,
+    typer.Option(
+        "--simplify",
+        metavar="PIXELS",
+        min=0,
+        help="Pixels that the outlines of polygons, labelme and yolo-seg may be moved to have fewer corners.",
+    ),
+]
 Requests = Annotated[
     str | None,
     typer.Option(
@@ -91,6 +105,10 @@ Requests = Annotated[
         "standard input.",
     ),
 ]
+ClipFlag = Annotated[
+    bool, typer.Option("--clip", help="IMAGE is one clip: a folder of frames, an animated picture, or a video.")
+]
+Every = Annotated[int, typer.Option("--every", metavar="N", min=1, help="Of a clip, ask each N-th frame only.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
 ListWith = Annotated[
     bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
@@ -109,12 +127,20 @@ def predict(
     phrase: Phrase = None,
     phrase_file: PhraseFile = None,
     recursive: Recursive = False,
+    clip: ClipFlag = False,
+    every: Every = 1,
     requests: Requests = None,
+    data: DataIn = None,
+    split: SplitIn = "val",
+    engine: Engine = "local",
+    workers: Workers = 1,
+    threads: Threads = 0,
     output: Output = None,
     force: Force = False,
     resume: Resume = False,
     format: FormatName = None,
     coco_ids: CocoIdsFile = None,
+    simplify: Simplify = 0,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     explain: Explain = False,
     files_with: ListWith = False,
@@ -139,6 +165,8 @@ def predict(
     With --phrase, all arguments are images, or folders of them. Files are not replaced without --force.
     The template -o 'out/{stem}-{phrase}.png' names files itself, by {stem}, {name} and {folder} of the image, the
     {phrase}, and its number {n}.
+    A video is answered frame by frame, and becomes a video, PNG frames in a folder, or a line of text for each frame;
+    with --clip, so are a folder of frames and an animated picture.
 
     \b
     Example:
@@ -146,7 +174,9 @@ def predict(
       refseg predict photo.jpg "two people on left" -o mask.png
       refseg predict --json photo.jpg "the red car" | jq .no_target
       refseg predict photos/ -p "a dog" -p "a cat" -o 'masks/{stem}-{phrase}.png' --resume
+      refseg predict clip.mp4 "the red car" -f overlay -o drawn.mp4
       refseg predict --jsonl - < requests.jsonl > answers.jsonl
+      refseg predict --engine ray --workers 64 --data s3://bucket/shards --split test -o s3://bucket/answers
       refseg predict -l -p "kid in blue" photos/ | xargs ls -l
       cat photo.jpg | refseg predict -q - "a dog" && echo "there is a dog"
 
@@ -162,19 +192,45 @@ def predict(
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
     options |= {"precision": precision, "memory": choose_memory(memory)}
-    if requests:
+    if data:
+        _refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
+        _refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})
+        sizes = {"engine": engine, "workers": workers, "threads": threads}
+        status = answer_data(data, split, output, json=json, model=model, **options, **sizes)
+    elif requests:
         asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
-        other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
-        _refuse_besides("--jsonl", {**asked, **other})
+        other = {
+            "--format": chosen != "json" and (format or explain),
+            "--coco-ids": coco_ids,
+            "--simplify": simplify,
+            "--count": listing,
+        }
+        _refuse_besides("--jsonl", {**asked, **other, "--clip": clip, "--every": every > 1})
         status = _serve(requests, output, max_pixels, model, options, force=force)
+        return FOUND if no_target_ok and status == NO_TARGET else status
+    question = _question(image, phrases or [], phrase or [], phrase_file)
+    if clip or any(is_clip(name, output) for name in question.pictures):
+        needless = {"--recursive": recursive, "--resume": resume, "--count, -l and -L": listing, "--coco-ids": coco_ids}
+        _refuse_besides("a clip", needless)
+        status = answer_clip(
+            question.only_one(),
+            ClipPlaces(chosen, output, question.phrases, force),
+            every=every,
+            max_pixels=max_pixels,
+            model=model,
+            options=options,
+        )
     else:
+        _refuse_besides("a picture", {"--every": every > 1})
         if listing:
             _refuse_besides("printing names", {"--output": output, "--format": chosen != "png", "--resume": resume})
-        _refuse_besides(f"--format {chosen}", {"--coco-ids": chosen != "coco" and coco_ids})
+        outlined = chosen in ("polygons", "labelme", "yolo-seg")
+        useless = {"--coco-ids": chosen != "coco" and coco_ids, "--simplify": simplify and not outlined}
+        _refuse_besides(f"--format {chosen}", useless)
         _refuse_besides("--force", {"--resume": force and resume})
-        question = _question(image, phrases or [], phrase or [], phrase_file, recursive=recursive)
+        question = question.expanded(recursive=recursive)
         places = Places(chosen, output, question.phrases, force, resume)
-        status = _answer(question, places, listing, max_pixels, coco_ids, model, options)
+        status = _answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
 
 
@@ -190,8 +246,12 @@ def _serve(
 ) -> int:
     """Answer requests that come line by line."""
     from refseg_cli.commands._requests import answer_requests
+    from refseg_cli.evaluation.parts import sharing
     from refseg_cli.segmenters.choice import open_segmenter
 
+    with sharing() as part:
+        if part.n > 1:
+            raise RefsegError(f"--jsonl: {part.n} processes cannot share one stream of requests", hint="start one")
     sink = Sink(None if output in (None, STDIO) else Path(output))
     if sink.path:
         files.refuse_input(sink.path, 0 if requests == STDIO else Path(requests))
@@ -210,20 +270,29 @@ class _Question:
     phrases: list[str]
     many: bool
 
+    def expanded(self, *, recursive: bool) -> _Question:
+        """With the pictures that folders hold in their place."""
+        if self.many:
+            return replace(self, pictures=expand(self.pictures, PICTURES, recursive=recursive))
+        if recursive:
+            raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
+        return self
 
-def _question(
-    image: str | None, rest: Sequence[str], phrases: Sequence[str], file: Path | None, *, recursive: bool
-) -> _Question:
+    def only_one(self) -> str:
+        if len(self.pictures) > 1:
+            raise RefsegError("one clip at a time", hint="call refseg once for each")
+        return self.pictures[0]
+
+
+def _question(image: str | None, rest: Sequence[str], phrases: Sequence[str], file: Path | None) -> _Question:
     """What is asked of what: by --phrase and --phrases of all arguments, else by the others of the first."""
     asked = [*phrases, *(read_phrases(file) if file else [])]
     if image is None or not (asked or rest):
         raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
     if asked:
         _check(asked)
-        return _Question(expand([image, *rest], PICTURES, recursive=recursive), asked, True)
+        return _Question([image, *rest], asked, True)
     _check(rest)
-    if recursive:
-        raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
     return _Question([image], list(rest), False)
 
 
@@ -241,16 +310,34 @@ def _answer(
     listing: Listing | None,
     max_pixels: int | None,
     coco_ids: Path | None,
+    simplify: float,
     model: str | None,
     options: Mapping[str, Any],
 ) -> int:
-    """Have the question answered, and say by the exit status whether anything is found."""
+    """Have the question answered by all processes of a launcher; the exit status says whether anything is found."""
+    from refseg_cli.evaluation.parts import sharing
+
+    with sharing() as part:
+        return _answer_part(question, places, listing, max_pixels, coco_ids, simplify, model, options, part)
+
+
+def _answer_part(
+    question: _Question,
+    places: Places,
+    listing: Listing | None,
+    max_pixels: int | None,
+    coco_ids: Path | None,
+    simplify: float,
+    model: str | None,
+    options: Mapping[str, Any],
+    part: Part,
+) -> int:
     pictures, phrases, format = question.pictures, question.phrases, places.format
     if listing is None:  # refused before a model is loaded
-        places.check(pictures)
+        part.decided(partial(places.check, pictures))
     ids = _coco_ids(coco_ids, pictures, phrases) if format == "coco" else None
     if places.resume:
-        pictures = places.missing(pictures)
+        pictures = part.decided(partial(places.missing, pictures))
         console.info(f"{len(pictures)} of {len(question.pictures)} pictures are missing")
         if not pictures:
             return FOUND
@@ -266,13 +353,23 @@ def _answer(
         elif places.is_drawn:
             write = partial(_draw, places)
         else:
-            written = written_as(format, answering.segmenter, ids)
+            written = written_as(format, answering.segmenter, ids, simplify)
             if places.is_shared:
                 [sink] = places.of(pictures[0])
-                write = stack.enter_context(written.into(sink))
+                write = stack.enter_context(written.into(sink)) if part.k == 0 else _write_nothing
             else:
                 write = partial(_write_file, places, written)
-        return each(pictures, read, answering.ask, write, until_found=listing in ("with", "without"))
+        until_found = listing in ("with", "without")
+        if part.n == 1:
+            return each(pictures, read, answering.ask, write, until_found=until_found)
+        from refseg_cli.commands._shared import each_shared
+
+        apart = listing is None and not places.is_shared
+        return each_shared(pictures, read, answering.ask, write, part, apart=apart, until_found=until_found)
+
+
+def _write_nothing(asked: Asked, answers: Iterable[Found]) -> None:
+    """The first process writes what is of all."""
 
 
 def _draw(places: Places, asked: Asked, answers: Iterable[Found]) -> None:
@@ -355,9 +452,9 @@ def _check(phrases: Sequence[str]) -> None:
 
     check_phrases(phrases)
     for phrase in phrases:
-        if os.path.isfile(phrase) or Path(phrase).suffix.lower() in PICTURES:  # noqa: PTH113 - never raises
+        if os.path.isfile(phrase) or Path(phrase).suffix.lower() in (*PICTURES, *VIDEOS):  # noqa: PTH113 - never raises
             raise RefsegError(
-                f"{phrase!r}: a file, not a phrase",
+                f"{quoted(phrase)}: a file, not a phrase",
                 hint="name images before -p PHRASE; a phrase that does read like this may end with a space",
             )
 
@@ -389,12 +486,9 @@ def _stdin() -> bytes:
 
 
 def _demo(out: Path, model: str | None, device: str) -> int:
-    """Show what predict does on the bundled pictures; each row of the table names a picture to look at."""
+    """Show what predict does on the bundled pictures; each line names a picture to look at."""
     from refseg_cli.engine.predict import demo
 
-    shown = demo(out, folder=model, device=device)
-    rows = [[one.found.phrase, verdict(one.found), one.path] for one in shown]
-    console.table(
-        f"What was found in the pictures, drawn into {out}", ["phrase", "answer", "picture"], rows, whole=["picture"]
-    )
+    for one in demo(out, folder=model, device=device):
+        console.result(f"{one.found.phrase}: {verdict(one.found)} -> {one.path}")
     return FOUND

@@ -8,7 +8,9 @@ from pathlib import Path
 from refseg_cli import checkpoint, hub
 from refseg_cli.data import shards
 from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.answers import Answers
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
+from refseg_cli.evaluation.parts import Part, sharing
 from refseg_cli.metrics.scores import scores
 from refseg_cli.metrics.tuning import tune
 from refseg_cli.progress import Progress, silent
@@ -34,6 +36,8 @@ class Calibration:
 def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) -> Calibration:
     """Choose the thresholds of the highest gIoU on a split, and store them in the checkpoint's folder.
 
+    Several processes share the questions; the first one chooses and stores for all.
+
     The mask threshold is one of `curves.MASK_THRESHOLDS`; with it goes the no-target head's threshold, or, for a model
     without such a head, the least number of pixels. Thresholds that are already as good stay. Of a zero-shot model,
     whose masks come finished, the no-target threshold alone is chosen.
@@ -48,10 +52,22 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     if request.model is not None and is_zero_shot(request.model):
         return _calibrate_zero_shot(request, request.model, split, progress)
     folder = own_checkpoint(request.model)
+    with sharing() as part:
+        return _calibrate_checkpoint(request, folder, split, part, progress)
+
+
+def _calibrate_checkpoint(
+    request: EvalRequest, folder: Path, split: str, part: Part, progress: Progress
+) -> Calibration:
     passed = replace(request, splits=(split,), protocols=("refseg",), curve=True, records=None, disturb=None)
     answers = evaluate(passed, progress=progress).evaluations[split].answers
     if not len(answers):
         raise RefsegError(f"{request.data}: no expression in {split} to calibrate on")
+    return part.decided(lambda: _chosen(answers, folder, split))
+
+
+def _chosen(answers: Answers, folder: Path, split: str) -> Calibration:
+    """From answers with counts at every mask threshold; stored."""
     old, levels = answers.about.thresholds, answers.about.mask_thresholds
     before = scores(answers.counts()).values["gIoU"]
     best = tune([answers.counts_at(i) for i in range(len(levels))], levels, min_pixels=old.min_pixels)
@@ -91,6 +107,11 @@ def _refuse_cached(model: str | None) -> None:
 
 def _calibrate_zero_shot(request: EvalRequest, name: str, split: str, progress: Progress) -> Calibration:
     """From one pass in which every phrase's candidate is reported, however improbable."""
+    with sharing() as part:
+        return part.decided(lambda: _chosen_zero_shot(request, name, split, progress))
+
+
+def _chosen_zero_shot(request: EvalRequest, name: str, split: str, progress: Progress) -> Calibration:
     from refseg_cli.evaluation.asked import counts_of
 
     opened = shards.open_shards(request.data, split)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from refseg_cli.checkpoint import Checkpoint
     from refseg_cli.config import Published, Recipe
+    from refseg_cli.data.loader import Step
     from refseg_cli.data.shards import Shards
     from refseg_cli.data.text import Tokenizer
     from refseg_cli.evaluation.disturb import Disturbance
@@ -230,8 +231,8 @@ def joined(own: Evaluation, part: Part, keep: Kept | None) -> Evaluation:
 def _check_watch(watch: Watch | None, part: Part) -> None:
     if watch is not None and part.n > 1:
         raise RefsegError(
-            "a report is drawn by one process",
-            hint="keep the answers with --records FILE, then refseg eval --from FILE --report PAGE",
+            "a report, a submission and figures of clips are made by one process",
+            hint="keep the answers with --records FILE, then refseg eval --from FILE",
         )
 
 
@@ -293,25 +294,19 @@ def evaluate_model(
     """
     import torch
 
-    from refseg_cli.data.loader import StepDataset, iterate, sequential_steps
+    from refseg_cli.data.loader import StepDataset, iterate
     from refseg_cli.segmenters.inference import postprocess
     from refseg_cli.segmenters.passes import Passes
     from refseg_cli.segmenters.precision import asked_at
 
-    per_image = np.array(split.expression_counts)
-    if limit:
-        per_image[np.flatnonzero(per_image)[limit:]] = 0
-    per_image[np.setdiff1d(np.arange(len(per_image)), part.of(np.flatnonzero(per_image)))] = 0
     dataset = StepDataset(split, tokenizer, recipe.data, field=recipe.text.field)
-    batches = iterate(
-        dataset,
-        sequential_steps(per_image, batch_images=batch_images),
-        workers=recipe.data.workers if workers is None else workers,
-    )
+    steps = _steps(split, recipe, limit, part, batch_images)
+    images = np.unique([pick.image for step in steps for pick in step]).astype(np.int64)
+    batches = iterate(dataset, steps, workers=recipe.data.workers if workers is None else workers)
     about = replace(about or About(), thresholds=thresholds)
     views = _views(about)
-    change = None if disturb is None else disturb.prepare(model, dataset, np.flatnonzero(per_image), device)
-    total, done, encodings, parts = int(per_image.sum()), 0, 0, []
+    change = None if disturb is None else disturb.prepare(model, dataset, images, device)
+    total, done, encodings, parts = sum(len(pick.expressions) for step in steps for pick in step), 0, 0, []
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
         passes = Passes(asked_at(model, device, precision), device, budget=memory)
@@ -327,10 +322,27 @@ def evaluate_model(
             progress(stage, done, total, **{"expr/s": done / (time.perf_counter() - start)})
     return Evaluation(
         answers=concatenate(about, parts),
-        images=int(np.count_nonzero(per_image)),
+        images=len(images),
         image_encodings=encodings,
         seconds=time.perf_counter() - start,
     )
+
+
+def _steps(split: Shards, recipe: Recipe, limit: int, part: Part, batch_images: int) -> list[Step]:
+    """Every image with all its expressions, or windows of whole clips; a limit's last clip is whole, too."""
+    from refseg_cli.data.clips import Clips
+    from refseg_cli.data.loader import sequential_steps
+    from refseg_cli.data.windows import whole_windows
+
+    per_image = np.array(split.expression_counts)
+    if limit:
+        per_image[np.flatnonzero(per_image)[limit:]] = 0
+    if recipe.data.clip_frames:
+        clips = {clip.rows[0]: clip for clip in Clips(split) if per_image[clip.rows[0]]}
+        own = [clips[first] for first in part.of(np.array(list(clips), np.int64)).tolist()]
+        return whole_windows(own, frames=recipe.data.clip_window)
+    per_image[np.setdiff1d(np.arange(len(per_image)), part.of(np.flatnonzero(per_image)))] = 0
+    return sequential_steps(per_image, batch_images=batch_images)
 
 
 def _views(about: About) -> list[View | Matching]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, nearest_name
 from refseg_cli.layers.weights import find_weights, read_weights
 from refseg_cli.layers.windows import attend_in_windows, window_kinds
 
@@ -33,6 +33,10 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     staged: bool = False
+
+    def of_clips(self, images: Tensor, frames: int) -> list[Tensor]:
+        """As `forward`, of clips of `frames` images each; a backbone of images sees every one by itself."""
+        return self(images)
 
     def stage(self, k: int, x: Tensor) -> Tensor:
         """Map k of map k - 1, of the images where k is 0; all of them in turn are what `forward` does.
@@ -100,7 +104,9 @@ def _from_timm(name: str, *, pretrained: bool | str, **settings: Any) -> Any:  #
         return timm.create_model(name, pretrained=pretrained, **settings)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise RefsegError(f"timm cannot build {name!r}: {reason}", hint="see timm.list_models()") from error
+        near = None if timm.is_model(name) else nearest_name(name, timm.list_models())
+        hint = f"did you mean {near!r}?" if near else "see timm.list_models()"
+        raise RefsegError(f"timm cannot build {name!r}: {reason}", hint=hint) from error
     except (OSError, ValueError) as error:  # no network, no such weights
         reason = str(error).splitlines()[0]
         raise RefsegError(
@@ -139,7 +145,7 @@ def local_weights(name: str, source: str) -> dict[str, Tensor]:
     if missing or unknown:
         raise RefsegError(
             f"{path}: not the weights of {name}: {len(missing)} tensors missing or of another shape "
-            f"({_some(missing)}), {len(unknown)} without a place ({_some(unknown)})",
+            f"({some(missing)}), {len(unknown)} without a place ({some(unknown)})",
             hint="set model.backbone to the model that they are of",
         )
     return placed
@@ -157,7 +163,8 @@ def _in_order(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
     return dict(zip(expected, given.values(), strict=True))
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of them, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
 
 
