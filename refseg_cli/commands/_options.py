@@ -143,6 +143,14 @@ Device = Annotated[
         autocompletion=device_choices,
     ),
 ]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"],
+    typer.Option(
+        "--precision",
+        help="Of the arithmetic. auto takes bf16 where the hardware has it and the model passed 'refseg calibrate "
+        "--check-precision bf16'.",
+    ),
+]
 Memory = Annotated[
     str | None,
     typer.Option(

@@ -38,6 +38,7 @@ from refseg_cli.commands._options import (
     Markdown,
     Memory,
     Model,
+    Precision,
     Protocols,
     Quiet,
     Resamples,
@@ -88,6 +89,7 @@ def eval_(
     sanity: AskSanity = None,
     resamples: Resamples = 10_000,
     batch_images: BatchImages = 8,
+    precision: Precision = "fp32",
     memory: Memory = None,
     device: Device = "auto",
     json: Json = False,
@@ -123,16 +125,16 @@ def eval_(
     needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
-        _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
+        _refuse_with_from(asked | {"--precision": precision != "fp32", "--mask-words": mask_words, "--sanity": sanity})
         skip, counted = on_error == "skip", wanted.counted
         found = _score_file(OutsideRequest(source, data, splits, counted, skip, needs_masks, records, merge))
         _present(found, wanted, data, path, clips)
         return
     if others := [name for name, given in {"--on-error": on_error != "fail", "--merge": merge}.items() if given]:
         raise RefsegError(f"{others[0]} applies to --from", hint="add --from FILE, or omit it")
-    plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
-    curve, changes = curves or path is not None, tuple(overrides or ())
-    request = replace(plain, protocols=wanted.counted, curve=curve, overrides=changes, memory=choose_memory(memory))
+    plain = EvalRequest(data, splits, model, device, batch_images, limit, records=records, precision=precision)
+    curve, changes, room = curves or path is not None, tuple(overrides or ()), choose_memory(memory)
+    request = replace(plain, protocols=wanted.counted, curve=curve, overrides=changes, memory=room)
     with sharing():
         if calibrate:
             _calibrate(request, calibrate)
@@ -175,7 +177,7 @@ class _Found:
     cautions: tuple[str, ...] = ()
 
 
-def _refuse_beside_from(options: Mapping[str, object]) -> None:
+def _refuse_with_from(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="omit one of them")

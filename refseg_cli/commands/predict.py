@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,17 +13,13 @@ from refseg_cli import files
 from refseg_cli.commands._answering import answer
 from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
 from refseg_cli.commands._forms import Listing, verdict
-from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Quiet, choose_memory
+from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Precision, Quiet, choose_memory
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places
 from refseg_cli.commands._predict_clips import ClipPlaces, answer_clip, is_clip
 from refseg_cli.commands._question import question_of, read_picture
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
-
-if TYPE_CHECKING:
-    pass
-
 
 FormatName = Annotated[
     Format | None,
@@ -141,6 +137,7 @@ def predict(
     threshold: Threshold = None,
     no_target_threshold: NoTargetThreshold = None,
     max_pixels: MaxPixels = None,
+    precision: Precision = "fp32",
     memory: Memory = None,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled pictures.")] = False,
@@ -181,7 +178,7 @@ def predict(
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
-    options["memory"] = choose_memory(memory)
+    options |= {"precision": precision, "memory": choose_memory(memory)}
     if data:
         _refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
         _refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})
