@@ -70,7 +70,7 @@ Source = Annotated[
     typer.Option(
         "--from",
         metavar="FILE",
-        help="Score predictions from a file instead: JSON lines, COCO results, or records.",
+        help="Score predictions: JSON lines, COCO results, records, or what projects write (see docs/protocols.md).",
         rich_help_panel=OTHERS,
     ),
 ]
