@@ -24,9 +24,6 @@ from refseg_cli.segmenters.choice import open_segmenter
 if TYPE_CHECKING:
     from refseg_cli.segmenters.precision import Wanted
 
-if TYPE_CHECKING:
-    from refseg_cli.segmenters.precision import Wanted
-
 Engine = Literal["local", "ray"]
 ABOUT = "_answers.json"  # what the answers in a folder are of
 
@@ -48,7 +45,6 @@ class BulkRequest:
     device: str = "auto"
     threshold: float | None = None
     no_target_threshold: float | None = None
-    precision: Wanted = "fp32"
     precision: Wanted = "fp32"
     memory: int | None = None
     engine: Engine = "local"
@@ -147,7 +143,6 @@ def _opened(request: BulkRequest) -> Callable[[int], Answered]:
         device=request.device,
         threshold=request.threshold,
         no_target_threshold=request.no_target_threshold,
-        precision=request.precision,
         precision=request.precision,
         memory=request.memory,
         threads=max(1, request.threads) if request.engine == "ray" else request.threads,
