@@ -66,9 +66,7 @@ def serve(
     ] = 8765,
     url: Annotated[
         str | None,
-        typer.Option(
-            "--url", metavar="URL", help="Public address for the players' links, if there is a proxy in front."
-        ),
+        typer.Option("--url", metavar="URL", help="Public address for the players' links, if it is a proxy's."),
     ] = None,
     suggest: Annotated[
         bool, typer.Option("--suggest", help="Offer annotators phrases that refseg generates from the objects.")

@@ -49,9 +49,7 @@ BatchSizes = Annotated[
 Phrases = Annotated[str, typer.Option("--phrases", metavar="N,...", help="Phrases for each image; a row for each.")]
 Repeat = Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Timed runs of each row.")]
 Warmup = Annotated[int, typer.Option("--warmup", metavar="N", min=0, help="Untimed runs before them.")]
-Arithmetic = Annotated[
-    Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Precision of the arithmetic.")
-]
+Arithmetic = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Of the arithmetic.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Let torch.compile make it faster first.")]
 AskedData = Annotated[
     str | None,

@@ -58,9 +58,7 @@ Phrases = Annotated[
 ]
 Output = Annotated[
     str | None,
-    typer.Option(
-        "--output", "-o", metavar="OUT", help="File, folder or template of names to write to; - for standard output."
-    ),
+    typer.Option("--output", "-o", metavar="OUT", help="File, folder or template to write to; - for standard output."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 Resume = Annotated[
@@ -236,6 +234,8 @@ def _question(
         _check(asked)
         return _Question(expand([image, *rest], PICTURES, recursive=recursive), asked, True)
     _check(rest)
+    if Path(image).is_dir():
+        raise RefsegError(f"{image}: a folder", hint="name phrases with -p PHRASE, and folders may stand for images")
     if recursive:
         raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
     return _Question([image], list(rest), False)

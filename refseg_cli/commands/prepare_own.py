@@ -135,8 +135,8 @@ def refer(
 ) -> None:
     """Prepare another dataset in REFER's layout.
 
-    RRSIS-D and RefSegRS, for example, or your own. Ids may be text, splits have any names, boxes and ids of sentences may be missing. REFER's own sets, which have
-    published counts and COCO's image ids, have commands of their own.
+    RRSIS-D and RefSegRS, for example, or your own. Ids may be text, splits have any names, boxes and ids of sentences
+    may be missing. REFER's own sets, which have published counts and COCO's image ids, have commands of their own.
 
     \b
     Example:
