@@ -61,6 +61,7 @@ def _whole() -> typer.Typer:
         prepare,
         prepare_from,
         prepare_own,
+        prepare_video,
         publish,
         recipes,
         train,
@@ -71,6 +72,9 @@ def _whole() -> typer.Typer:
     prepare.app.command("from")(prepare_from.from_)
     prepare.app.command("coco")(prepare_own.coco)
     prepare.app.command("refer")(prepare_own.refer)
+    prepare.app.command("ref-youtube-vos")(prepare_video.ref_youtube_vos)
+    prepare.app.command("mevis")(prepare_video.mevis)
+    prepare.app.command("ref-davis17")(prepare_video.ref_davis17)
     app.add_typer(prepare.app, name="prepare")
     app.command("train")(train.train)
     app.command("eval", cls=Grouped)(eval.eval_)

@@ -35,7 +35,20 @@ def _require(config: Any, **rules: tuple[bool, str]) -> None:
 
 
 # The keys of models.MODELS, for those who must not import torch.
-ARCHITECTURES = ("align", "asda", "caris", "cgformer", "cris", "isfp", "jmceln", "lavt", "m3att", "rela", "vlt")
+ARCHITECTURES = (
+    "align",
+    "asda",
+    "caris",
+    "cgformer",
+    "cris",
+    "isfp",
+    "jmceln",
+    "lavt",
+    "m3att",
+    "rela",
+    "vlt",
+    "vlt-clips",
+)
 
 # Settings that act in evaluation alone, by architecture: a model with another value of them is, weights and all, what
 # the recipe with that value trains.
@@ -57,7 +70,9 @@ class DataConfig:
     jitter: strength of brightness and contrast changes in training, 0 for none (hue is never touched: colour words).
     shrink: smallest scale at which a picture is shown in training, anywhere in the input; 1 for always whole. The whole
             picture stays in sight, so every phrase stays true, and large objects become small ones.
-    phrases_per_image: expressions drawn per image and epoch in training; 0 for all.
+    phrases_per_image: expressions drawn per image and epoch in training, of clips per clip; 0 for all.
+    clip_frames: frames of a clip that a model of clips is trained on at once; 0 for a model of pictures.
+    clip_window: how many it looks at together afterwards.
     category_map: also give the model the annotated category of every pixel (training of `align`'s encoders).
     """
 
@@ -70,6 +85,8 @@ class DataConfig:
     jitter: float = 0.0
     shrink: float = 1.0
     phrases_per_image: int = 0
+    clip_frames: int = 0
+    clip_window: int = 16
     category_map: bool = False
     workers: int = 2
 
@@ -85,6 +102,8 @@ class DataConfig:
             jitter=(0 <= self.jitter < inf, "a strength"),
             shrink=(0 < self.shrink <= 1 and (self.shrink == 1 or self.resize != "warp"), "a scale; 1 with warp"),
             phrases_per_image=(self.phrases_per_image >= 0, "a number of phrases"),
+            clip_frames=(self.clip_frames >= 0, "a number of frames"),
+            clip_window=(self.clip_window > 0, "a number of frames above 0"),
             workers=(self.workers >= 0, "a number of processes"),
         )
 
@@ -135,6 +154,7 @@ class TrainConfig:
     same_object, different_object: N_SO and N_DO of VLT's contrastive batches (thesis 4.2.5); -1 and 0.0 leave the
                    plain grouped batch. N_DO is a share of the batch.
     best_metric:   the validation metric that picks `best`.
+    shard_model:   several processes keep one share each of every weight, gradient and moment (FSDP2), not a whole copy.
     steps:         optimiser steps after which the run ends, in the middle of an epoch or not; 0: it ends with `epochs`.
     """
 
@@ -162,6 +182,7 @@ class TrainConfig:
     best_metric: str = "gIoU"
     same_object: int = -1
     different_object: float = 0.0
+    shard_model: bool = False
     steps: int = 0
 
     def __post_init__(self) -> None:

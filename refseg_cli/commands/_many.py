@@ -90,9 +90,28 @@ def each(pictures: Sequence[str], read: Read, ask: Ask, write: Write, *, until_f
 
     until_found: of each picture, nothing is asked any more once something is found.
     """
-    exists, broken, several = False, 0, len(pictures) > 1
+    return report(answers_about(pictures, read, ask, until_found=until_found), len(pictures), write)
 
-    def watched(answers: Iterable[tuple[Asked | RefsegError, Found | None]]) -> Iterator[Found]:
+
+Item = tuple["Asked | RefsegError", "Found | None"]
+
+
+def answers_about(pictures: Sequence[str], read: Read, ask: Ask, *, until_found: bool) -> Generator[Item]:
+    """Each answer with its picture, and behind a picture's last one nothing; an error with nothing."""
+    loaded = _loaded(pictures, read)
+    if len(pictures) < 2:
+        return _answered(loaded, ask, until_found)
+    return ahead(_answered(ahead(loaded, PICTURES_AHEAD), ask, until_found), ANSWERS_AHEAD)
+
+
+def report(stream: Generator[Item], count: int, write: Write | None) -> int:
+    """Write the answers about `count` pictures, name those that cannot be read, and give the exit status.
+
+    write: None where that was done.
+    """
+    exists, broken, several = False, 0, count > 1
+
+    def watched(answers: Iterable[Item]) -> Iterator[Found]:
         nonlocal exists
         for _, found in answers:
             if found is None:  # rather than wait for the next picture's
@@ -100,19 +119,18 @@ def each(pictures: Sequence[str], read: Read, ask: Ask, write: Write, *, until_f
             exists |= found.exists
             yield found
 
-    loaded = _loaded(pictures, read)
-    answered = _answered(ahead(loaded, PICTURES_AHEAD) if several else loaded, ask, until_found)
-    stream = ahead(answered, ANSWERS_AHEAD) if several else answered
     with closing(stream), console.progress() if several else nullcontext(silent) as progress:
         for done, (asked, answers) in enumerate(groupby(stream, key=itemgetter(0)), start=1):
             if isinstance(asked, RefsegError):
                 console.error(asked)
                 broken += 1
+            elif write is None:
+                list(watched(answers))
             else:
                 write(asked, watched(answers))
-            progress("predict", done, len(pictures))
+            progress("predict", done, count)
     if broken:
-        console.error(f"{broken} of {len(pictures)} pictures could not be read")
+        console.error(f"{broken} of {count} pictures could not be read")
         return ERROR
     return FOUND if exists else NO_TARGET
 
@@ -126,10 +144,7 @@ def _loaded(pictures: Iterable[str], read: Read) -> Generator[Asked | RefsegErro
             yield error
 
 
-def _answered(
-    loaded: Generator[Asked | RefsegError], ask: Ask, until_found: bool
-) -> Generator[tuple[Asked | RefsegError, Found | None]]:
-    """Each answer with its picture, and behind the last one nothing; an error with nothing."""
+def _answered(loaded: Generator[Asked | RefsegError], ask: Ask, until_found: bool) -> Generator[Item]:
     with closing(loaded):
         for asked in loaded:
             if isinstance(asked, Asked):

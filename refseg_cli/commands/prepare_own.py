@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refseg_cli.commands._options import Json, MaxPixels, Quiet
+from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet
 from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
 from refseg_cli.console import console
 from refseg_cli.errors import nearest_name, unknown_name
@@ -79,6 +79,7 @@ def coco(
     image_source: ImageSource = None,
     preview: Preview = None,
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -104,7 +105,7 @@ def coco(
     """
     from refseg_cli.engine.prepare_own import CocoRequest, prepare_coco
 
-    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
+    output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
     table = None if phrases == GENERATE else Path(phrases)
     if table and not table.exists() and nearest_name(phrases, [GENERATE]):
         raise unknown_name("table of phrases", phrases, [GENERATE])
@@ -126,6 +127,7 @@ def refer(
     image_source: ImageSource = None,
     preview: Preview = None,
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -144,7 +146,7 @@ def refer(
     """
     from refseg_cli.engine.prepare_own import ReferRequest, prepare_refer
 
-    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
+    output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
     request = ReferRequest(refs, instances, images, output, name, names_of(splits), image_source)
     with console.progress() as progress:
         report = prepare_refer(request, progress=progress)

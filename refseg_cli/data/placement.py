@@ -42,6 +42,10 @@ class Placement:
         )
         return Placement(top, left, height, width)
 
+    def mirrored(self, input_size: tuple[int, int]) -> Placement:
+        """Where it lies once left and right of the whole input change places."""
+        return Placement(self.top, input_size[1] - self.left - self.width, self.height, self.width)
+
     def inverse(self, size: tuple[int, int], input_size: tuple[int, int]) -> Placement:
         """Where the input lies in the picture of `size`, in the picture's pixels."""
         y, x = size[0] / self.height, size[1] / self.width

@@ -1,5 +1,7 @@
 """Prepared data: Parquet shards with one image a row, and the manifest that says they are complete.
 
+Of videos an image is a frame; the frames of a clip follow each other, in one shard.
+
     OUT/train-00000-of-00012.parquet    image bytes as found, instances, expressions
     OUT/_manifest.json                  counts and hashes; written last, so its presence means "complete"
 
@@ -17,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refseg_cli.data import storage
-from refseg_cli.data.schema import SCHEMA, storage_settings, to_batch, to_records
+from refseg_cli.data.schema import CLIP_SCHEMA, SCHEMA, storage_settings, to_batch, to_records
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.data.tables import numbers
+from refseg_cli.data.tally import ShardInfo, SplitInfo, Tally
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.files import parse_json
 from refseg_cli.records import Record
@@ -42,39 +45,10 @@ MANIFESTS = (MANIFEST, "manifest.json")  # and the earlier name
 _ABOUT = b"refseg"  # in a shard's metadata: `About` as JSON
 # Reading one image at random reads its row group: small ones, since an image is some 150 kB.
 ROWS_PER_GROUP = 8
-GROUPS_KEPT = 4  # row groups that a reader keeps
+KEPT_BYTES = 96 << 20  # of the row groups that a reader keeps: a window of `loader.shuffled` of photos of 190 kB
 GROUPS_AT_A_TIME = 32  # of those that are read without their photos
 REPAIR = "run the same `refseg prepare` again: it makes damaged shards anew"
 WRITE_BYTES = 1 << 20  # gathered before they are hashed and passed on: Parquet writes many small pieces
-
-
-@dataclass(frozen=True, slots=True)
-class ShardInfo:
-    """One file of a split.  bytes: its size.  images: its rows."""
-
-    name: str
-    bytes: int
-    sha256: str
-    images: int
-
-
-@dataclass(frozen=True, slots=True)
-class SplitInfo:
-    """Counts of a split; single, multi and no_target are expressions with one, several and no targets."""
-
-    images: int = 0
-    refs: int = 0
-    expressions: int = 0
-    single: int = 0
-    multi: int = 0
-    no_target: int = 0
-    files: tuple[ShardInfo, ...] = ()
-
-    def plus(self, other: SplitInfo) -> SplitInfo:
-        """The counts of both together."""
-        names = ("images", "refs", "expressions", "single", "multi", "no_target")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return SplitInfo(**sums, files=self.files + other.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +88,8 @@ class Manifest:
         return self.format > 1
 
     def to_json(self) -> bytes:
-        return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+        splits = {name: split.to_json() for name, split in self.splits.items()}
+        return (json.dumps({**asdict(self), "splits": splits}, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +113,19 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
     Raises:
         RefsegError: disk full and the like; and whatever `records` raises.
     """
-    counts = SplitInfo()
+    tally, groups = Tally(), _groups(records)
+    first = next(groups, [])
+    schema = CLIP_SCHEMA if first and first[0].clip else SCHEMA
     with storage.writing(place) as sink:
         buffer = io.BufferedWriter(sink, WRITE_BYTES)
-        writer = pq.ParquetWriter(buffer, SCHEMA, **storage_settings())
+        writer = pq.ParquetWriter(buffer, schema, **storage_settings(schema))
         try:
-            for rows in _groups(records):
-                writer.write_batch(to_batch(rows))
+            for rows in chain([first], groups) if first else ():
+                writer.write_batch(to_batch(rows, schema))
                 for record in rows:
-                    counts = counts.plus(count(record))
-            about = json.dumps(asdict(About(plan, counts, problems)), ensure_ascii=False)
+                    tally.add(record)
+            counts = tally.counts()
+            about = json.dumps({"plan": plan, "counts": counts.to_json(), "problems": problems}, ensure_ascii=False)
             writer.add_key_value_metadata({_ABOUT: about})
             writer.close()
             buffer.flush()
@@ -214,19 +192,6 @@ def row_count(place: Place) -> int:
             return pq.read_metadata(stream).num_rows
     except (pa.ArrowException, OSError) as error:
         raise RefsegError(f"{place.uri}: not a Parquet file: {error}") from error
-
-
-def count(record: Record) -> SplitInfo:
-    """What one record adds to the counts of its split."""
-    targets = [len(expression.targets) for expression in record.expressions]
-    return SplitInfo(
-        images=1,
-        refs=len({expression.ref_id for expression in record.expressions}),
-        expressions=len(targets),
-        single=targets.count(1),
-        multi=sum(number > 1 for number in targets),
-        no_target=targets.count(0),
-    )
 
 
 def read_manifest(uri: str | Place) -> Manifest:
@@ -313,10 +278,7 @@ class Shards:
         row = index - int(self._starts[file])
         starts = self._group_starts(file)
         group = int(np.searchsorted(starts, row, side="right")) - 1
-        row -= int(starts[group])
-        table = self._row_group(file, group)
-        with _explained(self._place(file), f"row {index - int(self._starts[file])}: "):
-            return to_records(table.slice(row, 1).to_pylist())[0]
+        return self._row_group(file, group)[row - int(starts[group])]
 
     def annotations(self) -> Iterator[Record]:
         """The records in their order with `image` left empty: the photos, nearly all of the data, are not read."""
@@ -377,10 +339,23 @@ class Shards:
                 images.append([seen.setdefault(key, len(seen)) for key in keys])
         return images
 
+    def clip_names(self) -> list[str]:
+        """(images,) the video of each frame; empty for pictures."""
+        names: list[str] = []
+        for file, info in enumerate(self._files):
+            known = "clip" in self._open(file).schema_arrow.names
+            names += self._column(file, "clip").to_pylist() if known else [""] * info.images
+        return names
+
     def image_ids(self) -> np.ndarray:
         """(images,) int64."""
         columns = [numbers(self._column(file, "image_id")) for file in range(len(self._files))]
         return np.concatenate([np.zeros(0, np.int64), *columns])
+
+    def row_groups(self) -> np.ndarray:
+        """(images,) int64: the same for images that are read at once, ascending."""
+        sizes = [np.diff([*self._group_starts(n), file.images]) for n, file in enumerate(self._files)]
+        return np.repeat(np.arange(sum(map(len, sizes))), np.concatenate([np.zeros(0, np.int64), *sizes]))
 
     def _column(self, file: int, name: str) -> pa.ChunkedArray:
         with _explained(self._place(file)):
@@ -394,14 +369,27 @@ class Shards:
             self._grouping[file] = np.cumsum([0, *rows[:-1]])
         return self._grouping[file]
 
-    def _row_group(self, file: int, group: int) -> pa.Table:
+    def _row_group(self, file: int, group: int) -> list[Record]:
         if (file, group) not in self._groups or self._process != os.getpid():
             with _explained(self._place(file)):
-                self._groups[file, group] = self._open(file).read_row_group(group, use_threads=False)
-            if len(self._groups) > GROUPS_KEPT:
-                self._groups.popitem(last=False)
+                table = self._open(file).read_row_group(group, use_threads=False)
+                rows = table.to_pylist()
+            self._groups[file, group] = self._converted(file, group, rows), table.nbytes
+            self._kept += table.nbytes
+            while self._kept > KEPT_BYTES and len(self._groups) > 1:
+                _, (_, size) = self._groups.popitem(last=False)
+                self._kept -= size
         self._groups.move_to_end((file, group))
-        return self._groups[file, group]
+        return self._groups[file, group][0]
+
+    def _converted(self, file: int, group: int, rows: list[dict[str, Any]]) -> list[Record]:
+        try:
+            return to_records(rows)
+        except (KeyError, TypeError, ValueError):
+            for place, row in enumerate(rows, start=int(self._group_starts(file)[group])):
+                with _explained(self._place(file), f"row {place}: "):
+                    to_records([row])
+            raise
 
     def _open(self, file: int) -> pq.ParquetFile:
         if self._process != os.getpid():  # a file position must not be shared across a fork
@@ -409,7 +397,10 @@ class Shards:
         if file not in self._opened:
             place = self._place(file)
             with _explained(place):
-                self._opened[file] = pq.ParquetFile(place.open(), page_checksum_verification=True)
+                # What lies far away is fetched in few pieces; a local file is mapped into memory.
+                self._opened[file] = pq.ParquetFile(
+                    place.open(), page_checksum_verification=True, pre_buffer=not place.is_local
+                )
         return self._opened[file]
 
     def _place(self, file: int) -> Place:
@@ -419,4 +410,5 @@ class Shards:
         self._process = os.getpid()
         self._opened: dict[int, pq.ParquetFile] = {}
         self._grouping: dict[int, np.ndarray] = {}
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], tuple[list[Record], int]] = OrderedDict()
+        self._kept = 0  # bytes

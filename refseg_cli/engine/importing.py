@@ -19,6 +19,7 @@ from torch import Tensor
 from refseg_cli import checkpoint
 from refseg_cli.config import Published, Recipe
 from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.engine.releases import refuse_unlike
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.layers.keymap import Renamed, Rule, rename
 from refseg_cli.layers.weights import read_weights
@@ -73,6 +74,7 @@ class ImportRequest:
     out:         the checkpoint folder to write; must not be there yet.
     name:        the recipe's name, for the record.
     lang_weight: ReLA alone: `zero` as in the official evaluation, which never loads it, or as `stored` in the file.
+    expect:      the release that the file has to be, of `releases.RELEASES`; "" for any.
     """
 
     source: Path
@@ -80,6 +82,7 @@ class ImportRequest:
     out: Path
     name: str = ""
     lang_weight: LangWeight | None = None
+    expect: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def import_checkpoint(request: ImportRequest) -> ImportReport:
 
     Raises:
         RefsegError: the folder exists, the file is none that can be read safely, or one of its tensors is missing,
-            unexpected or of another shape than the model's.
+            unexpected or of another shape than the model's; or it is not the release that was expected.
     """
     arch = request.recipe.arch
     official = _official(arch)
@@ -128,7 +131,8 @@ def import_checkpoint(request: ImportRequest) -> ImportReport:
     renamed = _renamed(request.source, weights, official.rules)
     found = _sizes(request.source, arch, weights, renamed)
     recipe = fitted(request.recipe, found)
-    notes = settle_lang_weight(arch, renamed, request.lang_weight)
+    notes = refuse_unlike(request.expect, request.source, recipe, found) if request.expect else []
+    notes += settle_lang_weight(arch, renamed, request.lang_weight)
     tokenizer = _tokenizer(recipe)
     with torch.device("meta"):  # shapes alone: every weight comes from the file
         model = build_model(checkpoint.without_downloads(recipe), vocab_size=tokenizer.vocab_size)

@@ -172,7 +172,7 @@ def load_batches(subject: Subject, data: str, images: int, phrases: int) -> Gene
         raise RefsegError(f"{data}: no phrase in {shards.split}")
     for epoch in range(sys.maxsize):
         steps = loader.grouped_steps(
-            counts, batch_images=images, phrases=phrases, rng=np.random.default_rng((0, epoch))
+            counts, shards.row_groups(), batch_images=images, phrases=phrases, rng=np.random.default_rng((0, epoch))
         )
         yield from loader.iterate(dataset, steps, workers=recipe.data.workers)
 

@@ -29,9 +29,11 @@ from refseg_cli import checkpoint
 from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
+from refseg_cli.data.clips import Clips
 from refseg_cli.data.loader import Share, Step, StepDataset
 from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
+from refseg_cli.data.windows import drawn_windows
 from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
 from refseg_cli.engine.processes import accelerator_of, added, agreed, synchronise_norms, together
 from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
@@ -144,16 +146,7 @@ class _Run:
             progress(f"init from {request.init}", taken, len(model.state_dict()))
         elif not resumed:
             self._load_glove(model)
-        model = synchronise_norms(model, accelerator)
-        model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU, tensor cores want it
-        optimizer = build_optimizer(model, self.config)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
-        # validation is to measure what `refseg eval` does: single precision.
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.moving = Moving(
-            self.accelerator.unwrap_model(self.model), self._new_average(), self.optimizer, self.accelerator.scaler
-        )
+        self.moving = self._moving(synchronise_norms(model, accelerator))
         earlier = self.shards.manifest.plan
         self.position = restore_state(resumed, self.moving, earlier=earlier, **self._facts()) if resumed else Position()
         self.log = RunLog(
@@ -255,7 +248,7 @@ class _Run:
                     position.step, self.total, self.steps_per_epoch, config
                 )
             if config.clip_norm:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+                self.moving.clip(self.accelerator, config.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             if self.moving.average is not None:
@@ -328,8 +321,8 @@ class _Run:
         from refseg_cli.evaluation.evaluate import evaluate_model, joined
         from refseg_cli.evaluation.parts import Part
 
-        model = self.moving.evaluated
-        model.eval()
+        self.moving.gather()
+        model = self.moving.evaluated.to(self.accelerator.device).eval()
         evaluated = evaluate_model(
             model,
             self.tokenizer,
@@ -346,10 +339,16 @@ class _Run:
     # ---- state ----------------------------------------------------------------------------------------------------
 
     def save_last(self) -> None:
-        self._save(self.request.out / "last", self.last_scores, extra=self._save_state)
+        state = self.moving.optimizer_state()  # of all processes
+        self._save(
+            self.request.out / "last",
+            self.last_scores,
+            extra=lambda folder: save_state(folder, self.moving, self.position, optimizer=state, **self._facts()),
+        )
 
     def _save(self, folder: Path, scores: dict[str, float | None], extra: Callable[[Path], None] | None = None) -> None:
         self.accelerator.wait_for_everyone()
+        self.moving.gather()
         if not self.accelerator.is_main_process:
             return
         if name := checkpoint.not_finite(self.moving.evaluated):
@@ -357,14 +356,29 @@ class _Run:
         info = {"step": self.position.step, "epoch": self.position.epoch, "scores": scores, "data": self._data_name()}
         checkpoint.save(folder, self.moving.evaluated, self.recipe, self.tokenizer, info=info, extra=extra)
 
-    def _save_state(self, folder: Path) -> None:
-        save_state(folder, self.moving, self.position, **self._facts())
-
     def _facts(self) -> dict[str, Any]:
         """What must be the same when a run goes on."""
         return {"data": self.shards.manifest.fingerprint, "processes": self.accelerator.num_processes}
 
     # ---- parts ----------------------------------------------------------------------------------------------------
+
+    def _moving(self, model: nn.Module) -> Moving:
+        """What is trained, on its device; sets `model` and `optimizer`."""
+        accelerator = self.accelerator
+        if self.config.shard_model:
+            from refseg_cli.engine import fsdp
+
+            self.model, plain = fsdp.pieces_of(model, accelerator.device, accelerator.num_processes, self.config)
+            self.optimizer = accelerator.prepare(build_optimizer(self.model, self.config))
+            for group in self.optimizer.param_groups:
+                group["foreach"] = False  # which takes no pieces and whole tensors at once
+            return fsdp.ShardedMoving(self.model, None, self.optimizer, None, plain)
+        model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU, tensor cores want it
+        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, self.config))
+        # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
+        # validation is to measure what `refseg eval` does: single precision.
+        accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return Moving(accelerator.unwrap_model(self.model), self._new_average(), self.optimizer, accelerator.scaler)
 
     def _tokenizer(self, resumed: Path | None, init: Checkpoint | None) -> Tokenizer:
         text = self.recipe.text
@@ -409,12 +423,22 @@ class _Run:
     def _epoch_steps(self, epoch: int) -> list[Share]:
         """This process's part of each micro-batch of an epoch."""
         config, rng = self.config, np.random.default_rng((self.config.seed, epoch))
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        rank, world, groups = self.accelerator.process_index, self.accelerator.num_processes, self.shards.row_groups()
         steps: list[Step]
         parts: list[tuple[Step, ...]]
-        if config.same_object >= 0:
+        if frames := self.recipe.data.clip_frames:
+            steps = drawn_windows(
+                Clips(self.shards),
+                batch=max(1, config.batch_images // frames),
+                frames=frames,
+                phrases=self.recipe.data.phrases_per_image,
+                rng=rng,
+            )
+            parts = [tuple(steps[i : i + world]) for i in range(0, len(steps), world)]
+        elif config.same_object >= 0:
             steps = loader.contrastive_steps(
                 self.shards.target_ids(),
+                groups,
                 batch=config.batch_images,
                 same=config.same_object,
                 different=round(config.different_object * config.batch_images),
@@ -424,6 +448,7 @@ class _Run:
         else:
             steps = loader.grouped_steps(
                 self.shards.expression_counts,
+                groups,
                 batch_images=world * config.batch_images,
                 phrases=self.recipe.data.phrases_per_image,
                 rng=rng,

@@ -8,7 +8,9 @@ from pathlib import Path
 from refseg_cli import checkpoint, hub
 from refseg_cli.data import shards
 from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.answers import Answers
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
+from refseg_cli.evaluation.parts import Part, sharing
 from refseg_cli.metrics.scores import scores
 from refseg_cli.metrics.tuning import tune
 from refseg_cli.progress import Progress, silent
@@ -33,6 +35,8 @@ class Calibration:
 
 def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) -> Calibration:
     """Choose the thresholds of the highest gIoU on a split, and store them in the checkpoint's folder.
+
+    Several processes share the questions; the first one chooses and stores for all.
 
     The mask threshold is one of `curves.MASK_THRESHOLDS`; with it goes the no-target head's threshold, or, for a model
     without such a head, the least number of pixels. Thresholds that are already as good stay. Of a zero-shot model,
@@ -59,10 +63,22 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     folder = checkpoint.resolve(request.model)
     if folder.parent == checkpoint.BUNDLE:
         raise RefsegError("a bundled model keeps its thresholds", hint="name a trained one with --model RUN")
+    with sharing() as part:
+        return _calibrate_checkpoint(request, folder, split, part, progress)
+
+
+def _calibrate_checkpoint(
+    request: EvalRequest, folder: Path, split: str, part: Part, progress: Progress
+) -> Calibration:
     passed = replace(request, splits=(split,), protocols=("refseg",), curve=True, records=None, disturb=None)
     answers = evaluate(passed, progress=progress).evaluations[split].answers
     if not len(answers):
         raise RefsegError(f"{request.data}: no expression in {split} to calibrate on")
+    return part.decided(lambda: _chosen(answers, folder, split))
+
+
+def _chosen(answers: Answers, folder: Path, split: str) -> Calibration:
+    """From answers with counts at every mask threshold; stored."""
     old, levels = answers.about.thresholds, answers.about.mask_thresholds
     before = scores(answers.counts()).values["gIoU"]
     best = tune([answers.counts_at(i) for i in range(len(levels))], levels, min_pixels=old.min_pixels)
@@ -76,6 +92,11 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
 
 def _calibrate_zero_shot(request: EvalRequest, name: str, split: str, progress: Progress) -> Calibration:
     """From one pass in which every phrase's candidate is reported, however improbable."""
+    with sharing() as part:
+        return part.decided(lambda: _chosen_zero_shot(request, name, split, progress))
+
+
+def _chosen_zero_shot(request: EvalRequest, name: str, split: str, progress: Progress) -> Calibration:
     from refseg_cli.evaluation.asked import counts_of
 
     opened = shards.open_shards(request.data, split)

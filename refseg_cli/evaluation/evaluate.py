@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from refseg_cli.checkpoint import Checkpoint
     from refseg_cli.config import Published, Recipe
+    from refseg_cli.data.loader import Step
     from refseg_cli.data.shards import Shards
     from refseg_cli.data.text import Tokenizer
     from refseg_cli.evaluation.disturb import Disturbance
@@ -65,6 +66,7 @@ class EvalRequest:
     protocols:    names of `PROTOCOLS` to count for.
     curve:        also count at other mask thresholds.
     disturb:      what is done to phrases or pictures before they are asked.
+    memory:       bytes that a pass through the network may take; None for half of what is free.
     overrides:    changes of the model's recipe for this evaluation, as `key=value`; see `checkpoint.adjusted`.
     """
 
@@ -79,6 +81,7 @@ class EvalRequest:
     protocols: tuple[str, ...] = ("refseg",)
     curve: bool = False
     disturb: Disturbance | None = None
+    memory: int | None = None
     overrides: tuple[str, ...] = ()
 
 
@@ -87,7 +90,8 @@ class Evaluation:
     """One pass over a split.
 
     images: images that were asked about.  image_encodings: those that went through the network; the same if each went
-    once.  seconds: wall time from the first batch's loading to the last count.
+    once, more where not all phrases of one fit into memory together.  seconds: wall time from the first batch's loading
+    to the last count.
     """
 
     answers: Answers
@@ -148,7 +152,7 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
         RefsegError: no such data, split, model or device, damaged shards, overrides that the model cannot take, or
             records that cannot be written there. All of it but a full disk is found before the first image.
     """
-    from refseg_cli.segmenters.choice import open_checkpoint, usual_device
+    from refseg_cli.segmenters.choice import open_checkpoint, refuse_of_zero_shot, usual_device
     from refseg_cli.segmenters.inference import pick_device
     from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
@@ -159,6 +163,7 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     if request.model is not None and is_zero_shot(request.model):
         from refseg_cli.evaluation.asked import evaluate_segmenter
 
+        refuse_of_zero_shot(request.model, {"--memory": request.memory})
         segmenter = open_zero_shot(request.model, device=request.device)
         with sharing() as part:
             _check_watch(watch, part)
@@ -188,6 +193,7 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
                 keep=keep.take if keep else None,
                 watch=watch,
                 part=part,
+                memory=request.memory,
                 progress=progress,
                 stage=f"eval {name}",
             )
@@ -213,8 +219,8 @@ def joined(own: Evaluation, part: Part, keep: Kept | None) -> Evaluation:
 def _check_watch(watch: Watch | None, part: Part) -> None:
     if watch is not None and part.n > 1:
         raise RefsegError(
-            "a report is drawn by one process",
-            hint="keep the answers with --records FILE, then refseg eval --from FILE --report PAGE",
+            "a report, a submission and figures of clips are made by one process",
+            hint="keep the answers with --records FILE, then refseg eval --from FILE",
         )
 
 
@@ -254,6 +260,7 @@ def evaluate_model(
     keep: Keep | None = None,
     watch: Watch | None = None,
     part: Part = ALL,
+    memory: int | None = None,
     progress: Progress = silent,
     stage: str = "eval",
 ) -> Evaluation:
@@ -267,32 +274,27 @@ def evaluate_model(
         about: what to count besides the original size; None for nothing else.
         keep: takes the answers of each batch; without it and `watch` no mask is encoded.
         part: the images that are asked about here, where several processes share them.
+        memory: bytes that a pass may take, see `Passes`.
         stage: what progress calls this.
     """
     import torch
 
-    from refseg_cli.data.loader import StepDataset, iterate, sequential_steps
+    from refseg_cli.data.loader import StepDataset, iterate
     from refseg_cli.segmenters.inference import postprocess
+    from refseg_cli.segmenters.passes import Passes
 
-    per_image = np.array(split.expression_counts)
-    if limit:
-        per_image[np.flatnonzero(per_image)[limit:]] = 0
-    per_image[np.setdiff1d(np.arange(len(per_image)), part.of(np.flatnonzero(per_image)))] = 0
     dataset = StepDataset(split, tokenizer, recipe.data, field=recipe.text.field)
-    batches = iterate(
-        dataset,
-        sequential_steps(per_image, batch_images=batch_images),
-        workers=recipe.data.workers if workers is None else workers,
-    )
+    steps = _steps(split, recipe, limit, part, batch_images)
+    images = np.unique([pick.image for step in steps for pick in step]).astype(np.int64)
+    batches = iterate(dataset, steps, workers=recipe.data.workers if workers is None else workers)
     about = replace(about or About(), thresholds=thresholds)
     views = _views(about)
-    change = None if disturb is None else disturb.prepare(model, dataset, np.flatnonzero(per_image), device)
-    total, done, encodings, parts = int(per_image.sum()), 0, 0, []
+    change = None if disturb is None else disturb.prepare(model, dataset, images, device)
+    total, done, encodings, parts = sum(len(pick.expressions) for step in steps for pick in step), 0, 0, []
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
-        for batch in batches:
-            asked = batch if change is None else change(batch)
-            prediction = model(asked.to(device))
+        passes = Passes(model, device, budget=memory)
+        for asked, prediction in (one for b in batches for one in passes(b if change is None else change(b))):
             decisions = postprocess(prediction, asked, thresholds)
             answers = _answers(prediction, asked, decisions, about, views, encode=bool(keep or watch))
             parts.append(collect(about, answers))
@@ -300,14 +302,31 @@ def evaluate_model(
                 keep(answers)
             if watch:
                 watch(asked, prediction, answers)
-            done, encodings = done + len(batch), encodings + len(batch.images)
+            done, encodings = done + len(asked), encodings + len(asked.images)
             progress(stage, done, total, **{"expr/s": done / (time.perf_counter() - start)})
     return Evaluation(
         answers=concatenate(about, parts),
-        images=int(np.count_nonzero(per_image)),
+        images=len(images),
         image_encodings=encodings,
         seconds=time.perf_counter() - start,
     )
+
+
+def _steps(split: Shards, recipe: Recipe, limit: int, part: Part, batch_images: int) -> list[Step]:
+    """Every image with all its expressions, or windows of whole clips; a limit's last clip is whole, too."""
+    from refseg_cli.data.clips import Clips
+    from refseg_cli.data.loader import sequential_steps
+    from refseg_cli.data.windows import whole_windows
+
+    per_image = np.array(split.expression_counts)
+    if limit:
+        per_image[np.flatnonzero(per_image)[limit:]] = 0
+    if recipe.data.clip_frames:
+        clips = {clip.rows[0]: clip for clip in Clips(split) if per_image[clip.rows[0]]}
+        own = [clips[first] for first in part.of(np.array(list(clips), np.int64)).tolist()]
+        return whole_windows(own, frames=recipe.data.clip_window)
+    per_image[np.setdiff1d(np.arange(len(per_image)), part.of(np.flatnonzero(per_image)))] = 0
+    return sequential_steps(per_image, batch_images=batch_images)
 
 
 def _views(about: About) -> list[View | Matching]:

@@ -231,3 +231,15 @@ GROUPS: dict[str, tuple[Protocol, ...]] = {
     "Boxes and instances": BOXES_AND_INSTANCES,
 }
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for group in GROUPS.values() for protocol in group}
+# Of clips. Not among the others: its figures are formed over masks in their order, where those count each by itself.
+VIDEO = Protocol(
+    name="video",
+    follows="DAVIS 2017 and MeViS: the mean over the frames of an expression, then over expressions",
+    grid=ORIGINAL,
+    threshold=None,
+    absence=Absence("emptied"),
+    metrics=tuple(Metric(name, "mean") for name in ("J&F", "J", "F", "steadiness")),
+    headline=("J&F",),
+    empty=1.0,
+)
+BY_NAME = {**PROTOCOLS, VIDEO.name: VIDEO}

@@ -23,6 +23,7 @@ from refseg_cli.models.lavt import LAVT, LAVTConfig
 from refseg_cli.models.m3att import M3Att, M3AttConfig
 from refseg_cli.models.rela import ReLA, ReLAConfig
 from refseg_cli.models.vlt import VLT, VLTConfig
+from refseg_cli.models.vlt_clips import VLTClips, VLTClipsConfig
 
 # name -> (what its [model] table is read into, the module); the names stand in config.ARCHITECTURES too, which the
 # shell reads without importing torch.
@@ -38,6 +39,7 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "m3att": (M3AttConfig, M3Att),
     "rela": (ReLAConfig, ReLA),
     "vlt": (VLTConfig, VLT),
+    "vlt-clips": (VLTClipsConfig, VLTClips),
 }
 
 

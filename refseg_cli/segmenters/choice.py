@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ def open_segmenter(
     device: str = "auto",
     threshold: float | None = None,
     no_target_threshold: float | None = None,
+    memory: int | None = None,
     threads: int = 0,
     once: bool = False,
 ) -> Segmenter:
@@ -37,6 +38,7 @@ def open_segmenter(
         model: see the table above.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; an exported model runs on the CPU.
         threshold, no_target_threshold: probabilities in [0, 1] in place of the model's own.
+        memory: bytes that a pass through the network may take; None for half of what is free.
         threads: of one operator, with torch of the whole process; 0 for as many as the library takes by itself.
         once: it is asked about a picture or two, so that starting matters more than answering.
 
@@ -52,7 +54,7 @@ def open_segmenter(
         from refseg_cli.segmenters.onnx import OnnxSegmenter
 
         usual_device(model, device)
-        return OnnxSegmenter(exported, threads=threads, once=once, **thresholds)
+        return OnnxSegmenter(exported, threads=threads, once=once, memory=memory, **thresholds)
     if threads:
         import torch
 
@@ -60,10 +62,11 @@ def open_segmenter(
     from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
     if model is not None and is_zero_shot(str(model)):
+        refuse_of_zero_shot(model, {"--memory": memory})
         return open_zero_shot(str(model), device=device, **thresholds)
     from refseg_cli.segmenters.trained import Predictor
 
-    return Predictor(model, device=device, **thresholds)
+    return Predictor(model, device=device, memory=memory, **thresholds)
 
 
 def open_explaining(
@@ -72,6 +75,7 @@ def open_explaining(
     device: str = "auto",
     threshold: float | None = None,
     no_target_threshold: float | None = None,
+    memory: int | None = None,
 ) -> Segmenter:
     """A model that can also show how it got to its answers, by `explain`: a checkpoint; or one that has no maps at all.
 
@@ -87,9 +91,22 @@ def open_explaining(
     from refseg_cli.segmenters.trained import Predictor
     from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
+    thresholds: dict[str, Any] = {"threshold": threshold, "no_target_threshold": no_target_threshold}
     if model is not None and is_zero_shot(str(model)):
-        return open_zero_shot(str(model), device=device, threshold=threshold, no_target_threshold=no_target_threshold)
-    return Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
+        refuse_of_zero_shot(model, {"--memory": memory})
+        return open_zero_shot(str(model), device=device, **thresholds)
+    return Predictor(model, device=device, memory=memory, **thresholds)
+
+
+def refuse_of_zero_shot(model: str | Path, options: Mapping[str, object]) -> None:
+    """Options that models of transformers have no use for.
+
+    Raises:
+        RefsegError: one of them is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise RefsegError(f"{model}: a zero-shot model has no use for {name}", hint=f"omit {name}")
 
 
 def open_checkpoint(model: str | Path | None, device: Any = "cpu", *, overrides: Sequence[str] = ()) -> Checkpoint:

@@ -25,6 +25,7 @@ from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.cautions import cautions
 from refseg_cli.segmenters.decisions import Decision, decide, logit, override
+from refseg_cli.segmenters.memory import SUPPOSED
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -187,6 +188,7 @@ class OnnxSegmenter:
         path: what `refseg export` wrote: a file, or a folder of split graphs; or a checkpoint folder with a graph.
         threshold, no_target_threshold: probabilities in [0, 1] in place of the model's own, see `Thresholds`.
         threads, once: as in `Graphs.open`.
+        memory: bytes that a run may take, as far as one can suppose; None for `CHUNK` phrases at a time.
 
     Raises:
         RefsegError: as `load`, or a threshold that is no probability.
@@ -200,7 +202,9 @@ class OnnxSegmenter:
         no_target_threshold: float | None = None,
         threads: int = 0,
         once: bool = False,
+        memory: int | None = None,
     ) -> None:
+        self.memory = memory
         self.exported = load(path, threads=threads, once=once)
         self.thresholds = override(self.exported.thresholds, mask=threshold, exists=no_target_threshold)
 
@@ -248,8 +252,11 @@ class OnnxSegmenter:
         placement = place(size, config)
         with _explained(found.path, "cannot be run"):
             encoded = found.graphs.encode(arrays.to_input(pixels, placement, config)[None])
-        for start in range(0, len(phrases), CHUNK):
-            tokens, keep = found.tokenizer.encode_arrays(phrases[start : start + CHUNK])
+        chunk = CHUNK
+        if self.memory is not None:
+            chunk = max(1, min(CHUNK, self.memory // (SUPPOSED * config.size[0] * config.size[1])))
+        for start in range(0, len(phrases), chunk):
+            tokens, keep = found.tokenizer.encode_arrays(phrases[start : start + chunk])
             with _explained(found.path, "cannot be run"):
                 logits, *exists = found.graphs.answer(encoded, tokens, keep, np.zeros(len(tokens), np.int64))
             scores = exists[0] if exists else None

@@ -33,12 +33,13 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import refseg_cli.engine.train as engine
+from refseg_cli.engine import fsdp
 from refseg_cli.config import Recipe, build
 from refseg_cli.errors import RefsegError
 
 job = json.loads(sys.argv[1])
 rank, world = job["rank"], job["world"]
-engine.LOG_EVERY = 1
+engine.LOG_EVERY, fsdp.UNIT = 1, 1
 if world > 1:
     torch.distributed.init_process_group("gloo", init_method="file://" + job["meet"], rank=rank, world_size=world)
 inner, steps = engine._Run._step, []
@@ -51,7 +52,7 @@ def step(self, batch, weight, **how):
         else:
             os.kill(os.getpid(), getattr(signal, job["what"]))
     terms = inner(self, batch, weight, **how)
-    if rank == 0 and len(steps) == 1 and self.position.step == 0:
+    if rank == 0 and len(steps) == 1 and self.position.step == 0 and not self.config.shard_model:
         moments = [self.optimizer.state[p]["exp_avg"] for group in self.optimizer.param_groups for p in group["params"]]
         torch.save(moments, job["moments"])
     return terms

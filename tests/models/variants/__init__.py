@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from variants import align, asda, caris, cgformer, cris, isfp, jmceln, lavt, m3att, rela, vlt
+from variants import align, asda, caris, cgformer, cris, isfp, jmceln, lavt, m3att, rela, vlt, vlt_clips
 
 MODULES = {
     "align": align,
@@ -28,6 +28,7 @@ MODULES = {
     "m3att": m3att,
     "rela": rela,
     "vlt": vlt,
+    "vlt-clips": vlt_clips,
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{arch} {name}".strip(): (arch, {**module.TINY, **changes})
