@@ -23,6 +23,7 @@ DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
     "caris": "caris-refcoco",
     "cgformer": "cgformer-refcoco",
     "cris": "cris-r50-refcoco",
+    "deris": "deris-b-refcoco",
     "isfp": "isfp-darknet53-refcoco",
     "jmceln": "jmceln-rn101-refcoco",
     "lavt": "lavt-refcoco",
