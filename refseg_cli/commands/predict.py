@@ -33,13 +33,11 @@ FormatName = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", metavar="P", min=0, max=1, help="Probability that puts a pixel into the mask."),
+    typer.Option("--threshold", metavar="P", min=0, max=1, help="Pixels above this probability are in the mask."),
 ]
 NoTargetThreshold = Annotated[
     float | None,
-    typer.Option(
-        "--no-target-threshold", metavar="P", min=0, max=1, help="Probability that a target is there, to report it."
-    ),
+    typer.Option("--no-target-threshold", metavar="P", min=0, max=1, help="Report a target from this probability on."),
 ]
 
 
@@ -51,12 +49,12 @@ Phrases = Annotated[
 Output = Annotated[
     str | None,
     typer.Option(
-        "--output", "--out", "-o", metavar="OUT", help="File, folder or template of names to write to; - for a pipe."
+        "--output", "--out", "-o", metavar="OUT", help="File, folder or template to write to; - for standard output."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with a run that was stopped: ask about images without answers only.")
+    bool, typer.Option("--resume", help="Continue a run that was stopped: skip images that have answers.")
 ]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
@@ -71,7 +69,7 @@ PhraseFile = Annotated[
 CocoIdsFile = Annotated[
     Path | None,
     typer.Option(
-        "--coco-ids", metavar="FILE", help="COCO data set whose ids --format coco takes; phrases are its categories."
+        "--coco-ids", metavar="FILE", help="COCO dataset whose ids --format coco uses; phrases are its categories."
     ),
 ]
 Simplify = Annotated[
@@ -96,7 +94,7 @@ ClipFlag = Annotated[
     bool, typer.Option("--clip", help="IMAGE is one clip: a folder of frames, an animated picture, or a video.")
 ]
 Every = Annotated[int, typer.Option("--every", metavar="N", min=1, help="Of a clip, ask each N-th frame only.")]
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search folders for images at any depth.")]
 ListWith = Annotated[
     bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
 ]
@@ -104,7 +102,7 @@ ListWithout = Annotated[
     bool, typer.Option("--files-without-match", "-L", help="Print the names of images in which none is found.")
 ]
 Count = Annotated[
-    bool, typer.Option("--count", "-c", help="Print of each image how many of the phrases are found, as NAME:N.")
+    bool, typer.Option("--count", "-c", help="Print how many of the phrases are found in each image, as NAME:N.")
 ]
 
 
@@ -146,12 +144,12 @@ def predict(
 ) -> int:
     """Turn images and phrases into masks.
 
-    The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
-    IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
-    give numbered files (IMAGE.mask-1.png and so on), or a line each in formats of text, written as they come.
-    With --phrase, all arguments are images, or folders of them. Files are not replaced without --force.
-    The template -o 'out/{stem}-{phrase}.png' names files itself, by {stem}, {name} and {folder} of the image, the
-    {phrase}, and its number {n}.
+    The mask is a black and white PNG of the image's size, written to standard output if that is a pipe or file, else
+    to IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases give
+    numbered files (IMAGE.mask-1.png and so on), or in text formats a line each as soon as it is known.
+    With --phrase, all arguments are images or folders of them. Existing files are kept unless --force is given.
+    -o may be a template, as in 'out/{stem}-{phrase}.png'; its fields are {stem}, {name} and {folder} of the image,
+    {phrase}, and the phrase's number {n}.
     A video is answered frame by frame, and becomes a video, PNG frames in a folder, or a line of text for each frame;
     with --clip, so are a folder of frames and an animated picture.
 
