@@ -23,6 +23,7 @@ DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
     "caris": "caris-refcoco",
     "cgformer": "cgformer-refcoco",
     "cris": "cris-r50-refcoco",
+    "deris": "deris-b-refcoco",
     "isfp": "isfp-darknet53-refcoco",
     "jmceln": "jmceln-rn101-refcoco",
     "lavt": "lavt-refcoco",
@@ -141,6 +142,14 @@ Device = Annotated[
         metavar="NAME",
         help="Device to run on: auto, cpu, cuda, cuda:N or mps.",
         autocompletion=device_choices,
+    ),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"],
+    typer.Option(
+        "--precision",
+        help="Of the arithmetic. auto takes bf16 where the hardware has it and the model passed 'refseg calibrate "
+        "--check-precision bf16'.",
     ),
 ]
 Memory = Annotated[

@@ -34,6 +34,8 @@ class Question:
         """With the pictures that folders hold in their place."""
         if self.many:
             return replace(self, pictures=expand(self.pictures, PICTURES, recursive=recursive))
+        if Path(self.pictures[0]).is_dir():
+            raise RefsegError(f"{self.pictures[0]}: a folder", hint="name phrases with -p PHRASE")
         if recursive:
             raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
         return self

@@ -38,6 +38,7 @@ from refseg_cli.commands._options import (
     Markdown,
     Memory,
     Model,
+    Precision,
     Protocols,
     Quiet,
     Resamples,
@@ -88,6 +89,7 @@ def eval_(
     sanity: AskSanity = None,
     resamples: Resamples = 10_000,
     batch_images: BatchImages = 8,
+    precision: Precision = "fp32",
     memory: Memory = None,
     device: Device = "auto",
     json: Json = False,
@@ -122,12 +124,12 @@ def eval_(
     needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
-        _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
+        _refuse_with_from(asked | {"--precision": precision != "fp32", "--mask-words": mask_words, "--sanity": sanity})
         outside = OutsideRequest(source, data, splits, wanted.counted, on_error == "skip", needs_masks, records, merge)
         _present(_score_file(outside), wanted, data, path, clips)
         return
     _refuse_without_from({"--on-error": on_error != "fail", "--merge": merge})
-    plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
+    plain = EvalRequest(data, splits, model, device, batch_images, limit, records=records, precision=precision)
     request = replace(plain, curve=curves or path is not None, overrides=tuple(overrides or ()))
     request = replace(request, protocols=wanted.counted, memory=choose_memory(memory))
     _ask(request, wanted, path, clips, calibrate=calibrate, disturb=disturb, masks=needs_masks)
@@ -165,7 +167,7 @@ class _Found:
     cautions: tuple[str, ...] = ()
 
 
-def _refuse_beside_from(options: Mapping[str, object]) -> None:
+def _refuse_with_from(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="omit one of them")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,17 +13,13 @@ from refseg_cli import files
 from refseg_cli.commands._answering import answer
 from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
 from refseg_cli.commands._forms import Listing, verdict
-from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Quiet, choose_memory
+from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Precision, Quiet, choose_memory
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places
 from refseg_cli.commands._predict_clips import ClipPlaces, answer_clip, is_clip
 from refseg_cli.commands._question import question_of, read_picture
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
-
-if TYPE_CHECKING:
-    pass
-
 
 FormatName = Annotated[
     Format | None,
@@ -37,13 +33,11 @@ FormatName = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", metavar="P", min=0, max=1, help="Probability that puts a pixel into the mask."),
+    typer.Option("--threshold", metavar="P", min=0, max=1, help="Pixels above this probability are in the mask."),
 ]
 NoTargetThreshold = Annotated[
     float | None,
-    typer.Option(
-        "--no-target-threshold", metavar="P", min=0, max=1, help="Probability that a target is there, to report it."
-    ),
+    typer.Option("--no-target-threshold", metavar="P", min=0, max=1, help="Report a target from this probability on."),
 ]
 
 
@@ -55,12 +49,12 @@ Phrases = Annotated[
 Output = Annotated[
     str | None,
     typer.Option(
-        "--output", "--out", "-o", metavar="OUT", help="File, folder or template of names to write to; - for a pipe."
+        "--output", "--out", "-o", metavar="OUT", help="File, folder or template to write to; - for standard output."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with a run that was stopped: ask about images without answers only.")
+    bool, typer.Option("--resume", help="Continue a run that was stopped: skip images that have answers.")
 ]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
@@ -75,7 +69,7 @@ PhraseFile = Annotated[
 CocoIdsFile = Annotated[
     Path | None,
     typer.Option(
-        "--coco-ids", metavar="FILE", help="COCO data set whose ids --format coco takes; phrases are its categories."
+        "--coco-ids", metavar="FILE", help="COCO dataset whose ids --format coco uses; phrases are its categories."
     ),
 ]
 Simplify = Annotated[
@@ -100,7 +94,7 @@ ClipFlag = Annotated[
     bool, typer.Option("--clip", help="IMAGE is one clip: a folder of frames, an animated picture, or a video.")
 ]
 Every = Annotated[int, typer.Option("--every", metavar="N", min=1, help="Of a clip, ask each N-th frame only.")]
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search folders for images at any depth.")]
 ListWith = Annotated[
     bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
 ]
@@ -108,7 +102,7 @@ ListWithout = Annotated[
     bool, typer.Option("--files-without-match", "-L", help="Print the names of images in which none is found.")
 ]
 Count = Annotated[
-    bool, typer.Option("--count", "-c", help="Print of each image how many of the phrases are found, as NAME:N.")
+    bool, typer.Option("--count", "-c", help="Print how many of the phrases are found in each image, as NAME:N.")
 ]
 
 
@@ -141,6 +135,7 @@ def predict(
     threshold: Threshold = None,
     no_target_threshold: NoTargetThreshold = None,
     max_pixels: MaxPixels = None,
+    precision: Precision = "fp32",
     memory: Memory = None,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled pictures.")] = False,
@@ -149,12 +144,12 @@ def predict(
 ) -> int:
     """Turn images and phrases into masks.
 
-    The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
-    IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
-    give numbered files (IMAGE.mask-1.png and so on), or a line each in formats of text, written as they come.
-    With --phrase, all arguments are images, or folders of them. Files are not replaced without --force.
-    The template -o 'out/{stem}-{phrase}.png' names files itself, by {stem}, {name} and {folder} of the image, the
-    {phrase}, and its number {n}.
+    The mask is a black and white PNG of the image's size, written to standard output if that is a pipe or file, else
+    to IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases give
+    numbered files (IMAGE.mask-1.png and so on), or in text formats a line each as soon as it is known.
+    With --phrase, all arguments are images or folders of them. Existing files are kept unless --force is given.
+    -o may be a template, as in 'out/{stem}-{phrase}.png'; its fields are {stem}, {name} and {folder} of the image,
+    {phrase}, and the phrase's number {n}.
     A video is answered frame by frame, and becomes a video, PNG frames in a folder, or a line of text for each frame;
     with --clip, so are a folder of frames and an animated picture.
 
@@ -181,7 +176,7 @@ def predict(
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
-    options["memory"] = choose_memory(memory)
+    options |= {"precision": precision, "memory": choose_memory(memory)}
     if data:
         _refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
         _refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from refseg_cli.data import storage
 from refseg_cli.data.pictures import read_pixels
@@ -21,6 +21,9 @@ from refseg_cli.records import Record
 from refseg_cli.segmenters.base import SCHEMA, Segmenter, record
 from refseg_cli.segmenters.choice import open_segmenter
 
+if TYPE_CHECKING:
+    from refseg_cli.segmenters.precision import Wanted
+
 Engine = Literal["local", "ray"]
 ABOUT = "_answers.json"  # what the answers in a folder are of
 
@@ -30,7 +33,7 @@ class BulkRequest:
     """What to answer.
 
     data: folder or URI of prepared shards.  split: its name.  out: folder or URI of the answers.
-    model, device, threshold, no_target_threshold, memory: as in `open_segmenter`.
+    model, device, threshold, no_target_threshold, precision, memory: as in `open_segmenter`.
     engine: this process alone, or a Ray cluster.  workers: processes of it at most.  threads: of each; 0 for one of
         Ray's, here as many as the library takes.
     """
@@ -42,6 +45,7 @@ class BulkRequest:
     device: str = "auto"
     threshold: float | None = None
     no_target_threshold: float | None = None
+    precision: Wanted = "fp32"
     memory: int | None = None
     engine: Engine = "local"
     workers: int = 1
@@ -105,8 +109,9 @@ def answers_of(shard: str) -> str:
 
 def _agree(folder: storage.Place, request: BulkRequest, shards: Shards) -> None:
     """Note what the answers are of; refuse a folder with answers of something else."""
-    options = {"threshold": request.threshold, "no_target_threshold": request.no_target_threshold}
+    options: dict[str, Any] = {"threshold": request.threshold, "no_target_threshold": request.no_target_threshold}
     data = {"data": shards.manifest.fingerprint, "split": request.split}
+    options |= {} if request.precision == "fp32" else {"precision": request.precision}
     about = (json.dumps({"model": request.model, **options, **data}, indent=1) + "\n").encode()
     place = folder / ABOUT
     if not place.exists():
@@ -138,6 +143,7 @@ def _opened(request: BulkRequest) -> Callable[[int], Answered]:
         device=request.device,
         threshold=request.threshold,
         no_target_threshold=request.no_target_threshold,
+        precision=request.precision,
         memory=request.memory,
         threads=max(1, request.threads) if request.engine == "ray" else request.threads,
     )

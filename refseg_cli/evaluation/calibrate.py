@@ -48,21 +48,10 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
         RefsegError: the model is a bundled one, which is not the user's to change, or an exported one; no such data or
             split; nothing in the split; or the folder cannot be written.
     """
-    if request.model is not None and hub.is_hub_name(request.model):
-        repository = hub.split_name(request.model.partition("+")[0])[0]
-        raise RefsegError(
-            f"{request.model}: thresholds are stored in the model's folder, and this one is in the hub's cache",
-            hint=f"hf download {repository} --local-dir DIR, then --model DIR",
-        )
+    _refuse_cached(request.model)
     if request.model is not None and is_zero_shot(request.model):
         return _calibrate_zero_shot(request, request.model, split, progress)
-    if is_exported(request.model):
-        raise RefsegError(
-            f"{request.model}: an exported model keeps its thresholds", hint="calibrate the checkpoint and export it"
-        )
-    folder = checkpoint.resolve(request.model)
-    if folder.parent == checkpoint.BUNDLE:
-        raise RefsegError("a bundled model keeps its thresholds", hint="name a trained one with --model RUN")
+    folder = own_checkpoint(request.model)
     with sharing() as part:
         return _calibrate_checkpoint(request, folder, split, part, progress)
 
@@ -88,6 +77,32 @@ def _chosen(answers: Answers, folder: Path, split: str) -> Calibration:
     about = {"data": answers.about.dataset, "split": split, "expressions": len(answers), "gIoU": [before, best.g_iou]}
     checkpoint.store_thresholds(folder, new, info=about)
     return Calibration(folder, split, old, new, before, best.g_iou)
+
+
+def own_checkpoint(model: str | None) -> Path:
+    """The checkpoint folder of that name, in which something is to be stored.
+
+    Raises:
+        RefsegError: there is none, or it is not the user's to change: bundled, exported, in the hub's cache.
+    """
+    _refuse_cached(model)
+    if is_exported(model):
+        raise RefsegError(
+            f"{model}: an exported model keeps its thresholds", hint="calibrate the checkpoint and export it"
+        )
+    folder = checkpoint.resolve(model)
+    if folder.parent == checkpoint.BUNDLE:
+        raise RefsegError("a bundled model keeps its thresholds", hint="name a trained one with --model RUN")
+    return folder
+
+
+def _refuse_cached(model: str | None) -> None:
+    if model is not None and hub.is_hub_name(model):
+        repository = hub.split_name(model.partition("+")[0])[0]
+        raise RefsegError(
+            f"{model}: thresholds are stored in the model's folder, and this one is in the hub's cache",
+            hint=f"hf download {repository} --local-dir DIR, then --model DIR",
+        )
 
 
 def _calibrate_zero_shot(request: EvalRequest, name: str, split: str, progress: Progress) -> Calibration:

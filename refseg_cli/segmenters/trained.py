@@ -5,7 +5,7 @@ Axes: N phrases, h w pixels of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from refseg_cli.segmenters.decisions import Decision, override
 from refseg_cli.segmenters.explain import explain, explained, kinds_of
 from refseg_cli.segmenters.inference import pick_device, postprocess
 from refseg_cli.segmenters.passes import Passes
+from refseg_cli.segmenters.precision import Wanted, asked_at, choose
 
 # Mask pixels brought to the picture's size at a time: 128 MB of float32 logits.
 PIXELS_AT_A_TIME = 32_000_000
@@ -37,6 +38,7 @@ class Predictor:
         folder: a checkpoint or a training run; None for the bundled model.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         threshold, no_target_threshold: probabilities in [0, 1] in place of the checkpoint's own, see `Thresholds`.
+        precision: of the arithmetic, see precision.py.
         memory: bytes that a pass through the network may take; None for half of what is free.
 
     Raises:
@@ -50,13 +52,19 @@ class Predictor:
         device: str = "auto",
         threshold: float | None = None,
         no_target_threshold: float | None = None,
+        precision: Wanted = "fp32",
         memory: int | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.checkpoint = checkpoint.load(folder, self.device)
         self.thresholds = override(self.checkpoint.thresholds, mask=threshold, exists=no_target_threshold)
-        self.passes = Passes(self.checkpoint.model, self.device, budget=memory)
-        self.explaining = Passes(partial(explained, self.checkpoint.model), self.device, budget=memory)
+        found = self.checkpoint
+        self.precision = choose(precision, self.device, found.info, found.thresholds)
+
+        def passes(model: Callable[[Batch], Prediction]) -> Passes:
+            return Passes(asked_at(model, self.device, self.precision), self.device, budget=memory)
+
+        self.passes, self.explaining = passes(found.model), passes(partial(explained, found.model))
 
     @property
     def name(self) -> str:

@@ -30,6 +30,8 @@ def test_it_reaches_the_passes(untrained: Path) -> None:
 
 
 def test_a_zero_shot_model_has_no_use_for_it() -> None:
-    refuse_of_zero_shot("hf:org/name", {"--memory": None})
+    refuse_of_zero_shot("hf:org/name", memory=None, precision="auto")
     with pytest.raises(RefsegError, match="no use for --memory"):
-        refuse_of_zero_shot("hf:org/name", {"--memory": 12345})
+        refuse_of_zero_shot("hf:org/name", memory=12345, precision="fp32")
+    with pytest.raises(RefsegError, match="no use for --precision"):
+        refuse_of_zero_shot("hf:org/name", memory=None, precision="bf16")
