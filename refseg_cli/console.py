@@ -167,7 +167,9 @@ class Console:
         if code and self.colored(sys.stderr):
             text = f"\033[{code}m{text}\033[0m"
         # While bars are drawn, rich stands in for sys.stderr and puts the line above them.
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the sink
+        # One write a line: `print` writes the end of the line apart, and a thread that reads pictures may get in between.
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
     def _write_out(self, text: str) -> None:
         if _speaks():

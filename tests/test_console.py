@@ -45,6 +45,19 @@ def test_data_on_stdout_and_talk_on_stderr(console: Console, capsys: Capture) ->
     assert streams.err == "by the way\nrefseg: warning: careful\nrefseg: no such thing (try another)\n"
 
 
+def test_a_line_is_written_whole(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that talk at once must not share a line."""
+    written: list[str] = []
+    stream = Terminal()
+    monkeypatch.setattr(stream, "write", written.append)
+    monkeypatch.setattr("sys.stderr", stream)
+    console.color = "never"
+    console.warn("careful")
+    console.error("broken")
+    console.block("one\ntwo\n")
+    assert written == ["refseg: warning: careful\n", "refseg: broken\n", "one\ntwo\n"]
+
+
 def test_quiet_leaves_errors_and_data_asked_for(console: Console, capsys: Capture) -> None:
     console.quiet = console.verbose = True
     console.result("answer")

@@ -46,6 +46,7 @@ EXCEPTIONS = {  # commands, and why they are not run
     r"^refseg train --arch vlt --recipe vlt-darknet53-refcoco": "a recipe at full size; test_config.py builds each",
     r"^refseg train --recipe NAME|--model runs/NAME": "a template",
     r"model\.oracle": "needs a trained ISFP; tests/evaluation/test_overrides.py has one",
+    r"--root (ref-youtube-vos|mevis|ref-davis) ": "videos of others; tests/engine/test_prepare_video.py makes such files",
     r"^refseg prepare from ": "files of others; tests/engine/test_forms_*.py make such files",
     r"^refseg bench --(model vlt.onnx|recipe lavt)": "an export of another page; a model at full size",
     r"--fail-below": "hangs on the clock; tests/commands/test_bench_command.py",

@@ -86,7 +86,10 @@ def read_columns(
         RefsegError: no such file, not Parquet, damaged, or without such a column.
     """
     with storage.locate(uri).open() as file, _explained(uri):
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        footer = pq.read_metadata(file)
+        # Strings stay the dictionaries that Parquet has them as: of a million phrases most are equal to another.
+        strings = [field.name for field in footer.schema.to_arrow_schema() if pa.types.is_string(field.type)]
+        parquet = pq.ParquetFile(file, metadata=footer, read_dictionary=strings, page_checksum_verification=True)
         metadata = {k.decode(): v.decode() for k, v in (parquet.schema_arrow.metadata or {}).items()}
         for name in names:
             if name not in parquet.schema_arrow.names:
@@ -110,7 +113,7 @@ def _column(column: pa.ChunkedArray) -> np.ndarray:
                 return numbers(values).reshape(len(lengths), -1)
         elif pa.types.is_string(kind.value_type):
             return _string_lists(values, lengths)
-    if pa.types.is_string(kind) and not column.null_count:
+    if pa.types.is_dictionary(kind):
         return _strings(column.combine_chunks())
     plain = pa.types.is_primitive(kind) and not column.null_count
     return numbers(column) if plain else column.to_numpy()
@@ -129,9 +132,10 @@ def numbers(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.from_dlpack(whole)
 
 
-def _strings(values: pa.StringArray) -> np.ndarray:
-    encoded = values.dictionary_encode()
-    return np.array([*encoded.dictionary.to_pylist(), None], dtype=object)[numbers(encoded.indices)]
+def _strings(encoded: pa.DictionaryArray) -> np.ndarray:
+    strings = np.array([*encoded.dictionary.to_pylist(), None], dtype=object)
+    codes = encoded.indices.fill_null(len(encoded.dictionary)) if encoded.null_count else encoded.indices
+    return strings[numbers(codes)]
 
 
 def _string_lists(values: pa.StringArray, lengths: np.ndarray) -> np.ndarray:

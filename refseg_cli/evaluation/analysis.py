@@ -231,5 +231,8 @@ def _scored(answers: Answers, table: Ratios, found: Sequence[Slice], *, interval
 def _only(table: Ratios, names: Sequence[str]) -> Ratios:
     """The same table with some of its metrics."""
     places = [table.names.index(name) for name in names]
-    metrics = tuple(table.metrics[i] for i in places)
-    return Ratios(metrics, table.numerators[:, places], table.denominators[:, places], table.concepts)
+    metrics = tuple(table.metrics[place] for place in places)
+    numerators, denominators = (
+        tuple(columns[place] for place in places) for columns in (table.numerators, table.denominators)
+    )
+    return Ratios(metrics, numerators, denominators, table.concepts)

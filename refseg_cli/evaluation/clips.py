@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,24 +96,20 @@ def score_clips(split: Shards, answers: Answers, predicted: Sequence[Rle]) -> Cl
     numbers = {clip: number for number, clip in enumerate(dict.fromkeys(clip for clip, _ in tracks))}
     return ClipScores(
         tuple(tracks),
-        _table(tracks.values()),
+        _table(list(tracks.values())),
         np.array([numbers[clip] for clip, _ in tracks], np.int64),
         sum(not track.has_target for track in tracks.values()),
     )
 
 
-def _table(tracks: Iterable[_Track]) -> Ratios:
-    rows, weights = [], []
-    for track in tracks:
-        j, f = _mean(track.regions), _mean(track.boundaries)
-        rows.append([(j + f) / 2, j, f, _mean(track.steadiness) if track.steadiness else 0.0])
-        weights.append([1, 1, 1, bool(track.steadiness)])
-    shape = (-1, len(VIDEO.metrics))
+def _table(tracks: Sequence[_Track]) -> Ratios:
+    j = np.array([_mean(track.regions) for track in tracks], np.float64)
+    f = np.array([_mean(track.boundaries) for track in tracks], np.float64)
+    steady = np.array([_mean(track.steadiness) if track.steadiness else 0.0 for track in tracks], np.float64)
+    every = np.ones(len(tracks), bool)
+    several = np.array([bool(track.steadiness) for track in tracks], bool)  # frames
     return Ratios(
-        VIDEO.metrics,
-        np.array(rows, np.float64).reshape(shape),
-        np.array(weights, np.float64).reshape(shape),
-        np.zeros((len(rows), 0)),
+        VIDEO.metrics, ((j + f) / 2, j, f, steady), (every, every, every, several), np.zeros((len(tracks), 0))
     )
 
 

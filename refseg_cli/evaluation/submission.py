@@ -34,9 +34,10 @@ MAX_BYTES = 64 << 20  # of a PNG file in a zip: a mask has far fewer, and a smal
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # of every file in a zip, so that the same answers make the same bytes
 
 
-def is_submission(source: str) -> bool:
-    """Whether it is a folder or a zip."""
-    return source.lower().endswith(ZIP) or Path(source).is_dir()
+def is_submission(source: str, splits: Sequence[Shards]) -> bool:
+    """Whether it is a folder or a zip of masks, which it is if the splits are of clips."""
+    of_clips = any(split.manifest.splits[split.split].clips for split in splits)
+    return of_clips and (source.lower().endswith(ZIP) or Path(source).is_dir())
 
 
 def frame_name(record: Record) -> str:

@@ -16,6 +16,8 @@ def grid_bits(count: int) -> int:
 
 def on_grid(values: np.ndarray, bits: int) -> np.ndarray:
     """The nearest multiples of 2^-bits, float64; whole numbers stay as they are."""
+    if values.dtype.kind != "f":
+        return values.astype(np.float64)
     return np.ldexp(np.rint(np.ldexp(values, bits)), -bits)
 
 

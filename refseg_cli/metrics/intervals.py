@@ -120,7 +120,7 @@ def estimates(
         for j, (metric, value) in enumerate(zip(table.metrics, table.values(which), strict=True)):
             terms = table.terms(j)
             low, high = _interval(metric, sums, terms) if intervals else (math.nan, math.nan)
-            expressions = sum(int(np.count_nonzero(table.denominators[:, k][which])) for k in terms)
+            expressions = sum(int(np.count_nonzero(table.denominators[k][which])) for k in terms)
             defined = int(np.count_nonzero(sums.wholes[:, j]))
             found[metric.name] = Estimate(float(value), low, high, expressions, defined)
         results.append(found)

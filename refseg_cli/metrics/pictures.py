@@ -59,7 +59,7 @@ def sum_by_picture(table: Ratios, pictures: np.ndarray, count: int, rows: np.nda
 
     shape = (len(table.metrics), count)
     parts, wholes = (
-        np.array([summed(column) for column in columns.T]).reshape(shape).T
+        np.array([summed(column) for column in columns]).reshape(shape).T
         for columns in (table.numerators, table.denominators)
     )
     totals = wholes.sum(0)

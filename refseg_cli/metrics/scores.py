@@ -38,7 +38,10 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ratios:
-    """metrics[j] of any set of rows is numerators[rows, j].sum() / denominators[rows, j].sum(); both (n, m) float64.
+    """metrics[j] of any set of rows is numerators[j][rows].sum() / denominators[j][rows].sum().
+
+    Both are m columns (n,), each of float64, int64 or bool as its metric needs: of a million expressions they are most
+    of the memory.
 
     An expression that a metric leaves out is 0 in both. A metric of kind `sum` is that of its terms' ratios; its own
     columns are 0. The share of a reference stands in one of its rows: a set has all of its rows, or none.
@@ -48,8 +51,8 @@ class Ratios:
     """
 
     metrics: tuple[Metric, ...]
-    numerators: np.ndarray
-    denominators: np.ndarray
+    numerators: tuple[np.ndarray, ...]
+    denominators: tuple[np.ndarray, ...]
     concepts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
@@ -64,10 +67,10 @@ class Ratios:
         """(m,) numerators and (m,) denominators added up over those rows."""
         parts, wholes = np.zeros(len(self.metrics)), np.zeros(len(self.metrics))
         for j, metric in enumerate(self.metrics):
-            column = self.numerators[:, j][rows]
+            column = self.numerators[j][rows]
             # Sums of whole numbers are exact in any order.
             parts[j] = exact_sum(column) if metric.adds_fractions else column.sum()
-            wholes[j] = self.denominators[:, j][rows].sum()
+            wholes[j] = self.denominators[j][rows].sum()
         parts, wholes = self.added(parts, wholes)
         for j, metric in enumerate(self.metrics):
             if metric.concept:
@@ -136,16 +139,16 @@ def ratios(counts: Counts, protocol: Protocol = REFSEG, references: np.ndarray |
     references: (n,) any numbers, the same for the phrases of one reference; None where each is its own.
     """
     seen = outcome(counts, protocol)
-    # Columns lie together, and each is filled as it comes: of a million expressions they are most of the memory.
-    numerators, denominators = (np.empty((len(protocol.metrics), len(counts))) for _ in range(2))
+    shares = []
     groups = np.arange(len(counts)) if protocol.by_reference and references is None else references
-    for j, metric in enumerate(protocol.metrics):
+    for metric in protocol.metrics:
         share = _column(metric, seen, strict=protocol.strict)
         if protocol.by_reference and metric.by == "reference":
             assert groups is not None
             share = _by_reference(*share, groups)
-        numerators[j], denominators[j] = share
-    return Ratios(protocol.metrics, numerators.T, denominators.T, _concepts(counts, protocol, seen))
+        shares.append(share)
+    numerators, denominators = zip(*shares, strict=True)
+    return Ratios(protocol.metrics, numerators, denominators, _concepts(counts, protocol, seen))
 
 
 def sample_iou(counts: Counts, protocol: Protocol = REFSEG) -> np.ndarray:

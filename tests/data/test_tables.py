@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from raw_layout import flip
@@ -92,6 +93,17 @@ def test_other_files_and_columns_are_named(tmp_path):
     assert error.value.hint == "it has number, share, text, yes, mask"
     with pytest.raises(RefsegError, match=r"missing\.parquet: no such file"):
         read_columns(str(tmp_path / "missing.parquet"), ["number"])
+
+
+def test_strings_that_are_equal_are_one_object_and_may_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROW_GROUP", 2)  # dictionaries of their own
+    rows = [Line(i, 0.0, text, True, LINES[0].mask) for i, text in enumerate(["a", "b", "b", "c", "b"])]
+    write(tmp_path / "lines.parquet", *([row] for row in rows))
+    texts = read_columns(str(tmp_path / "lines.parquet"), ["text"])[0]["text"].tolist()
+    assert texts == ["a", "b", "b", "c", "b"]
+    assert texts[1] is texts[2] is texts[4]
+    pq.write_table(pa.table({"text": ["a", None, "a"]}), tmp_path / "gaps.parquet")
+    assert read_columns(str(tmp_path / "gaps.parquet"), ["text"])[0]["text"].tolist() == ["a", None, "a"]
 
 
 def test_damage_is_named(tmp_path):

@@ -37,7 +37,7 @@ def shares(right: list[int], of: list[int]) -> tuple[Counts, np.ndarray]:
 
 def left_out(table: Ratios, images: np.ndarray, j: int) -> tuple[float, list[float]]:
     """A metric, and what it is without each of its pictures."""
-    part, whole = table.numerators[:, j], table.denominators[:, j]
+    part, whole = table.numerators[j], table.denominators[j]
     pictures = [p for p in np.unique(images) if whole[images == p].sum() > 0]
     rest = [part[images != p].sum() / whole[images != p].sum() for p in pictures]
     return part.sum() / whole.sum(), rest
@@ -60,7 +60,7 @@ def test_equal_to_the_jackknife_in_loops(protocol):
         c, squares = len(rest), [(value - r) ** 2 for r in rest]
         trials = value * (1 - value) / ((c - 1) / c * sum(squares)) if sum(squares) else c
         if metric.kind in ("precision", "no-target", "target"):
-            trials, quantile = min(trials, table.denominators[:, j].sum()), Z
+            trials, quantile = min(trials, table.denominators[j].sum()), Z
         else:
             behind = sum(squares) ** 2 / sum(s * s for s in squares)
             quantile = student(behind + (0.5 if metric.kind == "overall" else 2))
@@ -69,7 +69,7 @@ def test_equal_to_the_jackknife_in_loops(protocol):
         low, high = wilson(value, trials, quantile)
         e = found[metric.name]
         assert (e.value, e.low, e.high) == pytest.approx((value, low, high), abs=1e-9), metric.name
-        assert (e.count, e.images) == (np.count_nonzero(table.denominators[:, j]), c)
+        assert (e.count, e.images) == (np.count_nonzero(table.denominators[j]), c)
 
 
 def both_accuracies(counts: Counts) -> float:
@@ -265,7 +265,7 @@ def test_a_difference_by_loops():
         variance = (c - 1) / c * sum((gap - (q - p)) ** 2 for p, q in zip(rest_x, rest_y, strict=True))
         quantile = student(c - 1)
         if metric.kind in ("precision", "no-target", "target"):
-            n = one.denominators[:, j].sum()
+            n = one.denominators[j].sum()
             gap, variance = gap * n / (n + 2), variance * (n / (n + 2)) ** 2 + 1 / (n + 2) ** 2
             quantile = Z
         half = quantile * math.sqrt(variance)

@@ -11,7 +11,7 @@ from rows import NAN, counts_of, row
 
 from refseg_cli.metrics.exact import exact_sum
 from refseg_cli.metrics.protocols import PROTOCOLS, REFSEG
-from refseg_cli.metrics.scores import sample_iou, scores
+from refseg_cli.metrics.scores import ratios, sample_iou, scores
 
 HIT = row(intersection=6, predicted=8, target=8)  # 6 / 10
 MISSED = row(intersection=0, predicted=0, target=5)
@@ -307,3 +307,9 @@ def test_exact_sums_are_those_of_fsum(n, spread):
     for column in (values, np.abs(values), values**2, -values, np.zeros(n), np.full(n, 0.1), rng.random(n) / 3):
         assert exact_sum(column) == math.fsum(column.tolist())
     assert exact_sum(np.array([1e16, 1.0, -1e16])) == 1.0
+
+
+def test_flags_are_held_as_flags():
+    table = ratios(counts_of(*(row(7, 9, 8) for _ in range(100))))
+    held = {id(column): column.nbytes for column in (*table.numerators, *table.denominators)}
+    assert sum(held.values()) <= 100 * (3 * 8 + 20)  # IoU, intersection, union; a byte for each flag
