@@ -151,6 +151,10 @@ class Batch:
     has_target:     (N,) bool; None without annotations
     target_id:      (N,) int64, equal exactly where two expressions of the batch have the same targets in the
                     same image, or show the same things of a clip; None without annotations
+    small:          (I, 3, h, w) float32, the same pictures at `data.small`'s size; None unless the recipe asks for it
+    objects:        (T, H, W) float32 in {0, 1}, the targets of all expressions one by one; None unless the recipe's
+                    `data.objects` asks for it
+    object_of:      (T,) int64, the expression that each of them is a target of
     categories:     (I, H, W) int64, category id of the annotated object at each pixel, 0 elsewhere; None unless the
                     recipe's `data.category_map` asks for it
     sizes:          (I, 2) int64, original (height, width) in pixels
@@ -169,12 +173,44 @@ class Batch:
     has_target: Tensor | None = None
     target_id: Tensor | None = None
     categories: Tensor | None = None
+    small: Tensor | None = None
+    objects: Tensor | None = None
+    object_of: Tensor | None = None
     sizes: Tensor | None = None
     content: Tensor | None = None
     samples: Sequence[Sample] = ()
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
+
+    def part(self, rows: slice | Tensor) -> Batch:
+        """The batch of some of its expressions and the images that they are of.
+
+        rows: a stretch of them, or their numbers, ascending; of clips all of a phrase's or none.
+        """
+        images, index = self.image_index[rows].unique(return_inverse=True)
+        phrases = None if self.phrase_index is None else self.phrase_index[rows].unique(return_inverse=True)[1]
+        samples = self.samples[rows] if isinstance(rows, slice) else [self.samples[i] for i in rows if self.samples]
+
+        def of(values: Tensor | None, chosen: Tensor | slice) -> Tensor | None:
+            return None if values is None else values[chosen]
+
+        return replace(
+            self,
+            images=self.images[images],
+            tokens=self.tokens[rows],
+            attention_mask=self.attention_mask[rows],
+            image_index=index,
+            phrase_index=phrases,
+            small=of(self.small, images),
+            masks=of(self.masks, rows),
+            has_target=of(self.has_target, rows),
+            target_id=of(self.target_id, rows),
+            categories=of(self.categories, images),
+            sizes=of(self.sizes, images),
+            content=of(self.content, images),
+            samples=samples,
+        )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """The same batch with every tensor on `device`."""

@@ -100,6 +100,10 @@ def results(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -
     out = str(folder / "own")
     calls = {
         "predict --json": ["predict", str(ROOT / "refseg_cli/bundled/demo/cat.jpg"), "the cat"],
+        "predict --data --json": [
+            *("predict", *data, "--split", "testA", "--model", str(run), "--no-target-ok"),
+            *("-o", str(folder / "bulk"), *device),
+        ],
         "eval --json": ["eval", *data, "--model", str(run), "--records", answers, "--slices", "--curves", *device],
         "compare --json": ["compare", answers, answers],
         "calibrate --json": ["calibrate", *data, "--model", str(model), *device],
@@ -119,6 +123,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -
         "A checkpoint's config.json": [json.loads((run / "best/config.json").read_text())],
         "Prepared data: _manifest.json": [json.loads((scenes / "_manifest.json").read_text())],
         "Prepared data: _problems.jsonl": list(map(json.loads, Path(out, "_problems.jsonl").read_text().splitlines())),
+        "Answers to prepared data: _answers.json": [json.loads((folder / "bulk/_answers.json").read_text())],
         "train --json": [json.loads(json_line(TrainResult(run, 1, 1, 2.5, "finished", {"gIoU": 2.5})))],
         "import --json": [
             json.loads(

@@ -7,7 +7,8 @@ completions and man pages (`refseg_cli/_manual`) reads it.
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +23,7 @@ DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
     "caris": "caris-refcoco",
     "cgformer": "cgformer-refcoco",
     "cris": "cris-r50-refcoco",
+    "deris": "deris-b-refcoco",
     "isfp": "isfp-darknet53-refcoco",
     "jmceln": "jmceln-rn101-refcoco",
     "lavt": "lavt-refcoco",
@@ -103,6 +105,10 @@ Protocols = Annotated[
 Data = Annotated[
     str, typer.Option("--data", metavar="DIR", help="Prepared data: a folder or URI that 'refseg prepare' wrote.")
 ]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Where the work is done: here, or on a Ray cluster (RAY_ADDRESS; docs/scale.md)."),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -137,6 +143,22 @@ Device = Annotated[
         autocompletion=device_choices,
     ),
 ]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"],
+    typer.Option(
+        "--precision",
+        help="Of the arithmetic. auto takes bf16 where the hardware has it and the model passed 'refseg calibrate "
+        "--check-precision bf16'.",
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Memory that phrases may take together, e.g. 4GiB; half of what is free if not given.",
+    ),
+]
 BatchImages = Annotated[
     int, typer.Option("--batch-images", metavar="N", min=1, help="Images per batch, each with all its phrases.")
 ]
@@ -161,6 +183,24 @@ def choose_protocols(text: str, *, clips: bool = False) -> tuple[str, ...]:
     if not names:
         raise RefsegError("--protocol names none", hint=f"one of: {', '.join(protocol_choices())}")
     return names
+
+
+def choose_memory(text: str | None) -> int | None:
+    """The bytes of ``4GiB``, ``500MB`` or ``1000000``.
+
+    Raises:
+        RefsegError: it is no amount of memory.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?", text.strip().lower())
+    size = 0
+    if found:
+        power = "kmgt".find(found[2] or "-") + 1
+        size = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    if not size:
+        raise RefsegError(f"--memory {text}: not an amount of memory", hint="e.g. 4GiB or 500MB")
+    return size
 
 
 def choose_splits(text: str) -> tuple[str, ...]:

@@ -36,10 +36,13 @@ from refseg_cli.commands._options import (
     Json,
     Latex,
     Markdown,
+    Memory,
     Model,
+    Precision,
     Protocols,
     Quiet,
     Resamples,
+    choose_memory,
     choose_protocols,
     choose_splits,
 )
@@ -86,6 +89,8 @@ def eval_(
     sanity: AskSanity = None,
     resamples: Resamples = 10_000,
     batch_images: BatchImages = 8,
+    precision: Precision = "fp32",
+    memory: Memory = None,
     device: Device = "auto",
     json: Json = False,
     markdown: Markdown = False,
@@ -110,6 +115,7 @@ def eval_(
     """
     from refseg_cli.evaluation.evaluate import EvalRequest
     from refseg_cli.evaluation.outside import OutsideRequest
+    from refseg_cli.evaluation.parts import sharing
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     splits, disturb = choose_splits(split), _disturbance(mask_words, mask_count, sanity)
@@ -118,24 +124,25 @@ def eval_(
     path = _page(page, disturb, source)
     needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
-        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit}
-        _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
+        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
+        _refuse_with_from(asked | {"--precision": precision != "fp32", "--mask-words": mask_words, "--sanity": sanity})
         skip, counted = on_error == "skip", wanted.counted
         found = _score_file(OutsideRequest(source, data, splits, counted, skip, needs_masks, records, merge))
         _present(found, wanted, data, path, clips)
         return
     if others := [name for name, given in {"--on-error": on_error != "fail", "--merge": merge}.items() if given]:
         raise RefsegError(f"{others[0]} applies to --from", hint="add --from FILE, or omit it")
-    plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
-    curve, changes = curves or path is not None, tuple(overrides or ())
-    request = replace(plain, protocols=wanted.counted, curve=curve, overrides=changes)
-    if calibrate:
-        _calibrate(request, calibrate)
-    if disturb is not None:
-        _show_disturbed(request, disturb, wanted)
-    else:
-        found = _score_model(request, wanted.protocols, masks=needs_masks, maps=path is not None)
-        _present(found, wanted, data, path, clips)
+    plain = EvalRequest(data, splits, model, device, batch_images, limit, records=records, precision=precision)
+    curve, changes, room = curves or path is not None, tuple(overrides or ()), choose_memory(memory)
+    request = replace(plain, protocols=wanted.counted, curve=curve, overrides=changes, memory=room)
+    with sharing():
+        if calibrate:
+            _calibrate(request, calibrate)
+        if disturb is not None:
+            _show_disturbed(request, disturb, wanted)
+        else:
+            found = _score_model(request, wanted.protocols, masks=needs_masks, maps=path is not None)
+            _present(found, wanted, data, path, clips)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +177,7 @@ class _Found:
     cautions: tuple[str, ...] = ()
 
 
-def _refuse_beside_from(options: Mapping[str, object]) -> None:
+def _refuse_with_from(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="omit one of them")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from refseg_cli.commands._options import Json, MaxPixels, Quiet, split_choices
+from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet, split_choices
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, RefsegError
 
@@ -78,6 +78,7 @@ def refcoco(
     split_by: Annotated[Literal["unc", "google"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -91,7 +92,9 @@ def refcoco(
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcoco --root refer --images train2014 --out prepared/refcoco
     """
-    _prepare("refcoco", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "refcoco", root, out, images, split_by, splits, workers, engine, on_error, masks_on, max_pixels, overwrite, json
+    )
 
 
 @app.command("refcoco+")
@@ -102,6 +105,7 @@ def refcoco_plus(
     split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -115,7 +119,21 @@ def refcoco_plus(
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcoco+ --root refer --images train2014 --out prepared/refcoco+
     """
-    _prepare("refcoco+", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "refcoco+",
+        root,
+        out,
+        images,
+        split_by,
+        splits,
+        workers,
+        engine,
+        on_error,
+        masks_on,
+        max_pixels,
+        overwrite,
+        json,
+    )
 
 
 @app.command("refcocog")
@@ -126,6 +144,7 @@ def refcocog(
     split_by: Annotated[Literal["umd", "google"], typer.Option("--split-by", help="Author of the splits.")] = "umd",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -141,7 +160,21 @@ def refcocog(
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcocog --root refer --images train2014 --split-by umd --out prepared/refcocog
     """
-    _prepare("refcocog", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "refcocog",
+        root,
+        out,
+        images,
+        split_by,
+        splits,
+        workers,
+        engine,
+        on_error,
+        masks_on,
+        max_pixels,
+        overwrite,
+        json,
+    )
 
 
 @app.command("refclef")
@@ -152,6 +185,7 @@ def refclef(
     split_by: Annotated[Literal["unc", "berkeley"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -159,13 +193,15 @@ def refclef(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare RefClef (ReferIt): ROOT/refclef/refs(unc).p and instances.json.
+    """Prepare RefClef (ReferIt): refs(unc).p and instances.json.
 
     \b
     Example, with the downloads in ./refer and the photos of SAIAPR TC-12 in ./saiapr_tc-12:
       refseg prepare refclef --root refer --images saiapr_tc-12 --split-by berkeley --out prepared/refclef
     """
-    _prepare("refclef", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "refclef", root, out, images, split_by, splits, workers, engine, on_error, masks_on, max_pixels, overwrite, json
+    )
 
 
 @app.command("grefcoco")
@@ -176,6 +212,7 @@ def grefcoco(
     split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -183,14 +220,28 @@ def grefcoco(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare gRefCOCO: ROOT/grefcoco/grefs(unc).json and instances.json.
+    """Prepare gRefCOCO: grefs(unc).json and instances.json.
 
     \b
     Example, with scenes, which come in the same layout:
       refseg prepare scenes --images 8 --raw raw --out scenes
       refseg prepare grefcoco --root raw --out prepared/grefcoco
     """
-    _prepare("grefcoco", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "grefcoco",
+        root,
+        out,
+        images,
+        split_by,
+        splits,
+        workers,
+        engine,
+        on_error,
+        masks_on,
+        max_pixels,
+        overwrite,
+        json,
+    )
 
 
 @app.command("scenes")
@@ -219,11 +270,12 @@ def scenes(
         ),
     ] = None,
     workers: Workers = None,
+    engine: Engine = "local",
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Generate and prepare the embedded dataset: pictures of everyday objects with exact masks and phrases.
+    """Generate and prepare scenes, the dataset that comes with refseg.
 
     \b
     Examples:
@@ -244,6 +296,7 @@ def scenes(
             seed=seed,
             raw=raw,
             workers=workers or cores(),
+            engine=engine,
             overwrite=overwrite,
             progress=progress,
         )
@@ -256,7 +309,7 @@ def check(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Verify prepared data, and find pictures shared between training and test splits.
+    """Verify prepared data and find pictures that splits share.
 
     Checks hashes and counts against the manifests, and compares every train split with every other split of all the
     data given, by image id.
@@ -302,6 +355,7 @@ def _prepare(
     split_by: str,
     splits: str,
     workers: int | None,
+    engine: Literal["local", "ray"],
     on_error: Literal["fail", "skip"],
     masks_on: Literal["upright", "stored"],
     max_pixels: int | None,
@@ -310,7 +364,7 @@ def _prepare(
 ) -> None:
     from refseg_cli.engine.prepare import PrepareRequest, prepare
 
-    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
+    output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
     request = PrepareRequest(dataset, root, output, images, split_by, names_of(splits))
     with console.progress() as progress:
         report = prepare(request, progress=progress)
@@ -320,6 +374,7 @@ def _prepare(
 def output_of(
     out: str,
     workers: int | None,
+    engine: Literal["local", "ray"],
     on_error: Literal["fail", "skip"],
     masks_on: Literal["upright", "stored"],
     max_pixels: int | None,
@@ -331,7 +386,7 @@ def output_of(
     from refseg_cli.engine.prepare import Output
 
     rules = Rules(masks_on, max_pixels or MAX_PIXELS)
-    return Output(out, workers or cores(), on_error, overwrite, rules=rules)
+    return Output(out, workers or cores(), on_error, overwrite, rules=rules, engine=engine)
 
 
 def names_of(splits: str) -> tuple[str, ...]:

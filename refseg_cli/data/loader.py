@@ -5,8 +5,9 @@ Axes: I images, N expressions, H W network input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,13 @@ from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.placement import Placement, place
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Batch, Expression, PhraseField, Record, Sample
+from refseg_cli.records import Batch, Expression, PhraseField, Record, Rle, Sample
 
 if TYPE_CHECKING:
     from refseg_cli.data.shards import Shards
+
+WINDOW = 64  # row groups that are shuffled together
+Fit = Callable[[Sequence[Rle]], Tensor]  # masks of one picture to (k, H, W) as they lie in the input
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +47,44 @@ class Pick:
 Step = tuple[Pick, ...]
 
 
-def grouped_steps(counts: np.ndarray, *, batch_images: int, phrases: int, rng: np.random.Generator) -> list[Step]:
+def shuffled(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(n,) 0 .. n-1 at random, but for this: the row groups are put into windows at random, one window after the other.
+
+    So a reader that keeps a window reads each group once. Up to `WINDOW` groups are shuffled as a whole.
+
+    groups: (n,) the row group of each.
+    """
+    names, which = np.unique(groups, return_inverse=True)
+    windows = rng.permutation(len(names)) * -(-len(names) // WINDOW) // max(1, len(names))
+    order = rng.permutation(len(groups))
+    return order[np.argsort(windows[which[order]], kind="stable")]
+
+
+def grouped_steps(
+    counts: np.ndarray, groups: np.ndarray, *, batch_images: int, phrases: int, rng: np.random.Generator
+) -> list[Step]:
     """Shuffled images, each with up to `phrases` of its expressions (0: all of them).
 
-    counts: (images,) expressions of each image. Images without expressions are left out.
+    Args:
+        counts: (images,) expressions of each image. Images without expressions are left out.
+        groups: (images,) the row group of each.
     """
-    order = rng.permutation(np.flatnonzero(counts))
+    order = shuffled(groups, rng)
     picks = []
-    for image in order:
+    for image in order[counts[order] > 0]:
         chosen = rng.permutation(int(counts[image]))
         picks.append(Pick(int(image), tuple(int(e) for e in (chosen[:phrases] if phrases else chosen))))
     return [tuple(picks[i : i + batch_images]) for i in range(0, len(picks), batch_images)]
 
 
 def contrastive_steps(
-    targets: Sequence[Sequence[int]], *, batch: int, same: int, different: int, rng: np.random.Generator
+    targets: Sequence[Sequence[int]],
+    groups: np.ndarray,
+    *,
+    batch: int,
+    same: int,
+    different: int,
+    rng: np.random.Generator,
 ) -> list[Step]:
     """VLT's batches (thesis 4.2.5, Fig. 4.11): an initial sample, at most `same` expressions of its object (S_SO), at
     most `different` of other objects in its image (S_DO), and expressions of other images (DI) up to `batch`.
@@ -66,9 +93,11 @@ def contrastive_steps(
 
     Args:
         targets: for each image, an id of the referred object for each expression.
+        groups: (images,) the row group of each.
     """
-    queue = [(i, e) for i, ids in enumerate(targets) for e in range(len(ids))]
-    rng.shuffle(queue)
+    entries = [(i, e) for i, ids in enumerate(targets) for e in range(len(ids))]
+    order = shuffled(groups[[i for i, _ in entries]], rng)
+    queue = [entries[n] for n in order]
     steps: list[Step] = []
     while queue:
         image, first = queue.pop()
@@ -152,31 +181,39 @@ class StepDataset(Dataset[Batch]):
         self.field, self.augment, self.unknown, self.shuffle_phrases = field, augment, unknown, shuffle_phrases
 
     def __getitem__(self, step: Step) -> Batch:
-        parts = [self._image(pick) for pick in step]
+        images = torch.empty(len(step), 3, *self.config.size)
+        rows = [len(pick.expressions) for pick in step]
+        target_masks = torch.empty(sum(rows), *self.config.size)
+        places = zip(step, images, target_masks.split(rows), strict=True)
+        parts = [self._image(pick, into, of_targets) for pick, into, of_targets in places]
         frames, phrase_index = phrases_of(step)
+        objects, object_of = _objects(parts)
         phrases = [phrase for part in parts[::frames] for phrase in part.phrases]
         if self.shuffle_phrases:
             rng = np.random.default_rng((*(self.augment or ()), *(pick.image for pick in step)))
             phrases = [phrases[i] for i in rng.permutation(len(phrases))]
         tokens, attention_mask = self.tokenizer.encode(phrases)
-        repeats = torch.tensor([len(part.phrases) for part in parts])
         return Batch(
-            images=torch.stack([part.image for part in parts]),
+            images=images,
             tokens=tokens if phrase_index is None else tokens[phrase_index],
             attention_mask=attention_mask if phrase_index is None else attention_mask[phrase_index],
-            image_index=torch.repeat_interleave(torch.arange(len(parts)), repeats),
+            image_index=torch.repeat_interleave(torch.arange(len(step)), torch.tensor(rows)),
             frames=frames,
             phrase_index=phrase_index,
-            masks=torch.cat([part.masks for part in parts])[:, None],
+            masks=target_masks[:, None],
             has_target=torch.cat([part.has_target for part in parts]),
-            categories=torch.stack([p.categories for p in parts]) if self._wants_categories else None,  # type: ignore[misc]
+            categories=_stacked([part.categories for part in parts]),
+            small=_stacked([part.small for part in parts]),
+            objects=objects,
+            object_of=object_of,
             target_id=_distinct([(i // frames, t) for i, part in enumerate(parts) for t in part.things]),
             sizes=torch.tensor([part.size for part in parts]),
             content=torch.stack([_as_row(part.placement) for part in parts]),
             samples=tuple(sample for part in parts for sample in part.samples),
         )
 
-    def _image(self, pick: Pick) -> _ImagePart:
+    def _image(self, pick: Pick, into: Tensor, of_targets: Tensor) -> _ImagePart:
+        """into, of_targets: (3, H, W) and (K, H, W), to be filled with the picture and its targets."""
         record = self.shards[pick.image]
         size = (record.height, record.width)
         image = decode_image(record.image, record.file_name, orientation=record.orientation, size=size)
@@ -186,65 +223,64 @@ class StepDataset(Dataset[Batch]):
         if rng is not None and self.config.shrink < 1:
             scale, *at = rng.uniform((self.config.shrink, 0, 0), 1)
             placement = placement.shrunk(scale, (at[0], at[1]), self.config.size)
-        pixels = transforms.to_input(image, placement, self.config)
         expressions = [record.expressions[e] for e in pick.expressions]
         targets = [tuple(sorted(e.targets)) for e in expressions]
-        target_masks = self._targets(record, targets, placement)
-        categories = self._categories(record, placement) if self._wants_categories else None
         phrases = [e.phrase(self.field) for e in expressions]
         samples: tuple[Sample, ...] = ()
+        mirrored, light = False, None
         if rng is None:
             samples = tuple(_sample(record, e, self.field) for e in expressions)
         else:
-            if rng.random() < self.config.flip:
-                pixels, target_masks = pixels.flip(-1), target_masks.flip(-1)
-                categories = None if categories is None else categories.flip(-1)
+            mirrored = rng.random() < self.config.flip
+            if mirrored:
                 phrases = [transforms.swap_sides(p) for p in phrases]
-                placement = Placement(
-                    placement.top,
-                    self.config.size[1] - placement.left - placement.width,
-                    placement.height,
-                    placement.width,
-                )
             if self.unknown:
                 phrases = [text.with_unknown_words(p, self.unknown, rng) for p in phrases]
             if self.config.jitter:
-                pixels = transforms.jitter(pixels, self.config.jitter, rng)
+                light = transforms.drawn_light(self.config.jitter, rng)
+        transforms.to_input(image, placement, self.config, light=light, mirrored=mirrored, out=into)
+        small = transforms.to_small(image, placement, self.config, light=light, mirrored=mirrored)
+        fit = partial(transforms.masks_to_input, size=size, placement=placement, config=self.config, mirrored=mirrored)
+        try:
+            _fill_targets(of_targets, record, targets, fit)
+            objects = self._targets_apart(record, targets, fit) if self._wants_objects else None
+            categories = self._categories(record, fit) if self._wants_categories else None
+        except ValueError as error:
+            raise RefsegError(
+                f"{record.file_name}: {error}, the picture has {size[1]}x{size[0]}", hint="prepare the data again"
+            ) from error
         return _ImagePart(
-            image=transforms.normalise(pixels, self.config),
-            masks=target_masks,
+            small=small,
+            objects=objects,
+            object_of=[row for row, ids in enumerate(targets) for _ in ids],
             categories=categories,
             has_target=torch.tensor([bool(t) for t in targets]),
             phrases=phrases,
             things=targets if pick.clip is None else _things(record, targets),
             size=size,
-            placement=placement,
+            placement=placement.mirrored(self.config.size) if mirrored else placement,
             samples=samples,
         )
 
-    def _targets(self, record: Record, targets: Sequence[tuple[int, ...]], placement: Placement) -> Tensor:
-        """(K, H, W): the union of each expression's instances, every instance decoded and resized once."""
-        wanted = sorted({t for ids in targets for t in ids})
-        decoded = [torch.from_numpy(masks.decode(record.instances[t].rle)) for t in wanted]
-        fitted = transforms.masks_to_input(torch.stack(decoded), placement, self.config) if decoded else None
-        union = torch.zeros(len(targets), *self.config.size)
-        for row, ids in enumerate(targets):
-            if fitted is not None and ids:
-                union[row] = fitted[[wanted.index(t) for t in ids]].amax(0)
-        return union
+    @property
+    def _wants_objects(self) -> bool:
+        return self.config.objects and self.augment is not None
+
+    def _targets_apart(self, record: Record, targets: Sequence[tuple[int, ...]], fit: Fit) -> Tensor:
+        """(T, H, W): the instances of all expressions one by one."""
+        wanted = [record.instances[t].rle for ids in targets for t in ids]
+        return fit(wanted).float() if wanted else torch.zeros(0, *self.config.size)
 
     @property
     def _wants_categories(self) -> bool:
         return self.config.category_map and self.augment is not None
 
-    def _categories(self, record: Record, placement: Placement) -> Tensor:
+    def _categories(self, record: Record, fit: Fit) -> Tensor:
         """(H, W) int64: category ids; where objects overlap, the smaller one."""
         canvas = torch.zeros(self.config.size, dtype=torch.int64)
         objects = sorted(record.instances, key=lambda i: -i.box[2] * i.box[3])
-        if objects:
-            decoded = torch.stack([torch.from_numpy(masks.decode(i.rle)) for i in objects])
-            for mask, instance in zip(transforms.masks_to_input(decoded, placement, self.config), objects, strict=True):
-                canvas[mask > 0.5] = instance.category_id
+        for mask, instance in zip(fit([one.rle for one in objects]), objects, strict=True):
+            canvas[mask > 0.5] = instance.category_id
         return canvas
 
 
@@ -252,8 +288,9 @@ class StepDataset(Dataset[Batch]):
 class _ImagePart:
     """What one image contributes to a batch.  things: what tells one expression's targets from another's."""
 
-    image: Tensor
-    masks: Tensor
+    small: Tensor | None
+    objects: Tensor | None
+    object_of: list[int]
     categories: Tensor | None
     has_target: Tensor
     phrases: list[str]
@@ -261,6 +298,38 @@ class _ImagePart:
     size: tuple[int, int]
     placement: Placement
     samples: tuple[Sample, ...]
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """One of all, or None if there are none."""
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there) if there else None
+
+
+def _objects(parts: Sequence[_ImagePart]) -> tuple[Tensor | None, Tensor | None]:
+    """`Batch.objects` and `Batch.object_of`, if they are wanted."""
+    objects = [part.objects for part in parts if part.objects is not None]
+    if not objects:
+        return None, None
+    starts = np.cumsum([0, *(len(part.phrases) for part in parts)])
+    owners = [int(start) + row for part, start in zip(parts, starts, strict=False) for row in part.object_of]
+    return torch.cat(objects), torch.tensor(owners, dtype=torch.int64)
+
+
+def _fill_targets(into: Tensor, record: Record, targets: Sequence[tuple[int, ...]], fit: Fit) -> None:
+    """The union of each expression's instances, every instance fitted once, into (K, H, W)."""
+    wanted = sorted({t for ids in targets for t in ids})
+    if not wanted:
+        into.zero_()
+        return
+    fitted, places = fit([record.instances[t].rle for t in wanted]), {t: place for place, t in enumerate(wanted)}
+    for row, ids in zip(into, targets, strict=True):
+        if ids:
+            row.copy_(fitted[places[ids[0]]])
+        else:
+            row.zero_()
+        for t in ids[1:]:
+            torch.maximum(row, fitted[places[t]], out=row)
 
 
 def phrases_of(step: Step) -> tuple[int, Tensor | None]:
@@ -357,9 +426,10 @@ def batch_of_frames(
     f, size = len(frames), (int(frames[0].shape[1]), int(frames[0].shape[2]))
     placement = place(size, config)
     tokens, attention_mask = tokenizer.encode(phrases)
-    images = [transforms.normalise(transforms.to_input(frame, placement, config), config) for frame in frames]
+    small = [transforms.to_small(frame, placement, config) for frame in frames]
     return Batch(
-        images=torch.stack(images),
+        images=torch.stack([transforms.to_input(frame, placement, config) for frame in frames]),
+        small=None if small[0] is None else torch.stack([one for one in small if one is not None]),
         tokens=tokens.repeat(f, 1),
         attention_mask=attention_mask.repeat(f, 1),
         image_index=torch.arange(f).repeat_interleave(len(phrases)),

@@ -45,7 +45,7 @@ MANIFESTS = (MANIFEST, "manifest.json")  # and the earlier name
 _ABOUT = b"refseg"  # in a shard's metadata: `About` as JSON
 # Reading one image at random reads its row group: small ones, since an image is some 150 kB.
 ROWS_PER_GROUP = 8
-GROUPS_KEPT = 4  # row groups that a reader keeps
+KEPT_BYTES = 96 << 20  # of the row groups that a reader keeps: a window of `loader.shuffled` of photos of 190 kB
 GROUPS_AT_A_TIME = 32  # of those that are read without their photos
 REPAIR = "run the same `refseg prepare` again: it makes damaged shards anew"
 WRITE_BYTES = 1 << 20  # gathered before they are hashed and passed on: Parquet writes many small pieces
@@ -278,10 +278,7 @@ class Shards:
         row = index - int(self._starts[file])
         starts = self._group_starts(file)
         group = int(np.searchsorted(starts, row, side="right")) - 1
-        row -= int(starts[group])
-        table = self._row_group(file, group)
-        with _explained(self._place(file), f"row {index - int(self._starts[file])}: "):
-            return to_records(table.slice(row, 1).to_pylist())[0]
+        return self._row_group(file, group)[row - int(starts[group])]
 
     def annotations(self) -> Iterator[Record]:
         """The records in their order with `image` left empty: the photos, nearly all of the data, are not read."""
@@ -355,6 +352,11 @@ class Shards:
         columns = [numbers(self._column(file, "image_id")) for file in range(len(self._files))]
         return np.concatenate([np.zeros(0, np.int64), *columns])
 
+    def row_groups(self) -> np.ndarray:
+        """(images,) int64: the same for images that are read at once, ascending."""
+        sizes = [np.diff([*self._group_starts(n), file.images]) for n, file in enumerate(self._files)]
+        return np.repeat(np.arange(sum(map(len, sizes))), np.concatenate([np.zeros(0, np.int64), *sizes]))
+
     def _column(self, file: int, name: str) -> pa.ChunkedArray:
         with _explained(self._place(file)):
             return self._open(file).read(columns=[name], use_threads=False).column(0)
@@ -367,14 +369,27 @@ class Shards:
             self._grouping[file] = np.cumsum([0, *rows[:-1]])
         return self._grouping[file]
 
-    def _row_group(self, file: int, group: int) -> pa.Table:
+    def _row_group(self, file: int, group: int) -> list[Record]:
         if (file, group) not in self._groups or self._process != os.getpid():
             with _explained(self._place(file)):
-                self._groups[file, group] = self._open(file).read_row_group(group, use_threads=False)
-            if len(self._groups) > GROUPS_KEPT:
-                self._groups.popitem(last=False)
+                table = self._open(file).read_row_group(group, use_threads=False)
+                rows = table.to_pylist()
+            self._groups[file, group] = self._converted(file, group, rows), table.nbytes
+            self._kept += table.nbytes
+            while self._kept > KEPT_BYTES and len(self._groups) > 1:
+                _, (_, size) = self._groups.popitem(last=False)
+                self._kept -= size
         self._groups.move_to_end((file, group))
-        return self._groups[file, group]
+        return self._groups[file, group][0]
+
+    def _converted(self, file: int, group: int, rows: list[dict[str, Any]]) -> list[Record]:
+        try:
+            return to_records(rows)
+        except (KeyError, TypeError, ValueError):
+            for place, row in enumerate(rows, start=int(self._group_starts(file)[group])):
+                with _explained(self._place(file), f"row {place}: "):
+                    to_records([row])
+            raise
 
     def _open(self, file: int) -> pq.ParquetFile:
         if self._process != os.getpid():  # a file position must not be shared across a fork
@@ -382,7 +397,10 @@ class Shards:
         if file not in self._opened:
             place = self._place(file)
             with _explained(place):
-                self._opened[file] = pq.ParquetFile(place.open(), page_checksum_verification=True)
+                # What lies far away is fetched in few pieces; a local file is mapped into memory.
+                self._opened[file] = pq.ParquetFile(
+                    place.open(), page_checksum_verification=True, pre_buffer=not place.is_local
+                )
         return self._opened[file]
 
     def _place(self, file: int) -> Place:
@@ -392,4 +410,5 @@ class Shards:
         self._process = os.getpid()
         self._opened: dict[int, pq.ParquetFile] = {}
         self._grouping: dict[int, np.ndarray] = {}
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], tuple[list[Record], int]] = OrderedDict()
+        self._kept = 0  # bytes

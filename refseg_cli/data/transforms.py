@@ -6,6 +6,9 @@ Axes: h w of the original picture, H W of the network input.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,40 +17,114 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.config import DataConfig
+from refseg_cli.data import masks
 from refseg_cli.data.placement import Placement
+from refseg_cli.records import Rle
 
 _OTHER_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
 
 
-def to_input(image: Tensor, placement: Placement, config: DataConfig) -> Tensor:
-    """(3, h, w) uint8 -> (3, H, W) float32 in [0, 1], the padding filled with `config.fill`; not yet normalised."""
+Light = tuple[float, float]  # by what brightness and contrast are multiplied
+
+
+def to_input(
+    image: Tensor,
+    placement: Placement,
+    config: DataConfig,
+    *,
+    light: Light | None = None,
+    mirrored: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """(3, h, w) uint8 -> (3, H, W) float32, normalised with the recipe's mean and deviation; `config.fill` around it.
+
+    The picture stays in bytes until it lies in the input, where one pass does all arithmetic in place.
+
+    Args:
+        placement: before it is mirrored.
+        light: changes of brightness and contrast, which `drawn_light` draws; None for none.
+        mirrored: left and right change places.
+        out: the tensor to fill.
+    """
+    canvas = torch.empty(3, *config.size) if out is None else out
     fill = torch.tensor(config.fill).view(-1, 1, 1).expand(3, 1, 1)
     if config.resize == "warp":
         of_input = placement.inverse((image.shape[1], image.shape[2]), config.size)
         # Beyond the picture is the padding's colour, which pixels at its border are mixed with; rounded as upstream.
         pixels = resample(image.float() - 255 * fill, of_input, config.size, mode="bicubic", padding="zeros")
-        return (pixels + 255 * fill).round().clamp(0, 255) / 255
-    canvas = fill.repeat(1, *config.size)
-    canvas[:, *placement.box()] = _resize(image, placement, mode="bilinear", antialias=True).float() / 255
-    return canvas
+        pixels = (pixels + 255 * fill).round().clamp(0, 255)
+        torch.div(pixels.flip(-1) if mirrored else pixels, 255, out=canvas)
+    else:
+        pixels = _resize(image, placement, smooth=config.smooth)
+        if mirrored:
+            pixels, placement = pixels.flip(-1), placement.mirrored(config.size)
+        if not placement.fills(config.size):
+            canvas.copy_(fill.expand_as(canvas))
+        inside = canvas[:, *placement.box()]
+        torch.div(pixels, 255, out=inside)
+    if light is not None:
+        brightness, contrast = light
+        canvas.sub_(0.5).mul_(contrast).add_(0.5 * brightness).clamp_(0, 1)
+    mean, std = (canvas.new_tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
+    return canvas.sub_(mean).div_(std)
 
 
-def masks_to_input(masks: Tensor, placement: Placement, config: DataConfig) -> Tensor:
-    """(K, h, w) uint8 in {0, 1} -> (K, H, W), zero in the padding.
+def to_small(
+    image: Tensor, placement: Placement, config: DataConfig, *, light: Light | None = None, mirrored: bool = False
+) -> Tensor | None:
+    """As `to_input`, made of the picture itself at `config.small`'s size; None where there is none."""
+    if config.small == (0, 0):
+        return None
+    there = placement.scaled(config.size, config.small)
+    return to_input(image, there, replace(config, size=config.small), light=light, mirrored=mirrored)
 
-    uint8, nearest neighbour at pixel centres; with `warp` float32 in [0, 1], bilinear.
+
+def drawn_light(strength: float, rng: np.random.Generator) -> Light:
+    """Up to `strength` more or less of brightness and contrast; the hue stays, since phrases name colours."""
+    brightness, contrast = 1 + rng.uniform(-strength, strength, 2)
+    return brightness, contrast
+
+
+def masks_to_input(
+    rles: Sequence[Rle], size: tuple[int, int], placement: Placement, config: DataConfig, *, mirrored: bool = False
+) -> Tensor:
+    """Masks of a picture of `size` -> (K, H, W), zero in the padding.
+
+    uint8 in {0, 1}, nearest neighbour at pixel centres; with `warp` float32 in [0, 1], bilinear.
+
+    Args:
+        placement, mirrored: as in `to_input`.
+
+    Raises:
+        ValueError: a mask of another size.
     """
     if config.resize == "warp":
-        of_input = placement.inverse((masks.shape[1], masks.shape[2]), config.size)
-        return resample(masks.float(), of_input, config.size, mode="bilinear", padding="zeros")
-    canvas = torch.zeros(len(masks), *config.size, dtype=torch.uint8)
-    if len(masks):
-        canvas[:, *placement.box()] = _resize(masks, placement, mode="nearest-exact")
+        whole = np.stack([masks.decode(rle) for rle in rles]) if rles else np.zeros((0, *size), np.uint8)
+        of_input = placement.inverse(size, config.size)
+        found = resample(torch.from_numpy(whole).float(), of_input, config.size, mode="bilinear", padding="zeros")
+        return found.flip(-1) if mirrored else found
+    found = torch.from_numpy(_sampling(size, (int(placement.height), int(placement.width))).of(rles))
+    if mirrored:
+        found, placement = found.flip(-1), placement.mirrored(config.size)
+    if placement.fills(config.size):
+        return found
+    canvas = torch.zeros(len(rles), *config.size, dtype=torch.uint8)
+    canvas[:, *placement.box()] = found
     return canvas
 
 
-def _resize(pixels: Tensor, placement: Placement, *, mode: str, antialias: bool = False) -> Tensor:
+@lru_cache(maxsize=256)
+def _sampling(size: tuple[int, int], to: tuple[int, int]) -> masks.Sampling:
+    """The pixels that `nearest-exact` takes, which torch itself is asked for."""
+    rows, columns = (
+        F.interpolate(torch.arange(of, dtype=torch.float32)[None, None], side, mode="nearest-exact").view(-1).long()
+        for of, side in zip(size, to, strict=True)
+    )
+    return masks.Sampling(size, rows.numpy(), columns.numpy())
+
+
+def _resize(pixels: Tensor, placement: Placement, *, smooth: bool) -> Tensor:
     """(c, h, w) uint8 -> the same at the placement's size, bit for bit what torchvision's v2 resize gives.
 
     Not called through torchvision: importing its transforms costs `refseg predict` four seconds.
@@ -55,7 +132,7 @@ def _resize(pixels: Tensor, placement: Placement, *, mode: str, antialias: bool 
     size = (int(placement.height), int(placement.width))
     if tuple(pixels.shape[1:]) == size:
         return pixels
-    return F.interpolate(pixels[None], size, mode=mode, antialias=antialias)[0]
+    return F.interpolate(pixels[None], size, mode="bilinear", antialias=smooth)[0]
 
 
 def resample(
@@ -81,17 +158,6 @@ def _coordinates(count: int, start: float, length: float, whole: int, like: Tens
     """(count,) centres of `count` pixels spread over `length` of `whole` pixels; -1 and 1 are the outer edges."""
     centres = (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count
     return (start + length * centres) / whole * 2 - 1
-
-
-def normalise(image: Tensor, config: DataConfig) -> Tensor:
-    """(3, H, W) in [0, 1] -> normalised with the recipe's mean and standard deviation."""
-    return (image - image.new_tensor(config.mean).view(3, 1, 1)) / image.new_tensor(config.std).view(3, 1, 1)
-
-
-def jitter(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Random brightness and contrast by up to `strength`; the hue stays, since phrases name colours."""
-    brightness, contrast = 1 + rng.uniform(-strength, strength, 2)
-    return ((image - 0.5) * contrast + 0.5 * brightness).clamp(0, 1)
 
 
 def swap_sides(phrase: str) -> str:

@@ -35,6 +35,7 @@ class Output:
     overwrite:   replace what other inputs or options have left in `out`.
     shard_bytes: photos in one shard, at most.
     rules:       which way up masks were drawn, and how large a photo may be.
+    engine:      processes of this machine, or of a Ray cluster that sees the photos and `out`.
     """
 
     out: str
@@ -43,6 +44,7 @@ class Output:
     overwrite: bool = False
     shard_bytes: int = SHARD_BYTES
     rules: photos.Rules = photos.RULES
+    engine: sharding.Engine = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ def prepare_scenes(
     seed: int = 0,
     raw: Path | None = None,
     workers: int = 1,
+    engine: sharding.Engine = "local",
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> PrepareReport:
@@ -170,7 +173,7 @@ def prepare_scenes(
             progress=lambda done, total: progress("scenes", done, total),
             workers=workers,
         )
-        output = Output(out, workers=workers, overwrite=overwrite)
+        output = Output(out, workers=workers, engine=engine, overwrite=overwrite)
         material = _read(PrepareRequest("grefcoco", folder, output))
         generator = {"seed": seed, "images": dict(images)}
         # Not by seed alone: an id means the same picture only for the same seed.
@@ -317,7 +320,9 @@ def write(material: Material, output: Output, *, progress: Progress = silent) ->
     )
     folder = storage.locate(output.out)
     with storage.locked(folder):
-        made, kept = sharding.run(jobs, workers=output.workers, overwrite=output.overwrite, progress=progress)
+        made, kept = sharding.run(
+            jobs, workers=output.workers, engine=output.engine, overwrite=output.overwrite, progress=progress
+        )
         problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
         splits: dict[str, SplitInfo] = {}
         for job in jobs:

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -31,6 +31,7 @@ from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
 
 OnError = Literal["fail", "skip"]
+Engine = Literal["local", "ray"]
 Entry = tuple[Draft, Path]  # a row to be, and where its photo is
 
 PROBLEMS = "_problems.jsonl"
@@ -118,7 +119,7 @@ def _names(splits: Sequence[str]) -> list[str]:
 
 
 def run(
-    jobs: Sequence[Job], *, workers: int, overwrite: bool, progress: Progress = silent
+    jobs: Sequence[Job], *, workers: int, engine: Engine = "local", overwrite: bool, progress: Progress = silent
 ) -> tuple[dict[str, Made], int]:
     """Make the shards that are not there yet.
 
@@ -143,9 +144,12 @@ def run(
     images = sum(len(job.entries) for job in jobs)
     missing = sum(len(job.entries) for job in todo)
     done = images - missing
-    workers = min(workers, len(todo), missing // IMAGES_FOR_A_PROCESS)
-    if workers > 1 and storage.is_shared(folder):
-        for job, shard in _in_processes(todo, workers):
+    if engine == "local":
+        workers = min(workers, len(todo), missing // IMAGES_FOR_A_PROCESS)
+    elif not storage.is_shared(folder):
+        raise RefsegError(f"{folder.uri}: no other process sees what is there", hint="choose another --out")
+    if engine == "ray" or (workers > 1 and storage.is_shared(folder)):
+        for job, shard in _in_processes(todo, workers) if engine == "local" else _on_cluster(todo, workers):
             made[job.name] = shard
             done += len(job.entries)
             progress("shards", done, images)
@@ -228,6 +232,19 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Made
             yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _on_cluster(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Made]]:
+    from refseg_cli.engine import cluster
+
+    for job, made in cluster.spread(_maker, jobs, workers=workers, threads=1):
+        if isinstance(made, RefsegError):
+            raise made
+        yield job, made
+
+
+def _maker() -> Callable[[Job], Made]:
+    return make
 
 
 def follow_parent() -> None:

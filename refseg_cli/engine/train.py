@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refseg_cli import checkpoint
 from refseg_cli.checkpoint import Checkpoint
-from refseg_cli.config import Recipe, to_table
+from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
 from refseg_cli.data.clips import Clips
 from refseg_cli.data.loader import Share, Step, StepDataset
@@ -146,16 +147,7 @@ class _Run:
             progress(f"init from {request.init}", taken, len(model.state_dict()))
         elif not resumed:
             self._load_glove(model)
-        model = synchronise_norms(model, accelerator)
-        model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU, tensor cores want it
-        optimizer = build_optimizer(model, self.config)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
-        # validation is to measure what `refseg eval` does: single precision.
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.moving = Moving(
-            self.accelerator.unwrap_model(self.model), self._new_average(), self.optimizer, self.accelerator.scaler
-        )
+        self.moving = self._moving(synchronise_norms(model, accelerator))
         earlier = self.shards.manifest.plan
         self.position = restore_state(resumed, self.moving, earlier=earlier, **self._facts()) if resumed else Position()
         self.log = RunLog(
@@ -257,7 +249,7 @@ class _Run:
                     position.step, self.total, self.steps_per_epoch, config
                 )
             if config.clip_norm:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+                self.moving.clip(self.accelerator, config.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             if self.moving.average is not None:
@@ -330,8 +322,8 @@ class _Run:
         from refseg_cli.evaluation.evaluate import evaluate_model, joined
         from refseg_cli.evaluation.parts import Part
 
-        model = self.moving.evaluated
-        model.eval()
+        self.moving.gather()
+        model = self.moving.evaluated.to(self.accelerator.device).eval()
         evaluated = evaluate_model(
             model,
             self.tokenizer,
@@ -348,10 +340,13 @@ class _Run:
     # ---- state ----------------------------------------------------------------------------------------------------
 
     def save_last(self) -> None:
-        self._save(self.request.out / "last", self.last_scores, extra=self._save_state)
+        facts = {"optimizer": self.moving.optimizer_state(), **self._facts()}  # of all processes
+        extra = partial(save_state, moving=self.moving, position=self.position, **facts)
+        self._save(self.request.out / "last", self.last_scores, extra=extra)
 
     def _save(self, folder: Path, scores: dict[str, float | None], extra: Callable[[Path], None] | None = None) -> None:
         self.accelerator.wait_for_everyone()
+        self.moving.gather()
         if not self.accelerator.is_main_process:
             return
         if name := checkpoint.not_finite(self.moving.evaluated):
@@ -359,14 +354,29 @@ class _Run:
         info = {"step": self.position.step, "epoch": self.position.epoch, "scores": scores, "data": self._data_name()}
         checkpoint.save(folder, self.moving.evaluated, self.recipe, self.tokenizer, info=info, extra=extra)
 
-    def _save_state(self, folder: Path) -> None:
-        save_state(folder, self.moving, self.position, **self._facts())
-
     def _facts(self) -> dict[str, Any]:
         """What must be the same when a run goes on."""
         return {"data": self.shards.manifest.fingerprint, "processes": self.accelerator.num_processes}
 
     # ---- parts ----------------------------------------------------------------------------------------------------
+
+    def _moving(self, model: nn.Module) -> Moving:
+        """What is trained, on its device; sets `model` and `optimizer`."""
+        accelerator = self.accelerator
+        if self.config.shard_model:
+            from refseg_cli.engine import fsdp
+
+            self.model, plain = fsdp.pieces_of(model, accelerator.device, accelerator.num_processes, self.config)
+            self.optimizer = accelerator.prepare(build_optimizer(self.model, self.config))
+            for group in self.optimizer.param_groups:
+                group["foreach"] = False  # which takes no pieces and whole tensors at once
+            return fsdp.ShardedMoving(self.model, None, self.optimizer, None, plain)
+        model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU, tensor cores want it
+        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, self.config))
+        # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
+        # validation is to measure what `refseg eval` does: single precision.
+        accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return Moving(accelerator.unwrap_model(self.model), self._new_average(), self.optimizer, accelerator.scaler)
 
     def _tokenizer(self, resumed: Path | None, init: Checkpoint | None) -> Tokenizer:
         text = self.recipe.text
@@ -401,6 +411,8 @@ class _Run:
     def _validation_shards(self) -> Shards | None:
         name = self.config.eval_split
         splits = self.shards.manifest.splits
+        if name and name not in splits and name != TrainConfig().eval_split:  # which not every data set has
+            raise unknown_name("train.eval_split", name, splits)
         return open_shards(self.request.data, name) if name and name in splits else None
 
     def _data_name(self) -> str:
@@ -409,7 +421,7 @@ class _Run:
     def _epoch_steps(self, epoch: int) -> list[Share]:
         """This process's part of each micro-batch of an epoch."""
         config, rng = self.config, np.random.default_rng((self.config.seed, epoch))
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        rank, world, groups = self.accelerator.process_index, self.accelerator.num_processes, self.shards.row_groups()
         steps: list[Step]
         parts: list[tuple[Step, ...]]
         if frames := self.recipe.data.clip_frames:
@@ -424,6 +436,7 @@ class _Run:
         elif config.same_object >= 0:
             steps = loader.contrastive_steps(
                 self.shards.target_ids(),
+                groups,
                 batch=config.batch_images,
                 same=config.same_object,
                 different=round(config.different_object * config.batch_images),
@@ -433,6 +446,7 @@ class _Run:
         else:
             steps = loader.grouped_steps(
                 self.shards.expression_counts,
+                groups,
                 batch_images=world * config.batch_images,
                 phrases=self.recipe.data.phrases_per_image,
                 rng=rng,

@@ -12,13 +12,17 @@ import pictures
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from refseg_cli.config import DataConfig, TextConfig
 from refseg_cli.data import loader, masks, transforms
 from refseg_cli.data.loader import Pick, StepDataset
+from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.placement import Placement
+from refseg_cli.data.placement import place as place_in
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.errors import RefsegError
 from refseg_cli.records import Expression
 
 COUNTS = np.array([3, 0, 1, 5, 2])
@@ -37,7 +41,7 @@ def tokenizer(shards: Shards) -> Tokenizer:
 
 
 def test_every_expression_comes_once_an_epoch() -> None:
-    steps = loader.grouped_steps(COUNTS, batch_images=2, phrases=0, rng=np.random.default_rng(0))
+    steps = loader.grouped_steps(COUNTS, np.arange(5), batch_images=2, phrases=0, rng=np.random.default_rng(0))
     seen = Counter((p.image, e) for step in steps for p in step for e in p.expressions)
     assert seen == Counter((i, e) for i, n in enumerate(COUNTS) for e in range(n))
     assert [len(step) for step in steps] == [2, 2]
@@ -46,17 +50,39 @@ def test_every_expression_comes_once_an_epoch() -> None:
 def test_phrases_an_image_are_limited_and_vary_between_epochs() -> None:
     counts = np.full(30, 9)
     first, second = (
-        loader.grouped_steps(counts, batch_images=4, phrases=2, rng=np.random.default_rng((0, epoch)))
+        loader.grouped_steps(counts, np.arange(30), batch_images=4, phrases=2, rng=np.random.default_rng((0, epoch)))
         for epoch in (0, 1)
     )
     assert all(len(p.expressions) == len(set(p.expressions)) == 2 for step in first for p in step)
     assert first != second
-    assert first == loader.grouped_steps(counts, batch_images=4, phrases=2, rng=np.random.default_rng((0, 0)))
+    assert first == loader.grouped_steps(
+        counts, np.arange(30), batch_images=4, phrases=2, rng=np.random.default_rng((0, 0))
+    )
+
+
+@pytest.mark.parametrize("kind", ["grouped", "contrastive"])
+def test_a_shuffled_order_keeps_to_a_window_of_row_groups(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "WINDOW", 4)
+    groups = np.repeat(np.arange(10), 8)
+    rng = np.random.default_rng(0)
+    if kind == "grouped":
+        steps = loader.grouped_steps(np.ones(80, int), groups, batch_images=1, phrases=0, rng=rng)
+    else:
+        steps = loader.contrastive_steps([[0]] * 80, groups, batch=1, same=0, different=0, rng=rng)
+    images = [step[0].image for step in steps]
+    assert sorted(images) == list(range(80))
+    begun = [groups[image] for image in images]
+    ends = {group: len(begun) - begun[::-1].index(group) for group in set(begun)}
+    open_groups = [sum(begun.index(group) <= n < ends[group] for group in ends) for n in range(80)]
+    assert max(open_groups) <= 4
+    assert images[:32] != sorted(images[:32])
+    assert begun[:8] != [begun[0]] * 8  # within a window, groups are mixed
+    assert begun[:32] != sorted(begun[:32])
 
 
 def test_contrastive_batch_has_the_three_kinds_of_companions() -> None:
     targets = [[0, 0, 0, 1, 1, 2]] * 6
-    steps = loader.contrastive_steps(targets, batch=6, same=1, different=2, rng=np.random.default_rng(0))
+    steps = loader.contrastive_steps(targets, np.arange(6), batch=6, same=1, different=2, rng=np.random.default_rng(0))
     for step in steps[:-4]:
         first, *rest = step
         ids = [targets[first.image][e] for e in first.expressions]
@@ -88,8 +114,8 @@ def test_batch_is_grouped_and_its_masks_are_the_annotation(shards: Shards, token
         assert batch.samples[n].target == union
         assert batch.samples[n].text == target.text
         assert bool(batch.has_target[n]) == bool(target.targets)  # type: ignore[index]
-        whole = torch.from_numpy(masks.decode(union))[None]
-        expected = transforms.masks_to_input(whole, Placement(0, 0, 64, 64), PLAIN)
+        whole = torch.from_numpy(masks.decode(union))[None, None]
+        expected = F.interpolate(whole, (64, 64), mode="nearest-exact")[0]
         assert torch.equal(batch.masks[n], expected.float())  # type: ignore[index]
 
 
@@ -175,9 +201,61 @@ def test_a_picture_shown_smaller_takes_its_masks_along(tokenizer: Tokenizer, res
     assert whole.content[0].tolist()[3] == 64  # type: ignore[index]
 
 
+@pytest.mark.parametrize("resize", ["letterbox", "squash", "warp"])
+def test_augmented_batches_are_those_of_plain_arithmetic(shards: Shards, tokenizer: Tokenizer, resize: str) -> None:
+    """One step after the other, on floats, without anything in place."""
+    config = DataConfig(size=(48, 64), resize=resize, flip=0.5, jitter=0.3, fill=(0.2, 0.5, 0.7))  # type: ignore[arg-type]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
+    mirrored = set()
+    for place in range(6):
+        record, rng = shards[place], np.random.default_rng((5, 1, place))
+        size = (record.height, record.width)
+        lying = place_in(size, config)
+        batch = StepDataset(shards, tokenizer, config, augment=(5, 1))[(Pick(place, (0,)),)]
+        image = decode_image(record.image)
+        mask = np.zeros((1, *size), np.uint8)
+        for t in record.expressions[0].targets:
+            mask[0] |= masks.decode(record.instances[t].rle)
+        pixels, target = fitted(image, torch.from_numpy(mask), lying, config)
+        flip = rng.random() < 0.5
+        mirrored.add(flip)
+        brightness, contrast = 1 + rng.uniform(-0.3, 0.3, 2)
+        pixels, target = (pixels.flip(-1), target.flip(-1)) if flip else (pixels, target)
+        pixels = ((pixels - 0.5) * contrast + 0.5 * brightness).clamp(0, 1)
+        assert torch.equal(batch.images[0], (pixels - mean) / std)
+        assert torch.equal(batch.masks[0], target)  # type: ignore[index]
+    assert mirrored == {False, True}
+
+
+def fitted(image: torch.Tensor, mask: torch.Tensor, lying: Placement, config: DataConfig) -> tuple[torch.Tensor, ...]:
+    """(3, H, W) in [0, 1] and (1, H, W)."""
+    fill = torch.tensor(config.fill).view(3, 1, 1)
+    if config.resize == "warp":
+        of_input = lying.inverse((image.shape[1], image.shape[2]), config.size)
+        pixels = transforms.resample(image.float() - 255 * fill, of_input, config.size, mode="bicubic", padding="zeros")
+        target = transforms.resample(mask.float(), of_input, config.size, mode="bilinear", padding="zeros")
+        return (pixels + 255 * fill).round().clamp(0, 255) / 255, target
+    inner = (int(lying.height), int(lying.width))
+    pixels, target = fill.expand(3, *config.size).clone(), torch.zeros(1, *config.size)
+    resized = F.interpolate(image[None], inner, mode="bilinear", antialias=True)[0]
+    pixels[:, *lying.box()] = resized.float() / 255
+    target[:, *lying.box()] = F.interpolate(mask[None], inner, mode="nearest-exact")[0].float()
+    return pixels, target
+
+
+def test_a_mask_of_another_size_than_its_picture_is_named(tokenizer: Tokenizer) -> None:
+    record = pictures.records("val")[1]
+    wrong = replace(record.instances[0], rle=masks.encode(np.ones((40, 20), bool)))
+    dataset = StepDataset([replace(record, instances=(wrong,))], tokenizer, PLAIN)  # type: ignore[arg-type]
+    with pytest.raises(RefsegError, match=rf"{record.file_name}: a mask of 20x40 pixels, the picture has 40x20"):
+        dataset[(Pick(0, (0,)),)]
+
+
 def test_workers_do_not_change_the_batches(shards: Shards, tokenizer: Tokenizer) -> None:
     dataset = StepDataset(shards, tokenizer, replace(PLAIN, flip=0.5, jitter=0.2), augment=(3, 1))
-    steps = loader.grouped_steps(shards.expression_counts, batch_images=3, phrases=2, rng=np.random.default_rng(0))
+    steps = loader.grouped_steps(
+        shards.expression_counts, shards.row_groups(), batch_images=3, phrases=2, rng=np.random.default_rng(0)
+    )
     for a, b in zip(loader.iterate(dataset, steps), loader.iterate(dataset, steps, workers=2), strict=True):
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.tokens, b.tokens)
@@ -243,3 +321,47 @@ def test_unknown_words_come_on_top_of_what_is_said(shards: Shards, tokenizer: To
     assert torch.equal(noisy.tokens, again.tokens)
     evaluated = StepDataset(shards, tokenizer, PLAIN, unknown=1.0)[step]
     assert unknown not in evaluated.tokens
+
+
+def test_a_second_smaller_picture_goes_with_the_first(shards: Shards, tokenizer: Tokenizer) -> None:
+    """Flipped and lit alike."""
+    step = (Pick(0, (0,)), Pick(1, (0,)))
+    config = replace(PLAIN, small=(16, 16), flip=0.5, jitter=0.2)
+    assert StepDataset(shards, tokenizer, PLAIN)[step].small is None
+    for seed in range(4):
+        batch = StepDataset(shards, tokenizer, config, augment=(seed, 0))[step]
+        assert batch.small is not None
+        assert batch.small.shape == (2, 3, 16, 16)
+        shrunk = torch.nn.functional.adaptive_avg_pool2d(batch.images, 16)
+        assert float((shrunk - batch.small).abs().mean()) < 0.1
+    alone = loader.batch_for(torch.zeros(3, 9, 9, dtype=torch.uint8), ["a"], tokenizer, config)
+    assert alone.small is not None
+    assert alone.small.shape == (1, 3, 16, 16)
+
+
+def test_objects_are_the_targets_one_by_one(shards: Shards, tokenizer: Tokenizer) -> None:
+    """In training alone; together they are the masks, whichever way round."""
+    step = tuple(Pick(image, tuple(range(len(shards[image].expressions)))) for image in range(6))
+    config = replace(PLAIN, objects=True, flip=0.5)
+    assert StepDataset(shards, tokenizer, config)[step].objects is None
+    assert StepDataset(shards, tokenizer, PLAIN, augment=(0, 0))[step].objects is None
+    batch = StepDataset(shards, tokenizer, config, augment=(0, 0))[step]
+    assert batch.objects is not None
+    assert batch.object_of is not None
+    assert batch.masks is not None
+    expressions = [shards[pick.image].expressions[e] for pick in step for e in pick.expressions]
+    assert batch.object_of.tolist() == [n for n, e in enumerate(expressions) for _ in e.targets]
+    assert {len(e.targets) for e in expressions} >= {0, 1, 2}
+    for n in range(len(batch)):
+        union = (batch.objects * (batch.object_of == n)[:, None, None]).amax(0)
+        assert torch.equal(union, batch.masks[n, 0])
+
+
+def test_a_batch_without_any_target_has_no_objects(shards: Shards, tokenizer: Tokenizer) -> None:
+    image, none = next(
+        (i, e) for i in range(len(shards)) for e, said in enumerate(shards[i].expressions) if not said.targets
+    )
+    batch = StepDataset(shards, tokenizer, replace(PLAIN, objects=True), augment=(0, 0))[(Pick(image, (none,)),)]
+    assert batch.objects is not None
+    assert batch.object_of is not None
+    assert (batch.objects.shape, batch.object_of.shape) == ((0, 64, 64), (0,))

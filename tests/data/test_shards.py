@@ -171,6 +171,35 @@ def test_an_opened_split_crosses_to_other_processes(tmp_path: Path, method: str)
     assert pickle.loads(pickle.dumps(split))[3] == record(3)
 
 
+def test_a_window_of_row_groups_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(str(tmp_path))
+    split = shards.open_shards(str(tmp_path), "val")
+    assert split.row_groups().tolist() == [0] * 8 + [1] + [2] * 8 + [3] + [4] * 3
+    read: list[int] = []
+    real = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda self, group, **more: (read.append(group), real(self, group, **more))[1]
+    )
+    order = np.random.default_rng(0).permutation(COUNT)
+    assert [split[i].image_id for i in order] == order.tolist()
+    assert len(read) == 5
+    monkeypatch.setattr(shards, "KEPT_BYTES", 0)  # one is kept in any case
+    split = shards.open_shards(str(tmp_path), "val")
+    assert [split[i].image_id for i in (0, 1, 8, 8, 0)] == [0, 1, 8, 8, 0]
+    assert len(read) == 5 + 3
+
+
+def test_the_damaged_row_of_a_row_group_is_named(tmp_path: Path) -> None:
+    folder = storage.locate(str(tmp_path / "out"))
+    rows = [*map(record, range(10)), replace(with_counts(b"~~"), image_id=10)]
+    info = shards.write_shard(folder / "val-0.parquet", rows, plan="p", problems=[])
+    storage.write(folder / shards.MANIFEST, shards.Manifest("d", "unc", "coco", {}, "p", {"val": info}).to_json())
+    split = shards.open_shards(folder.uri, "val")
+    assert split[7].image_id == 7
+    with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 10: damaged RLE string"):
+        split[8]
+
+
 def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(RefsegError, match=r"nowhere: no complete prepared data here"):
         shards.open_shards(tmp_path / "nowhere", "val")
@@ -216,7 +245,7 @@ def test_shards_of_earlier_builds_are_read(tmp_path: Path, monkeypatch: pytest.M
     assert [split[i] for i in range(COUNT)] == [record(i) for i in range(COUNT)]
     split.verify()
     flip(tmp_path / "val-0.parquet", "image.bytes")
-    assert split[3] != record(3)
+    assert shards.open_shards(str(tmp_path), "val")[3] != record(3)
     with pytest.raises(RefsegError, match=r"val-0\.parquet: damaged shard"):
         split.verify()
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from refseg_cli.config import DataConfig
 from refseg_cli.data import transforms
+from refseg_cli.data.masks import encode
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.placement import Placement, place
 from refseg_cli.errors import RefsegError
@@ -84,15 +85,21 @@ def test_letterbox_keeps_the_aspect_ratio_and_centres() -> None:
     assert place((30, 40), DataConfig(size=(64, 48), resize="squash")) == Placement(0, 0, 64, 48)
 
 
+def plain(image: torch.Tensor, config: DataConfig) -> torch.Tensor:
+    """The network's input in [0, 1]."""
+    config = replace(config, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return transforms.to_input(image, place((image.shape[1], image.shape[2]), config), config)
+
+
 def test_padding_is_filled_and_the_picture_is_in_its_place() -> None:
     config = DataConfig(size=(40, 40), fill=0.25)
     image = torch.full((3, 20, 40), 255, dtype=torch.uint8)
-    canvas = transforms.to_input(image, place((20, 40), config), config)
+    canvas = plain(image, config)
     assert canvas[:, :10].eq(0.25).all()
     assert canvas[:, 10:30].eq(1).all()
     assert canvas[:, 30:].eq(0.25).all()
     colour = replace(config, fill=(0.25, 0.5, 0.75))
-    canvas = transforms.to_input(image, place((20, 40), colour), colour)
+    canvas = plain(image, colour)
     assert canvas[:, 35, 7].tolist() == [0.25, 0.5, 0.75]
 
 
@@ -100,12 +107,12 @@ def test_padding_is_filled_and_the_picture_is_in_its_place() -> None:
 def test_masks_survive_the_way_there_and_back(h: int, w: int, letterbox: bool) -> None:
     """A half-picture mask comes back with all but its edge where it was."""
     config = DataConfig(size=(96, 96), resize="letterbox" if letterbox else "squash")
-    mask = torch.zeros(1, h, w, dtype=torch.uint8)
-    mask[:, :, : w // 2] = 1
+    mask = np.zeros((h, w), bool)
+    mask[:, : w // 2] = True
     placement = place((h, w), config)
-    fitted = transforms.masks_to_input(mask, placement, config)
+    fitted = transforms.masks_to_input([encode(mask)], (h, w), placement, config)
     back = transforms.to_original(fitted.float() * 2 - 1, placement, config.size, (h, w)) > 0
-    assert (back.numpy() != mask.numpy().astype(bool)).sum() <= h  # at most one column
+    assert (back[0].numpy() != mask).sum() <= h  # at most one column
 
 
 def test_logits_of_lower_resolution_land_where_they_belong() -> None:
@@ -144,8 +151,7 @@ def test_warp_brings_pictures_in_as_cris_does(size: tuple[int, int]) -> None:
         for (scale, bias), of, to in zip(spread(config, size), size, config.size, strict=True)
     )
     expected = (fill + rows @ (picture - fill) @ columns.T).clip(0, 255)
-    placed = place(size, config)
-    found = transforms.to_input(torch.from_numpy(picture), placed, config)
+    found = plain(torch.from_numpy(picture), config)
     assert abs(255 * found.numpy() - expected).max() < 0.51  # rounded to bytes
     assert torch.equal(found, (255 * found).round() / 255)
 
@@ -153,11 +159,11 @@ def test_warp_brings_pictures_in_as_cris_does(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", SHAPES)
 def test_warp_brings_masks_in_with_soft_edges(size: tuple[int, int]) -> None:
     config = DataConfig(size=(12, 16), resize="warp")
-    mask = np.zeros((1, *size), dtype=np.uint8)
-    mask[:, :, : size[1] // 2] = 1
+    mask = np.zeros(size, dtype=np.uint8)
+    mask[:, : size[1] // 2] = 1
     (_, _), (scale, bias) = spread(config, size)
-    line = np.interp([(j - bias) / scale for j in range(16)], range(-1, size[1] + 1), [0, *mask[0, 0], 0])
-    found = transforms.masks_to_input(torch.from_numpy(mask), place(size, config), config)
+    line = np.interp([(j - bias) / scale for j in range(16)], range(-1, size[1] + 1), [0, *mask[0], 0])
+    found = transforms.masks_to_input([encode(mask)], size, place(size, config), config)
     assert found[0, 6].tolist() == pytest.approx(line.tolist(), abs=1e-5)
 
 
@@ -203,15 +209,54 @@ def test_sides_change_places(phrase: str, mirrored: str) -> None:
     assert transforms.swap_sides(mirrored) == phrase
 
 
-def test_normalise_takes_the_mean_to_zero() -> None:
-    config = DataConfig()
-    flat = torch.tensor(config.mean).view(3, 1, 1).expand(3, 4, 4)
-    assert transforms.normalise(flat, config).abs().max() < 1e-6
+def test_the_mean_becomes_zero() -> None:
+    config = DataConfig(size=(4, 4), mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3))
+    grey = torch.full((3, 4, 4), 102, dtype=torch.uint8)
+    found = transforms.to_input(grey, place((4, 4), config), config)
+    assert found[:, 0, 0].tolist() == pytest.approx([2, 0, -2 / 3], abs=1e-6)
 
 
 def test_jitter_changes_light_and_not_hue() -> None:
-    grey = torch.full((3, 4, 4), 0.4)
-    out = transforms.jitter(grey, 0.3, np.random.default_rng(1))
-    assert not torch.equal(out, grey)
+    grey = torch.full((3, 4, 4), 102, dtype=torch.uint8)
+    config = DataConfig(size=(4, 4), mean=(0.0,) * 3, std=(1.0,) * 3)
+    light = transforms.drawn_light(0.3, np.random.default_rng(1))
+    out = transforms.to_input(grey, place((4, 4), config), config, light=light)
+    assert not torch.equal(out, grey / 255)
     assert torch.equal(out[0], out[1])
     assert torch.equal(out[1], out[2])
+
+
+def test_without_smoothing_a_pixel_is_made_of_the_four_around_its_place() -> None:
+    """OpenCV's bilinear resize, within the rounding of its fixed-point weights; smoothing reads all of them."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 40, 60), dtype=np.uint8))
+    config = DataConfig(size=(10, 12), resize="squash", smooth=False, mean=(0.0,) * 3, std=(1.0,) * 3)
+    found = 255 * transforms.to_input(image, place((40, 60), config), config)
+    for row, column in ((0, 0), (3, 7), (9, 11)):
+        y, x = (row + 0.5) * 4 - 0.5, (column + 0.5) * 5 - 0.5  # 4 and 5 pixels become one
+        top, left, down, right = int(y), int(x), y % 1, x % 1
+        four = image[:, top : top + 2, left : left + 2].float()
+        by_hand = torch.einsum("cyx,y,x->c", four, torch.tensor([1 - down, down]), torch.tensor([1 - right, right]))
+        assert (found[:, row, column] - by_hand).abs().max() <= 1.01
+    smoothed = 255 * transforms.to_input(image, place((40, 60), config), replace(config, smooth=True))
+    assert (found - smoothed).abs().max() > 20
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox", "warp"])
+def test_the_small_picture_is_made_of_the_picture_itself(resize: str) -> None:
+    """Not of the network's input; it lies where that does."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 40, 60), dtype=np.uint8))
+    config = DataConfig(size=(64, 64), small=(16, 16), resize=resize)  # type: ignore[arg-type]
+    found = transforms.to_small(image, place((40, 60), config), config)
+    alone = replace(config, size=(16, 16))
+    assert found is not None
+    if resize == "warp":  # which counts from centres, so that at another size the place is another
+        assert found.shape == (3, 16, 16)
+    else:
+        torch.testing.assert_close(found, transforms.to_input(image, place((40, 60), alone), alone))
+    assert transforms.to_small(image, place((40, 60), config), replace(config, small=(0, 0))) is None
+
+
+def test_a_place_in_another_input() -> None:
+    assert Placement(8, 0, 16, 32).scaled((32, 32), (16, 8)) == Placement(4, 0, 8, 8)
+    assert Placement(3, 31, 1, 1).scaled((32, 32), (4, 4)) == Placement(0, 3, 1, 1)  # a pixel at least, and inside
+    assert Placement(0.5, 0, 8, 8).scaled((8, 8), (4, 2)) == Placement(0.25, 0, 4, 2)
