@@ -30,11 +30,10 @@ from refseg_cli import checkpoint
 from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
-from refseg_cli.data.clips import Clips
-from refseg_cli.data.loader import Share, Step, StepDataset
+from refseg_cli.data.loader import Share, StepDataset
 from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
-from refseg_cli.data.windows import drawn_windows
+from refseg_cli.engine.epochs import epoch_parts
 from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
 from refseg_cli.engine.processes import accelerator_of, added, agreed, synchronise_norms, together
 from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
@@ -420,38 +419,8 @@ class _Run:
 
     def _epoch_steps(self, epoch: int) -> list[Share]:
         """This process's part of each micro-batch of an epoch."""
-        config, rng = self.config, np.random.default_rng((self.config.seed, epoch))
-        rank, world, groups = self.accelerator.process_index, self.accelerator.num_processes, self.shards.row_groups()
-        steps: list[Step]
-        parts: list[tuple[Step, ...]]
-        if frames := self.recipe.data.clip_frames:
-            steps = drawn_windows(
-                Clips(self.shards),
-                batch=max(1, config.batch_images // frames),
-                frames=frames,
-                phrases=self.recipe.data.phrases_per_image,
-                rng=rng,
-            )
-            parts = [tuple(steps[i : i + world]) for i in range(0, len(steps), world)]
-        elif config.same_object >= 0:
-            steps = loader.contrastive_steps(
-                self.shards.target_ids(),
-                groups,
-                batch=config.batch_images,
-                same=config.same_object,
-                different=round(config.different_object * config.batch_images),
-                rng=rng,
-            )  # each process has a batch of its own: what is contrasted stays together
-            parts = [tuple(steps[i : i + world]) for i in range(0, len(steps), world)]
-        else:
-            steps = loader.grouped_steps(
-                self.shards.expression_counts,
-                groups,
-                batch_images=world * config.batch_images,
-                phrases=self.recipe.data.phrases_per_image,
-                rng=rng,
-            )
-            parts = [loader.dealt(step, world) for step in steps]
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        parts = epoch_parts(self.shards, self.recipe, epoch, world)
         return [loader.share_of(part, rank, world) for part in parts]
 
 
