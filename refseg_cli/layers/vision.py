@@ -211,7 +211,8 @@ def _padded_block() -> type:
         def _by_rows(self, x: Tensor) -> Tensor:
             """The same in 0.8 of the time on a CPU: padding is one row, which is projected once and never back."""
             images, height, width, c = x.shape
-            attn, area = self.attn, self.window_area
+            attn: Any = self.attn
+            area = self.window_area
             kinds = window_kinds((height, width), self.window_size, self.shift_size, x.device)
             index = attn.relative_position_index.flatten()
             bias = attn.relative_position_bias_table.T.index_select(1, index).unflatten(1, (area, area))
