@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from refseg_cli.config import TrainConfig
+from refseg_cli.data.text import Tokenizer, read_glove
 from refseg_cli.errors import RefsegError
 
 
@@ -87,3 +89,21 @@ def take_weights(model: nn.Module, source: nn.Module, *, unknown: int | None = N
         )
     model.load_state_dict(taken, strict=False)
     return len(taken)
+
+
+def take_vectors(model: nn.Module, file: Path, tokenizer: Tokenizer) -> None:
+    """Begin the model's first embedding with GloVe's vectors of the tokenizer's words.
+
+    Raises:
+        RefsegError: the file cannot be read, or its vectors are of another length.
+    """
+    table, _ = read_glove(file, tokenizer)
+    embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    if embedding is None or embedding.weight.shape != table.shape:
+        wanted = None if embedding is None else tuple(embedding.weight.shape)
+        raise RefsegError(
+            f"{file}: vectors {tuple(table.shape)} do not fit the embedding {wanted}",
+            hint="set model.embedding_dim to the vectors' length",
+        )
+    with torch.no_grad():
+        embedding.weight.copy_(table)

@@ -32,9 +32,9 @@ from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
 from refseg_cli.data.loader import Share, StepDataset
 from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
-from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
+from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.engine.epochs import epoch_parts
-from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
+from refseg_cli.engine.optimise import build_optimizer, schedule, take_vectors, take_weights
 from refseg_cli.engine.processes import accelerator_of, added, agreed, synchronise_norms, together
 from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
 from refseg_cli.engine.run_state import (
@@ -144,8 +144,8 @@ class _Run:
         if init:
             taken = take_weights(model, init.model, unknown=self.tokenizer.unknown_id)
             progress(f"init from {request.init}", taken, len(model.state_dict()))
-        elif not resumed:
-            self._load_glove(model)
+        elif not resumed and self.recipe.text.glove:
+            take_vectors(model, Path(self.recipe.text.glove), self.tokenizer)
         self.moving = self._moving(synchronise_norms(model, accelerator))
         earlier = self.shards.manifest.plan
         self.position = restore_state(resumed, self.moving, earlier=earlier, **self._facts()) if resumed else Position()
@@ -385,20 +385,6 @@ class _Run:
         if init:
             return Tokenizer.load(init.folder, spelling=text.spelling).learning(phrases, text)
         return build_tokenizer(text, phrases if text.tokenizer == "words" else ())
-
-    def _load_glove(self, model: nn.Module) -> None:
-        if not self.recipe.text.glove:
-            return
-        table, _ = read_glove(Path(self.recipe.text.glove), self.tokenizer)
-        embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-        if embedding is None or embedding.weight.shape != table.shape:
-            wanted = None if embedding is None else tuple(embedding.weight.shape)
-            raise RefsegError(
-                f"{self.recipe.text.glove}: vectors {tuple(table.shape)} do not fit the embedding {wanted}",
-                hint="set model.embedding_dim to the vectors' length",
-            )
-        with torch.no_grad():
-            embedding.weight.copy_(table)
 
     def _new_average(self) -> AveragedModel | None:
         if not self.config.ema:
