@@ -321,11 +321,10 @@ def _drawn_table(
     framed = bare + len("| ") + len(columns) - 1 + len(" |") <= terminal.width
     frame: dict[str, Any] = {} if framed else {"box": None, "padding": (0, 1), "pad_edge": False}
     table = Table(title=Text(title) if title else None, title_justify="left", **frame)
-    for name, width, right in zip(columns, widths, numeric, strict=True):
-        rigid = right or name in whole
-        table.add_column(
-            Text(name), justify="right" if right else "left", no_wrap=rigid, min_width=width, overflow="fold"
-        )
+    room = terminal.width - bare - (len(columns) + len("| ") + 1 if framed else 0)
+    wanted = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
+    for name, width, right in zip(columns, _widened(widths, wanted, room), numeric, strict=True):
+        table.add_column(Text(name), justify="right" if right else "left", width=width, overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     with terminal.capture() as captured:
@@ -337,6 +336,17 @@ def _least_width(name: str, cells: Sequence[str], *, whole: bool) -> int:
     """Letters that a column needs: for the longest cell if it is to stay whole, for some words of it otherwise."""
     longest = max((len(cell) for cell in cells), default=0)
     return max(longest if whole else min(longest, NARROWEST), *map(len, name.split() or [""]))
+
+
+def _widened(widths: Sequence[int], wanted: Sequence[int], room: int) -> list[int]:
+    """What is left of the terminal's width, letter by letter to the column that lacks most."""
+    given = list(widths)
+    for _ in range(room):
+        lacks = [want - width for want, width in zip(wanted, given, strict=True)]
+        if max(lacks, default=0) <= 0:
+            break
+        given[lacks.index(max(lacks))] += 1
+    return given
 
 
 def _blocks(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -136,6 +136,21 @@ def test_names_are_never_cut_on_a_terminal(
         assert lines[6:8] == ["", f"name    {names[1]}"]
 
 
+@pytest.mark.parametrize("columns", [30, 40, 41, 44, 47, 60, 80])
+def test_a_table_of_any_width_keeps_every_letter(
+    console: Console, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    console.table("", ["protocol", "overall IoU", "how"], [["refseg", "3.05 cIoU", "original size, masks as given"]])
+    lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()).splitlines()
+    assert max(map(len, lines)) <= columns or columns < len("how  original size, masks as given") + 12
+    assert sorted(re.sub(r"[^\w,.]", "", "".join(lines))) == sorted(
+        "protocoloverallIoUhowrefseg3.05cIoUoriginalsize,masksasgiven"
+    )
+
+
 def test_text_that_the_stream_cannot_hold_is_escaped(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file name of bytes that are no UTF-8 reaches us with surrogates; in JSON their escapes are the right ones."""
     for encoding, shown in (("utf-8", "Tür"), ("ascii", "T\\xfcr")):

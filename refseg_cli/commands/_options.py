@@ -98,7 +98,8 @@ Protocols = Annotated[
         "--protocol",
         metavar="NAMES",
         help="Evaluation protocols, comma-separated, or `all`. "
-        + " ".join(f"{group}: {', '.join(protocol.name for protocol in of)}." for group, of in GROUPS.items()),
+        + " ".join(f"{group}: {', '.join(protocol.name for protocol in of)}." for group, of in GROUPS.items())
+        + " Clips: video.",
         autocompletion=protocol_choices,
     ),
 ]

@@ -74,6 +74,7 @@ class Row:
     """One stage at one size. Times are of the whole batch; rates None where encode or decode is lost in noise.
 
     peak_memory_mib: see `BenchReport.memory`; of encode and decode together.  gflops: None where unknown.
+    compile_s: of a compiled model its first pass at this size: compiling, or reading what an earlier process compiled.
     """
 
     stage: Stage
@@ -85,6 +86,7 @@ class Row:
     expressions_per_s: float | None
     peak_memory_mib: float
     gflops: float | None
+    compile_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +254,12 @@ class _Bed:
             if stage in ("encode", "decode"):
                 return self._share(stage, images, phrases)
             run = self._call(stage, images, phrases)
+            compiling = timed(run) if self.request.compile else None
             for _ in range(self.request.warmup):
                 run()
             seconds = [timed(run) for _ in range(self.request.repeat)]
-            return self._made(stage, images, phrases, seconds, peak_memory(run, self.device))
+            row = self._made(stage, images, phrases, seconds, peak_memory(run, self.device))
+            return replace(row, compile_s=compiling)
 
     def _call(self, stage: Stage, images: int, phrases: int) -> Call:
         if self.subject is None or stage == "end-to-end":

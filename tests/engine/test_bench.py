@@ -269,6 +269,13 @@ def test_a_batch_too_small_to_train_on_is_one_line() -> None:
         bed(Normalised()).row("train", 1, 1)
 
 
+def test_a_compiled_row_tells_how_long_its_first_pass_took() -> None:
+    compiled, plain = (bed(Countable(), compile=wanted).row("forward", 1, 1) for wanted in (True, False))
+    assert compiled.compile_s is not None
+    assert compiled.compile_s > 0
+    assert plain.compile_s is None
+
+
 def test_a_compiler_that_fails_is_one_line() -> None:
     class Broken(Countable):
         def forward(self, batch: Batch) -> Prediction:
