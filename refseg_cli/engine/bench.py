@@ -65,6 +65,7 @@ class Row:
     """One stage at one size. Times are of the whole batch; rates None where encode or decode is lost in noise.
 
     peak_memory_mib: see `BenchReport.memory`; of encode and decode together.  gflops: None where unknown.
+    parts_ms: of a step of training, the median of each of its parts, in steps that are not in the row's own times.
     """
 
     stage: Stage
@@ -76,6 +77,7 @@ class Row:
     expressions_per_s: float | None
     peak_memory_mib: float
     gflops: float | None
+    parts_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,17 @@ class _Bed:
             for _ in range(self.request.warmup):
                 run()
             seconds = [timed(run) for _ in range(self.request.repeat)]
-            return self._made(stage, images, phrases, seconds, peak_memory(run, self.device))
+            row = self._made(stage, images, phrases, seconds, peak_memory(run, self.device))
+            return row if stage != "train" else replace(row, parts_ms=self._parts(images, phrases))
+
+    def _parts(self, images: int, phrases: int) -> dict[str, float]:
+        """Milliseconds of each part of a step of training."""
+        assert self.subject is not None
+        parts = stages.train_parts(self.subject, self.device, self.request.precision, images, phrases)
+        for part in parts.values():
+            part()
+        steps = [{name: timed(part) for name, part in parts.items()} for _ in range(self.request.repeat)]
+        return {name: 1000 * float(np.median([step[name] for step in steps])) for name in parts}
 
     def _call(self, stage: Stage, images: int, phrases: int) -> Call:
         if self.subject is None or stage == "end-to-end":
