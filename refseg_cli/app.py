@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import shutil
 import sys
 import threading
 import warnings
@@ -60,6 +61,7 @@ def _whole() -> typer.Typer:
         prepare,
         prepare_from,
         prepare_own,
+        prepare_video,
         publish,
         recipes,
         train,
@@ -70,6 +72,9 @@ def _whole() -> typer.Typer:
     prepare.app.command("from")(prepare_from.from_)
     prepare.app.command("coco")(prepare_own.coco)
     prepare.app.command("refer")(prepare_own.refer)
+    prepare.app.command("ref-youtube-vos")(prepare_video.ref_youtube_vos)
+    prepare.app.command("mevis")(prepare_video.mevis)
+    prepare.app.command("ref-davis17")(prepare_video.ref_davis17)
     app.add_typer(prepare.app, name="prepare")
     app.command("train")(train.train)
     app.command("eval", cls=Grouped)(eval.eval_)
@@ -150,7 +155,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         app = _predict_alone() if words[:1] == ["predict"] and "app" not in globals() else __getattr__("app")
         defaults = _defaults(app, words)
-        status = app(args=words, prog_name="refseg", standalone_mode=False, default_map=defaults, obj=_commands)
+        options: dict[str, Any] = {"standalone_mode": False, "default_map": defaults, "terminal_width": _help_width()}
+        status = app(args=words, prog_name="refseg", obj=_commands, **options)
     except SystemExit as stop:
         # 1 is what Typer makes of a closed pipe that the console did not meet first; here it would say "no target".
         return CLOSED_PIPE if stop.code == 1 else int(stop.code or FOUND)
@@ -159,6 +165,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _explain(error, app, defaults)
     return status if isinstance(status, int) else FOUND
+
+
+def _help_width() -> int | None:
+    """Columns for help on a terminal that is narrower than the 50 that Typer takes at least."""
+    columns = shutil.get_terminal_size().columns
+    return columns - 1 if columns <= 50 else None
 
 
 def _defaults(app: typer.Typer, words: Sequence[str]) -> _settings.Defaults | None:

@@ -43,7 +43,10 @@ FIXED = {
         for f in fields(TextConfig)
         if f.name not in ("field", "spelling")
     },
-    **{f"data.{key}": "only training reads it" for key in ("flip", "jitter", "phrases_per_image", "category_map")},
+    **{
+        f"data.{key}": "only training reads it"
+        for key in ("flip", "jitter", "phrases_per_image", "category_map", "objects")
+    },
     **{f"model.{key}": "all weights are in the checkpoint" for key in PRETRAINED},
 }
 
@@ -154,8 +157,16 @@ def store_thresholds(folder: Path, thresholds: Thresholds, *, info: Mapping[str,
     Raises:
         RefsegError: the folder's config.json cannot be read or written; the old one is then untouched.
     """
-    table = read_config(folder)[2]
-    text = json.dumps({**table, "thresholds": asdict(thresholds), "calibrated": dict(info)}, indent=2) + "\n"
+    store(folder, {"thresholds": asdict(thresholds), "calibrated": dict(info)})
+
+
+def store(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Replace entries of a checkpoint's config.json; its weights are not touched.
+
+    Raises:
+        RefsegError: as `store_thresholds`.
+    """
+    text = json.dumps({**read_config(folder)[2], **changes}, indent=2) + "\n"
     with whole(folder / CONFIG) as new, new.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -227,6 +238,8 @@ def resolve(path: str | Path | None) -> Path:
             return found
     if name in BUNDLED:
         return bundled(name)
+    if path.suffix == ".onnx" and path.is_file():
+        raise RefsegError(f"{path}: an exported model, not a checkpoint", hint="name the one that it was made of")
     if path.is_dir():
         what, near = "no checkpoint in this folder", None
     else:

@@ -88,7 +88,8 @@ class Console:
 
         A float is shown with two decimals and None as "-"; hand over strings for anything else.
 
-        whole: columns that a narrow terminal must not break: names and paths, which people copy.
+        whole: columns that a narrow terminal must not break, as it breaks no numbers: names and paths, which people
+            copy. A terminal that is too narrow for them gets each row as a block of lines.
         """
         if self.quiet:
             return
@@ -167,7 +168,12 @@ class Console:
         if code and self.colored(sys.stderr):
             text = f"\033[{code}m{text}\033[0m"
         # While bars are drawn, rich stands in for sys.stderr and puts the line above them.
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the sink
+        # One write a line: `print` writes the end of the line apart, and another thread may get in between.
+        try:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+        except OSError:  # a closed pipe or a full disk: what nobody hears must cost no answer and change no status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
     def _write_out(self, text: str) -> None:
         if _speaks():
@@ -301,21 +307,43 @@ def _drawn_table(
     terminal: rich.console.Console,
     whole: Sequence[str],
 ) -> str:
+    """In a frame if there is room, else without, else a block of lines for each row."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left")
-    needed = 1  # letters, the frame's included; a terminal with fewer breaks the lines, where rich would cut them
-    for i, (name, right) in enumerate(zip(columns, numeric, strict=True)):
-        width = max((len(row[i]) for row in cells), default=0) if name in whole else NARROWEST
-        needed += width + len(" " + " |")
-        table.add_column(Text(name), justify="right" if right else "left", no_wrap=name in whole, overflow="fold")
+    widths = [
+        _least_width(name, [row[i] for row in cells], whole=numeric[i] or name in whole)
+        for i, name in enumerate(columns)
+    ]
+    bare = sum(widths) + len("  ") * (len(columns) - 1)
+    if bare > terminal.width:
+        return _blocks(title, columns, cells)
+    framed = bare + len("| ") + len(columns) - 1 + len(" |") <= terminal.width
+    frame: dict[str, Any] = {} if framed else {"box": None, "padding": (0, 1), "pad_edge": False}
+    table = Table(title=Text(title) if title else None, title_justify="left", **frame)
+    for name, width, right in zip(columns, widths, numeric, strict=True):
+        rigid = right or name in whole
+        table.add_column(
+            Text(name), justify="right" if right else "left", no_wrap=rigid, min_width=width, overflow="fold"
+        )
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    terminal.width = max(terminal.width, needed)
     with terminal.capture() as captured:
         terminal.print(table)
     return captured.get()
+
+
+def _least_width(name: str, cells: Sequence[str], *, whole: bool) -> int:
+    """Letters that a column needs: for the longest cell if it is to stay whole, for some words of it otherwise."""
+    longest = max((len(cell) for cell in cells), default=0)
+    return max(longest if whole else min(longest, NARROWEST), *map(len, name.split() or [""]))
+
+
+def _blocks(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """NAME  VALUE lines, with a blank one between rows; the terminal breaks what is still too long."""
+    width = max(map(len, columns), default=0)
+    rows = ("\n".join(f"{name:{width}}  {cell}" for name, cell in zip(columns, row, strict=True)) for row in cells)
+    return "\n".join([*([title, ""] if title else []), "\n\n".join(rows)]) + "\n"
 
 
 def cell(value: object) -> str:

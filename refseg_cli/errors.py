@@ -14,6 +14,8 @@ ERROR = 2  # any failure, wrong usage included
 INTERRUPTED = 130  # Ctrl-C, as shells report it
 CLOSED_PIPE = 141  # the reader of stdout went away, as shells report it
 
+LONGEST = 200  # letters of a phrase that a message quotes
+
 
 class RefsegError(Exception):
     """What went wrong, where, and what to do about it.
@@ -30,6 +32,11 @@ class RefsegError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def quoted(text: str) -> str:
+    """A user's own words in a message, which stays one that can be read however long they are."""
+    return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
 def nearest_name(name: str, choices: Iterable[str]) -> str | None:

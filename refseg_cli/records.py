@@ -91,6 +91,10 @@ class Record:
     image: the file's bytes as found, never re-encoded.  height, width: pixels of the picture.
     orientation: EXIF's number (1 to 8) by which the pixels that the file stores are turned to be the picture that
                  height, width, masks and boxes are of; 1: as stored.
+    clip:        of a frame of a video, the video's name; empty for a picture. All frames of a clip have the same
+                 expressions in the same order, each with those of its targets that the frame shows; instances with the
+                 same ann_id are one thing.
+    frame:       the frame's place among all frames of its video, from 0; a frame that could not be used leaves a gap.
     """
 
     image_id: int
@@ -102,6 +106,8 @@ class Record:
     instances: tuple[Instance, ...]
     expressions: tuple[Expression, ...]
     orientation: int = 1
+    clip: str = ""
+    frame: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +143,18 @@ class Batch:
     tokens:         (N, L) int64, padded on the right with the tokeniser's pad id
     attention_mask: (N, L) bool, True at real tokens
     image_index:    (N,) int64, ascending
+    frames:         images that follow each other and are one clip; 1: pictures. All clips of a batch have as many
+    phrase_index:   (N,) int64, equal exactly where two expressions are one phrase about one clip, and so have the same
+                    tokens; from 0, in the order in which they come. None where each is a phrase of its own
     masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; with `data.resize`
                     `warp` edges lie between 0 and 1; None without annotations
     has_target:     (N,) bool; None without annotations
     target_id:      (N,) int64, equal exactly where two expressions of the batch have the same targets in the
-                    same image; None without annotations
+                    same image, or show the same things of a clip; None without annotations
+    small:          (I, 3, h, w) float32, the same pictures at `data.small`'s size; None unless the recipe asks for it
+    objects:        (T, H, W) float32 in {0, 1}, the targets of all expressions one by one; None unless the recipe's
+                    `data.objects` asks for it
+    object_of:      (T,) int64, the expression that each of them is a target of
     categories:     (I, H, W) int64, category id of the annotated object at each pixel, 0 elsewhere; None unless the
                     recipe's `data.category_map` asks for it
     sizes:          (I, 2) int64, original (height, width) in pixels
@@ -154,16 +167,43 @@ class Batch:
     tokens: Tensor
     attention_mask: Tensor
     image_index: Tensor
+    frames: int = 1
+    phrase_index: Tensor | None = None
     masks: Tensor | None = None
     has_target: Tensor | None = None
     target_id: Tensor | None = None
     categories: Tensor | None = None
+    small: Tensor | None = None
+    objects: Tensor | None = None
+    object_of: Tensor | None = None
     sizes: Tensor | None = None
     content: Tensor | None = None
     samples: Sequence[Sample] = ()
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
+
+    def part(self, rows: slice) -> Batch:
+        """The batch of some of its expressions and the images that they are of."""
+        images, index = self.image_index[rows].unique(return_inverse=True)
+
+        def of(values: Tensor | None, chosen: Tensor | slice) -> Tensor | None:
+            return None if values is None else values[chosen]
+
+        return replace(
+            self,
+            images=self.images[images],
+            tokens=self.tokens[rows],
+            attention_mask=self.attention_mask[rows],
+            image_index=index,
+            masks=of(self.masks, rows),
+            has_target=of(self.has_target, rows),
+            target_id=of(self.target_id, rows),
+            categories=of(self.categories, images),
+            sizes=of(self.sizes, images),
+            content=of(self.content, images),
+            samples=self.samples[rows],
+        )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """The same batch with every tensor on `device`."""

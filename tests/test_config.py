@@ -88,6 +88,21 @@ def test_override_reaches_the_field_with_its_type() -> None:
         ("train.lr", "expected key=value"),
         ("arch.name=1", "is not a table"),
         ("data=3", "expected a table"),
+        ("train.weight_decay=nan", "weight_decay: nan is not a number from 0"),
+        ("train.backbone_lr=-1", "backbone_lr: -1.0 is not"),
+        ("train.power=nan", "power: nan is not"),
+        ("train.gamma=inf", "gamma: inf is not"),
+        ("train.clip_norm=nan", "clip_norm: nan is not"),
+        ("train.warmup_steps=-3", "warmup_steps: -3 is not"),
+        ("train.eval_limit=-1", "eval_limit: -1 is not"),
+        ("train.betas=[nan, 0.9]", "two numbers from 0 to below 1"),
+        ("train.betas=[0.9, 1.0]", "two numbers from 0 to below 1"),
+        ("train.milestones=[3, -1]", "a list of epochs from 1"),
+        ("train.seed=-1", "seed: -1 is not"),
+        ("train.seed=99999999999999999999", "a whole number from 0 to below 2^63"),
+        ("train.different_object=nan", "different_object: nan is not a share"),
+        ("text.max_tokens=0", "max_tokens: 0 is not a number above 0"),
+        ("text.min_count=-1", "min_count: -1 is not"),
     ],
 )
 def test_wrong_setting_is_named(override: str, says: str) -> None:
@@ -103,9 +118,25 @@ def test_unknown_model_key_is_refused_where_it_is_read() -> None:
         build_model(load_recipe("vlt-tiny", ["model.dice_weigth=1.0"]), vocab_size=9)
 
 
-def test_missing_recipe_lists_the_choices() -> None:
+@pytest.mark.parametrize("size", ["model.dim=-4", "model.heads=7", "model.heads=0"])
+def test_sizes_that_make_no_model_are_named(size: str) -> None:
+    from refseg_cli.models import build_model
+
+    with pytest.raises(RefsegError, match="vlt: cannot build the model"):
+        build_model(load_recipe("vlt-tiny", [size]), vocab_size=9)
+
+
+def test_missing_recipe_names_the_nearest_or_says_where_all_are() -> None:
     with pytest.raises(RefsegError, match="did you mean 'vlt-tiny'"):
         load_recipe("vlt-tinny")
+    with pytest.raises(RefsegError, match=r"unknown recipe 'zebra' \(`refseg recipes list`"):
+        load_recipe("zebra")
+
+
+def test_a_recipe_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfearch")
+    with pytest.raises(RefsegError, match=r"mine\.toml: not valid TOML"):
+        load_recipe(str(tmp_path / "mine.toml"))
 
 
 def write(folder: Path, **recipes: str) -> None:
@@ -185,11 +216,12 @@ def test_every_recipe_builds_its_model_at_full_size(name: str) -> None:
     import torch
 
     from refseg_cli.checkpoint import without_downloads
+    from refseg_cli.engine.bench import VOCABULARY
     from refseg_cli.models import build_model
 
     recipe = without_downloads(load_recipe(name))
     with torch.device("meta"):
-        model = build_model(recipe, vocab_size={"words": 10_000, "bert": 30_522, "clip": 49_408}[recipe.text.tokenizer])
+        model = build_model(recipe, vocab_size=VOCABULARY[recipe.text.tokenizer])
     assert sum(p.numel() for p in model.parameters()) > (1e6 if name.endswith(OURS) else 3e7)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -43,6 +44,19 @@ def test_data_on_stdout_and_talk_on_stderr(console: Console, capsys: Capture) ->
     streams = capsys.readouterr()
     assert streams.out == 'answer\n{"a": 1}\nt\nx\n1\n'
     assert streams.err == "by the way\nrefseg: warning: careful\nrefseg: no such thing (try another)\n"
+
+
+def test_a_line_is_written_whole(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that talk at once must not share a line."""
+    written: list[str] = []
+    stream = Terminal()
+    monkeypatch.setattr(stream, "write", written.append)
+    monkeypatch.setattr("sys.stderr", stream)
+    console.color = "never"
+    console.warn("careful")
+    console.error("broken")
+    console.block("one\ntwo\n")
+    assert written == ["refseg: warning: careful\n", "refseg: broken\n", "one\ntwo\n"]
 
 
 def test_quiet_leaves_errors_and_data_asked_for(console: Console, capsys: Capture) -> None:
@@ -99,8 +113,10 @@ def test_table_on_a_terminal_keeps_every_word(console: Console, monkeypatch: pyt
     assert all(text in terminal.getvalue() for text in ("[bold]T", "a[red]", "[x]"))
 
 
-@pytest.mark.parametrize("longest", [31, 100])
-def test_names_are_never_cut_on_a_terminal(console: Console, monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
+@pytest.mark.parametrize(("longest", "looks"), [(31, "framed"), (50, "bare"), (60, "blocks"), (100, "blocks")])
+def test_names_are_never_cut_on_a_terminal(
+    console: Console, monkeypatch: pytest.MonkeyPatch, longest: int, looks: str
+) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", "80")
@@ -108,9 +124,16 @@ def test_names_are_never_cut_on_a_terminal(console: Console, monkeypatch: pytest
     rows = [[name, "some words that may be broken between them", "Transformer; " * 9, 12.5] for name in names]
     console.table("T", ["name", "text", "more", "number"], rows, whole=["name"])
     lines = re.sub(r"\x1b\[\d+m", "", terminal.getvalue()).splitlines()
-    assert any(f" {'n' * longest} " in line for line in lines)
+    assert any("n" * longest in line for line in lines)
     assert "…" not in terminal.getvalue()
-    assert longest > 80 or max(map(len, lines)) <= 80
+    assert longest > 80 or max(len(line) for line in lines if "Transformer" not in line) <= 80
+    assert ("┏" in terminal.getvalue()) == (looks == "framed")
+    assert ("name    a" in lines) == (looks == "blocks")
+    words = " ".join(terminal.getvalue().split())
+    assert looks == "blocks" or all(word in words for word in ("12.50", "number", "Transfor"))
+    if looks == "blocks":
+        assert lines[:6] == ["T", "", "name    a", f"text    {rows[0][1]}", f"more    {rows[0][2]}", "number  12.50"]
+        assert lines[6:8] == ["", f"name    {names[1]}"]
 
 
 def test_text_that_the_stream_cannot_hold_is_escaped(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +167,25 @@ def test_talk_to_a_closed_stderr_is_not_heard(
         progress("train", 1, 1)
     monkeypatch.undo()
     assert capsys.readouterr() == ("", "")  # least of all on stdout
+
+
+@pytest.mark.parametrize("broken", [errno.EPIPE, errno.ENOSPC])
+def test_talk_to_a_stderr_that_breaks_costs_nothing(
+    console: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: int
+) -> None:
+    class Broken(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(broken, os.strerror(broken))
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    with (tmp_path / "stderr").open("w") as file:
+        monkeypatch.setattr(sys, "stderr", Broken())
+        console.info("found")
+        console.error("broken")
+        monkeypatch.undo()
+        assert os.fstat(file.fileno()).st_rdev == os.stat(os.devnull).st_rdev  # where later lines go  # noqa: PTH116
 
 
 @dataclass

@@ -15,10 +15,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import clips
 import forked
+import numpy as np
 import pytest
 import raw_layout
 import yard
+from PIL import Image
 
 from refseg_cli.app import main
 from refseg_cli.data import masks
@@ -43,6 +46,7 @@ EXCEPTIONS = {  # commands, and why they are not run
     r"^refseg train --arch vlt --recipe vlt-darknet53-refcoco": "a recipe at full size; test_config.py builds each",
     r"^refseg train --recipe NAME|--model runs/NAME": "a template",
     r"model\.oracle": "needs a trained ISFP; tests/evaluation/test_overrides.py has one",
+    r"--root (ref-youtube-vos|mevis|ref-davis) ": "videos of others; tests/engine/test_prepare_video.py makes some",
     r"^refseg prepare from ": "files of others; tests/engine/test_forms_*.py make such files",
     r"^refseg bench --(model vlt.onnx|recipe lavt)": "an export of another page; a model at full size",
     r"--fail-below": "hangs on the clock; tests/commands/test_bench_command.py",
@@ -55,6 +59,7 @@ SMALLER = {
     "--images 400 ": "--images 12 ",
     "train=4000,val=300,testA=300,testB=300": "train=4,val=2,testA=2,testB=2",
     "--int8 ": "--max-loss 100 --int8 ",  # of seven phrases, a wrong one is fourteen points
+    "s3://bucket": "file://$PWD",
     "refseg bench": "refseg bench --repeat 1 --warmup 0",
     "--recipe vlt-tiny": "--recipe vlt-tiny --set data.size=[32,32] --set train.epochs=1",
 }
@@ -93,6 +98,10 @@ def world(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -> 
     for name in ("photo.jpg", "other.jpg", "photos/cat.jpg"):
         shutil.copy(DEMO / "cat.jpg", world / name)
     shutil.copy(DEMO / "astronaut.jpg", world / "photos")
+    cat = Image.open(DEMO / "cat.jpg").convert("RGB").resize((96, 64))
+    frames = [np.roll(np.asarray(cat), 4 * n, axis=1) for n in range(3)]
+    clips.write_video(world / "clip.mp4", frames, codec="libx264")
+    clips.write_folder(world / "frames", frames)
     (world / "phrases.txt").write_text("a cat\nthe person\n")
     (world / "requests.jsonl").write_text('{"id": 7, "image": "photo.jpg", "phrases": ["the cat", "a dog"]}\n')
     for name in ("scenes", "refcoco"):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import clips
 import pyarrow.parquet as pq
 import pytest
 import yard
@@ -99,6 +100,10 @@ def results(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -
     out = str(folder / "own")
     calls = {
         "predict --json": ["predict", str(ROOT / "refseg_cli/bundled/demo/cat.jpg"), "the cat"],
+        "predict --data --json": [
+            *("predict", *data, "--split", "testA", "--model", str(run), "--no-target-ok"),
+            *("-o", str(folder / "bulk"), *device),
+        ],
         "eval --json": ["eval", *data, "--model", str(run), "--records", answers, "--slices", "--curves", *device],
         "compare --json": ["compare", answers, answers],
         "calibrate --json": ["calibrate", *data, "--model", str(model), *device],
@@ -110,11 +115,15 @@ def results(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -
         "recipes list --json": ["recipes", "list", "--arch", "vlt"],
         "config show --json": ["config", "show", "train"],
     }
-    return {section: [_json(arguments)] for section, arguments in calls.items()} | {
+    still = clips.write_animation(folder / "still.gif", clips.pictures(1))
+    found = {section: [_json(arguments)] for section, arguments in calls.items()}
+    found["predict --json"].append(_json(["predict", str(still), "a car", "--clip", "--no-target-ok"]))
+    return found | {
         "A run's metrics.jsonl": list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines())),
         "A checkpoint's config.json": [json.loads((run / "best/config.json").read_text())],
         "Prepared data: _manifest.json": [json.loads((scenes / "_manifest.json").read_text())],
         "Prepared data: _problems.jsonl": list(map(json.loads, Path(out, "_problems.jsonl").read_text().splitlines())),
+        "Answers to prepared data: _answers.json": [json.loads((folder / "bulk/_answers.json").read_text())],
         "train --json": [json.loads(json_line(TrainResult(run, 1, 1, 2.5, "finished", {"gIoU": 2.5})))],
         "import --json": [
             json.loads(

@@ -39,6 +39,25 @@ def test_every_architecture_that_can_be_imported_is_there() -> None:
     assert {load_recipe(cells(row)[0]).arch for row in ROWS} == set(OFFICIAL)
 
 
+def test_the_releases_that_can_be_expected_are_the_tables() -> None:
+    from refseg_cli.engine.releases import RELEASES
+
+    published = PAGE.partition("## Published by nobody")[0]
+    assert [cells(row)[0] for row in ROWS if row in published] == list(RELEASES)
+    assert all(release.sha256 == "" for release in RELEASES.values())  # or the page says so no more
+
+
+def test_every_zero_shot_family_is_there() -> None:
+    from refseg_cli.segmenters.zero_shot import DETECTORS, WHOLE
+
+    part = PAGE.partition("## Zero-shot families")[2].partition("## Not to be imported")[0]
+    names = re.findall(r"^refseg eval --model hf:(\S+)", part, re.MULTILINE)
+    known = "".join(names).lower().replace("-", "")
+    families = {name.partition("_")[0].removeprefix("mm-").replace("-", "") for name in (*WHOLE, *DETECTORS)}
+    assert len(names) == len(families) == 5
+    assert all(family in known for family in families)
+
+
 def test_every_command_names_recipes_of_its_architecture() -> None:
     commands = re.findall(r"refseg import \S+ --arch (\w+) --recipe (\S+)", PAGE)
     assert len(commands) == 4

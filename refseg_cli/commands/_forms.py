@@ -98,18 +98,24 @@ class Coco(Written):
 
 
 class Yolo(Written):
-    """A line for each object, with the number of its phrase."""
+    """A line for each object, with the number of its phrase.  tolerance: see `data.polygons`."""
+
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
 
     def add(self, out: Text, sink: Sink, asked: Asked, answers: Iterable[Found]) -> None:
         from refseg_cli.segmenters.interchange import yolo_lines
 
         for number, found in enumerate(answers):
-            for line in yolo_lines(number, found):
+            for line in yolo_lines(number, found, tolerance=self.tolerance):
                 out.put(line + "\n")
 
 
 class Labelme(Written):
-    """One JSON object."""
+    """One JSON object.  tolerance: see `data.polygons`."""
+
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
 
     def add(self, out: Text, sink: Sink, asked: Asked, answers: Iterable[Found]) -> None:
         from refseg_cli.segmenters.interchange import labelme_file
@@ -117,19 +123,19 @@ class Labelme(Written):
         folder = sink.path.parent if sink.path else Path()
         is_file = asked.argument != STDIO and not is_url(asked.argument)
         path = os.path.relpath(asked.argument, folder) if is_file else asked.name
-        out.json(labelme_file(path, asked.pixels.shape[1:], answers))
+        out.json(labelme_file(path, asked.pixels.shape[1:], answers, tolerance=self.tolerance))
 
 
-def written_as(format: Format, segmenter: Segmenter, ids: CocoIds | None) -> Written:
-    """A format of text.  ids: for COCO's."""
+def written_as(format: Format, segmenter: Segmenter, ids: CocoIds | None, tolerance: float) -> Written:
+    """A format of text.  ids: for COCO's.  tolerance: for those with polygons."""
     from refseg_cli.segmenters import base
 
     if format == "coco" and ids:
         return Coco(ids)
     if format == "labelme":
-        return Labelme()
+        return Labelme(tolerance)
     if format == "yolo-seg":
-        return Yolo()
+        return Yolo(tolerance)
     record = partial(base.record, segmenter)
     if format == "json":
         return Lines(record)
@@ -137,7 +143,9 @@ def written_as(format: Format, segmenter: Segmenter, ids: CocoIds | None) -> Wri
         return Lines(lambda name, found: record(name, found)["mask"])
     from refseg_cli.segmenters.interchange import boxes_line, count_line, polygons_line
 
-    return Lines({"polygons": polygons_line, "boxes": boxes_line, "count": count_line}[format])
+    if format == "polygons":
+        return Lines(partial(polygons_line, tolerance=tolerance))
+    return Lines({"boxes": boxes_line, "count": count_line}[format])
 
 
 def list_one(listing: Listing, asked: Asked, answers: Iterable[Found]) -> None:

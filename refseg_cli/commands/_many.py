@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from itertools import groupby
@@ -29,15 +30,17 @@ T = TypeVar("T")
 
 
 def read_phrases(file: Path) -> list[str]:
-    """One on each line; blank lines are passed over.
+    """One on each line, whatever ends it; blank lines are passed over.
 
     Raises:
         RefsegError: it cannot be read, is not UTF-8, or holds none.
     """
     try:
-        found = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RefsegError(f"{file}: cannot read phrases: {getattr(error, 'strerror', None) or error}") from error
+        found = [line.strip() for line in file.read_text("utf-8-sig").split("\n") if line.strip()]
+    except OSError as error:
+        raise RefsegError(f"{file}: cannot read phrases: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RefsegError(f"{file}: not UTF-8 text", hint="save the phrases as UTF-8") from error
     if not found:
         raise RefsegError(f"{file}: holds no phrase", hint="write one on each line")
     return found
@@ -45,6 +48,9 @@ def read_phrases(file: Path) -> list[str]:
 
 def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> list[str]:
     """The pictures that are named, a folder standing for those in it in alphabetical order.
+
+    What is called like a picture and is none, such as a link to nowhere, and folders that cannot be looked into are
+    among them: reading them says what is wrong.
 
     endings: of pictures.  recursive: those in its folders too.
 
@@ -56,8 +62,7 @@ def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> 
         if name == STDIO or is_url(name) or not Path(name).is_dir():
             found.append(name)
             continue
-        inside = Path(name).rglob("*") if recursive else Path(name).iterdir()
-        pictures = sorted(str(p) for p in inside if p.suffix.lower() in endings and p.is_file())
+        pictures = sorted(_inside(Path(name), endings, recursive=recursive))
         if not pictures:
             raise RefsegError(
                 f"{name}: no pictures in this folder", hint=None if recursive else "--recursive looks below"
@@ -68,6 +73,16 @@ def expand(names: Sequence[str], endings: Sequence[str], *, recursive: bool) -> 
     return found
 
 
+def _inside(folder: Path, endings: Sequence[str], *, recursive: bool) -> Iterator[str]:
+    closed: list[str] = []
+    for where, below, names in os.walk(folder, onerror=lambda error: closed.append(str(error.filename))):
+        called = (Path(where) / name for name in names if Path(name).suffix.lower() in endings)
+        yield from (str(path) for path in called if path.is_file() or path.is_symlink())
+        if not recursive:
+            below.clear()
+    yield from closed
+
+
 def each(pictures: Sequence[str], read: Read, ask: Ask, write: Write, *, until_found: bool = False) -> int:
     """Have every picture answered, and give the exit status.
 
@@ -75,9 +90,28 @@ def each(pictures: Sequence[str], read: Read, ask: Ask, write: Write, *, until_f
 
     until_found: of each picture, nothing is asked any more once something is found.
     """
-    exists, broken, several = False, 0, len(pictures) > 1
+    return report(answers_about(pictures, read, ask, until_found=until_found), len(pictures), write)
 
-    def watched(answers: Iterable[tuple[Asked | RefsegError, Found | None]]) -> Iterator[Found]:
+
+Item = tuple["Asked | RefsegError", "Found | None"]
+
+
+def answers_about(pictures: Sequence[str], read: Read, ask: Ask, *, until_found: bool) -> Generator[Item]:
+    """Each answer with its picture, and behind a picture's last one nothing; an error with nothing."""
+    loaded = _loaded(pictures, read)
+    if len(pictures) < 2:
+        return _answered(loaded, ask, until_found)
+    return ahead(_answered(ahead(loaded, PICTURES_AHEAD), ask, until_found), ANSWERS_AHEAD)
+
+
+def report(stream: Generator[Item], count: int, write: Write | None) -> int:
+    """Write the answers about `count` pictures, name those that cannot be read, and give the exit status.
+
+    write: None where that was done.
+    """
+    exists, broken, several = False, 0, count > 1
+
+    def watched(answers: Iterable[Item]) -> Iterator[Found]:
         nonlocal exists
         for _, found in answers:
             if found is None:  # rather than wait for the next picture's
@@ -85,19 +119,18 @@ def each(pictures: Sequence[str], read: Read, ask: Ask, write: Write, *, until_f
             exists |= found.exists
             yield found
 
-    loaded = _loaded(pictures, read)
-    answered = _answered(ahead(loaded, PICTURES_AHEAD) if several else loaded, ask, until_found)
-    stream = ahead(answered, ANSWERS_AHEAD) if several else answered
     with closing(stream), console.progress() if several else nullcontext(silent) as progress:
         for done, (asked, answers) in enumerate(groupby(stream, key=itemgetter(0)), start=1):
             if isinstance(asked, RefsegError):
                 console.error(asked)
                 broken += 1
+            elif write is None:
+                list(watched(answers))
             else:
                 write(asked, watched(answers))
-            progress("predict", done, len(pictures))
+            progress("predict", done, count)
     if broken:
-        console.error(f"{broken} of {len(pictures)} pictures could not be read")
+        console.error(f"{broken} of {count} pictures could not be read")
         return ERROR
     return FOUND if exists else NO_TARGET
 
@@ -111,10 +144,7 @@ def _loaded(pictures: Iterable[str], read: Read) -> Generator[Asked | RefsegErro
             yield error
 
 
-def _answered(
-    loaded: Generator[Asked | RefsegError], ask: Ask, until_found: bool
-) -> Generator[tuple[Asked | RefsegError, Found | None]]:
-    """Each answer with its picture, and behind the last one nothing; an error with nothing."""
+def _answered(loaded: Generator[Asked | RefsegError], ask: Ask, until_found: bool) -> Generator[Item]:
     with closing(loaded):
         for asked in loaded:
             if isinstance(asked, Asked):

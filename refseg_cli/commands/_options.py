@@ -7,14 +7,15 @@ completions and man pages (`refseg_cli/_manual`) reads it.
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 import typer
 
 from refseg_cli.config import ARCHITECTURES, Recipe, load_recipe, recipe_names
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError, unknown_name
-from refseg_cli.metrics.protocols import GROUPS, PROTOCOLS
+from refseg_cli.metrics.protocols import BY_NAME, GROUPS, PROTOCOLS, REFSEG, VIDEO
 
 ALL = "all"  # --protocol
 DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
@@ -22,12 +23,14 @@ DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
     "caris": "caris-refcoco",
     "cgformer": "cgformer-refcoco",
     "cris": "cris-r50-refcoco",
+    "deris": "deris-b-refcoco",
     "isfp": "isfp-darknet53-refcoco",
     "jmceln": "jmceln-rn101-refcoco",
     "lavt": "lavt-refcoco",
     "m3att": "m3att-darknet53-refcoco",
     "rela": "rela-swin-b-grefcoco",
     "vlt": "vlt-darknet53-refcoco",
+    "vlt-clips": "vlt-clips-ref-youtube-vos",
 }
 
 
@@ -53,7 +56,7 @@ def split_choices() -> list[str]:
 
 def protocol_choices() -> list[str]:
     """Names of the evaluation protocols, and `all` of them."""
-    return [*PROTOCOLS, ALL]
+    return [*BY_NAME, ALL]
 
 
 def _silence(wanted: bool) -> bool:
@@ -95,12 +98,17 @@ Protocols = Annotated[
         "--protocol",
         metavar="NAMES",
         help="Evaluation protocols, comma-separated, or `all`. "
-        + " ".join(f"{group}: {', '.join(protocol.name for protocol in of)}." for group, of in GROUPS.items()),
+        + " ".join(f"{group}: {', '.join(protocol.name for protocol in of)}." for group, of in GROUPS.items())
+        + " Clips: video.",
         autocompletion=protocol_choices,
     ),
 ]
 Data = Annotated[
     str, typer.Option("--data", metavar="DIR", help="Prepared data: a folder or URI that 'refseg prepare' wrote.")
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Where the work is done: here, or on a Ray cluster (RAY_ADDRESS; docs/scale.md)."),
 ]
 Model = Annotated[
     str | None,
@@ -136,26 +144,64 @@ Device = Annotated[
         autocompletion=device_choices,
     ),
 ]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"],
+    typer.Option(
+        "--precision",
+        help="Of the arithmetic. auto takes bf16 where the hardware has it and the model passed 'refseg calibrate "
+        "--check-precision bf16'.",
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Memory that phrases may take together, e.g. 4GiB; half of what is free if not given.",
+    ),
+]
 BatchImages = Annotated[
     int, typer.Option("--batch-images", metavar="N", min=1, help="Images per batch, each with all its phrases.")
 ]
 
 
-def choose_protocols(text: str) -> tuple[str, ...]:
-    """The protocols of ``lavt,rela`` or ``all``.
+def choose_protocols(text: str, *, clips: bool = False) -> tuple[str, ...]:
+    """The protocols of ``lavt,rela`` or ``all``; of an empty text the usual one.
+
+    clips: whether they are for clips, which have one more, the usual one.
 
     Raises:
         RefsegError: there is no such protocol, or none is named.
     """
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not text:
+        return (VIDEO.name if clips else REFSEG.name,)
     if ALL in names:
-        return tuple(PROTOCOLS)
+        return tuple(BY_NAME if clips else PROTOCOLS)
     for name in names:
-        if name not in PROTOCOLS:
+        if name not in BY_NAME:
             raise unknown_name("protocol", name, protocol_choices())
     if not names:
         raise RefsegError("--protocol names none", hint=f"one of: {', '.join(protocol_choices())}")
     return names
+
+
+def choose_memory(text: str | None) -> int | None:
+    """The bytes of ``4GiB``, ``500MB`` or ``1000000``.
+
+    Raises:
+        RefsegError: it is no amount of memory.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?", text.strip().lower())
+    size = 0
+    if found:
+        power = "kmgt".find(found[2] or "-") + 1
+        size = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    if not size:
+        raise RefsegError(f"--memory {text}: not an amount of memory", hint="e.g. 4GiB or 500MB")
+    return size
 
 
 def choose_splits(text: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -171,9 +172,10 @@ class Places:
         if one[0] == other[0]:
             phrases = " and ".join(repr(self.phrases[number]) for _, number in (one, other))
             return RefsegError(f"{phrases} would both become {path}", hint="{n} in the name numbers the phrases")
+        told = "{folder} in the name tells them apart: -o 'out/{folder}/{stem}.png'"
+        same = os.path.realpath(one[0]) == os.path.realpath(other[0])
         return RefsegError(
-            f"{one[0]} and {other[0]} would both become {path}",
-            hint="{folder} in the name tells them apart: -o 'out/{folder}/{stem}.png'",
+            f"{one[0]} and {other[0]} would both become {path}", hint="name the picture once" if same else told
         )
 
 

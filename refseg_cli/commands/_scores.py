@@ -11,7 +11,7 @@ import numpy as np
 from refseg_cli.commands._tables import Table
 from refseg_cli.metrics.curves import digits
 from refseg_cli.metrics.intervals import FEWEST
-from refseg_cli.metrics.protocols import PHRASECUT, PROTOCOLS
+from refseg_cli.metrics.protocols import BY_NAME, PHRASECUT
 from refseg_cli.metrics.rules import Matching, Protocol
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def score_tables(about: About, splits: Mapping[str, Analysis], published: Rows) 
     names = list(next(iter(splits.values())).scores)
     if len(names) > 1:
         return [_side_by_side(about, split, analysis, published.get(split, {})) for split, analysis in splits.items()]
-    return [_one_protocol(about, PROTOCOLS[names[0]], splits, published)]
+    return [_one_protocol(about, BY_NAME[names[0]], splits, published)]
 
 
 def _one_protocol(about: About, protocol: Protocol, splits: Mapping[str, Analysis], published: Rows) -> Table:
@@ -113,7 +113,7 @@ def _one_protocol(about: About, protocol: Protocol, splits: Mapping[str, Analysi
 def _side_by_side(about: About, split: str, analysis: Analysis, published: Mapping[str, PublishedRow | None]) -> Table:
     rows, papers = [], []
     for name, scores in analysis.scores.items():
-        protocol = PROTOCOLS[name]
+        protocol = BY_NAME[name]
         main = [next((m.name for m in _by_interest(protocol) if m.kind == kind), None) for kind in ("overall", "mean")]
         row = published.get(name)
         papers.append(", ".join(f"{value:.2f} {m}" for m, value in row.figures.items() if m in main) if row else "")
@@ -377,7 +377,7 @@ def warnings(splits: Mapping[str, Analysis], published: Rows, *, intervals: bool
     """
     said = []
     for split, analysis in splits.items():
-        blind = [name for name in analysis.scores if _is_blind(PROTOCOLS[name])]
+        blind = [name for name in analysis.scores if _is_blind(BY_NAME[name])]
         if blind and analysis.no_target:
             number = f"{analysis.no_target} of {analysis.expressions} expressions have no target"
             said.append(f"{split}: {number}, scored as any other by {', '.join(blind)}")

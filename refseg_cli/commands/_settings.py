@@ -238,11 +238,18 @@ def _fitting(parameter: Parameter, value: Any, where: str, *, words: bool = Fals
         RefsegError: it is none for this option.
     """
     if parameter.repeatable:
-        values = shlex.split(value) if words else value if isinstance(value, list) else [value]
+        values = _split(value, where) if words else value if isinstance(value, list) else [value]
         return [_one(parameter, one, where, words=words) for one in values]
     if isinstance(value, list):
         value = ",".join(map(str, value))
     return _one(parameter, value, where, words=words)
+
+
+def _split(text: str, where: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise RefsegError(f"{where}: {text!r}: {str(error).lower()}", hint="quote it as in a shell") from error
 
 
 def _one(parameter: Parameter, value: Any, where: str, *, words: bool) -> Any:

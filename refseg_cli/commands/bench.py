@@ -13,6 +13,7 @@ from refseg_cli.commands._options import (
     Json,
     Model,
     Overrides,
+    Precision,
     Quiet,
     RecipeName,
     choose_recipe,
@@ -49,7 +50,6 @@ BatchSizes = Annotated[
 Phrases = Annotated[str, typer.Option("--phrases", metavar="N,...", help="Phrases for each image; a row for each.")]
 Repeat = Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Timed runs of each row.")]
 Warmup = Annotated[int, typer.Option("--warmup", metavar="N", min=0, help="Untimed runs before them.")]
-Arithmetic = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Of the arithmetic.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Let torch.compile make it faster first.")]
 AskedData = Annotated[
     str | None,
@@ -71,7 +71,7 @@ def bench(
     phrases: Phrases = "1",
     repeat: Repeat = 20,
     warmup: Warmup = 3,
-    precision: Arithmetic = "fp32",
+    precision: Precision = "fp32",
     compile: Compile = False,
     data: AskedData = None,
     data_split: AskedSplit = "val",

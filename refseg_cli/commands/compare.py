@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refseg_cli.commands._clips import compared_by_clip
 from refseg_cli.commands._options import (
     Json,
     Latex,
@@ -36,7 +37,7 @@ def compare(
     latex: Latex = False,
     quiet: Quiet = False,
 ) -> None:
-    """Test whether two models differ, given their answers to the same phrases.
+    """Test whether two models differ on the same phrases.
 
     Prints each metric of both, the difference (second minus first) with its 95 % interval, and a two-sided p-value: how
     often the difference would be as large if it were chance which of the two models gave which image's answers. Both
@@ -47,11 +48,15 @@ def compare(
       refseg eval --data scenes --model runs/first --records first.parquet
       refseg eval --data scenes --records bundled.parquet
       refseg compare bundled.parquet first.parquet
+
+    \b
+    Clips, by J&F, J, F and steadiness, with the data where they were when they were evaluated:
+      refseg compare --protocol video a.parquet b.parquet
     """
     from refseg_cli.commands._scores import subject
     from refseg_cli.evaluation.analysis import compare_by_split, unfit
     from refseg_cli.evaluation.answers import read_answers
-    from refseg_cli.metrics.protocols import PROTOCOLS
+    from refseg_cli.metrics.protocols import PROTOCOLS, VIDEO
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     one, other = read_answers(a), read_answers(b)
@@ -62,7 +67,10 @@ def compare(
         left_out = {name: reason for name, reason in reasons.items() if reason}
     for name, reason in left_out.items():
         console.warn(f"{name}: {reason}")
-    found = compare_by_split(one, other, [name for name in names if name not in left_out], swaps=resamples)
+    counted = [name for name in names if name not in left_out and name != VIDEO.name]
+    found = compare_by_split(one, other, counted, swaps=resamples)
+    if VIDEO.name in names:
+        found |= compared_by_clip((a, one), (b, other), resamples)
     where = one.about.dataset or one.about.data
     titles = {(split, name): f"B against A on {where}, {split}: {name}" for split, name in found}
     show_differences(found, (a, b), (f"A {subject(one.about)}", f"B {subject(other.about)}"), titles, form)

@@ -5,10 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import typer
-
+from refseg_cli.commands._clips import KeptMasks, by_clip, keep_or_refuse, scored_by_clip, submit
+from refseg_cli.commands._eval_options import (
+    AskSanity,
+    Calibrate,
+    Curves,
+    Limit,
+    MaskCount,
+    MaskWords,
+    Merge,
+    OnError,
+    Page,
+    Palette,
+    Records,
+    Sanity,
+    Settings,
+    Slices,
+    Source,
+    Splits,
+    Submission,
+    TrainedOn,
+    Words,
+)
 from refseg_cli.commands._options import (
     BatchImages,
     Data,
@@ -16,21 +36,25 @@ from refseg_cli.commands._options import (
     Json,
     Latex,
     Markdown,
+    Memory,
     Model,
+    Precision,
     Protocols,
     Quiet,
     Resamples,
+    choose_memory,
     choose_protocols,
     choose_splits,
-    split_choices,
 )
 from refseg_cli.commands._tables import Form, chosen_form, show
 from refseg_cli.commands.calibrate import choose, describe, thresholds
 from refseg_cli.commands.compare import show_differences
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError
+from refseg_cli.metrics.protocols import VIDEO
 
 if TYPE_CHECKING:
+    from refseg_cli.commands._clips import ClipRequest
     from refseg_cli.commands._scores import Rows
     from refseg_cli.evaluation.analysis import Analysis
     from refseg_cli.evaluation.answers import Answers
@@ -41,137 +65,13 @@ if TYPE_CHECKING:
     from refseg_cli.records import Rle
     from refseg_cli.report.content import PackedMap
 
-# What answers
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a value of the model's recipe, e.g. model.oracle=mask; repeatable."
-    ),
-]
-Splits = Annotated[
-    str,
-    typer.Option("--split", metavar="NAMES", help="Splits, comma-separated.", autocompletion=split_choices),
-]
-Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Images to score in each split; 0 for all.")]
-Calibrate = Annotated[
-    str | None,
-    typer.Option(
-        "--calibrate",
-        metavar="SPLIT",
-        help="Calibrate the thresholds on this split first, as 'refseg calibrate' does.",
-        autocompletion=split_choices,
-    ),
-]
-
-OTHERS = "Predictions from a file"
-Source = Annotated[
-    str | None,
-    typer.Option(
-        "--from",
-        metavar="FILE",
-        help="Score predictions from a file instead: JSON lines, COCO results, or records.",
-        rich_help_panel=OTHERS,
-    ),
-]
-OnError = Annotated[
-    Literal["fail", "skip"],
-    typer.Option(
-        "--on-error",
-        help="What to do with missing or invalid predictions: `fail`, or `skip` them and score the rest.",
-        rich_help_panel=OTHERS,
-    ),
-]
-
-Merge = Annotated[
-    Literal["union"] | None,
-    typer.Option(
-        "--merge",
-        help="Combine all entries for the same phrase, e.g. one per instance, into one mask.",
-        rich_help_panel=OTHERS,
-    ),
-]
-
-# What else is asked and shown
-
-BEYOND = "More output"
-Slices = Annotated[
-    bool,
-    typer.Option(
-        "--slices",
-        help="Also score by number of targets, by words and by category, under protocol refseg.",
-        rich_help_panel=BEYOND,
-    ),
-]
-Curves = Annotated[
-    bool,
-    typer.Option(
-        "--curves",
-        help="Also score at other thresholds and check the no-target head's calibration, under protocol refseg.",
-        rich_help_panel=BEYOND,
-    ),
-]
-Page = Annotated[
-    str | None,
-    typer.Option(
-        "--report",
-        metavar="FILE",
-        help="Write an HTML page to browse: tables, curves, slices and every sample.",
-        rich_help_panel=BEYOND,
-    ),
-]
-Records = Annotated[
-    str | None,
-    typer.Option(
-        "--records",
-        metavar="FILE",
-        help="Write every answer to a Parquet file, to score again or compare.",
-        rich_help_panel=BEYOND,
-    ),
-]
-TrainedOn = Annotated[
-    str | None,
-    typer.Option(
-        "--trained-on",
-        metavar="DIR",
-        help="Prepared training data, to check for images shared with the test split.",
-        rich_help_panel=BEYOND,
-    ),
-]
-
-LANGUAGE = "Use of language"
-Words = Literal["random", "attended"]
-MaskWords = Annotated[
-    Words | None,
-    typer.Option("--mask-words", help="Evaluate again with words removed from every phrase.", rich_help_panel=LANGUAGE),
-]
-MaskCount = Annotated[
-    int,
-    typer.Option(
-        "--mask-count",
-        metavar="N",
-        min=1,
-        help="Number of words to remove; at least one stays.",
-        rich_help_panel=LANGUAGE,
-    ),
-]
-Sanity = Literal["shuffled-phrases", "wrong-image"]
-AskSanity = Annotated[
-    Sanity | None,
-    typer.Option(
-        "--sanity",
-        help="Evaluate again with phrases shuffled between images, or on the wrong image.",
-        rich_help_panel=LANGUAGE,
-    ),
-]
-
 
 def eval_(
     data: Data,
     model: Model = None,
     overrides: Settings = None,
     split: Splits = "val",
-    protocol: Protocols = "refseg",
+    protocol: Protocols = "",
     limit: Limit = 0,
     calibrate: Calibrate = None,
     source: Source = None,
@@ -181,12 +81,16 @@ def eval_(
     curves: Curves = False,
     page: Page = None,
     records: Records = None,
+    submission: Submission = None,
+    palette: Palette = False,
     trained_on: TrainedOn = None,
     mask_words: MaskWords = None,
     mask_count: MaskCount = 1,
     sanity: AskSanity = None,
     resamples: Resamples = 10_000,
     batch_images: BatchImages = 8,
+    precision: Precision = "fp32",
+    memory: Memory = None,
     device: Device = "auto",
     json: Json = False,
     markdown: Markdown = False,
@@ -198,7 +102,7 @@ def eval_(
     Prints the protocol's metrics of each split in percent, with 95 % intervals from how much images differ, and the
     paper's figures beside them where the recipe has some that were counted by the same protocol. Where nothing defines
     a metric, as N-acc without no-target phrases, there is a dash (null in JSON). The protocols are explained in
-    docs/metrics.md.
+    docs/metrics.md; if none is named, it is refseg, and for clips video: J&F, J, F and steadiness.
 
     \b
     Example:
@@ -207,32 +111,28 @@ def eval_(
       refseg eval --data scenes --split val,testA --report report.html
       refseg eval --data scenes --sanity shuffled-phrases
       refseg eval --data refcoco --model runs/isfp --set model.oracle=location
+      refseg eval --data clips --submission answers.zip
     """
     from refseg_cli.evaluation.evaluate import EvalRequest
     from refseg_cli.evaluation.outside import OutsideRequest
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
-    wanted = _Wanted(choose_protocols(protocol), slices, curves, resamples, trained_on, form)
     splits, disturb = choose_splits(split), _disturbance(mask_words, mask_count, sanity)
+    clips = keep_or_refuse(data, splits, submission, palette=palette)
+    wanted = _Wanted(choose_protocols(protocol, clips=clips.any), slices, curves, resamples, trained_on, form)
     path = _page(page, disturb, source)
+    needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
-        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit}
-        _refuse_beside_from({**asked, "--mask-words": mask_words, "--sanity": sanity})
-        skip, masks = on_error == "skip", path is not None
-        found = _score_file(OutsideRequest(source, data, splits, wanted.protocols, skip, masks, records, merge))
-        _present(found, wanted, data, path)
+        asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
+        _refuse_with_from(asked | {"--precision": precision != "fp32", "--mask-words": mask_words, "--sanity": sanity})
+        outside = OutsideRequest(source, data, splits, wanted.counted, on_error == "skip", needs_masks, records, merge)
+        _present(_score_file(outside), wanted, data, path, clips)
         return
-    if others := [name for name, given in {"--on-error": on_error != "fail", "--merge": merge}.items() if given]:
-        raise RefsegError(f"{others[0]} applies to --from", hint="add --from FILE, or omit it")
-    plain = EvalRequest(data, splits, model, device, batch_images=batch_images, limit=limit, records=records)
-    curve, changes = curves or path is not None, tuple(overrides or ())
-    request = replace(plain, protocols=wanted.protocols, curve=curve, overrides=changes)
-    if calibrate:
-        _calibrate(request, calibrate)
-    if disturb is not None:
-        _show_disturbed(request, disturb, wanted)
-    else:
-        _present(_score_model(request, keep=path is not None), wanted, data, path)
+    _refuse_without_from({"--on-error": on_error != "fail", "--merge": merge})
+    plain = EvalRequest(data, splits, model, device, batch_images, limit, records=records, precision=precision)
+    request = replace(plain, curve=curves or path is not None, overrides=tuple(overrides or ()))
+    request = replace(request, protocols=wanted.counted, memory=choose_memory(memory))
+    _ask(request, wanted, path, clips, calibrate=calibrate, disturb=disturb, masks=needs_masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +145,11 @@ class _Wanted:
     resamples: int
     trained_on: str | None
     form: Form
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """The protocols that count each picture by itself; one, if none is asked for."""
+        return tuple(name for name in self.protocols if name != VIDEO.name) or ("refseg",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +167,16 @@ class _Found:
     cautions: tuple[str, ...] = ()
 
 
-def _refuse_beside_from(options: Mapping[str, object]) -> None:
+def _refuse_with_from(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="omit one of them")
+
+
+def _refuse_without_from(options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise RefsegError(f"{given[0]} applies to --from", hint="add --from FILE, or omit it")
 
 
 def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Disturbance | None:
@@ -307,17 +218,18 @@ def _score_file(request: OutsideRequest) -> _Found:
     return _Found(found.answers, masks=found.masks, cautions=(*left_out, *found.cautions))
 
 
-def _score_model(request: EvalRequest, *, keep: bool) -> _Found:
-    """keep: masks and maps too."""
+def _score_model(request: EvalRequest, protocols: Sequence[str], *, masks: bool, maps: bool) -> _Found:
+    """masks, maps: keep these too."""
     from refseg_cli.evaluation.provenance import published_rows
     from refseg_cli.evaluation.report import Watch
 
-    watch = Watch(request.model) if keep else None
-    report = _evaluate(request, watch)
-    published = published_rows(report, request.protocols)
-    if watch is None:
-        return _Found(_answers(report), published)
-    return _Found(_answers(report), published, watch.masks, watch.maps)
+    drawn = Watch(request.model) if maps else None
+    kept = KeptMasks() if masks and not maps else None
+    report = _evaluate(request, drawn or kept)
+    published = published_rows(report, protocols)
+    if drawn is not None:
+        return _Found(_answers(report), published, drawn.masks, drawn.maps)
+    return _Found(_answers(report), published, kept.masks if kept else ())
 
 
 def _answers(report: EvalReport) -> dict[str, Answers]:
@@ -332,7 +244,7 @@ def _calibrate(request: EvalRequest, split: str) -> None:
         console.warn(f"{split}: the thresholds were calibrated on this split, so its figures are optimistic")
 
 
-def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:
+def _evaluate(request: EvalRequest, watch: Watch | KeptMasks | None = None) -> EvalReport:
     from refseg_cli.evaluation.evaluate import evaluate
 
     with console.progress() as progress:
@@ -348,6 +260,29 @@ def _evaluate(request: EvalRequest, watch: Watch | None = None) -> EvalReport:
     return report
 
 
+def _ask(
+    request: EvalRequest,
+    wanted: _Wanted,
+    path: Path | None,
+    clips: ClipRequest,
+    *,
+    calibrate: str | None,
+    disturb: Disturbance | None,
+    masks: bool,
+) -> None:
+    """Ask the model, and show what it answers. masks: keep them."""
+    from refseg_cli.evaluation.parts import sharing
+
+    with sharing():
+        if calibrate:
+            _calibrate(request, calibrate)
+        if disturb is not None:
+            _show_disturbed(request, disturb, wanted)
+            return
+        found = _score_model(request, wanted.protocols, masks=masks, maps=path is not None)
+        _present(found, wanted, request.data, path, clips)
+
+
 def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted) -> None:
     """The figures as they are and with disturbed questions, and how sure their difference is."""
     from refseg_cli.commands._scores import heading
@@ -360,16 +295,22 @@ def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted)
     found = {
         (split, name): compare(before, after[split], PROTOCOLS[name], swaps=wanted.resamples)
         for split, before in _answers(plain).items()
-        for name in wanted.protocols
+        for name in wanted.counted
     }
     names = (plain.about.changed or "as it is", str(disturb))
     titles = {(split, name): f"{heading(plain.about)}, {split}: {name}" for split, name in found}
     show_differences(found, names, names, titles, wanted.form)
 
 
-def _present(found: _Found, wanted: _Wanted, data: str, path: Path | None) -> None:
-    """Print what the answers say, and write the page if one is asked for."""
-    analyses = _analyses(found, wanted, whole=path is not None)
+def _present(found: _Found, wanted: _Wanted, data: str, path: Path | None, clips: ClipRequest) -> None:
+    """Print what the answers say, and write the page and the submission if they are asked for."""
+    submit(data, found.answers, found.masks, clips)
+    if clips.only_to_submit:
+        return
+    own = {name: by_clip(data, name, answers) if clips.any else answers for name, answers in found.answers.items()}
+    analyses = _analyses(replace(found, answers=own), wanted, whole=path is not None)
+    if VIDEO.name in wanted.protocols:
+        analyses = scored_by_clip(data, found.answers, found.masks, analyses, wanted.protocols, wanted.resamples > 0)
     shown = {name: analysis.only(slices=wanted.slices, curves=wanted.curves) for name, analysis in analyses.items()}
     said = _show(found, shown, wanted)
     if path:
@@ -381,7 +322,7 @@ def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analy
     from refseg_cli.evaluation.analysis import analyse
 
     slices, curves = whole or wanted.slices, whole or wanted.curves
-    protocols = [name for name in wanted.protocols if name not in _unfit(found, wanted.protocols)] or wanted.protocols
+    protocols = [name for name in wanted.counted if name not in _unfit(found, wanted.counted)] or wanted.counted
     return {
         name: analyse(answers, protocols, slices=slices, curves=curves, intervals=wanted.resamples > 0)
         for name, answers in found.answers.items()
@@ -410,7 +351,7 @@ def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> lis
     from refseg_cli.evaluation.provenance import cautions
 
     about = next(iter(found.answers.values())).about
-    said = [f"{name}: {reason}" for name, reason in _unfit(found, wanted.protocols).items()]
+    said = [f"{name}: {reason}" for name, reason in _unfit(found, wanted.counted).items()]
     said += [*found.cautions, *cautions(about, list(splits), trained_on=wanted.trained_on)]
     said += warnings(splits, found.published, intervals=wanted.resamples > 0)
     for sentence in said:

@@ -35,6 +35,14 @@ def import_(
             help="ReLA only: set the weight to 0, as the official evaluation does (default), or keep the stored one.",
         ),
     ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            "--expect",
+            metavar="NAME",
+            help="The release that the file has to be, a recipe's name from docs/weights.md; refuse any other.",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -46,14 +54,17 @@ def import_(
     \b
     Example:
       refseg import lavt_refcoco.pth --arch lavt -o models/lavt-refcoco
+      refseg import refcocom.pth --arch caris --expect caris-combined -o models/caris
       refseg eval --model models/lavt-refcoco --data refcoco --split testA
     """
     from refseg_cli.engine.importing import ImportRequest, import_checkpoint
+    from refseg_cli.engine.releases import RELEASES
 
+    recipe = recipe or (expect if expect in RELEASES else None)
     chosen = choose_recipe(arch, recipe, overrides)
     if vocab is not None:
         chosen = replace(chosen, text=replace(chosen.text, vocab=vocab))
-    report = import_checkpoint(ImportRequest(source, chosen, out, recipe or "", lang_weight))
+    report = import_checkpoint(ImportRequest(source, chosen, out, recipe or "", lang_weight, expect or ""))
     if json:
         console.json(report)
     else:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from refseg_cli.commands._options import Json, MaxPixels, Quiet, split_choices
+from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet, split_choices
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, RefsegError
 
@@ -76,6 +78,7 @@ def refcoco(
     split_by: Annotated[Literal["unc", "google"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -89,7 +92,9 @@ def refcoco(
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcoco --root refer --images train2014 --out prepared/refcoco
     """
-    _prepare("refcoco", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "refcoco", root, out, images, split_by, splits, workers, engine, on_error, masks_on, max_pixels, overwrite, json
+    )
 
 
 @app.command("refcoco+")
@@ -100,6 +105,7 @@ def refcoco_plus(
     split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -113,7 +119,21 @@ def refcoco_plus(
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcoco+ --root refer --images train2014 --out prepared/refcoco+
     """
-    _prepare("refcoco+", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "refcoco+",
+        root,
+        out,
+        images,
+        split_by,
+        splits,
+        workers,
+        engine,
+        on_error,
+        masks_on,
+        max_pixels,
+        overwrite,
+        json,
+    )
 
 
 @app.command("refcocog")
@@ -124,6 +144,7 @@ def refcocog(
     split_by: Annotated[Literal["umd", "google"], typer.Option("--split-by", help="Author of the splits.")] = "umd",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -139,7 +160,21 @@ def refcocog(
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcocog --root refer --images train2014 --split-by umd --out prepared/refcocog
     """
-    _prepare("refcocog", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "refcocog",
+        root,
+        out,
+        images,
+        split_by,
+        splits,
+        workers,
+        engine,
+        on_error,
+        masks_on,
+        max_pixels,
+        overwrite,
+        json,
+    )
 
 
 @app.command("refclef")
@@ -150,6 +185,7 @@ def refclef(
     split_by: Annotated[Literal["unc", "berkeley"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -157,13 +193,15 @@ def refclef(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare RefClef (ReferIt): ROOT/refclef/refs(unc).p and instances.json.
+    """Prepare RefClef (ReferIt): refs(unc).p and instances.json.
 
     \b
     Example, with the downloads in ./refer and the photos of SAIAPR TC-12 in ./saiapr_tc-12:
       refseg prepare refclef --root refer --images saiapr_tc-12 --split-by berkeley --out prepared/refclef
     """
-    _prepare("refclef", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "refclef", root, out, images, split_by, splits, workers, engine, on_error, masks_on, max_pixels, overwrite, json
+    )
 
 
 @app.command("grefcoco")
@@ -174,6 +212,7 @@ def grefcoco(
     split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -181,51 +220,83 @@ def grefcoco(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare gRefCOCO: ROOT/grefcoco/grefs(unc).json and instances.json.
+    """Prepare gRefCOCO: grefs(unc).json and instances.json.
 
     \b
     Example, with scenes, which come in the same layout:
       refseg prepare scenes --images 8 --raw raw --out scenes
       refseg prepare grefcoco --root raw --out prepared/grefcoco
     """
-    _prepare("grefcoco", root, out, images, split_by, splits, workers, on_error, masks_on, max_pixels, overwrite, json)
+    _prepare(
+        "grefcoco",
+        root,
+        out,
+        images,
+        split_by,
+        splits,
+        workers,
+        engine,
+        on_error,
+        masks_on,
+        max_pixels,
+        overwrite,
+        json,
+    )
 
 
 @app.command("scenes")
 def scenes(
     out: Out,
     images: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--images", metavar="N|SPLIT=N,...", help="Number of pictures, in total or for train, val, testA and testB."
+            "--images",
+            metavar="N|SPLIT=N,...",
+            help="Number of pictures, or of clips, in total or for train, val, testA and testB. If not given, "
+            "train=4000,val=300,testA=300,testB=300, and of clips train=200,val=40.",
         ),
-    ] = "train=4000,val=300,testA=300,testB=300",
+    ] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Make clips in which things move, and phrases about how they move.")
+    ] = False,
+    frames: Annotated[
+        int | None, typer.Option("--frames", metavar="N", min=2, max=999, help="Frames of each clip; 8 if not given.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of the scenes.")] = 0,
     raw: Annotated[
         Path | None,
-        typer.Option("--raw", metavar="DIR", help="Folder to keep the raw files in: pictures and gRefCOCO's JSON."),
+        typer.Option(
+            "--raw", metavar="DIR", help="Folder to keep the raw files in: pictures and gRefCOCO's, or MeViS', JSON."
+        ),
     ] = None,
     workers: Workers = None,
+    engine: Engine = "local",
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Generate and prepare the embedded dataset: pictures of everyday objects with exact masks and phrases.
+    """Generate and prepare scenes, the dataset that comes with refseg.
 
     \b
-    Example:
+    Examples:
       refseg prepare scenes --out scenes --images train=40,val=8
+      refseg prepare scenes --video --out clips --images train=8,val=4
     """
+    from refseg_cli.data.scenes import DEFAULT_CLIPS, DEFAULT_IMAGES, FRAMES
     from refseg_cli.engine.prepare import prepare_scenes
+    from refseg_cli.engine.prepare_video import prepare_moving_scenes
 
-    wanted = _scene_counts(images)
+    if frames is not None and not video:
+        raise RefsegError("--frames is for clips", hint="add --video")
+    wanted = _scene_counts(images, DEFAULT_CLIPS if video else DEFAULT_IMAGES)
     with console.progress() as progress:
-        report = prepare_scenes(
+        make = partial(prepare_moving_scenes, clips=wanted, frames=frames or FRAMES)
+        report = (make if video else partial(prepare_scenes, images=wanted))(
             out,
-            images=wanted,
             seed=seed,
             raw=raw,
             workers=workers or cores(),
+            engine=engine,
             overwrite=overwrite,
             progress=progress,
         )
@@ -238,7 +309,7 @@ def check(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Verify prepared data, and find pictures shared between training and test splits.
+    """Verify prepared data and find pictures that splits share.
 
     Checks hashes and counts against the manifests, and compares every train split with every other split of all the
     data given, by image id.
@@ -284,6 +355,7 @@ def _prepare(
     split_by: str,
     splits: str,
     workers: int | None,
+    engine: Literal["local", "ray"],
     on_error: Literal["fail", "skip"],
     masks_on: Literal["upright", "stored"],
     max_pixels: int | None,
@@ -292,7 +364,7 @@ def _prepare(
 ) -> None:
     from refseg_cli.engine.prepare import PrepareRequest, prepare
 
-    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
+    output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
     request = PrepareRequest(dataset, root, output, images, split_by, names_of(splits))
     with console.progress() as progress:
         report = prepare(request, progress=progress)
@@ -302,6 +374,7 @@ def _prepare(
 def output_of(
     out: str,
     workers: int | None,
+    engine: Literal["local", "ray"],
     on_error: Literal["fail", "skip"],
     masks_on: Literal["upright", "stored"],
     max_pixels: int | None,
@@ -313,7 +386,7 @@ def output_of(
     from refseg_cli.engine.prepare import Output
 
     rules = Rules(masks_on, max_pixels or MAX_PIXELS)
-    return Output(out, workers or cores(), on_error, overwrite, rules=rules)
+    return Output(out, workers or cores(), on_error, overwrite, rules=rules, engine=engine)
 
 
 def names_of(splits: str) -> tuple[str, ...]:
@@ -343,20 +416,27 @@ def show(report: PrepareReport, json: bool) -> None:
         console.json(report)
         return
     columns = ["images", "refs", "expressions", "single", "multi", "no_target"]
+    if any(split.clips for split in manifest.splits.values()):
+        columns.insert(0, "clips")
     rows = [(name, *(getattr(split, column) for column in columns)) for name, split in manifest.splits.items()]
     title = f"{report.out}: {report.written} shards written, {report.kept} kept"
     console.table(
         title, ["split", *columns[:-1], "no target", "published"], [(*row, report.published(row[0])) for row in rows]
     )
+    for name, split in manifest.splits.items():
+        if not split.masks:
+            console.info(f"{name} has no masks: it can be answered (`eval --submission`), and is scored elsewhere")
 
 
-def _scene_counts(text: str) -> dict[str, int]:
-    """``train=400,val=40``, or one number for all, which is shared out as by default."""
+def _scene_counts(text: str | None, usual: Mapping[str, int]) -> dict[str, int]:
+    """``train=400,val=40``, or one number for all, which is shared out as usual; None for the usual ones."""
     from refseg_cli.engine.prepare import share_scenes
 
+    if text is None:
+        return dict(usual)
     try:
         if "=" not in text:
-            return share_scenes(int(text))
+            return share_scenes(int(text), usual)
         pairs = (part.split("=") for part in text.split(","))
         return {name.strip(): int(number) for name, number in pairs}
     except ValueError as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refseg_cli.commands._options import Json, MaxPixels, Quiet, split_choices
+from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet, split_choices
 from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Workers, output_of, show
 from refseg_cli.console import console
 
@@ -55,6 +55,7 @@ def from_(
         ),
     ] = None,
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -74,7 +75,7 @@ def from_(
     """
     from refseg_cli.engine.prepare_from import FromRequest, prepare_from
 
-    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
+    output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
     request = FromRequest(tuple(inputs), name, output, form, images, split, instances, masks)
     with console.progress() as progress:
         report = prepare_from(request, progress=progress)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refseg_cli.commands._options import Json, MaxPixels, Quiet
+from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet
 from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
 from refseg_cli.console import console
+from refseg_cli.errors import nearest_name, unknown_name
 
 if TYPE_CHECKING:
     from refseg_cli.engine.prepare import PrepareReport
@@ -78,6 +79,7 @@ def coco(
     image_source: ImageSource = None,
     preview: Preview = None,
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -85,7 +87,9 @@ def coco(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare your own photos: a COCO file with a table of phrases, or with phrases generated from its objects.
+    """Prepare your own photos: a COCO file and phrases.
+
+    The phrases are in a table, or generated from the annotated objects.
 
     \b
     A row of the table has an image (file name or id) and a phrase, and says what the phrase means by
@@ -101,8 +105,10 @@ def coco(
     """
     from refseg_cli.engine.prepare_own import CocoRequest, prepare_coco
 
-    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
+    output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
     table = None if phrases == GENERATE else Path(phrases)
+    if table and not table.exists() and nearest_name(phrases, [GENERATE]):
+        raise unknown_name("table of phrases", phrases, [GENERATE])
     request = CocoRequest(annotations, images, table, output, name, splits, seed, image_source)
     with console.progress() as progress:
         report = prepare_coco(request, progress=progress)
@@ -121,6 +127,7 @@ def refer(
     image_source: ImageSource = None,
     preview: Preview = None,
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     masks_on: MasksOn = "upright",
     max_pixels: MaxPixels = None,
@@ -128,10 +135,10 @@ def refer(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare another dataset in REFER's layout: RRSIS-D, RefSegRS, your own.
+    """Prepare another dataset in REFER's layout.
 
-    Ids may be text, splits have any names, boxes and ids of sentences may be missing. REFER's own sets, which have
-    published counts and COCO's image ids, have commands of their own.
+    RRSIS-D and RefSegRS, for example, or your own. Ids may be text, splits have any names, boxes and ids of sentences
+    may be missing. REFER's own sets, which have published counts and COCO's image ids, have commands of their own.
 
     \b
     Example:
@@ -139,7 +146,7 @@ def refer(
     """
     from refseg_cli.engine.prepare_own import ReferRequest, prepare_refer
 
-    output = output_of(out, workers, on_error, masks_on, max_pixels, overwrite)
+    output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
     request = ReferRequest(refs, instances, images, output, name, names_of(splits), image_source)
     with console.progress() as progress:
         report = prepare_refer(request, progress=progress)

@@ -16,7 +16,10 @@ app = typer.Typer(help="Find the recipe of a published figure.", rich_markup_mod
 @app.command("list")
 def list_(
     arch: Arch = None,
-    paper: Annotated[str, typer.Option("--paper", metavar="WORDS", help="Only papers whose title contains this.")] = "",
+    paper: Annotated[
+        str,
+        typer.Option("--paper", metavar="WORDS", help="Only papers whose citation contains this, e.g. 'CVPR 2022'."),
+    ] = "",
     table: Annotated[
         str, typer.Option("--table", metavar="NUMBER", help="Only this table of the paper, e.g. 4.7.")
     ] = "",

@@ -9,8 +9,10 @@ from itertools import product
 import numpy as np
 
 from refseg_cli.data import shards, storage
-from refseg_cli.data.shards import Manifest, Shards, SplitInfo
+from refseg_cli.data.clips import Clips
+from refseg_cli.data.shards import Manifest, Shards
 from refseg_cli.data.storage import Place
+from refseg_cli.data.tally import SplitInfo
 from refseg_cli.errors import RefsegError
 from refseg_cli.progress import Progress, silent
 
@@ -94,7 +96,10 @@ def _damage(place: Place, sha256: str, images: int) -> str:
 
 def _miscount(split: Shards, info: SplitInfo) -> str:
     """How the manifest's counts of a split differ from its rows; empty if they do not."""
-    expressions = int(split.expression_counts.sum())
+    clips = Clips(split) if info.clips else ()
+    expressions = sum(clip.expressions for clip in clips) if clips else int(split.expression_counts.sum())
+    if len(clips) != info.clips:
+        return f"{len(clips)} clips in the files, {info.clips} in the manifest"
     if len(split) != info.images:
         return f"{len(split)} images in the files, {info.images} in the manifest"
     if expressions != info.expressions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,10 +33,15 @@ Fit = Callable[[Sequence[Rle]], Tensor]  # masks of one picture to (k, H, W) as 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """One image of a step and which of its expressions take part."""
+    """One image of a step and which of its expressions take part.
+
+    clip: the first of the clip's images, of a frame that is looked at together with those beside it in the step: they
+    have the same expressions, and one of them draws lots for all.
+    """
 
     image: int
     expressions: tuple[int, ...]
+    clip: int | None = None
 
 
 Step = tuple[Pick, ...]
@@ -180,20 +186,27 @@ class StepDataset(Dataset[Batch]):
         target_masks = torch.empty(sum(rows), *self.config.size)
         places = zip(step, images, target_masks.split(rows), strict=True)
         parts = [self._image(pick, into, of_targets) for pick, into, of_targets in places]
-        phrases = [phrase for part in parts for phrase in part.phrases]
+        frames, phrase_index = phrases_of(step)
+        objects, object_of = _objects(parts)
+        phrases = [phrase for part in parts[::frames] for phrase in part.phrases]
         if self.shuffle_phrases:
             rng = np.random.default_rng((*(self.augment or ()), *(pick.image for pick in step)))
             phrases = [phrases[i] for i in rng.permutation(len(phrases))]
         tokens, attention_mask = self.tokenizer.encode(phrases)
         return Batch(
             images=images,
-            tokens=tokens,
-            attention_mask=attention_mask,
+            tokens=tokens if phrase_index is None else tokens[phrase_index],
+            attention_mask=attention_mask if phrase_index is None else attention_mask[phrase_index],
             image_index=torch.repeat_interleave(torch.arange(len(step)), torch.tensor(rows)),
+            frames=frames,
+            phrase_index=phrase_index,
             masks=target_masks[:, None],
             has_target=torch.cat([part.has_target for part in parts]),
-            categories=torch.stack([p.categories for p in parts]) if self._wants_categories else None,  # type: ignore[misc]
-            target_id=_distinct([(i, t) for i, part in enumerate(parts) for t in part.targets]),
+            categories=_stacked([part.categories for part in parts]),
+            small=_stacked([part.small for part in parts]),
+            objects=objects,
+            object_of=object_of,
+            target_id=_distinct([(i // frames, t) for i, part in enumerate(parts) for t in part.things]),
             sizes=torch.tensor([part.size for part in parts]),
             content=torch.stack([_as_row(part.placement) for part in parts]),
             samples=tuple(sample for part in parts for sample in part.samples),
@@ -205,7 +218,8 @@ class StepDataset(Dataset[Batch]):
         size = (record.height, record.width)
         image = decode_image(record.image, record.file_name, orientation=record.orientation, size=size)
         placement = place(size, self.config)
-        rng = None if self.augment is None else np.random.default_rng((*self.augment, pick.image))
+        lots = pick.image if pick.clip is None else pick.clip
+        rng = None if self.augment is None else np.random.default_rng((*self.augment, lots))
         if rng is not None and self.config.shrink < 1:
             scale, *at = rng.uniform((self.config.shrink, 0, 0), 1)
             placement = placement.shrunk(scale, (at[0], at[1]), self.config.size)
@@ -225,23 +239,37 @@ class StepDataset(Dataset[Batch]):
             if self.config.jitter:
                 light = transforms.drawn_light(self.config.jitter, rng)
         transforms.to_input(image, placement, self.config, light=light, mirrored=mirrored, out=into)
+        small = transforms.to_small(image, placement, self.config, light=light, mirrored=mirrored)
         fit = partial(transforms.masks_to_input, size=size, placement=placement, config=self.config, mirrored=mirrored)
         try:
             _fill_targets(of_targets, record, targets, fit)
+            objects = self._targets_apart(record, targets, fit) if self._wants_objects else None
             categories = self._categories(record, fit) if self._wants_categories else None
         except ValueError as error:
             raise RefsegError(
                 f"{record.file_name}: {error}, the picture has {size[1]}x{size[0]}", hint="prepare the data again"
             ) from error
         return _ImagePart(
+            small=small,
+            objects=objects,
+            object_of=[row for row, ids in enumerate(targets) for _ in ids],
             categories=categories,
             has_target=torch.tensor([bool(t) for t in targets]),
             phrases=phrases,
-            targets=targets,
+            things=targets if pick.clip is None else _things(record, targets),
             size=size,
             placement=placement.mirrored(self.config.size) if mirrored else placement,
             samples=samples,
         )
+
+    @property
+    def _wants_objects(self) -> bool:
+        return self.config.objects and self.augment is not None
+
+    def _targets_apart(self, record: Record, targets: Sequence[tuple[int, ...]], fit: Fit) -> Tensor:
+        """(T, H, W): the instances of all expressions one by one."""
+        wanted = [record.instances[t].rle for ids in targets for t in ids]
+        return fit(wanted).float() if wanted else torch.zeros(0, *self.config.size)
 
     @property
     def _wants_categories(self) -> bool:
@@ -258,15 +286,34 @@ class StepDataset(Dataset[Batch]):
 
 @dataclass(frozen=True, slots=True)
 class _ImagePart:
-    """What one image contributes to a batch."""
+    """What one image contributes to a batch.  things: what tells one expression's targets from another's."""
 
+    small: Tensor | None
+    objects: Tensor | None
+    object_of: list[int]
     categories: Tensor | None
     has_target: Tensor
     phrases: list[str]
-    targets: list[tuple[int, ...]]
+    things: list[tuple[int, ...]]
     size: tuple[int, int]
     placement: Placement
     samples: tuple[Sample, ...]
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """One of all, or None if there are none."""
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there) if there else None
+
+
+def _objects(parts: Sequence[_ImagePart]) -> tuple[Tensor | None, Tensor | None]:
+    """`Batch.objects` and `Batch.object_of`, if they are wanted."""
+    objects = [part.objects for part in parts if part.objects is not None]
+    if not objects:
+        return None, None
+    starts = np.cumsum([0, *(len(part.phrases) for part in parts)])
+    owners = [int(start) + row for part, start in zip(parts, starts, strict=False) for row in part.object_of]
+    return torch.cat(objects), torch.tensor(owners, dtype=torch.int64)
 
 
 def _fill_targets(into: Tensor, record: Record, targets: Sequence[tuple[int, ...]], fit: Fit) -> None:
@@ -283,6 +330,24 @@ def _fill_targets(into: Tensor, record: Record, targets: Sequence[tuple[int, ...
             row.zero_()
         for t in ids[1:]:
             torch.maximum(row, fitted[places[t]], out=row)
+
+
+def phrases_of(step: Step) -> tuple[int, Tensor | None]:
+    """`Batch.frames` and `Batch.phrase_index` of a step."""
+    if step[0].clip is None:
+        return 1, None
+    clips = [list(picks) for _, picks in groupby(step, key=lambda pick: pick.clip)]
+    numbers, first = list[Tensor](), 0
+    for picks in clips:
+        count = len(picks[0].expressions)
+        numbers += [torch.arange(first, first + count)] * len(picks)
+        first += count
+    return len(clips[0]), torch.cat(numbers)
+
+
+def _things(record: Record, targets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Each expression's targets by what they are called in all frames of a clip."""
+    return [tuple(sorted(record.instances[t].ann_id for t in ids)) for ids in targets]
 
 
 def _sample(record: Record, expression: Expression, field: PhraseField) -> Sample:
@@ -354,8 +419,10 @@ def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, confi
     size = (int(image.shape[1]), int(image.shape[2]))
     placement = place(size, config)
     tokens, attention_mask = tokenizer.encode(phrases)
+    small = transforms.to_small(image, placement, config)
     return Batch(
         images=transforms.to_input(image, placement, config)[None],
+        small=None if small is None else small[None],
         tokens=tokens,
         attention_mask=attention_mask,
         image_index=torch.zeros(len(phrases), dtype=torch.int64),

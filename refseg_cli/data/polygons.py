@@ -1,4 +1,5 @@
-"""Masks as polygons along the edges of their pixels: filled again, they are the mask, pixel by pixel.
+"""Masks as polygons along the edges of their pixels: filled again, they are the mask, pixel by pixel; or with fewer
+corners, and not quite.
 
 Parts of a mask that share no edge of a pixel are polygons of their own. Holes, and objects in several parts, for which
 polygons in files have no word, are one closed line all the same: it goes there and back on one path, which encloses
@@ -15,11 +16,14 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """The connected parts of an (h, w) bool mask, the upper first: (k, 2) int64 corners each, with their holes."""
+def polygons(mask: np.ndarray, tolerance: float = 0) -> list[np.ndarray]:
+    """The connected parts of an (h, w) bool mask, the upper first: (k, 2) int64 corners each, with their holes.
+
+    tolerance: pixels that a border may be moved to do with fewer corners.
+    """
     parts: dict[int, list[np.ndarray]] = {}
     for owner, ring in _rings(mask):
-        parts.setdefault(owner, []).append(ring)
+        parts.setdefault(owner, []).append(_simplified(ring, tolerance))
     return [joined(rings) for rings in parts.values()]
 
 
@@ -33,6 +37,33 @@ def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
         at = int(((line - ring[0]) ** 2).sum(1).argmin())
         line = np.concatenate([line[: at + 1], ring, ring[:1], line[at:]])
     return line
+
+
+def _simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
+    """Those corners without which the border would move by more than `tolerance` pixels (Douglas and Peucker 1973).
+
+    Of a border that is too small to enclose anything then, all corners.
+    """
+    if not tolerance:
+        return ring
+    closed = np.concatenate([ring, ring[:1]])
+    farthest = int(((ring - ring[0]) ** 2).sum(1).argmax())
+    kept = np.zeros(len(closed), bool)
+    kept[[0, farthest]] = True
+    spans = [(0, farthest), (farthest, len(ring))]
+    while spans:
+        start, end = spans.pop()
+        along, between = closed[end] - closed[start], closed[start + 1 : end] - closed[start]
+        if not len(between):
+            continue
+        reached = np.clip(between @ along / max(along @ along, 1), 0, 1)[:, None] * along
+        distance = np.hypot(*(between - reached).T)
+        middle = int(distance.argmax())
+        if distance[middle] > tolerance:
+            kept[start + 1 + middle] = True
+            spans += [(start, start + 1 + middle), (start + 1 + middle, end)]
+    corners = ring[kept[:-1]]
+    return corners if len(corners) > 2 else ring
 
 
 def _rings(mask: np.ndarray) -> list[tuple[int, np.ndarray]]:

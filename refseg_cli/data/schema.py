@@ -37,6 +37,7 @@ _EXPRESSION = pa.struct(
         ("ignored", _RLE),
     ]
 )
+_REPEATING = frozenset({"split", "instances.list.element.category", "clip"})  # columns
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -64,14 +65,21 @@ _COLUMNS = pa.schema(
         ("expressions", pa.list_(_EXPRESSION)),
     ]
 )
-SCHEMA = _COLUMNS.with_metadata(
-    {"huggingface": json.dumps({"info": {"features": {f.name: _feature(f.type) for f in _COLUMNS}}})}
-)
 
 
-def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
+def _described(columns: pa.Schema) -> pa.Schema:
+    features = {f.name: _feature(f.type) for f in columns}
+    return columns.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+SCHEMA = _described(_COLUMNS)
+CLIP_SCHEMA = _described(_COLUMNS.append(pa.field("clip", pa.string())).append(pa.field("frame", pa.int32())))
+
+
+def to_batch(records: Sequence[Record], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
     """Rows in the order of the records."""
     images = [pa.array([r.image for r in records], pa.binary()), pa.array([r.file_name for r in records], pa.string())]
+    of_clips = [pa.array([getattr(r, f.name) for r in records], f.type) for f in list(schema)[len(SCHEMA) :]]
     return pa.RecordBatch.from_arrays(
         [
             pa.StructArray.from_arrays(images, fields=list(_IMAGE)),
@@ -83,8 +91,9 @@ def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
             pa.array([r.orientation for r in records], pa.int8()),
             _lists([r.instances for r in records], _instances),
             _lists([r.expressions for r in records], _expressions),
+            *of_clips,
         ],
-        schema=SCHEMA,
+        schema=schema,
     )
 
 
@@ -159,6 +168,8 @@ def _to_record(row: Mapping[str, Any], rles: Iterator[Rle]) -> Record:
         instances=tuple(_to_instance(instance, next(rles)) for instance in row.get("instances", ())),
         expressions=tuple(map(_to_expression, row["expressions"])),
         orientation=orientation,
+        clip=row.get("clip", ""),
+        frame=row.get("frame", 0),
     )
 
 
@@ -185,17 +196,17 @@ def _to_instance(row: Mapping[str, Any], rle: Rle) -> Instance:
     )
 
 
-def storage_settings() -> dict[str, Any]:
+def storage_settings(schema: pa.Schema = SCHEMA) -> dict[str, Any]:
     """How a shard is laid out: photos stored as they are, everything else zstd, an index of the pages and
     a checksum for each.
 
     Statistics are off for photos, which they would copy; dictionaries are on where values repeat.
     """
-    leaves = _leaves()
+    leaves = _leaves(schema)
     photo = "image.bytes"
     return {
         "compression": {leaf: "NONE" if leaf == photo else "ZSTD" for leaf in leaves},
-        "use_dictionary": ["split", "instances.list.element.category"],
+        "use_dictionary": [leaf for leaf in leaves if leaf in _REPEATING],
         "write_statistics": [leaf for leaf in leaves if leaf != photo],
         "write_page_index": True,
         "write_page_checksum": True,
@@ -203,9 +214,9 @@ def storage_settings() -> dict[str, Any]:
     }
 
 
-def _leaves() -> list[str]:
+def _leaves(schema: pa.Schema) -> list[str]:
     """Parquet's names of the columns, e.g. ``instances.list.element.ann_id``."""
     empty = pa.BufferOutputStream()
-    pq.write_table(SCHEMA.empty_table(), empty)
-    schema = pq.ParquetFile(pa.BufferReader(empty.getvalue())).schema
-    return [schema.column(i).path for i in range(len(schema))]
+    pq.write_table(schema.empty_table(), empty)
+    stored = pq.ParquetFile(pa.BufferReader(empty.getvalue())).schema
+    return [stored.column(i).path for i in range(len(stored))]

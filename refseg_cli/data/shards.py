@@ -1,5 +1,7 @@
 """Prepared data: Parquet shards with one image a row, and the manifest that says they are complete.
 
+Of videos an image is a frame; the frames of a clip follow each other, in one shard.
+
     OUT/train-00000-of-00012.parquet    image bytes as found, instances, expressions
     OUT/_manifest.json                  counts and hashes; written last, so its presence means "complete"
 
@@ -17,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refseg_cli.data import storage
-from refseg_cli.data.schema import SCHEMA, storage_settings, to_batch, to_records
+from refseg_cli.data.schema import CLIP_SCHEMA, SCHEMA, storage_settings, to_batch, to_records
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.data.tables import numbers
+from refseg_cli.data.tally import ShardInfo, SplitInfo, Tally
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.files import parse_json
 from refseg_cli.records import Record
@@ -46,35 +49,6 @@ KEPT_BYTES = 96 << 20  # of the row groups that a reader keeps: a window of `loa
 GROUPS_AT_A_TIME = 32  # of those that are read without their photos
 REPAIR = "run the same `refseg prepare` again: it makes damaged shards anew"
 WRITE_BYTES = 1 << 20  # gathered before they are hashed and passed on: Parquet writes many small pieces
-
-
-@dataclass(frozen=True, slots=True)
-class ShardInfo:
-    """One file of a split.  bytes: its size.  images: its rows."""
-
-    name: str
-    bytes: int
-    sha256: str
-    images: int
-
-
-@dataclass(frozen=True, slots=True)
-class SplitInfo:
-    """Counts of a split; single, multi and no_target are expressions with one, several and no targets."""
-
-    images: int = 0
-    refs: int = 0
-    expressions: int = 0
-    single: int = 0
-    multi: int = 0
-    no_target: int = 0
-    files: tuple[ShardInfo, ...] = ()
-
-    def plus(self, other: SplitInfo) -> SplitInfo:
-        """The counts of both together."""
-        names = ("images", "refs", "expressions", "single", "multi", "no_target")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return SplitInfo(**sums, files=self.files + other.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +88,8 @@ class Manifest:
         return self.format > 1
 
     def to_json(self) -> bytes:
-        return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+        splits = {name: split.to_json() for name, split in self.splits.items()}
+        return (json.dumps({**asdict(self), "splits": splits}, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +113,19 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
     Raises:
         RefsegError: disk full and the like; and whatever `records` raises.
     """
-    counts = SplitInfo()
+    tally, groups = Tally(), _groups(records)
+    first = next(groups, [])
+    schema = CLIP_SCHEMA if first and first[0].clip else SCHEMA
     with storage.writing(place) as sink:
         buffer = io.BufferedWriter(sink, WRITE_BYTES)
-        writer = pq.ParquetWriter(buffer, SCHEMA, **storage_settings())
+        writer = pq.ParquetWriter(buffer, schema, **storage_settings(schema))
         try:
-            for rows in _groups(records):
-                writer.write_batch(to_batch(rows))
+            for rows in chain([first], groups) if first else ():
+                writer.write_batch(to_batch(rows, schema))
                 for record in rows:
-                    counts = counts.plus(count(record))
-            about = json.dumps(asdict(About(plan, counts, problems)), ensure_ascii=False)
+                    tally.add(record)
+            counts = tally.counts()
+            about = json.dumps({"plan": plan, "counts": counts.to_json(), "problems": problems}, ensure_ascii=False)
             writer.add_key_value_metadata({_ABOUT: about})
             writer.close()
             buffer.flush()
@@ -214,19 +192,6 @@ def row_count(place: Place) -> int:
             return pq.read_metadata(stream).num_rows
     except (pa.ArrowException, OSError) as error:
         raise RefsegError(f"{place.uri}: not a Parquet file: {error}") from error
-
-
-def count(record: Record) -> SplitInfo:
-    """What one record adds to the counts of its split."""
-    targets = [len(expression.targets) for expression in record.expressions]
-    return SplitInfo(
-        images=1,
-        refs=len({expression.ref_id for expression in record.expressions}),
-        expressions=len(targets),
-        single=targets.count(1),
-        multi=sum(number > 1 for number in targets),
-        no_target=targets.count(0),
-    )
 
 
 def read_manifest(uri: str | Place) -> Manifest:
@@ -373,6 +338,14 @@ class Shards:
                 keys = [tuple(sorted(expression["targets"])) for expression in expressions]
                 images.append([seen.setdefault(key, len(seen)) for key in keys])
         return images
+
+    def clip_names(self) -> list[str]:
+        """(images,) the video of each frame; empty for pictures."""
+        names: list[str] = []
+        for file, info in enumerate(self._files):
+            known = "clip" in self._open(file).schema_arrow.names
+            names += self._column(file, "clip").to_pylist() if known else [""] * info.images
+        return names
 
     def image_ids(self) -> np.ndarray:
         """(images,) int64."""

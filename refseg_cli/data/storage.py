@@ -55,6 +55,10 @@ class Place:
         with _explained(self):
             return self.files.get_file_info(self.path).type == fs.FileType.File
 
+    def is_folder(self) -> bool:
+        with _explained(self):
+            return self.files.get_file_info(self.path).type == fs.FileType.Directory
+
     def names(self) -> list[str]:
         """The files in this folder, sorted; none if there is no such folder."""
         with _explained(self):

@@ -36,7 +36,14 @@ def cutout_png(image: np.ndarray, mask: np.ndarray) -> bytes:
 
 
 def overlay_png(image: np.ndarray, mask: np.ndarray, phrase: str, *, exists: bool, p_target: float) -> bytes:
+    """A PNG of `overlay`."""
+    return png(overlay(image, mask, phrase, exists=exists, p_target=p_target))
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, phrase: str, *, exists: bool, p_target: float) -> Image.Image:
     """The image with the mask laid over it, and a strip beneath with the phrase and what was found.
+
+    Its size depends on the image's and the phrase, not on what was found.
 
     Args:
         image: (h, w, 3) uint8 RGB.
@@ -50,7 +57,7 @@ def overlay_png(image: np.ndarray, mask: np.ndarray, phrase: str, *, exists: boo
     canvas = Image.new("RGB", (canvas_width, height + strip.height), STRIP)
     canvas.paste(Image.fromarray(lay_over(image, mask)), ((canvas_width - width) // 2, 0))
     canvas.paste(strip, (0, height))
-    return png(canvas)
+    return canvas
 
 
 def lay_over(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

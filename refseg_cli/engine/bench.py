@@ -20,19 +20,28 @@ from refseg_cli.config import Recipe
 from refseg_cli.engine import stages
 from refseg_cli.engine.measuring import device_name, environment, peak_memory, timed
 from refseg_cli.engine.questions import Question, real_questions
-from refseg_cli.engine.stages import BETWEEN_TENSORS, STAGES, Call, Precision, Stage, Subject, count_flops
+from refseg_cli.engine.stages import BETWEEN_TENSORS, STAGES, Call, Stage, Subject, count_flops
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
 from refseg_cli.progress import Progress, silent
+from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Segmenter
-from refseg_cli.segmenters.choice import is_exported, open_checkpoint, open_segmenter, usual_device
+from refseg_cli.segmenters.choice import (
+    USUAL,
+    is_exported,
+    open_checkpoint,
+    open_segmenter,
+    refuse_precision_of_exported,
+    usual_device,
+)
 from refseg_cli.segmenters.inference import pick_device
+from refseg_cli.segmenters.precision import Precision, Wanted, choose
 from refseg_cli.segmenters.zero_shot import is_zero_shot
 
 SCHEMA = "refseg.bench/1"
 ALL: Literal["all"] = "all"
 # Words of a recipe's vocabulary, where no data was read: BERT's and CLIP's own, and about as many as RefCOCO has.
-VOCABULARY = {"words": 10_000, "bert": 30_522, "clip": 49_408}
+VOCABULARY = {"words": 10_000, "bert": 30_522, "clip": 49_408, "beit3": 64_010}
 MIB, GIGA = 2**20, 1e9
 
 
@@ -54,7 +63,7 @@ class BenchRequest:
     repeat: int = 20
     warmup: int = 3
     device: str = "auto"
-    precision: Precision = "fp32"
+    precision: Wanted = "fp32"
     compile: bool = False
     data: str | None = None
     data_split: str = "val"
@@ -137,7 +146,7 @@ def bench(request: BenchRequest, *, progress: Progress = silent) -> BenchReport:
     return BenchReport(
         model=bed.name,
         device=device_name(device),
-        precision=request.precision,
+        precision=bed.precision,
         compile=request.compile,
         threads=torch.get_num_threads(),
         torch=torch.__version__,
@@ -155,8 +164,7 @@ def bench(request: BenchRequest, *, progress: Progress = silent) -> BenchReport:
 
 
 def _check(request: BenchRequest) -> None:
-    if is_exported(request.model) and request.precision != "fp32":
-        raise RefsegError(f"{request.model}: an exported model has its own precision", hint="leave --precision away")
+    refuse_precision_of_exported(request.model, request.precision)
     smallest = min((*request.batch_sizes, *request.phrases, request.repeat), default=0)
     if not request.batch_sizes or not request.phrases or smallest < 1:
         raise RefsegError("batch sizes, phrases and repeat must be at least 1")
@@ -184,7 +192,7 @@ def _stages(request: BenchRequest) -> tuple[list[Stage], dict[str, str]]:
 
 def _refusal(request: BenchRequest, stage: Stage, *, zero_shot: bool) -> str | None:
     """Why there is no such stage, if there is none."""
-    plain = request.precision == "fp32" and not request.compile
+    plain = request.precision in USUAL and not request.compile
     if zero_shot and stage in ("forward", "train", "loader"):
         return "a model of transformers is asked end to end"
     if not plain and (zero_shot or stage not in BETWEEN_TENSORS):
@@ -209,6 +217,7 @@ class _Bed:
     flops: tuple[int, int] | None
     segmenter: Segmenter | None
     questions: Sequence[Question]
+    precision: Precision = "fp32"
 
     @classmethod
     def of(cls, request: BenchRequest, wanted: Sequence[Stage], device: torch.device) -> _Bed:
@@ -225,7 +234,11 @@ class _Bed:
             if request.compile:
                 subject.model.compile()
         name = subject.name if subject else segmenter.name if segmenter else ""
-        return cls(request, device, name, subject, flops, segmenter, questions)
+        known = subject.loaded if subject else None
+        precision = choose(
+            request.precision, device, known.info if known else {}, known.thresholds if known else Thresholds()
+        )
+        return cls(request, device, name, subject, flops, segmenter, questions, precision)
 
     def row(self, stage: Stage, images: int, phrases: int) -> Row:
         """Measure one stage at one size.
@@ -261,7 +274,7 @@ class _Bed:
             assert self.segmenter is not None
             return stages.end_to_end(self.segmenter, self.device, self.questions, images, phrases)
         make = stages.train if stage == "train" else stages.forward
-        return make(self.subject, self.device, self.request.precision, images, phrases)
+        return make(self.subject, self.device, self.precision, images, phrases)
 
     def _share(self, stage: Stage, images: int, phrases: int) -> Row:
         """The pictures' or the phrases', by asking twice as many phrases, in turn with as many."""
@@ -328,7 +341,7 @@ class _Bed:
 def _subject(request: BenchRequest) -> Subject:
     if request.recipe is None:
         loaded = open_checkpoint(request.model)
-        return Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size, loaded.tokenizer)
+        return Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size, loaded)
     return untrained(request.recipe)
 
 

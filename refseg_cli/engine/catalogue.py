@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from refseg_cli.config import (
     recipe_table,
     recipe_text,
 )
-from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.errors import RefsegError, nearest_name, unknown_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def catalogue(*, arch: str | None = None, paper: str = "", table: str = "") -> l
 
     Args:
         arch: only this architecture's.
-        paper: only those whose paper has these words in it, whatever their case.
+        paper: only those whose citation of the paper has these words in it, whatever their case.
         table: only those of this table, e.g. ``4.7``.
 
     Raises:
@@ -64,18 +64,25 @@ def catalogue(*, arch: str | None = None, paper: str = "", table: str = "") -> l
     """
     if arch is not None and arch not in ARCHITECTURES:
         raise unknown_name("architecture", arch, ARCHITECTURES)
-    entries = [_entry(name) for name in recipe_names()]
-    kept = [
-        entry
-        for entry in entries
-        if arch in (None, entry.arch)
-        and paper.casefold() in entry.paper.casefold()
-        and (not table or table in _tables(entry))
-    ]
+    of_arch = [entry for name in recipe_names() if arch in (None, (entry := _entry(name)).arch)]
+    of_paper = [entry for entry in of_arch if paper.casefold() in entry.paper.casefold()]
+    if not of_paper:
+        raise _no_paper(paper, sorted({entry.paper for entry in of_arch if entry.paper}))
+    kept = [entry for entry in of_paper if not table or table in _tables(entry)]
     if not kept:
-        tables = sorted({t for e in entries if arch in (None, e.arch) for t in _tables(e) if t}, key=_in_order)
-        raise RefsegError("no such recipe", hint=f"tables: {', '.join(tables)}" if tables else "ask for less")
+        tables = sorted({name for entry in of_paper for name in _tables(entry) if name}, key=_in_order)
+        near = nearest_name(table, tables)
+        hint = f"did you mean {near!r}?" if near else f"tables: {', '.join(tables)}" if tables else "omit --table"
+        raise RefsegError(f"no recipe of table {table!r}", hint=hint)
     return sorted(kept, key=lambda e: (e.arch, e.paper, _in_order(e.table), _in_order(e.row), e.name))
+
+
+def _no_paper(words: str, papers: Sequence[str]) -> RefsegError:
+    """papers: as recipes cite them. People remember an author or a venue, so single words of them count, too."""
+    parts = {part for paper in papers for part in (paper, *re.findall(r"\w{3,}", paper))}
+    near = nearest_name(words, parts)
+    hint = f"did you mean {near!r}?" if near else f"papers: {'; '.join(papers)}" if papers else "omit --paper"
+    return RefsegError(f"no recipe whose paper is cited with {words!r}", hint=hint)
 
 
 def _tables(entry: Entry) -> list[str]:

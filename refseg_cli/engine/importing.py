@@ -19,12 +19,13 @@ from torch import Tensor
 from refseg_cli import checkpoint
 from refseg_cli.config import Published, Recipe
 from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.engine.releases import refuse_unlike
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.layers.keymap import Renamed, Rule, rename
 from refseg_cli.layers.weights import read_weights
 from refseg_cli.metrics import protocols
 from refseg_cli.metrics.rules import Protocol
-from refseg_cli.models import asda_official, build_model, caris, cgformer, cris, lavt, rela
+from refseg_cli.models import asda_official, build_model, caris, cgformer, cris, deris_official, lavt, rela
 from refseg_cli.records import Thresholds
 
 LangWeight = Literal["zero", "stored"]
@@ -50,6 +51,7 @@ OFFICIAL: dict[str, Official] = {
     "caris": Official(caris.OFFICIAL_KEYS, caris.official_config, protocols.LAVT),
     "cgformer": Official(cgformer.OFFICIAL_KEYS, cgformer.official_config, protocols.CGFORMER),
     "cris": Official(cris.OFFICIAL_KEYS, cris.official_config, protocols.CRIS),
+    "deris": Official(deris_official.OFFICIAL_KEYS, deris_official.official_config, protocols.DERIS),
     "lavt": Official(lavt.OFFICIAL_KEYS, lavt.official_config, protocols.LAVT),
     "rela": Official(rela.OFFICIAL_KEYS, rela.official_config, protocols.RELA),
 }
@@ -73,6 +75,7 @@ class ImportRequest:
     out:         the checkpoint folder to write; must not be there yet.
     name:        the recipe's name, for the record.
     lang_weight: ReLA alone: `zero` as in the official evaluation, which never loads it, or as `stored` in the file.
+    expect:      the release that the file has to be, of `releases.RELEASES`; "" for any.
     """
 
     source: Path
@@ -80,6 +83,7 @@ class ImportRequest:
     out: Path
     name: str = ""
     lang_weight: LangWeight | None = None
+    expect: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ def import_checkpoint(request: ImportRequest) -> ImportReport:
 
     Raises:
         RefsegError: the folder exists, the file is none that can be read safely, or one of its tensors is missing,
-            unexpected or of another shape than the model's.
+            unexpected or of another shape than the model's; or it is not the release that was expected.
     """
     arch = request.recipe.arch
     official = _official(arch)
@@ -128,7 +132,8 @@ def import_checkpoint(request: ImportRequest) -> ImportReport:
     renamed = _renamed(request.source, weights, official.rules)
     found = _sizes(request.source, arch, weights, renamed)
     recipe = fitted(request.recipe, found)
-    notes = settle_lang_weight(arch, renamed, request.lang_weight)
+    notes = refuse_unlike(request.expect, request.source, recipe, found) if request.expect else []
+    notes += settle_lang_weight(arch, renamed, request.lang_weight)
     tokenizer = _tokenizer(recipe)
     with torch.device("meta"):  # shapes alone: every weight comes from the file
         model = build_model(checkpoint.without_downloads(recipe), vocab_size=tokenizer.vocab_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refseg_cli.config import TrainConfig
+from refseg_cli.data.text import Tokenizer, read_glove
 from refseg_cli.errors import RefsegError
 
 FUSED = ("cpu", "cuda")  # devices where one kernel moves all weights of a group
@@ -29,8 +31,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         decay = config.weight_decay if decayed else 0.0
         settings.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay})
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    fused = all(parameter.device.type in FUSED for parameter in model.parameters())
-    return kind(settings, betas=config.betas, fused=fused)
+    # One kernel does not take pieces of weights and whole ones at once.
+    fused = not config.shard_model and all(parameter.device.type in FUSED for parameter in model.parameters())
+    return kind(settings, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad, fused=fused)
 
 
 def moving_average(model: nn.Module, config: TrainConfig) -> AveragedModel | None:
@@ -62,6 +65,26 @@ class Resampled(Protocol):
 
     def resampled(self, source: Any) -> dict[str, Tensor]:
         """Its tensors, by their names in it, from a module of its own class."""
+
+
+def load_glove(model: nn.Module, file: str, tokenizer: Tokenizer) -> None:
+    """GloVe's vectors for the words of the vocabulary; `file` may be empty.
+
+    Raises:
+        RefsegError: they do not fit the model.
+    """
+    if not file:
+        return
+    table, _ = read_glove(Path(file), tokenizer)
+    embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    if embedding is None or embedding.weight.shape != table.shape:
+        wanted = None if embedding is None else tuple(embedding.weight.shape)
+        raise RefsegError(
+            f"{file}: vectors {tuple(table.shape)} do not fit the embedding {wanted}",
+            hint="set model.embedding_dim to the vectors' length",
+        )
+    with torch.no_grad():
+        embedding.weight.copy_(table)
 
 
 def take_weights(model: nn.Module, source: nn.Module, *, unknown: int | None = None) -> int:

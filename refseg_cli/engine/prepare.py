@@ -11,11 +11,12 @@ from typing import Any
 
 from refseg_cli import __version__
 from refseg_cli.data import storage
-from refseg_cli.data.shards import Manifest, SplitInfo
+from refseg_cli.data.shards import Manifest
 from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, photos, pickles
 from refseg_cli.data.sources.catalogue import ALL, FORMS, PUBLISHED, RELEASED, SOURCES, Source
 from refseg_cli.data.sources.repeated import repeated_ids
 from refseg_cli.data.sources.whereabouts import Photos
+from refseg_cli.data.tally import SplitInfo
 from refseg_cli.engine import sharding
 from refseg_cli.engine.sharding import Entry, OnError
 from refseg_cli.errors import RefsegError, unknown_name
@@ -34,6 +35,7 @@ class Output:
     overwrite:   replace what other inputs or options have left in `out`.
     shard_bytes: photos in one shard, at most.
     rules:       which way up masks were drawn, and how large a photo may be.
+    engine:      processes of this machine, or of a Ray cluster that sees the photos and `out`.
     """
 
     out: str
@@ -42,6 +44,7 @@ class Output:
     overwrite: bool = False
     shard_bytes: int = SHARD_BYTES
     rules: photos.Rules = photos.RULES
+    engine: sharding.Engine = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class Material:
 
     dataset ... source: as in `Manifest`.  split_of: ref id -> its split, of the wanted splits; broken refs among them.
     whole: all splits were asked for, so that totals can be compared with published ones.
+    without_masks: splits whose targets nobody says, as in `SplitInfo`.
     """
 
     dataset: str
@@ -125,6 +129,7 @@ class Material:
     split_of: dict[int, str]
     problems: tuple[Problem, ...] = field(default=())
     whole: bool = True
+    without_masks: frozenset[str] = frozenset()
 
 
 def prepare(request: PrepareRequest, *, progress: Progress = silent) -> PrepareReport:
@@ -144,6 +149,7 @@ def prepare_scenes(
     seed: int = 0,
     raw: Path | None = None,
     workers: int = 1,
+    engine: sharding.Engine = "local",
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> PrepareReport:
@@ -167,7 +173,7 @@ def prepare_scenes(
             progress=lambda done, total: progress("scenes", done, total),
             workers=workers,
         )
-        output = Output(out, workers=workers, overwrite=overwrite)
+        output = Output(out, workers=workers, engine=engine, overwrite=overwrite)
         material = _read(PrepareRequest("grefcoco", folder, output))
         generator = {"seed": seed, "images": dict(images)}
         # Not by seed alone: an id means the same picture only for the same seed.
@@ -180,18 +186,16 @@ def prepare_scenes(
         return write(material, output, progress=progress)
 
 
-def share_scenes(number: int) -> dict[str, int]:
-    """`number` scenes shared out among the splits as by default, at least one to each.
+def share_scenes(number: int, usual: Mapping[str, int]) -> dict[str, int]:
+    """`number` scenes shared out among the splits as they usually are, at least one to each.
 
     Raises:
         RefsegError: fewer scenes than splits.
     """
-    from refseg_cli.data.scenes import DEFAULT_IMAGES
-
-    if number < len(DEFAULT_IMAGES):
-        raise RefsegError(f"cannot make {number} scenes", hint=f"at least one for each of {', '.join(DEFAULT_IMAGES)}")
-    whole = sum(DEFAULT_IMAGES.values())
-    shares = {split: max(1, number * share // whole) for split, share in DEFAULT_IMAGES.items()}
+    if number < len(usual):
+        raise RefsegError(f"cannot make {number} scenes", hint=f"at least one for each of {', '.join(usual)}")
+    whole = sum(usual.values())
+    shares = {split: max(1, number * share // whole) for split, share in usual.items()}
     return {**shares, "train": shares["train"] + number - sum(shares.values())}
 
 
@@ -316,11 +320,14 @@ def write(material: Material, output: Output, *, progress: Progress = silent) ->
     )
     folder = storage.locate(output.out)
     with storage.locked(folder):
-        made, kept = sharding.run(jobs, workers=output.workers, overwrite=output.overwrite, progress=progress)
+        made, kept = sharding.run(
+            jobs, workers=output.workers, engine=output.engine, overwrite=output.overwrite, progress=progress
+        )
         problems = [*material.problems, *(problem for job in jobs for problem in made[job.name].problems)]
         splits: dict[str, SplitInfo] = {}
         for job in jobs:
-            splits[job.split] = splits.get(job.split, SplitInfo()).plus(made[job.name].info)
+            split = splits.get(job.split, SplitInfo(masks=job.split not in material.without_masks))
+            splits[job.split] = split.plus(made[job.name].info)
         left = {split for split, info in splits.items() if info.images}
         for job in jobs:
             if job.split not in left:
@@ -338,7 +345,7 @@ def write(material: Material, output: Output, *, progress: Progress = silent) ->
         )
         sharding.finish(folder, manifest, problems)
     found = differences(manifest, whole=material.whole)
-    repeated = repeated_ids(draft for draft, _ in material.entries)
+    repeated = repeated_ids(draft for draft, _ in material.entries if not draft.clip)
     return PrepareReport(output.out, manifest, len(jobs) - kept, kept, tuple(problems), found, repeated)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -48,17 +49,35 @@ class Moving:
         """The weights that count: the moving average if there is one."""
         return self.model if self.average is None else self.average.module
 
+    def gather(self) -> None:
+        """Bring `evaluated` up to date, where it is not what is trained."""
 
-def save_state(folder: Path, moving: Moving, position: Position, *, data: str, processes: int) -> None:
+    def clip(self, accelerator: Accelerator, norm: float) -> None:
+        """Scale the gradients down to this norm, if they have a larger one."""
+        accelerator.clip_grad_norm_(self.model.parameters(), norm)
+
+    def optimizer_state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load(self, weights: Path, optimizer: dict[str, Any]) -> None:
+        """Take over a checkpoint's weights and what moved them."""
+        checkpoint.load_weights(self.evaluated, weights)
+        self.optimizer.load_state_dict(optimizer)
+
+
+def save_state(
+    folder: Path, moving: Moving, position: Position, *, optimizer: dict[str, Any], data: str, processes: int
+) -> None:
     """Write what a checkpoint folder does not hold of a run.
 
     Args:
+        optimizer: the state of `moving`'s.
         data: fingerprint of the prepared data.
         processes: how many train together.
     """
     state: dict[str, Any] = {
         "position": [position.epoch, position.offset, position.step, position.best, position.due],
-        "optimizer": moving.optimizer.state_dict(),
+        "optimizer": optimizer,
         "data": data,
         "processes": processes,
     }
@@ -92,13 +111,12 @@ def restore_state(folder: Path, moving: Moving, *, data: str, earlier: str, proc
         if state["processes"] != processes:
             raise RefsegError(
                 f"this run was started with {state['processes']} processes, not {processes}",
-                hint="an exact resume needs the same number",
+                hint="each draws its own dropout and share of a batch: an exact resume needs the same number",
             )
-        checkpoint.load_weights(moving.evaluated, folder / checkpoint.WEIGHTS)
+        moving.load(folder / checkpoint.WEIGHTS, state["optimizer"])
         if moving.average is not None:
             moving.model.load_state_dict(state["weights"])
             moving.average.n_averaged.copy_(state["averaged"])
-        moving.optimizer.load_state_dict(state["optimizer"])
         if moving.scaler is not None and "scaler" in state:
             moving.scaler.load_state_dict(state["scaler"])
         return Position(*state["position"])
@@ -143,10 +161,11 @@ def _changed(begun: dict[str, Any], asked: dict[str, Any]) -> list[str]:
 
 
 def _trained(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as far as it decides the figures: how often a run saves and who loads its data does not.
+    """The recipe as far as it decides the figures: how often a run saves, who loads its data, and whether its processes
+    share the model does not.
 
     As a file would hold it, where there are no tuples, with keys like `train.lr`.
     """
     data = replace(recipe.data, workers=0)
-    kept = replace(recipe, data=data, train=replace(recipe.train, save_every_steps=1))
+    kept = replace(recipe, data=data, train=replace(recipe.train, save_every_steps=1, shard_model=False))
     return flattened(json.loads(json.dumps(to_table(kept))))

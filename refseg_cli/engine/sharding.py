@@ -12,23 +12,26 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
 from refseg_cli.data import shards, storage
-from refseg_cli.data.shards import Manifest, ShardInfo, SplitInfo
+from refseg_cli.data.shards import Manifest
 from refseg_cli.data.sources import Draft, Problem, Reason, photos
 from refseg_cli.data.storage import Place
+from refseg_cli.data.tally import ShardInfo, SplitInfo
 from refseg_cli.errors import RefsegError
 from refseg_cli.files import is_part
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
 
 OnError = Literal["fail", "skip"]
+Engine = Literal["local", "ray"]
 Entry = tuple[Draft, Path]  # a row to be, and where its photo is
 
 PROBLEMS = "_problems.jsonl"
@@ -68,7 +71,10 @@ def plan(
     on_error: OnError,
     rules: photos.Rules = photos.RULES,
 ) -> list[Job]:
-    """Cut the rows into shards of at most `shard_bytes` of photos (and at least one row), split by split.
+    """Cut the rows into shards of at most `shard_bytes` of photos, split by split.
+
+    A shard has at least one row, and all frames of a clip that it has one of: a clip that is larger than `shard_bytes`
+    makes a larger shard of its own.
 
     The fingerprint names no photo's size or content, so that a photo may be repaired without the run becoming another.
 
@@ -77,21 +83,28 @@ def plan(
     """
     groups: list[tuple[str, list[Entry]]] = []
     filled = 0
-    for entry in entries:
-        split, size = entry[0].split, entry[1].stat().st_size
+    for (split, _, _), part in groupby(entries, key=_together):
+        rows = list(part)
+        size = sum(path.stat().st_size for _, path in rows)
         if not groups or groups[-1][0] != split or filled + size > shard_bytes:
             groups.append((split, []))
             filled = 0
-        groups[-1][1].append(entry)
+        groups[-1][1].extend(rows)
         filled += size
     names = _names([split for split, _ in groups])
-    rows = [[draft.split, draft.image_id, draft.file_name] for draft, _ in entries]
-    inputs = [shards.FORMAT, source, on_error, shard_bytes, rows, rules.masks_on]
+    named = [[draft.split, draft.image_id, draft.file_name] for draft, _ in entries]
+    inputs = [shards.FORMAT, source, on_error, shard_bytes, named, rules.masks_on]
     fingerprint = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     return [
         Job(out, name, split, fingerprint, tuple(group), on_error, rules)
         for name, (split, group) in zip(names, groups, strict=True)
     ]
+
+
+def _together(entry: Entry) -> tuple[str, str, int]:
+    """Equal for neighbours that must be in one shard."""
+    draft = entry[0]
+    return draft.split, draft.clip, 0 if draft.clip else draft.image_id
 
 
 def _names(splits: Sequence[str]) -> list[str]:
@@ -106,7 +119,7 @@ def _names(splits: Sequence[str]) -> list[str]:
 
 
 def run(
-    jobs: Sequence[Job], *, workers: int, overwrite: bool, progress: Progress = silent
+    jobs: Sequence[Job], *, workers: int, engine: Engine = "local", overwrite: bool, progress: Progress = silent
 ) -> tuple[dict[str, Made], int]:
     """Make the shards that are not there yet.
 
@@ -131,9 +144,12 @@ def run(
     images = sum(len(job.entries) for job in jobs)
     missing = sum(len(job.entries) for job in todo)
     done = images - missing
-    workers = min(workers, len(todo), missing // IMAGES_FOR_A_PROCESS)
-    if workers > 1 and storage.is_shared(folder):
-        for job, shard in _in_processes(todo, workers):
+    if engine == "local":
+        workers = min(workers, len(todo), missing // IMAGES_FOR_A_PROCESS)
+    elif not storage.is_shared(folder):
+        raise RefsegError(f"{folder.uri}: no other process sees what is there", hint="choose another --out")
+    if engine == "ray" or (workers > 1 and storage.is_shared(folder)):
+        for job, shard in _in_processes(todo, workers) if engine == "local" else _on_cluster(todo, workers):
             made[job.name] = shard
             done += len(job.entries)
             progress("shards", done, images)
@@ -216,6 +232,19 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Made
             yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _on_cluster(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Made]]:
+    from refseg_cli.engine import cluster
+
+    for job, made in cluster.spread(_maker, jobs, workers=workers, threads=1):
+        if isinstance(made, RefsegError):
+            raise made
+        yield job, made
+
+
+def _maker() -> Callable[[Job], Made]:
+    return make
 
 
 def follow_parent() -> None:

@@ -21,12 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -34,19 +34,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.config import Recipe
 from refseg_cli.data import loader
 from refseg_cli.data.loader import StepDataset
 from refseg_cli.data.shards import open_shards, read_manifest
-from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.data.text import build_tokenizer
 from refseg_cli.engine.measuring import SAMPLING, wait_for
 from refseg_cli.engine.optimise import build_optimizer, moving_average
 from refseg_cli.engine.questions import DemoPicture, Question, demo_pictures
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch
 from refseg_cli.segmenters.base import Segmenter
+from refseg_cli.segmenters.precision import Precision, autocast
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Stage = Literal["forward", "encode", "decode", "end-to-end", "train", "loader", "startup"]
 STAGES: tuple[Stage, ...] = ("forward", "encode", "decode", "end-to-end", "train", "loader", "startup")
 BETWEEN_TENSORS: tuple[Stage, ...] = ("forward", "encode", "decode", "train")
@@ -56,19 +57,20 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model between tensors. vocabulary: token ids there are.  tokenizer: None with random weights."""
+    """A model between tensors. vocabulary: token ids there are.  loaded: its checkpoint; None with random weights."""
 
     model: nn.Module
     recipe: Recipe
     name: str
     vocabulary: int
-    tokenizer: Tokenizer | None = None
+    loaded: Checkpoint | None = None
 
     def batch(self, images: int, phrases: int) -> Batch:
         """Random input of which every token counts."""
         expressions, length = images * phrases, self.recipe.text.max_tokens
         return Batch(
             images=torch.randn(images, 3, *self.recipe.data.size),
+            small=torch.randn(images, 3, *self.recipe.data.small) if any(self.recipe.data.small) else None,
             tokens=torch.randint(self.vocabulary, (expressions, length)),
             attention_mask=torch.ones(expressions, length, dtype=torch.bool),
             image_index=torch.arange(expressions) // phrases,
@@ -83,6 +85,8 @@ class Subject:
             masks=masks,
             has_target=torch.ones(len(batch), dtype=torch.bool),
             target_id=torch.arange(len(batch)),
+            objects=masks[:, 0] if self.recipe.data.objects else None,
+            object_of=torch.arange(len(batch)) if self.recipe.data.objects else None,
             categories=torch.ones(images, height, width, dtype=torch.int64) if self.recipe.data.category_map else None,
         )
 
@@ -104,12 +108,6 @@ def count_flops(subject: Subject) -> tuple[int, int]:
         parameter.requires_grad_(True)
     one, two = counts
     return 2 * one - two, two - one
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Arithmetic of that precision."""
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 def forward(subject: Subject, device: torch.device, precision: Precision, images: int, phrases: int) -> Call:
@@ -197,7 +195,7 @@ def load_batches(subject: Subject, data: str, images: int, phrases: int) -> Gene
     shards = open_shards(data, "train" if "train" in splits else next(iter(splits)))
     recipe = subject.recipe
     texts = (e.phrase(recipe.text.field) for place in range(len(shards)) for e in shards[place].expressions)
-    tokenizer = subject.tokenizer or build_tokenizer(recipe.text, texts)
+    tokenizer = subject.loaded.tokenizer if subject.loaded else build_tokenizer(recipe.text, texts)
     dataset = StepDataset(shards, tokenizer, recipe.data, field=recipe.text.field, augment=(0, 0))
     counts = np.array(shards.expression_counts)
     if not counts.any():

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +27,15 @@ from torch import Tensor, nn
 
 from refseg_cli import checkpoint
 from refseg_cli.checkpoint import Checkpoint
-from refseg_cli.config import Recipe, to_table
+from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
+from refseg_cli.data.clips import Clips
 from refseg_cli.data.loader import Share, Step, StepDataset
 from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
-from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
+from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.data.windows import drawn_windows
 from refseg_cli.engine.faults import Faults, not_finite
-from refseg_cli.engine.optimise import build_optimizer, moving_average, schedule, take_weights
+from refseg_cli.engine.optimise import build_optimizer, load_glove, moving_average, schedule, take_weights
 from refseg_cli.engine.processes import accelerator_of, added, agreed, synchronise_norms, together
 from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
 from refseg_cli.engine.run_state import (
@@ -143,17 +146,8 @@ class _Run:
             taken = take_weights(model, init.model, unknown=self.tokenizer.unknown_id)
             progress(f"init from {request.init}", taken, len(model.state_dict()))
         elif not resumed:
-            self._load_glove(model)
-        model = synchronise_norms(model, accelerator)
-        model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU, tensor cores want it
-        optimizer = build_optimizer(model, self.config)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
-        # validation is to measure what `refseg eval` does: single precision.
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        plain = self.accelerator.unwrap_model(self.model)
-        average = moving_average(plain, self.config)
-        self.moving = Moving(plain, average, self.optimizer, self.accelerator.scaler)
+            load_glove(model, self.recipe.text.glove, self.tokenizer)
+        self.moving = self._moving(synchronise_norms(model, accelerator))
         earlier = self.shards.manifest.plan
         self.position = restore_state(resumed, self.moving, earlier=earlier, **self._facts()) if resumed else Position()
         self.log = RunLog(
@@ -200,8 +194,7 @@ class _Run:
         return position.step >= config.steps if config.steps else position.epoch >= config.epochs
 
     def _epoch(self, asked: Callable[[], str | None]) -> str:
-        position, accumulate = self.position, self.config.accumulate
-        shares = self._epoch_steps(position.epoch)
+        position, accumulate, shares = self.position, self.config.accumulate, self._epoch_steps(self.position.epoch)
         self.dataset.augment = (self.config.seed, position.epoch)
         batches = loader.iterate(
             self.dataset,
@@ -240,15 +233,14 @@ class _Run:
         Raises:
             RefsegError: a loss was not finite; in one of the processes, the others end.
         """
-        waits = self.accelerator.device.type == "cpu" or self.position.step % LOG_EVERY == 0 or certainly
-        if not waits:
+        if not (certainly or self.accelerator.device.type == "cpu" or self.position.step % LOG_EVERY == 0):
             return self.accelerator.num_processes == 1 and asked() is not None
         signalled, failed = agreed(self.accelerator, asked() is not None, bool(self.faults))
         if failed:
-            step, figures = self.faults.first(self.accelerator)
+            step, told = self.faults.first(self.accelerator)
             if not self.accelerator.is_main_process:
                 raise SystemExit(ERROR)  # one of them says it
-            raise not_finite("the loss", self.position.epoch, step, self.request.out / "last", f": {figures}")
+            raise not_finite("the loss", self.position.epoch, step, self.request.out / "last", f": {told}")
         return signalled
 
     def _step(self, batch: Batch, weight: float, *, boundary: bool, group: int) -> dict[str, Tensor]:
@@ -274,7 +266,7 @@ class _Run:
                     position.step, self.total, self.steps_per_epoch, config
                 )
             if config.clip_norm:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+                self.moving.clip(self.accelerator, config.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             if self.moving.average is not None:
@@ -340,8 +332,8 @@ class _Run:
         from refseg_cli.evaluation.evaluate import evaluate_model, joined
         from refseg_cli.evaluation.parts import Part
 
-        model = self.moving.evaluated
-        model.eval()
+        self.moving.gather()
+        model = self.moving.evaluated.to(self.accelerator.device).eval()
         evaluated = evaluate_model(
             model,
             self.tokenizer,
@@ -358,10 +350,13 @@ class _Run:
     # ---- state ----------------------------------------------------------------------------------------------------
 
     def save_last(self) -> None:
-        self._save(self.request.out / "last", self.last_scores, extra=self._save_state)
+        facts = {"optimizer": self.moving.optimizer_state(), **self._facts()}  # of all processes
+        extra = partial(save_state, moving=self.moving, position=self.position, **facts)
+        self._save(self.request.out / "last", self.last_scores, extra=extra)
 
     def _save(self, folder: Path, scores: dict[str, float | None], extra: Callable[[Path], None] | None = None) -> None:
         self.accelerator.wait_for_everyone()
+        self.moving.gather()
         if not self.accelerator.is_main_process:
             return
         if name := checkpoint.not_finite(self.moving.evaluated):
@@ -369,14 +364,30 @@ class _Run:
         info = {"step": self.position.step, "epoch": self.position.epoch, "scores": scores, "data": self._data_name()}
         checkpoint.save(folder, self.moving.evaluated, self.recipe, self.tokenizer, info=info, extra=extra)
 
-    def _save_state(self, folder: Path) -> None:
-        save_state(folder, self.moving, self.position, **self._facts())
-
     def _facts(self) -> dict[str, Any]:
         """What must be the same when a run goes on."""
         return {"data": self.shards.manifest.fingerprint, "processes": self.accelerator.num_processes}
 
     # ---- parts ----------------------------------------------------------------------------------------------------
+
+    def _moving(self, model: nn.Module) -> Moving:
+        """What is trained, on its device; sets `model` and `optimizer`."""
+        accelerator = self.accelerator
+        if self.config.shard_model:
+            from refseg_cli.engine import fsdp
+
+            self.model, plain = fsdp.pieces_of(model, accelerator.device, accelerator.num_processes, self.config)
+            self.optimizer = accelerator.prepare(build_optimizer(self.model, self.config))
+            for group in self.optimizer.param_groups:
+                group["foreach"] = False  # which takes no pieces and whole tensors at once
+            return fsdp.ShardedMoving(self.model, None, self.optimizer, None, plain)
+        model.to(memory_format=torch.channels_last)  # convolutions: 1.3 times as fast on a CPU, tensor cores want it
+        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, self.config))
+        # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
+        # validation is to measure what `refseg eval` does: single precision.
+        accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        whole = accelerator.unwrap_model(self.model)
+        return Moving(whole, moving_average(whole, self.config), self.optimizer, accelerator.scaler)
 
     def _tokenizer(self, resumed: Path | None, init: Checkpoint | None) -> Tokenizer:
         text = self.recipe.text
@@ -387,23 +398,11 @@ class _Run:
             return Tokenizer.load(init.folder, spelling=text.spelling).learning(phrases, text)
         return build_tokenizer(text, phrases if text.tokenizer == "words" else ())
 
-    def _load_glove(self, model: nn.Module) -> None:
-        if not self.recipe.text.glove:
-            return
-        table, _ = read_glove(Path(self.recipe.text.glove), self.tokenizer)
-        embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-        if embedding is None or embedding.weight.shape != table.shape:
-            wanted = None if embedding is None else tuple(embedding.weight.shape)
-            raise RefsegError(
-                f"{self.recipe.text.glove}: vectors {tuple(table.shape)} do not fit the embedding {wanted}",
-                hint="set model.embedding_dim to the vectors' length",
-            )
-        with torch.no_grad():
-            embedding.weight.copy_(table)
-
     def _validation_shards(self) -> Shards | None:
         name = self.config.eval_split
         splits = self.shards.manifest.splits
+        if name and name not in splits and name != TrainConfig().eval_split:  # which not every data set has
+            raise unknown_name("train.eval_split", name, splits)
         return open_shards(self.request.data, name) if name and name in splits else None
 
     def _data_name(self) -> str:
@@ -415,7 +414,16 @@ class _Run:
         rank, world, groups = self.accelerator.process_index, self.accelerator.num_processes, self.shards.row_groups()
         steps: list[Step]
         parts: list[tuple[Step, ...]]
-        if config.same_object >= 0:
+        if frames := self.recipe.data.clip_frames:
+            steps = drawn_windows(
+                Clips(self.shards),
+                batch=max(1, config.batch_images // frames),
+                frames=frames,
+                phrases=self.recipe.data.phrases_per_image,
+                rng=rng,
+            )
+            parts = [tuple(steps[i : i + world]) for i in range(0, len(steps), world)]
+        elif config.same_object >= 0:
             steps = loader.contrastive_steps(
                 self.shards.target_ids(),
                 groups,

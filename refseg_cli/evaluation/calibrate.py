@@ -8,7 +8,9 @@ from pathlib import Path
 from refseg_cli import checkpoint, hub
 from refseg_cli.data import shards
 from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation.answers import Answers
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
+from refseg_cli.evaluation.parts import Part, sharing
 from refseg_cli.metrics.scores import scores
 from refseg_cli.metrics.tuning import tune
 from refseg_cli.progress import Progress, silent
@@ -34,6 +36,8 @@ class Calibration:
 def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) -> Calibration:
     """Choose the thresholds of the highest gIoU on a split, and store them in the checkpoint's folder.
 
+    Several processes share the questions; the first one chooses and stores for all.
+
     The mask threshold is one of `curves.MASK_THRESHOLDS`; with it goes the no-target head's threshold, or, for a model
     without such a head, the least number of pixels. Thresholds that are already as good stay. Of a zero-shot model,
     whose masks come finished, the no-target threshold alone is chosen.
@@ -44,25 +48,26 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
         RefsegError: the model is a bundled one, which is not the user's to change, or an exported one; no such data or
             split; nothing in the split; or the folder cannot be written.
     """
-    if request.model is not None and hub.is_hub_name(request.model):
-        repository = hub.split_name(request.model.partition("+")[0])[0]
-        raise RefsegError(
-            f"{request.model}: thresholds are stored in the model's folder, and this one is in the hub's cache",
-            hint=f"hf download {repository} --local-dir DIR, then --model DIR",
-        )
+    _refuse_cached(request.model)
     if request.model is not None and is_zero_shot(request.model):
         return _calibrate_zero_shot(request, request.model, split, progress)
-    if is_exported(request.model):
-        raise RefsegError(
-            f"{request.model}: an exported model keeps its thresholds", hint="calibrate the checkpoint and export it"
-        )
-    folder = checkpoint.resolve(request.model)
-    if folder.parent == checkpoint.BUNDLE:
-        raise RefsegError("a bundled model keeps its thresholds", hint="name a trained one with --model RUN")
+    folder = own_checkpoint(request.model)
+    with sharing() as part:
+        return _calibrate_checkpoint(request, folder, split, part, progress)
+
+
+def _calibrate_checkpoint(
+    request: EvalRequest, folder: Path, split: str, part: Part, progress: Progress
+) -> Calibration:
     passed = replace(request, splits=(split,), protocols=("refseg",), curve=True, records=None, disturb=None)
     answers = evaluate(passed, progress=progress).evaluations[split].answers
     if not len(answers):
         raise RefsegError(f"{request.data}: no expression in {split} to calibrate on")
+    return part.decided(lambda: _chosen(answers, folder, split))
+
+
+def _chosen(answers: Answers, folder: Path, split: str) -> Calibration:
+    """From answers with counts at every mask threshold; stored."""
     old, levels = answers.about.thresholds, answers.about.mask_thresholds
     before = scores(answers.counts()).values["gIoU"]
     best = tune([answers.counts_at(i) for i in range(len(levels))], levels, min_pixels=old.min_pixels)
@@ -74,8 +79,39 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
     return Calibration(folder, split, old, new, before, best.g_iou)
 
 
+def own_checkpoint(model: str | None) -> Path:
+    """The checkpoint folder of that name, in which something is to be stored.
+
+    Raises:
+        RefsegError: there is none, or it is not the user's to change: bundled, exported, in the hub's cache.
+    """
+    _refuse_cached(model)
+    if is_exported(model):
+        raise RefsegError(
+            f"{model}: an exported model keeps its thresholds", hint="calibrate the checkpoint and export it"
+        )
+    folder = checkpoint.resolve(model)
+    if folder.parent == checkpoint.BUNDLE:
+        raise RefsegError("a bundled model keeps its thresholds", hint="name a trained one with --model RUN")
+    return folder
+
+
+def _refuse_cached(model: str | None) -> None:
+    if model is not None and hub.is_hub_name(model):
+        repository = hub.split_name(model.partition("+")[0])[0]
+        raise RefsegError(
+            f"{model}: thresholds are stored in the model's folder, and this one is in the hub's cache",
+            hint=f"hf download {repository} --local-dir DIR, then --model DIR",
+        )
+
+
 def _calibrate_zero_shot(request: EvalRequest, name: str, split: str, progress: Progress) -> Calibration:
     """From one pass in which every phrase's candidate is reported, however improbable."""
+    with sharing() as part:
+        return part.decided(lambda: _chosen_zero_shot(request, name, split, progress))
+
+
+def _chosen_zero_shot(request: EvalRequest, name: str, split: str, progress: Progress) -> Calibration:
     from refseg_cli.evaluation.asked import counts_of
 
     opened = shards.open_shards(request.data, split)

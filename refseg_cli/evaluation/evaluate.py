@@ -39,11 +39,13 @@ if TYPE_CHECKING:
 
     from refseg_cli.checkpoint import Checkpoint
     from refseg_cli.config import Published, Recipe
+    from refseg_cli.data.loader import Step
     from refseg_cli.data.shards import Shards
     from refseg_cli.data.text import Tokenizer
     from refseg_cli.evaluation.disturb import Disturbance
     from refseg_cli.records import Batch, Prediction, Thresholds
     from refseg_cli.segmenters.decisions import Decision
+    from refseg_cli.segmenters.precision import Precision, Wanted
 
 Keep = Callable[[Sequence[Answer]], None]
 # Sees each batch after it is answered: the batch on the CPU, the prediction with its `aux` on the device, the answers;
@@ -65,6 +67,8 @@ class EvalRequest:
     protocols:    names of `PROTOCOLS` to count for.
     curve:        also count at other mask thresholds.
     disturb:      what is done to phrases or pictures before they are asked.
+    memory:       bytes that a pass through the network may take; None for half of what is free.
+    precision:    of the arithmetic, see segmenters/precision.py.
     overrides:    changes of the model's recipe for this evaluation, as `key=value`; see `checkpoint.adjusted`.
     """
 
@@ -79,6 +83,8 @@ class EvalRequest:
     protocols: tuple[str, ...] = ("refseg",)
     curve: bool = False
     disturb: Disturbance | None = None
+    memory: int | None = None
+    precision: Wanted = "fp32"
     overrides: tuple[str, ...] = ()
 
 
@@ -87,7 +93,8 @@ class Evaluation:
     """One pass over a split.
 
     images: images that were asked about.  image_encodings: those that went through the network; the same if each went
-    once.  seconds: wall time from the first batch's loading to the last count.
+    once, more where not all phrases of one fit into memory together.  seconds: wall time from the first batch's loading
+    to the last count.
     """
 
     answers: Answers
@@ -148,8 +155,14 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
         RefsegError: no such data, split, model or device, damaged shards, overrides that the model cannot take, or
             records that cannot be written there. All of it but a full disk is found before the first image.
     """
-    from refseg_cli.segmenters.choice import open_checkpoint, usual_device
+    from refseg_cli.segmenters.choice import (
+        open_checkpoint,
+        refuse_of_zero_shot,
+        refuse_precision_of_exported,
+        usual_device,
+    )
     from refseg_cli.segmenters.inference import pick_device
+    from refseg_cli.segmenters.precision import choose
     from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
     if request.batch_images < 1:
@@ -159,14 +172,17 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     if request.model is not None and is_zero_shot(request.model):
         from refseg_cli.evaluation.asked import evaluate_segmenter
 
+        refuse_of_zero_shot(request.model, memory=request.memory, precision=request.precision)
         segmenter = open_zero_shot(request.model, device=request.device)
         with sharing() as part:
             _check_watch(watch, part)
             return evaluate_segmenter(request, segmenter, watch=watch, part=part, progress=progress)
+    refuse_precision_of_exported(request.model, request.precision)
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     device = pick_device(usual_device(request.model, request.device))
     loaded = open_checkpoint(request.model, device, overrides=request.overrides)
-    about = describe(request, loaded)
+    precision = choose(request.precision, device, loaded.info, loaded.thresholds)
+    about = describe(request, loaded, precision)
     evaluations = {}
     with sharing() as part, writing_shared(request.records, about, part) as keep:
         _check_watch(watch, part)
@@ -188,6 +204,8 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
                 keep=keep.take if keep else None,
                 watch=watch,
                 part=part,
+                memory=request.memory,
+                precision=precision,
                 progress=progress,
                 stage=f"eval {name}",
             )
@@ -213,16 +231,17 @@ def joined(own: Evaluation, part: Part, keep: Kept | None) -> Evaluation:
 def _check_watch(watch: Watch | None, part: Part) -> None:
     if watch is not None and part.n > 1:
         raise RefsegError(
-            "a report is drawn by one process",
-            hint="keep the answers with --records FILE, then refseg eval --from FILE --report PAGE",
+            "a report, a submission and figures of clips are made by one process",
+            hint="keep the answers with --records FILE, then refseg eval --from FILE",
         )
 
 
-def describe(request: EvalRequest, loaded: Checkpoint) -> About:
+def describe(request: EvalRequest, loaded: Checkpoint, precision: Precision = "fp32") -> About:
     """What the answers of a request depend on."""
     protocols = [PROTOCOLS[name] for name in request.protocols]
     manifest = shards.read_manifest(request.data)
     disturbed = () if request.disturb is None else (str(request.disturb),)
+    lowered = () if precision == "fp32" else (f"precision={precision}",)
     return About(
         data=request.data,
         dataset=manifest.dataset,
@@ -231,7 +250,7 @@ def describe(request: EvalRequest, loaded: Checkpoint) -> About:
         arch=loaded.recipe.arch,
         trained_on=loaded.info.get("data"),
         thresholds=loaded.thresholds,
-        changed=", ".join(loaded.changed + disturbed),
+        changed=", ".join(loaded.changed + lowered + disturbed),
         mask_thresholds=MASK_THRESHOLDS if request.curve else (),
         views=plan_views(protocols, loaded.thresholds)[0],
         without_raw=loaded.recipe.text.field == "raw" and not manifest.has_raw_sentences,
@@ -254,6 +273,8 @@ def evaluate_model(
     keep: Keep | None = None,
     watch: Watch | None = None,
     part: Part = ALL,
+    memory: int | None = None,
+    precision: Precision = "fp32",
     progress: Progress = silent,
     stage: str = "eval",
 ) -> Evaluation:
@@ -267,32 +288,29 @@ def evaluate_model(
         about: what to count besides the original size; None for nothing else.
         keep: takes the answers of each batch; without it and `watch` no mask is encoded.
         part: the images that are asked about here, where several processes share them.
+        memory: bytes that a pass may take, see `Passes`.
+        precision: of the arithmetic.
         stage: what progress calls this.
     """
     import torch
 
-    from refseg_cli.data.loader import StepDataset, iterate, sequential_steps
+    from refseg_cli.data.loader import StepDataset, iterate
     from refseg_cli.segmenters.inference import postprocess
+    from refseg_cli.segmenters.passes import Passes
+    from refseg_cli.segmenters.precision import asked_at
 
-    per_image = np.array(split.expression_counts)
-    if limit:
-        per_image[np.flatnonzero(per_image)[limit:]] = 0
-    per_image[np.setdiff1d(np.arange(len(per_image)), part.of(np.flatnonzero(per_image)))] = 0
     dataset = StepDataset(split, tokenizer, recipe.data, field=recipe.text.field)
-    batches = iterate(
-        dataset,
-        sequential_steps(per_image, batch_images=batch_images),
-        workers=recipe.data.workers if workers is None else workers,
-    )
+    steps = _steps(split, recipe, limit, part, batch_images)
+    images = np.unique([pick.image for step in steps for pick in step]).astype(np.int64)
+    batches = iterate(dataset, steps, workers=recipe.data.workers if workers is None else workers)
     about = replace(about or About(), thresholds=thresholds)
     views = _views(about)
-    change = None if disturb is None else disturb.prepare(model, dataset, np.flatnonzero(per_image), device)
-    total, done, encodings, parts = int(per_image.sum()), 0, 0, []
+    change = None if disturb is None else disturb.prepare(model, dataset, images, device)
+    total, done, encodings, parts = sum(len(pick.expressions) for step in steps for pick in step), 0, 0, []
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
-        for batch in batches:
-            asked = batch if change is None else change(batch)
-            prediction = model(asked.to(device))
+        passes = Passes(asked_at(model, device, precision), device, budget=memory)
+        for asked, prediction in (one for b in batches for one in passes(b if change is None else change(b))):
             decisions = postprocess(prediction, asked, thresholds)
             answers = _answers(prediction, asked, decisions, about, views, encode=bool(keep or watch))
             parts.append(collect(about, answers))
@@ -300,14 +318,31 @@ def evaluate_model(
                 keep(answers)
             if watch:
                 watch(asked, prediction, answers)
-            done, encodings = done + len(batch), encodings + len(batch.images)
+            done, encodings = done + len(asked), encodings + len(asked.images)
             progress(stage, done, total, **{"expr/s": done / (time.perf_counter() - start)})
     return Evaluation(
         answers=concatenate(about, parts),
-        images=int(np.count_nonzero(per_image)),
+        images=len(images),
         image_encodings=encodings,
         seconds=time.perf_counter() - start,
     )
+
+
+def _steps(split: Shards, recipe: Recipe, limit: int, part: Part, batch_images: int) -> list[Step]:
+    """Every image with all its expressions, or windows of whole clips; a limit's last clip is whole, too."""
+    from refseg_cli.data.clips import Clips
+    from refseg_cli.data.loader import sequential_steps
+    from refseg_cli.data.windows import whole_windows
+
+    per_image = np.array(split.expression_counts)
+    if limit:
+        per_image[np.flatnonzero(per_image)[limit:]] = 0
+    if recipe.data.clip_frames:
+        clips = {clip.rows[0]: clip for clip in Clips(split) if per_image[clip.rows[0]]}
+        own = [clips[first] for first in part.of(np.array(list(clips), np.int64)).tolist()]
+        return whole_windows(own, frames=recipe.data.clip_window)
+    per_image[np.setdiff1d(np.arange(len(per_image)), part.of(np.flatnonzero(per_image)))] = 0
+    return sequential_steps(per_image, batch_images=batch_images)
 
 
 def _views(about: About) -> list[View | Matching]:

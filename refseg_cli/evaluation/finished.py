@@ -21,10 +21,14 @@ Counted = Protocol | Matching
 
 
 class Read(NamedTuple):
-    """The masks of an answer in one, upright, and all its instances; None where it tells none apart."""
+    """The masks of an answer in one, upright, and all its instances; None where it tells none apart.
+
+    lying: the mask as it lay at the input of a network, where it was given so.
+    """
 
     mask: Rle
     instances: tuple[Detection, ...] | None
+    lying: Rle | None = None
 
 
 def plan(protocols: Sequence[Protocol], told: Collection[str], *, pixels: bool) -> tuple[dict[str, int], list[Counted]]:
@@ -75,7 +79,7 @@ def answer(
             views += pixels
         else:
             predicted = masks.decode(read.mask).astype(bool) if predicted is None else predicted
-            views += _count_apart(predicted, record, expression, one)
+            views += _count_apart(predicted, read.lying, record, expression, one)
     return Answer(
         image_id=record.image_id,
         ref_id=expression.ref_id,
@@ -101,9 +105,11 @@ def answer(
     )
 
 
-def _count_apart(predicted: np.ndarray, record: Record, expression: Expression, protocol: Protocol) -> Pixels:
-    """Pixels at the size of the protocol's network, where masks are brought to by its nearest neighbours, or else at
-    the picture's own, and without those that it leaves out.
+def _count_apart(
+    predicted: np.ndarray, lying: Rle | None, record: Record, expression: Expression, protocol: Protocol
+) -> Pixels:
+    """Pixels at the size of the protocol's network, where masks are brought to by its nearest neighbours unless they
+    lie there, or else at the picture's own, and without those that it leaves out.
     """
     targets = masks.targets if protocol.grid.crowds else masks.targets_without_crowds
     found = [predicted, masks.decode(targets(record, expression)).astype(bool)]
@@ -112,4 +118,6 @@ def _count_apart(predicted: np.ndarray, record: Record, expression: Expression, 
         found = [mask & known for mask in found]
     if protocol.size:
         found = [masks.NEAREST[protocol.grid.nearest](mask, protocol.size) for mask in found]
+        if lying is not None and lying.size == protocol.size:
+            found[0] = masks.decode(lying).astype(bool)
     return count_pixels(*found)

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from refseg_cli.data import mask_values, masks
-from refseg_cli.data.orientation import turned, turned_size
+from refseg_cli.data.orientation import AS_STORED, turned, turned_size
 from refseg_cli.evaluation.outlines import Outline
 from refseg_cli.evaluation.predictions import Given
 from refseg_cli.records import Detection, Rle
+
+LARGEST = 1 << 14  # side of a network's input, in pixels
 
 Ready = Mapping[int, Rle]  # by the id of the value in the file
 
@@ -33,6 +35,32 @@ def read_together(entries: Iterable[tuple[Given, tuple[int, int]]]) -> Ready:
     return {id(value): rle for (value, _), rle in zip(plain, rles, strict=True)}
 
 
+def lying(entries: Sequence[Given]) -> Rle | None:
+    """The masks in one as they lie at the input of a network, if all entries are squashed to one size.
+
+    Raises:
+        ValueError: one is no RLE.
+    """
+    if not all(entry.squashed for entry in entries):
+        return None
+    found = [_squashed(value) for entry in entries for value in entry.masks]
+    sizes = {rle.size for rle in found}
+    return masks.union(found, sizes.pop()) if len(sizes) == 1 else None
+
+
+def _squashed(value: Any) -> Rle:
+    if not isinstance(value, Mapping) or not _is_size(value.get("size")):
+        raise ValueError("a squashed mask that is no RLE")
+    height, width = value["size"]
+    return masks.upright(mask_values.as_coco(value, (height, width)), (height, width), AS_STORED)
+
+
+def _is_size(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(type(side) is int and 0 < side < LARGEST for side in value)
+    )
+
+
 def _is_plain(value: Any, size: tuple[int, int]) -> bool:
     return type(value) is dict and value.get("size") == [*size] and type(value.get("counts")) is str
 
@@ -50,7 +78,10 @@ def as_rle(entry: Given, size: tuple[int, int], orientation: int, ready: Ready, 
         MaskTooLarge: it was made for a picture of another size.
         ValueError: it is no mask.
     """
-    found = [ready.get(id(value)) or _mask(value, size, orientation, source) for value in entry.masks]
+    if entry.squashed:
+        found = [masks.encode(masks.resize_by_centres(masks.decode(_squashed(v)), size)) for v in entry.masks]
+    else:
+        found = [ready.get(id(value)) or _mask(value, size, orientation, source) for value in entry.masks]
     return masks.union(found, size)
 
 

@@ -34,9 +34,10 @@ from refseg_cli.evaluation.answers import (
     writing_records,
 )
 from refseg_cli.evaluation.finished import Counted, Read, answer, plan
-from refseg_cli.evaluation.mask_forms import Ready, as_rle, detections, read_together
+from refseg_cli.evaluation.mask_forms import Ready, as_rle, detections, lying, read_together
 from refseg_cli.evaluation.matching import Wanted, match
 from refseg_cli.evaluation.predictions import Given, Problems, from_records, read_predictions
+from refseg_cli.evaluation.submission import is_submission, read_submission
 from refseg_cli.files import refuse_input
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress, silent
@@ -51,7 +52,7 @@ Merge = Literal["union"]
 class OutsideRequest:
     """What to score.
 
-    source:    file of predictions.
+    source:    file of predictions; of clips also a folder or zip of masks, see `submission`.
     data:      folder or URI of prepared shards.  splits: their names.
     protocols: names of `PROTOCOLS`.
     skip:      leave expressions without a proper prediction out, rather than refuse the file.
@@ -108,7 +109,7 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
     lacking = () if records is None else _lacking(records, request)
     if records is None or lacking:
         found, rows = _matched(request, splits, problems, progress)
-        found = replace(found, cautions=tuple(_by_masks(request, lacking)))
+        found = replace(found, cautions=(*found.cautions, *_by_masks(request, lacking)))
     elif request.records:
         raise RefsegError(f"{request.source} has these records already", hint="omit --records")
     else:
@@ -141,7 +142,10 @@ def _matched(
     request: OutsideRequest, splits: Sequence[Shards], problems: Problems, progress: Progress
 ) -> tuple[Outside, list[Answer]]:
     """What can be scored of a file of masks, and its answers, split after split."""
-    given = read_predictions(request.source, problems, splits=request.splits)
+    if is_submission(request.source, splits):
+        given = read_submission(request.source, splits, problems)
+    else:
+        given = read_predictions(request.source, problems, splits=request.splits)
     wanted = [one for split in splits for one in _wanted(split)]
     answered = match(given, wanted, problems, union=request.merge == "union")
     _add_missing(wanted, answered, problems)
@@ -160,7 +164,16 @@ def _matched(
         answers[split.split] = collect(about, rows)
         all_rows += rows
         first += int(split.expression_counts.sum())
-    return Outside(answers, problems, [row.mask for row in all_rows] if request.masks else []), all_rows
+    kept = [row.mask for row in all_rows] if request.masks else []
+    return Outside(answers, problems, kept, tuple(_resized(request, answered))), all_rows
+
+
+def _resized(request: OutsideRequest, answered: Mapping[int, Sequence[Given]]) -> Iterator[str]:
+    if any(entry.squashed and entry.masks for entries in answered.values() for entry in entries):
+        yield (
+            f"{request.source}: masks lie at the input of a network: protocols of that size take them as they are, "
+            "for all others they are brought to each picture's size by nearest neighbours"
+        )
 
 
 def _told(answered: Mapping[int, Sequence[Given]]) -> frozenset[str]:
@@ -304,7 +317,7 @@ def _read(
             problems.add("unreadable", entry.where, str(error))
             return None
     apart = any(entry.instances is not None for entry in entries)
-    return Read(masks.union(found, size), tuple(told) if apart else None)
+    return Read(masks.union(found, size), tuple(told) if apart else None, lying(entries))
 
 
 def _photo(split: Shards, place: int) -> bytes:

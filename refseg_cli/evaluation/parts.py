@@ -1,4 +1,4 @@
-"""An evaluation that several processes share: each asks about its own run of images, and all get all answers.
+"""Work that several processes share: each asks about its own run of images.
 
 torchrun --standalone --nproc-per-node 4 -m refseg_cli eval --data refcoco --model runs/lavt
 """
@@ -9,12 +9,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
+from refseg_cli.errors import ERROR, RefsegError
 
-from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.answers import About, Answer, writing_records
+if TYPE_CHECKING:
+    import numpy as np
+
+    from refseg_cli.evaluation.answers import About, Answer
 
 Value = TypeVar("Value")
 
@@ -27,6 +29,8 @@ class Part(NamedTuple):
 
     def of(self, images: np.ndarray) -> np.ndarray:
         """Its run of them, so that the runs of all, in turn, are all of them in their order."""
+        import numpy as np
+
         return np.array_split(images, self.n)[self.k]
 
     def gathered(self, value: Value) -> list[Value]:
@@ -40,13 +44,50 @@ class Part(NamedTuple):
         from torch import distributed
 
         found: list[Any] = [None] * self.n
-        try:
+        with self._together():
             distributed.all_gather_object(found, value)
+        return found
+
+    def collected(self, value: Value) -> list[Value]:
+        """Each process's value, in their order, in the first one; nothing in the others.
+
+        Raises:
+            RefsegError: another process ended.
+        """
+        if self.n == 1:
+            return [value]
+        from torch import distributed
+
+        found: list[Any] | None = None if self.k else [None] * self.n
+        with self._together():
+            distributed.gather_object(value, found)
+        return found or []
+
+    def decided(self, decide: Callable[[], Value]) -> Value:
+        """What the first process decides, in all of them. Where it fails, it says why, and all end.
+
+        Raises:
+            RefsegError: it failed, or another process ended.
+        """
+        said: Value | RefsegError | None = None
+        if self.k == 0:
+            try:
+                said = decide()
+            except RefsegError as error:
+                said = error
+        said = self.gathered(said)[0]
+        if isinstance(said, RefsegError):
+            raise said if self.k == 0 else SystemExit(ERROR)
+        return said  # type: ignore[return-value]
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             raise RefsegError(
-                f"another of the {self.n} processes of this evaluation ended", hint="what it says tells why; start anew"
+                f"another of the {self.n} processes of this command ended", hint="what it says tells why; start anew"
             ) from error
-        return found
 
 
 ALL = Part()
@@ -57,6 +98,7 @@ def sharing() -> Iterator[Part]:
     """The part of this process, where a launcher such as torchrun started several; else all of it.
 
     Batch systems set some of the variables for jobs that know nothing of each other, and have no place to meet.
+    Within another `sharing` it is the part that is known.
     """
     launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
     part = Part(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if launched else ALL
@@ -65,6 +107,9 @@ def sharing() -> Iterator[Part]:
         return
     from torch import distributed
 
+    if distributed.is_initialized():
+        yield part
+        return
     distributed.init_process_group("gloo")
     try:
         yield part
@@ -87,6 +132,8 @@ def writing_shared(uri: str | None, about: About, part: Part) -> Iterator[Kept |
     Raises:
         RefsegError: it cannot be written.
     """
+    from refseg_cli.evaluation.answers import writing_records
+
     if uri is None:
         yield None
     elif part.n == 1:

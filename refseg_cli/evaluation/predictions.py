@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from refseg_cli.data import storage
 from refseg_cli.errors import RefsegError
+from refseg_cli.evaluation import project_files
 from refseg_cli.evaluation.answers import Answers, read_answers, read_instances, read_masks
 from refseg_cli.evaluation.outlines import KEPT, Outline, outlines
 
@@ -60,6 +61,7 @@ class Given(NamedTuple):
     masks:    as they stood there; the prediction is their union, and empty if there are none.
     says_target: None where the entry does not say.
     instances: those that it tells apart; None where it does not.
+    squashed: its masks lie on another grid over the whole picture, as at the input of a network.
     """
 
     where: str
@@ -72,6 +74,7 @@ class Given(NamedTuple):
     says_target: bool | None = None
     number: int = 0
     instances: tuple[Outline, ...] | None = None
+    squashed: bool = False
 
     @property
     def has_mask(self) -> bool:
@@ -126,16 +129,22 @@ class Problems:
 def read_predictions(uri: str, problems: Problems, *, splits: Sequence[str]) -> list[Given]:
     """The entries of a file; what is no entry goes to `problems`.
 
-    `.parquet` is a file of records, of which those of `splits` are taken; a file that begins with [ or is one JSON
-    object with a list under one of `WRAPPERS` is read as a whole; anything else has a JSON object a line.
+    `.parquet` is a file of records, of which those of `splits` are taken; `.pth` and folders are those of
+    `project_files`; a file that begins with [ or is one JSON object with a list under one of `WRAPPERS` is read as a
+    whole; anything else has a JSON object a line.
 
     Raises:
         RefsegError: no such file, or none of these.
     """
     if uri.endswith(".parquet"):
         return from_records(uri, read_answers(uri), splits, read_masks(uri), read_instances(uri))
+    if uri.endswith(project_files.ARCHIVES):
+        return list(_given(project_files.read_archive(uri), problems))
+    place = storage.locate(uri)
+    if place.is_folder():
+        return list(_given(project_files.read_folder(uri, place.names()), problems))
     try:
-        text = storage.locate(uri).read().decode("utf-8-sig")
+        text = place.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _foreign(uri) from error
     entries = _whole_file(text, uri)
@@ -251,6 +260,7 @@ def _entry(where: str, entry: Any) -> Given:
         masks=_masks(entry, instances or ()),
         says_target=None if no_target is None else not no_target,
         instances=instances,
+        squashed=entry.get("squashed") is True,
     )
 
 

@@ -12,7 +12,7 @@ from refseg_cli.config import EVALUATION_ONLY, Published, Recipe, load_recipe, r
 from refseg_cli.data import shards
 from refseg_cli.data.check import TRAIN
 from refseg_cli.evaluation.answers import About
-from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.protocols import BY_NAME
 
 if TYPE_CHECKING:
     from refseg_cli.evaluation.evaluate import EvalReport
@@ -93,7 +93,7 @@ def published_row(published: Published, about: About, split: str, protocol: str)
         return PublishedRow(source, {}, f"its figures are by the protocol {published.protocol}")
     figures: dict[str, float] = {}
     for name, value in found.items():
-        metric = PROTOCOLS[protocol].metric(name) or PROTOCOLS[protocol].metric(SAME_AS.get(name, name))
+        metric = BY_NAME[protocol].metric(name) or BY_NAME[protocol].metric(SAME_AS.get(name, name))
         if metric:
             figures[metric.name] = value
     unknown = sorted(set(found) - {SAME_AS.get(name, name) for name in figures} - set(figures))

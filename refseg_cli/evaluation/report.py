@@ -170,7 +170,7 @@ def gallery(
         pairs.append(pair_up(record, [m.expression for m in here], given, truths, first=len(matches)))
         matches += here
         read = partial(_image, shards, position)
-        pictures.append(Picture(record.height, record.width, read, record.orientation))
+        pictures.append(Picture(record.height, record.width, read, record.orientation, record.clip, record.frame))
         progress("report", len(matches), len(answers))
     kept = np.array([m.row for m in matches], np.int64)
     union = answers.predicted + answers.target - answers.intersection

@@ -11,6 +11,7 @@ from typing import Literal
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.clip import POSITIONS, ClipText, SpatialAttentionPool
 from refseg_cli.layers.language import Bert, BiGru, BiLstm, SmallTransformer, TextEncoder
+from refseg_cli.layers.video_swin import VideoSwin
 from refseg_cli.layers.vision import (
     Backbone,
     ConvNet,
@@ -26,7 +27,7 @@ from refseg_cli.layers.vision import (
 class EncoderConfig:
     """Which encoders a model has, and where their weights come from."""
 
-    backbone: str = "convnet"  # `convnet` (small, ours) or any timm model with feature maps
+    backbone: str = "convnet"  # `convnet` (small, ours), `video_swin_b` (_s, _t) of clips, or any timm model with maps
     backbone_channels: tuple[int, ...] = ()  # only for `convnet`: stem and four stages
     # The backbone's weights: timm's from the hub; a file (.safetensors, .pth); or an installed package that holds one
     pretrained: bool | str = True
@@ -56,6 +57,8 @@ def build_vision(config: EncoderConfig, *, size: tuple[int, int], maps: int = 3)
     backbone: Backbone
     if config.backbone == "convnet":
         backbone = ConvNet(config.backbone_channels, maps=maps)
+    elif config.backbone.startswith("video_swin"):
+        backbone = VideoSwin(config.backbone, pretrained=config.pretrained, maps=maps, drop_path=config.drop_path)
     else:
         backbone = TimmBackbone(
             config.backbone, size=size, pretrained=config.pretrained, maps=maps, drop_path=config.drop_path

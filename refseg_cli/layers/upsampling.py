@@ -5,10 +5,14 @@ Users: models/lavt.py, models/cgformer.py. Axes: n maps, c channels in, o channe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ROWS = 16  # of a map that `upsampled_parts` makes at a time
 WIDE = 256  # input channels from which the detour of `upsampled_conv` is faster, measured on a CPU
 
 
@@ -25,23 +29,86 @@ def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_co
     Returns:
         (n, o, H, W)
     """
-
     if x.shape[1] < WIDE:
         return F.conv2d(F.interpolate(x, size, mode="bilinear", align_corners=align_corners), weight, padding=1)
+    rows = (
+        _placed(
+            (F.conv2d(x, tap[..., None, None]) for tap in row.unbind(2)),
+            (x.shape[2], size[1]),
+            dim=3,
+            align_corners=align_corners,
+        )
+        for row in weight.unbind(2)
+    )
+    return _placed(rows, size, dim=2, align_corners=align_corners)
 
-    def place(taps: list[Tensor], size: tuple[int, ...], dim: int) -> Tensor:
-        """Upsample the three; the first reads one pixel before along `dim`, the last one behind; sum."""
-        before, y, behind = (F.interpolate(t, size, mode="bilinear", align_corners=align_corners) for t in taps)
-        most = y.shape[dim] - 1
-        y.narrow(dim, 1, most).add_(before.narrow(dim, 0, most))
-        y.narrow(dim, 0, most).add_(behind.narrow(dim, 1, most))
-        return y
 
-    rows = []
-    for row in weight.unbind(2):
-        columns = [F.conv2d(x, tap[..., None, None]) for tap in row.unbind(2)]
-        rows.append(place(columns, (x.shape[2], size[1]), dim=3))
-    return place(rows, size, dim=2)
+def _placed(taps: Iterator[Tensor], size: tuple[int, ...], *, dim: int, align_corners: bool) -> Tensor:
+    """Three taps upsampled and added, one at a time: the first reads one pixel before along `dim`, the last behind."""
+
+    def larger() -> Tensor:
+        return F.interpolate(next(taps), size, mode="bilinear", align_corners=align_corners)
+
+    before, y = larger(), larger()
+    most = y.shape[dim] - 1
+    y.narrow(dim, 1, most).add_(before.narrow(dim, 0, most))
+    del before
+    y.narrow(dim, 0, most).add_(larger().narrow(dim, 1, most))
+    return y
+
+
+def upsampled_parts(x: Tensor, weight: Tensor, size: tuple[int, int], *, align_corners: bool) -> Iterator[Tensor]:
+    """`upsampled_conv` of one map in parts (1, o, r, W) from the top, each made when it is asked for.
+
+    Of a wide map on a CPU a part has `ROWS` rows: nothing large is held, and what is held stays in the processor's
+    cache. Elsewhere the whole map is one part. Without gradients.
+    """
+    if not x.is_cpu or x.shape[1] < WIDE:
+        yield upsampled_conv(x, weight, size, align_corners=align_corners)
+        return
+    blocks, outputs = _row_blocks(x.shape[2], size[0], align_corners=align_corners), weight.shape[0]
+    taken = blocks[0].last - blocks[0].first
+    rows, held = x.new_empty(3, taken, size[1], outputs), blocks[0].first
+    kernel, pixels = (
+        weight.permute(2, 3, 1, 0).contiguous(),
+        x.permute(0, 2, 3, 1).contiguous(),
+    )  # products, (3, 3, c, o)
+    for block in blocks:
+        again = max(0, held - block.first)  # rows that the block before has read too
+        rows[:, :again] = rows[:, taken - again :].clone()
+        fresh, held = pixels[:, block.first + again : block.last], block.last
+        for k, row in enumerate(kernel if again < taken else ()):
+            taps = ((fresh @ tap).permute(0, 3, 1, 2) for tap in row)
+            wide = _placed(taps, (fresh.shape[1], size[1]), dim=3, align_corners=align_corners)
+            rows[k, again:] = wide[0].permute(1, 2, 0)
+        y = block.shares.to(x) @ rows.view(3 * taken, -1)
+        yield y.view(1, -1, size[1], outputs).permute(0, 3, 1, 2)
+
+
+class _Block(NamedTuple):
+    """`shares` (r, 3 k) of what each of the three taps has in the rows first to last - 1 of a small map, k of them, go
+    into r rows of the large one."""
+
+    first: int
+    last: int
+    shares: Tensor
+
+
+def _row_blocks(height: int, wanted: int, *, align_corners: bool) -> list[_Block]:
+    """What `_placed` does along the height, as sums for each `ROWS` of the rows wanted; k is the same in all."""
+    row = torch.eye(height, dtype=torch.float64)[None, :, :, None]  # a map whose channels have one row each
+    taps = [
+        _placed(iter([row * (tap == k) for k in range(3)]), (wanted, 1), dim=2, align_corners=align_corners)
+        for tap in range(3)
+    ]
+    shares = torch.stack(taps, 1)[0, ..., 0].permute(2, 0, 1)  # (wanted, 3, height)
+    read = [part.abs().sum((0, 1)).nonzero()[:, 0].tolist() for part in shares.split(ROWS)]
+    most = max(places[-1] + 1 - places[0] for places in read)
+    starts = [min(places[0], height - most) for places in read]
+    return [
+        _Block(first, first + most, part[:, :, first : first + most].flatten(1))
+        for first, part in zip(starts, shares.split(ROWS), strict=True)
+    ]
 
 
 class TopDown(nn.Module):

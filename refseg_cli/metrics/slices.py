@@ -176,7 +176,7 @@ def _by_vocabulary(said: np.ndarray) -> list[Slice]:
 def _by_category(categories: Sequence[Sequence[str]]) -> list[Slice]:
     members: dict[str, list[int]] = {}
     for n, names in enumerate(categories):
-        for name in names:
+        for name in filter(None, names):  # data without categories have an empty one
             members.setdefault(name, []).append(n)
     slices = []
     for name in sorted(members, key=lambda c: (-len(members[c]), c)):

@@ -17,12 +17,14 @@ from refseg_cli.models.asda import ASDA, ASDAConfig
 from refseg_cli.models.caris import CARIS, CARISConfig
 from refseg_cli.models.cgformer import CGFormer, CGFormerConfig
 from refseg_cli.models.cris import CRIS, CRISConfig
+from refseg_cli.models.deris import DeRIS, DeRISConfig
 from refseg_cli.models.isfp import ISFP, ISFPConfig
 from refseg_cli.models.jmceln import JMCELN, JMCELNConfig
 from refseg_cli.models.lavt import LAVT, LAVTConfig
 from refseg_cli.models.m3att import M3Att, M3AttConfig
 from refseg_cli.models.rela import ReLA, ReLAConfig
 from refseg_cli.models.vlt import VLT, VLTConfig
+from refseg_cli.models.vlt_clips import VLTClips, VLTClipsConfig
 
 # name -> (what its [model] table is read into, the module); the names stand in config.ARCHITECTURES too, which the
 # shell reads without importing torch.
@@ -32,12 +34,14 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "caris": (CARISConfig, CARIS),
     "cgformer": (CGFormerConfig, CGFormer),
     "cris": (CRISConfig, CRIS),
+    "deris": (DeRISConfig, DeRIS),
     "isfp": (ISFPConfig, ISFP),
     "jmceln": (JMCELNConfig, JMCELN),
     "lavt": (LAVTConfig, LAVT),
     "m3att": (M3AttConfig, M3Att),
     "rela": (ReLAConfig, ReLA),
     "vlt": (VLTConfig, VLT),
+    "vlt-clips": (VLTClipsConfig, VLTClips),
 }
 
 
@@ -58,7 +62,9 @@ def build_model(recipe: Recipe, *, vocab_size: int) -> nn.Module:
     model = MODELS[recipe.arch][1]
     try:
         return model(config, vocab_size=vocab_size, max_tokens=recipe.text.max_tokens, size=recipe.data.size)
-    except ValueError as error:
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+            raise
         raise RefsegError(
             f"{recipe.arch}: cannot build the model: {error}", hint="check [model] in the recipe"
         ) from error

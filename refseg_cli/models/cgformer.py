@@ -23,7 +23,7 @@ Axes: n expressions, l words, t tokens, c channels, h w of a map, p = h*w pixels
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -37,7 +37,7 @@ from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.language import mean_of_words
 from refseg_cli.layers.pwam import FusedBackbone, official_backbone, official_bert, official_swin
-from refseg_cli.layers.upsampling import TopDown, upsampled_conv
+from refseg_cli.layers.upsampling import TopDown, upsampled_conv, upsampled_parts
 from refseg_cli.records import Batch, MapKind, Prediction
 
 STRIDES = (16, 8, 4)  # of the three levels
@@ -329,34 +329,39 @@ class MaskHead(nn.Module):
     def forward(self, x: Tensor, referent: Tensor, size: tuple[int, ...]) -> Tensor:
         """x (n, c, h, w), referent (n, c) -> logits (n, 1, *size).
 
-        The finest map of an expression takes 472 MB at 480 x 480 pixels: where nothing is learnt, one at a time.
-        """
-        kernel = self.kernel(referent)
-        if self.training or torch.compiler.is_exporting():  # statistics and graphs are of all expressions
-            raw = self.raw(self.finest(x), kernel)
-        else:
-            if x.is_cpu:  # interpolation takes 0.54 of the time where a pixel's channels lie side by side
-                x = x.contiguous(memory_format=torch.channels_last)
-            pairs = zip(x.split(1), kernel.split(1), strict=True)
-            raw = torch.cat([self.raw(self.finest(y), k) for y, k in pairs])
-        return F.interpolate(raw, size, mode="bilinear", align_corners=True)
-
-    def finest(self, x: Tensor) -> Tensor:
-        """x (n, c, h, w) -> (n, d, 4h, 4w)."""
-        h, w = x.shape[-2:]
-        y = torch.relu_(self.norm1(upsampled_conv(x, self.conv1.weight, (2 * h, 2 * w), align_corners=False)))
-        return torch.relu_(self.norm2(upsampled_conv(y, self.conv2.weight, (4 * h, 4 * w), align_corners=False)))
-
-    def raw(self, y: Tensor, kernel: Tensor) -> Tensor:
-        """y (n, d, h, w), kernel (n, c + 1), weights then bias -> (n, 1, h + 2, w + 2).
-
         The official 1x1 convolution by the kernel pads its input by one pixel, which leaves a ring of the bias alone.
         """
+        kernel = self.kernel(referent)  # (n, c + 1), weights then bias
         weights, bias = kernel[:, :-1], kernel[:, -1]
         assert self.project.bias is not None
         folded = weights @ self.project.weight[:, :, 0, 0]  # k . (P y + q) = (P^T k) . y + k . q
-        inside = torch.einsum("nd,ndhw->nhw", folded, y) + (weights @ self.project.bias)[:, None, None]
-        return (F.pad(inside, (1, 1, 1, 1)) + bias[:, None, None])[:, None]
+        inside = self.products(x, folded) + (weights @ self.project.bias)[:, None, None]
+        raw = (F.pad(inside, (1, 1, 1, 1)) + bias[:, None, None])[:, None]
+        return F.interpolate(raw, size, mode="bilinear", align_corners=True)
+
+    def products(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Each pixel of the finest map times the kernel (n, d) -> (n, 4h, 4w).
+
+        The finest map of an expression takes 472 MB at 480 x 480 pixels: where nothing is learnt it is made in parts.
+        """
+        convs = ((self.conv1.weight, self.norm1), (self.conv2.weight, self.norm2))
+        sizes = [(k * x.shape[2], k * x.shape[3]) for k in (2, 4)]
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_exporting():  # statistics are of all pixels
+            for (weight, norm), size in zip(convs, sizes, strict=True):
+                x = torch.relu_(norm(upsampled_conv(x, weight, size, align_corners=False)))
+            return torch.einsum("nd,ndhw->nhw", kernel, x)
+        if x.is_cpu:  # interpolation takes 0.54 of the time where a pixel's channels lie side by side
+            x = x.contiguous(memory_format=torch.channels_last)
+
+        def parts(y: Tensor, k: int) -> Iterator[Tensor]:
+            weight, norm = convs[k]
+            return (torch.relu_(norm(p)) for p in upsampled_parts(y, weight, sizes[k], align_corners=False))
+
+        found = []
+        for one, folded in zip(x.split(1), kernel.split(1), strict=True):
+            finer = torch.cat(list(parts(one, 0)), 2)
+            found.append(torch.cat([torch.einsum("nd,ndhw->nhw", folded, y) for y in parts(finer, 1)], 1))
+        return torch.cat(found)
 
 
 def contrastive_loss(aux: Mapping[str, Tensor], batch: Batch, referent: int, temperature: float) -> Tensor:

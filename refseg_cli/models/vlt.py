@@ -132,15 +132,19 @@ class VLT(nn.Module):
         vision = self.vision.sum(maps)  # F_vr (i, c, h, w)
         language = self.language(batch.tokens, batch.attention_mask)
         fused = self.fusion(vision, language, batch.image_index)  # (n, c, h, w)
-        memory, queries = self.body.prepare(fused, vision, batch.image_index)
-        understood = self.body(memory, queries, language)
-        aux = {"mask_feature": understood.mask_feature}
+        memory, guide = self.body.prepare(fused, vision, batch.image_index)
+        understood = self.body(memory, guide, language)
+        return self.decode(understood, maps, batch, self.masked(memory, guide, language, understood))
+
+    def decode(
+        self, understood: Understanding, maps: list[Tensor], batch: Batch, masked: dict[str, Tensor]
+    ) -> Prediction:
+        """The last third of `forward`: from F_m to the masks. maps: the backbone's.  masked: see `masked`."""
+        aux = {"mask_feature": understood.mask_feature} | masked
         if understood.attention is not None:
             aux["query_attention"] = understood.attention
         if understood.confidence is not None:
             aux["query_confidence"] = understood.confidence
-        if self.training and self.config.contrast == "mcl" and understood.attention is not None:
-            aux |= self._masked(memory, queries, language, understood.attention)
         decoded = self.mask_decoder.features(understood.mask_feature)
         mask_logits = self.mask_decoder.out(decoded)
         if self.detail is not None:
@@ -164,17 +168,26 @@ class VLT(nn.Module):
         if prediction.exists_logit is not None:
             terms["exists"] = config.exists_weight * losses.exists_bce(prediction.exists_logit, batch.has_target)
         if config.contrast != "none":
-            terms["contrast"] = config.contrast_weight * contrastive_loss(prediction.aux, batch, config.temperature)
+            terms["contrast"] = config.contrast_weight * self.contrast(prediction.aux, batch)
         return terms
+
+    def contrast(self, aux: dict[str, Tensor], batch: Batch) -> Tensor:
+        return contrastive_loss(aux, batch, self.config.temperature)
 
     def pretrained_modules(self) -> list[nn.Module]:
         """The encoders that a recipe may train at a lower rate."""
         return [self.vision.backbone, self.language.encoder]
 
-    def _masked(
-        self, memory: Tensor, queries: Tensor | None, language: Language, attention: Tensor
+    def masked(
+        self, memory: Tensor, guide: Tensor | None, language: Language, understood: Understanding
     ) -> dict[str, Tensor]:
-        """F_m of the long expressions once more, with one important word erased each [4.2.5]."""
+        """F_m of the long expressions once more, with one important word erased each [4.2.5]; in training, for MCL.
+
+        memory, guide: as from `TransformerBody.prepare`, of each expression.
+        """
+        attention = understood.attention
+        if not self.training or self.config.contrast != "mcl" or attention is None:
+            return {}
         assert isinstance(self.body, TransformerBody)
         rows = torch.nonzero(language.keep.sum(1) - 1 > self.config.masked_min_words)[:, 0]
         if not len(rows):
@@ -184,9 +197,7 @@ class VLT(nn.Module):
         erased = pick_word(importance, words, how=self.config.masking, threshold=self.config.masking_threshold)
         keep = language.keep[rows].clone()
         keep[torch.arange(len(rows), device=keep.device), erased] = False  # Eq. 4.5's softmax renormalises
-        again = self.body(
-            memory[rows], None if queries is None else queries[rows], Language(language.features[rows], keep)
-        )
+        again = self.body(memory[rows], None if guide is None else guide[rows], Language(language.features[rows], keep))
         return {"masked_feature": again.mask_feature, "masked_rows": rows}
 
 
@@ -243,16 +254,23 @@ class TransformerBody(nn.Module):
 
     def prepare(self, fused: Tensor, vision: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor | None]:
         """F_ve (n, h*w, c), and vision's part of the queries (n, q, c)."""
+        guide = self.queries.guide(vision)
+        return self.encode(fused), None if guide is None else guide[image_index]
+
+    def encode(self, fused: Tensor) -> Tensor:
+        """F_ve (n, h*w, c) of the fused map (n, c, h, w)."""
         x = fused.flatten(2).transpose(1, 2)
         h, w = self.grid
         x = x + sine_positions_2d(h, w, x.shape[-1], device=x.device, dtype=x.dtype)
         for layer in self.encoder:
             x = layer(x)
-        guide = self.queries.guide(vision)
-        return x, None if guide is None else guide[image_index]
+        return x
 
     def forward(self, memory: Tensor, guide: Tensor | None, language: Language) -> Understanding:
-        F_q, A_qd, keep = self.queries(guide, language)
+        return self.respond(memory, *self.queries(guide, language))
+
+    def respond(self, memory: Tensor, F_q: Tensor, A_qd: Tensor | None, keep: Tensor | None) -> Understanding:
+        """What the queries (n, q, c) find; keep: (n, q) those that are real, None for all."""
         F_r = F_q
         for layer in self.decoder:
             F_r = layer(F_r, memory, keep)
@@ -394,11 +412,13 @@ def pick_word(importance: Tensor, words: Tensor, *, how: str, threshold: float) 
     return torch.multinomial(weights, 1)[:, 0]
 
 
-def contrastive_loss(aux: dict[str, Tensor], batch: Batch, temperature: float) -> Tensor:
+def contrastive_loss(aux: dict[str, Tensor], batch: Batch, temperature: float, near: Tensor | None = None) -> Tensor:
     """Eq. 4.8 on the flattened F_m. S_init is the first expression of each image of the batch; its S_SO are the
     image's expressions with the same targets and their word-erased copies, its S_DO those with other targets.
 
     Images without any S_SO or S_DO, and no-target expressions, add nothing.
+
+    near: (i, i) bool, whose expressions are S_DO of each image, too; None for its own alone.
     """
     assert batch.target_id is not None
     assert batch.has_target is not None
@@ -414,11 +434,12 @@ def contrastive_loss(aux: dict[str, Tensor], batch: Batch, temperature: float) -
     init = torch.nonzero(first & present)[:, 0]
     similarity = features[init] @ features.T / temperature  # <f_S, f_S_init> / tau
     same_image = (image[sources] == image[init][:, None]) & present[sources]
+    within = same_image if near is None else near[image[init]][:, image[sources]] & present[sources]
     same_target = target[sources] == target[init][:, None]
     itself = torch.arange(len(features), device=features.device) == init[:, None]
     positive = same_image & same_target & ~itself
     # Word-erased copies are S_SO of their own object only: S_DO holds whole expressions.
-    negative = same_image & ~same_target & (torch.arange(len(features), device=features.device) < n)
+    negative = within & ~same_target & (torch.arange(len(features), device=features.device) < n)
     others = similarity.masked_fill(~negative, float("-inf")).logsumexp(1, keepdim=True)
     terms = similarity - torch.logaddexp(others, similarity)
     useful = positive & negative.any(1, keepdim=True)

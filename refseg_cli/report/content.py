@@ -95,13 +95,16 @@ class Slice:
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One image of the gallery, `read` when its turn comes.  height, width: of the picture as its masks
-    lie.  orientation: EXIF's number, by which the pixels of the file are turned to lie so.
+    lie.  orientation: EXIF's number, by which the pixels of the file are turned to lie so.  clip, frame: of a frame of
+    a video, the video's name and the frame's number in it.
     """
 
     height: int
     width: int
     read: Callable[[], bytes]
     orientation: int = 1
+    clip: str = ""
+    frame: int = 0
 
 
 @dataclass(frozen=True, slots=True)

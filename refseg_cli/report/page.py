@@ -28,7 +28,7 @@ from refseg_cli.report.content import Cell, Chart, Interval, PackedMap, Report, 
 from refseg_cli.report.failures import FAILURES
 from refseg_cli.report.pictures import MIME, for_web
 
-SCRIPTS = ("data.js", "tables.js", "charts.js", "maps.js", "gallery.js", "sample.js", "main.js")
+SCRIPTS = ("data.js", "tables.js", "charts.js", "maps.js", "gallery.js", "clips.js", "sample.js", "main.js")
 INLINE_BYTES = 12 << 20  # pictures, masks and maps up to this many bytes stand in the page itself
 MASKS_PER_FILE = 256  # samples
 MAPS_PER_FILE = 32
@@ -141,7 +141,10 @@ def _index(report: Report, pictures: Sequence[str]) -> dict[str, Any]:
         "splits": splits,
         "masksPerPiece": MASKS_PER_FILE,
         "mapsPerPiece": MAPS_PER_FILE,
-        "pictures": [[name, p.width, p.height] for name, p in zip(pictures, report.pictures, strict=True)],
+        "pictures": [
+            [name, p.width, p.height, *([p.clip, p.frame] if p.clip else [])]
+            for name, p in zip(pictures, report.pictures, strict=True)
+        ],
         "samples": [_sample(sample, splits) for sample in report.samples],
     }
 

@@ -35,6 +35,7 @@ function showSample(sample) {
     return el("button", { title: "Show all of these", onclick: () => leaveFor(slice) }, el("span", {}, group), ` ${name}`);
   }));
   $("siblings").replaceChildren(...siblings(sample));
+  showStrip(sample);
   showPicture(sample);
   showMaps(sample);
   document.querySelector(".body").scrollTop = 0;
@@ -56,6 +57,7 @@ function facts(sample) {
     ["in both", count(sample.intersection, "pixel")],
     ["in either", count(sample.union, "pixel")],
     ["p(target)", sample.pTarget === null ? null : sample.pTarget.toFixed(3)],
+    ["clip, frame", clipOf(sample) ? `${clipOf(sample)}, ${frameOf(sample)}` : null],
     ["split", data.splits[sample.split]],
     ["ref, sentence", `${sample.refId}, ${sample.sentId}`],
   ];
@@ -113,6 +115,7 @@ function showMaps(sample) {
 function look(name) {
   view = name;
   repaint();
+  repaintStrip();
 }
 
 function setUpSample() {
@@ -130,7 +133,7 @@ function setUpSample() {
   $("sample").addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const action = {
-      ArrowRight: () => step(1), j: () => step(1), ArrowLeft: () => step(-1), k: () => step(-1),
+      ArrowRight: () => stepFrame(1), j: () => step(1), ArrowLeft: () => stepFrame(-1), k: () => step(-1),
       Home: () => openSample(0), End: () => openSample(chosen.length - 1),
     }[event.key] ?? (Object.keys(VIEWS)[event.key - 1] && (() => look(Object.keys(VIEWS)[event.key - 1])));
     if (!action) return;

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, quoted
 from refseg_cli.records import Detection, Explanation, Thresholds
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def check_phrases(phrases: Sequence[str]) -> None:
         if not phrase.strip():
             raise RefsegError("a phrase is empty", hint="say what to look for")
         if not phrase.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in phrase):
-            raise RefsegError(f"{phrase!r}: not UTF-8 text", hint="is the terminal or the script in another encoding?")
+            raise RefsegError(
+                f"{quoted(phrase)}: not UTF-8 text", hint="is the terminal or script in another encoding?"
+            )
 
 
 def record(segmenter: Segmenter, image: str, found: Found) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import Sam2Model, Sam2Processor
 
+from refseg_cli.errors import quoted
 from refseg_cli.records import Detection, Thresholds
 from refseg_cli.segmenters.base import Found
 from refseg_cli.segmenters.pretrained import Opening, Pretrained, detections, kept, load_model, load_processor, logit
@@ -69,7 +70,7 @@ class BoxPrompted(Pretrained):
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         unread = [phrase for phrase in phrases if not self.wording(phrase)]
         return [
-            *(f"{phrase!r}: the model reads nothing in it, and so finds nothing" for phrase in unread),
+            *(f"{quoted(phrase)}: the model reads nothing in it, and so finds nothing" for phrase in unread),
             *super().cautions(name, phrases),
         ]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refseg_cli.data.text import Tokenizer
+from refseg_cli.errors import quoted
 
 ARTICLES = frozenset({"a", "an", "the"})  # a model that was never taught them loses nothing
 SCENE_PREFIX = "scene_"  # how `refseg prepare scenes` names its pictures
@@ -29,11 +30,11 @@ def cautions(
         )
     for phrase in phrases:
         reading = tokenizer.read(phrase)
-        unknown = [repr(word) for word in reading.unknown if word.lower() not in ARTICLES]
-        read_as = [f"reads {word!r} as {meant!r}" for word, meant in reading.read_as.items()]
+        unknown = [quoted(word) for word in reading.unknown if word.lower() not in ARTICLES]
+        read_as = [f"reads {quoted(word)} as {meant!r}" for word, meant in reading.read_as.items()]
         if unknown or read_as:
             parts = [*([f"does not know {', '.join(unknown)}"] if unknown else []), *read_as]
-            said.append(f"{phrase!r}: the model {' and '.join(parts)}")
+            said.append(f"{quoted(phrase)}: the model {' and '.join(parts)}")
         if tokenizer.pipeline.encode(phrase.strip()).overflowing:
-            said.append(f"{phrase!r}: too long, the model reads its first {tokenizer.max_tokens} tokens")
+            said.append(f"{quoted(phrase)}: too long, the model reads its first {tokenizer.max_tokens} tokens")
     return said

@@ -20,6 +20,9 @@ from refseg_cli.errors import RefsegError
 if TYPE_CHECKING:
     from refseg_cli.checkpoint import Checkpoint
     from refseg_cli.segmenters.base import Segmenter
+    from refseg_cli.segmenters.precision import Wanted
+
+USUAL = ("fp32", "auto")  # precisions that a model without others can be asked for
 
 
 def open_segmenter(
@@ -28,6 +31,8 @@ def open_segmenter(
     device: str = "auto",
     threshold: float | None = None,
     no_target_threshold: float | None = None,
+    precision: Wanted = "fp32",
+    memory: int | None = None,
     threads: int = 0,
     once: bool = False,
 ) -> Segmenter:
@@ -37,6 +42,8 @@ def open_segmenter(
         model: see the table above.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; an exported model runs on the CPU.
         threshold, no_target_threshold: probabilities in [0, 1] in place of the model's own.
+        precision: of the arithmetic, see precision.py; a bundled model in 16 bits is on torch.
+        memory: bytes that a pass through the network may take; None for half of what is free.
         threads: of one operator, with torch of the whole process; 0 for as many as the library takes by itself.
         once: it is asked about a picture or two, so that starting matters more than answering.
 
@@ -45,14 +52,15 @@ def open_segmenter(
     """
     thresholds: dict[str, Any] = {"threshold": threshold, "no_target_threshold": no_target_threshold}
     if model is None or _is_bundled(model):
-        exported = _bundled_graph(model, device)
+        exported = None if precision not in USUAL else _bundled_graph(model, device)
     else:
         exported = _exported(model)
+        refuse_precision_of_exported(model, precision)
     if exported is not None:
         from refseg_cli.segmenters.onnx import OnnxSegmenter
 
         usual_device(model, device)
-        return OnnxSegmenter(exported, threads=threads, once=once, **thresholds)
+        return OnnxSegmenter(exported, threads=threads, once=once, memory=memory, **thresholds)
     if threads:
         import torch
 
@@ -60,10 +68,11 @@ def open_segmenter(
     from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
     if model is not None and is_zero_shot(str(model)):
+        refuse_of_zero_shot(model, memory=memory, precision=precision)
         return open_zero_shot(str(model), device=device, **thresholds)
     from refseg_cli.segmenters.trained import Predictor
 
-    return Predictor(model, device=device, **thresholds)
+    return Predictor(model, device=device, precision=precision, memory=memory, **thresholds)
 
 
 def open_explaining(
@@ -72,6 +81,8 @@ def open_explaining(
     device: str = "auto",
     threshold: float | None = None,
     no_target_threshold: float | None = None,
+    precision: Wanted = "fp32",
+    memory: int | None = None,
 ) -> Segmenter:
     """A model that can also show how it got to its answers, by `explain`: a checkpoint; or one that has no maps at all.
 
@@ -87,9 +98,22 @@ def open_explaining(
     from refseg_cli.segmenters.trained import Predictor
     from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
+    thresholds: dict[str, Any] = {"threshold": threshold, "no_target_threshold": no_target_threshold}
     if model is not None and is_zero_shot(str(model)):
-        return open_zero_shot(str(model), device=device, threshold=threshold, no_target_threshold=no_target_threshold)
-    return Predictor(model, device=device, threshold=threshold, no_target_threshold=no_target_threshold)
+        refuse_of_zero_shot(model, memory=memory, precision=precision)
+        return open_zero_shot(str(model), device=device, **thresholds)
+    return Predictor(model, device=device, precision=precision, memory=memory, **thresholds)
+
+
+def refuse_of_zero_shot(model: str | Path, *, memory: int | None, precision: Wanted) -> None:
+    """Options that models of transformers have no use for.
+
+    Raises:
+        RefsegError: one of them is given.
+    """
+    for name, given in {"--memory": memory is not None, "--precision": precision not in USUAL}.items():
+        if given:
+            raise RefsegError(f"{model}: a zero-shot model has no use for {name}", hint=f"omit {name}")
 
 
 def open_checkpoint(model: str | Path | None, device: Any = "cpu", *, overrides: Sequence[str] = ()) -> Checkpoint:
@@ -110,6 +134,16 @@ def open_checkpoint(model: str | Path | None, device: Any = "cpu", *, overrides:
     from refseg_cli.segmenters.graph_module import load_module
 
     return load_module(exported)
+
+
+def refuse_precision_of_exported(model: str | Path | None, precision: Wanted) -> None:
+    """Precisions that an export has not, since it has its own.
+
+    Raises:
+        RefsegError: it is one, and another precision is wanted.
+    """
+    if precision not in USUAL and is_exported(model):
+        raise RefsegError(f"{model}: an exported model has its own precision", hint="leave --precision away")
 
 
 def is_exported(model: str | Path | None) -> bool:

@@ -38,9 +38,16 @@ def objects(found: Found) -> list[Object]:
     return [one for one in told if masks.area(one.rle)]
 
 
-def polygons_line(image: str, found: Found) -> dict[str, Any]:
-    """`refseg.polygons/1`: of each object the polygons of its parts, as COCO has them: x0, y0, x1, y1 and so on."""
-    outlines = [[part.flatten().tolist() for part in polygons(masks.decode(one.rle) != 0)] for one in objects(found)]
+def _parts(one: Object, tolerance: float) -> list[np.ndarray]:
+    return polygons(masks.decode(one.rle) != 0, tolerance)
+
+
+def polygons_line(image: str, found: Found, *, tolerance: float = 0) -> dict[str, Any]:
+    """`refseg.polygons/1`: of each object the polygons of its parts, as COCO has them: x0, y0, x1, y1 and so on.
+
+    tolerance: here and below, see `polygons`.
+    """
+    outlines = [[part.flatten().tolist() for part in _parts(one, tolerance)] for one in objects(found)]
     return {**_head("polygons", image, found), "objects": outlines}
 
 
@@ -74,18 +81,18 @@ def coco_results(image: str, image_id: int, category_id: int, found: Found) -> l
     ]
 
 
-def yolo_lines(number: int, found: Found) -> list[str]:
+def yolo_lines(number: int, found: Found, *, tolerance: float = 0) -> list[str]:
     """A line for each object: the phrase's number from 0, and the corners of one polygon as shares of the picture."""
     size = found.mask.shape[::-1]
     lines = []
     for one in objects(found):
-        corners = joined(polygons(masks.decode(one.rle) != 0)) / size
+        corners = joined(_parts(one, tolerance)) / size
         numbers = (f"{value:.{DIGITS}f}".rstrip("0").rstrip(".") for value in corners.ravel())
         lines.append(" ".join([str(number), *numbers]))
     return lines
 
 
-def labelme_file(path: str, size: Sequence[int], answers: Iterable[Found]) -> dict[str, Any]:
+def labelme_file(path: str, size: Sequence[int], answers: Iterable[Found], *, tolerance: float = 0) -> dict[str, Any]:
     """A labelme file: a polygon for each part of an object, the phrase its label; parts of one object share a group.
 
     Args:
@@ -96,7 +103,7 @@ def labelme_file(path: str, size: Sequence[int], answers: Iterable[Found]) -> di
     group = 0
     for found in answers:
         for one in objects(found):
-            parts = polygons(masks.decode(one.rle) != 0)
+            parts = _parts(one, tolerance)
             group += len(parts) > 1
             shapes += [_shape(found.phrase, corners, group if len(parts) > 1 else None) for corners in parts]
     return {

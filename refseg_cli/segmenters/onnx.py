@@ -25,6 +25,7 @@ from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.cautions import cautions
 from refseg_cli.segmenters.decisions import Decision, decide, logit, override
+from refseg_cli.segmenters.memory import SUPPOSED
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -63,13 +64,14 @@ class Graphs:
             return cls(_session(path / IMAGE, threads, once), _session(path / PHRASE, threads, once))
         return cls(None, _session(path, threads, once))
 
-    def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """What phrases are asked of; images: (I, 3, H, W) float32 normalised."""
+    def encode(self, images: np.ndarray, small: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """What phrases are asked of; images: (I, 3, H, W) float32 normalised; small: as in `Batch`."""
+        given = {"images": images} | ({} if small is None else {"small": small})
         if self.image is None:
-            return {"images": images}
+            return given
         names = [value.name for value in self.image.get_outputs()]
-        made = dict(zip(names, self.image.run(None, {"images": images}), strict=True))
-        return made | ({"images": images} if "images" in self._inputs else {})
+        made = dict(zip(names, self.image.run(None, given), strict=True))
+        return made | {name: pixels for name, pixels in given.items() if name in self._inputs}
 
     def answer(
         self, encoded: Mapping[str, np.ndarray], tokens: np.ndarray, attention_mask: np.ndarray, image_index: np.ndarray
@@ -187,6 +189,7 @@ class OnnxSegmenter:
         path: what `refseg export` wrote: a file, or a folder of split graphs; or a checkpoint folder with a graph.
         threshold, no_target_threshold: probabilities in [0, 1] in place of the model's own, see `Thresholds`.
         threads, once: as in `Graphs.open`.
+        memory: bytes that a run may take, as far as one can suppose; None for `CHUNK` phrases at a time.
 
     Raises:
         RefsegError: as `load`, or a threshold that is no probability.
@@ -200,7 +203,9 @@ class OnnxSegmenter:
         no_target_threshold: float | None = None,
         threads: int = 0,
         once: bool = False,
+        memory: int | None = None,
     ) -> None:
+        self.memory = memory
         self.exported = load(path, threads=threads, once=once)
         self.thresholds = override(self.exported.thresholds, mask=threshold, exists=no_target_threshold)
 
@@ -247,9 +252,14 @@ class OnnxSegmenter:
         size = (int(pixels.shape[1]), int(pixels.shape[2]))
         placement = place(size, config)
         with _explained(found.path, "cannot be run"):
-            encoded = found.graphs.encode(arrays.to_input(pixels, placement, config)[None])
-        for start in range(0, len(phrases), CHUNK):
-            tokens, keep = found.tokenizer.encode_arrays(phrases[start : start + CHUNK])
+            small = arrays.to_small(pixels, placement, config)
+            images = arrays.to_input(pixels, placement, config)[None]
+            encoded = found.graphs.encode(images, None if small is None else small[None])
+        chunk = CHUNK
+        if self.memory is not None:
+            chunk = max(1, min(CHUNK, self.memory // (SUPPOSED * config.size[0] * config.size[1])))
+        for start in range(0, len(phrases), chunk):
+            tokens, keep = found.tokenizer.encode_arrays(phrases[start : start + chunk])
             with _explained(found.path, "cannot be run"):
                 logits, *exists = found.graphs.answer(encoded, tokens, keep, np.zeros(len(tokens), np.int64))
             scores = exists[0] if exists else None

@@ -27,7 +27,7 @@ from transformers.utils import logging
 from refseg_cli import hub
 from refseg_cli.data import masks
 from refseg_cli.data.pictures import as_tensor
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, quoted
 from refseg_cli.records import Detection, Thresholds
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.inference import pick_device
@@ -88,7 +88,7 @@ class Pretrained(ABC):
         with quiet():  # the tokenizer warns of length by itself, once
             lengths = [len(self.tokenizer(self.wording(phrase))["input_ids"]) for phrase in phrases]
         return [
-            f"{phrase!r}: too long, the model reads its first {self.max_tokens} tokens"
+            f"{quoted(phrase)}: too long, the model reads its first {self.max_tokens} tokens"
             for phrase, length in zip(phrases, lengths, strict=True)
             if length > self.max_tokens
         ]

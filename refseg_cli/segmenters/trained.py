@@ -5,8 +5,8 @@ Axes: N phrases, h w pixels of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -23,9 +23,9 @@ from refseg_cli.segmenters.cautions import cautions
 from refseg_cli.segmenters.decisions import Decision, override
 from refseg_cli.segmenters.explain import explain, explained, kinds_of
 from refseg_cli.segmenters.inference import pick_device, postprocess
+from refseg_cli.segmenters.passes import Passes
+from refseg_cli.segmenters.precision import Wanted, asked_at, choose
 
-# Phrases in one pass through the network. More of them encode the picture again, once for each such chunk.
-CHUNK = 64
 # Mask pixels brought to the picture's size at a time: 128 MB of float32 logits.
 PIXELS_AT_A_TIME = 32_000_000
 MAP_CELLS = 170  # longer side of a map that is drawn
@@ -38,6 +38,8 @@ class Predictor:
         folder: a checkpoint or a training run; None for the bundled model.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         threshold, no_target_threshold: probabilities in [0, 1] in place of the checkpoint's own, see `Thresholds`.
+        precision: of the arithmetic, see precision.py.
+        memory: bytes that a pass through the network may take; None for half of what is free.
 
     Raises:
         RefsegError: no such model or device, or a threshold that is no probability.
@@ -50,17 +52,27 @@ class Predictor:
         device: str = "auto",
         threshold: float | None = None,
         no_target_threshold: float | None = None,
+        precision: Wanted = "fp32",
+        memory: int | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.checkpoint = checkpoint.load(folder, self.device)
         self.thresholds = override(self.checkpoint.thresholds, mask=threshold, exists=no_target_threshold)
+        found = self.checkpoint
+        self.precision = choose(precision, self.device, found.info, found.thresholds)
+
+        def passes(model: Callable[[Batch], Prediction]) -> Passes:
+            return Passes(asked_at(model, self.device, self.precision), self.device, budget=memory)
+
+        self.passes, self.explaining = passes(found.model), passes(partial(explained, found.model))
 
     @property
     def name(self) -> str:
         return self.checkpoint.name
 
     def predict(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
-        """An answer to each phrase, in their order. The picture is encoded once for (up to `CHUNK`) phrases.
+        """An answer to each phrase, in their order. The picture is encoded once for as many of them as
+        memory holds.
 
         image: a file, its bytes, or pixels (3, h, w) uint8 RGB.
 
@@ -95,8 +107,7 @@ class Predictor:
     ) -> Iterator[Found]:
         check_phrases(phrases)
         pixels = as_tensor(image)
-        chunks = (phrases[i : i + CHUNK] for i in range(0, len(phrases), CHUNK))
-        answers = (answer for chunk in chunks for answer in self._decide(pixels, chunk, kinds, soft=soft))
+        answers = self._decide(pixels, phrases, kinds, soft=soft)
         return (
             Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()), maps, soft=d.soft)
             for phrase, (d, maps) in zip(phrases, answers, strict=True)
@@ -107,29 +118,25 @@ class Predictor:
     ) -> Iterator[tuple[Decision, tuple[Explanation, ...]]]:
         """The decision on each phrase, and its maps of those `kinds`."""
         found = self.checkpoint
-        batch = batch_for(pixels, phrases, found.tokenizer, found.recipe.data)
-        with torch.inference_mode():
-            on_device = batch.to(self.device)
-            prediction = explained(found.model, on_device) if kinds else found.model(on_device)
-            maps = explain(prediction, batch, kinds, found.tokenizer, longest=MAP_CELLS)
         rows = max(1, PIXELS_AT_A_TIME // (pixels.shape[1] * pixels.shape[2]))
-        for start in range(0, len(phrases), rows):
+        passes = iter(
+            (self.explaining if kinds else self.passes)(batch_for(pixels, phrases, found.tokenizer, found.recipe.data))
+        )
+        while True:
             with torch.inference_mode():  # not across a yield: whoever asks for the answers is none of its business
-                part = _rows(prediction, batch, slice(start, start + rows))
-                decisions = postprocess(*part, self.thresholds, soft=soft)
-                drawn = list(islice(maps, len(decisions)))
-            yield from zip(decisions, drawn, strict=True)
+                batch, prediction = next(passes, (None, None))
+                if batch is None or prediction is None:
+                    return
+                maps = explain(prediction, batch, kinds, found.tokenizer, longest=MAP_CELLS)
+            for start in range(0, len(batch), rows):
+                with torch.inference_mode():
+                    part = _rows(prediction, batch, slice(start, start + rows))
+                    decisions = postprocess(*part, self.thresholds, soft=soft)
+                    drawn = list(islice(maps, len(decisions)))
+                yield from zip(decisions, drawn, strict=True)
 
 
-def _rows(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction, Batch]:
+def _rows(prediction: Prediction, batch: Batch, rows: slice) -> tuple[Prediction, Batch]:
     """Some of the expressions of a batch and of what the model says of them."""
     exists = prediction.exists_logit
-    return (
-        Prediction(prediction.mask_logits[part], None if exists is None else exists[part]),
-        replace(
-            batch,
-            tokens=batch.tokens[part],
-            attention_mask=batch.attention_mask[part],
-            image_index=batch.image_index[part],
-        ),
-    )
+    return Prediction(prediction.mask_logits[rows], None if exists is None else exists[rows]), batch.part(rows)

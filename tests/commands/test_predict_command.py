@@ -79,9 +79,18 @@ def read_mask(source: str | bytes) -> np.ndarray:
 
 def test_what_reaches_the_engine(calls: list[dict[str, Any]], capfdbinary: Capture) -> None:
     options = ["--model", "run", "--device", "cpu", "--threshold", "0.3", "--no-target-threshold", "0.7", "--json"]
+    options += ["--memory", "2GiB", "--precision", "bf16"]
     assert main(["predict", *options, "photo.png", "a dog", "--", "-x"]) == FOUND
     assert calls == [
-        {"model": "run", "once": True, "device": "cpu", "threshold": 0.3, "no_target_threshold": 0.7},
+        {
+            "model": "run",
+            "once": True,
+            "device": "cpu",
+            "threshold": 0.3,
+            "no_target_threshold": 0.7,
+            "precision": "bf16",
+            "memory": 2 << 30,
+        },
         {"image": (3, HEIGHT, WIDTH), "phrases": ["a dog", "-x"]},
     ]
 
@@ -347,20 +356,6 @@ def test_a_file_name_that_is_no_utf8(calls: object, capfdbinary: Capture, tmp_pa
     assert Path(os.fsdecode(b"caf\xe9.overlay.png")).exists()
 
 
-def test_demo_names_whole_files_on_a_terminal(
-    capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, terminal: None
-) -> None:
-    def demo(out: Path, **options: Any) -> list[Shown]:
-        found = Found("all cars except the two red ones in front of the house", MASK, True, 0.9, 10)
-        return [Shown("s.jpg", found, out / "01-all-cars-except-the-two-red-ones-in-front.png")]
-
-    monkeypatch.setattr(engine, "demo", demo)
-    monkeypatch.setenv("COLUMNS", "80")
-    assert main(["predict", "--demo"]) == FOUND
-    out = capfdbinary.readouterr().out.decode()
-    assert " refseg-demo/01-all-cars-except-the-two-red-ones-in-front.png " in out
-
-
 def test_nobody_types_an_image(calls: object, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     assert main(["predict", "-", "dog"]) == ERROR
@@ -379,6 +374,6 @@ def test_demo_says_what_was_found_and_where_to_look(
     monkeypatch.setattr(engine, "demo", demo)
     assert main(["predict", "--demo", "--device", "cpu"]) == FOUND
     assert asked == [(Path("refseg-demo"), {"folder": None, "device": "cpu"})]
-    assert b"no dog  no target  refseg-demo/01-no-dog.png\n" in capfdbinary.readouterr().out
+    assert capfdbinary.readouterr().out == b"no dog: no target -> refseg-demo/01-no-dog.png\n"
     main(["predict", "--demo", "-o", str(tmp_path)])
     assert asked[1][0] == tmp_path

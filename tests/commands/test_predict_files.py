@@ -128,6 +128,7 @@ def test_no_picture_s_folder_leads_out(capfdbinary: Capture, tmp_path: Path) -> 
         (["photos", "-o", "{n:x!}.png"], "{n:x!}.png: "),
         (["photos", "-o", "{stem}.jpg"], "a.jpg: masks are written as PNG"),
         (["photos", "-o", "{phrase}.png"], "photos/a.png and photos/b.png would both become dog.png ({folder}"),
+        (["photos/a.png", "./photos/a.png", "-o", "out/"], "would both become out/a.mask.png (name the picture once)"),
         (["photos", "-p", "Dog!", "-o", "{stem}-{phrase}.png"], "'dog' and 'Dog!' would both become a-dog.png ({n}"),
         (["photos", "--json", "-o", "{stem}-{n}.jsonl"], "a file of json holds the answers to all phrases"),
         (["photos/a.png", "-o", "photos/{name}", "--force"], "photos/a.png: is the input"),

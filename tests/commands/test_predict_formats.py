@@ -166,6 +166,16 @@ def test_soft_is_every_pixel_s_probability(capfdbinary: Capture, monkeypatch: py
     np.testing.assert_allclose(values.ravel(), np.linspace(0, 1, HEIGHT * WIDTH), atol=0.6 / 65535)
 
 
+@pytest.mark.parametrize("format", ["polygons", "labelme", "yolo-seg"])
+def test_simplify_leaves_corners_away(capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    monkeypatch.setitem(globals(), "MASK", np.tri(HEIGHT, WIDTH, dtype=bool))  # a staircase
+    lengths = []
+    for pixels in ("0", "1"):
+        assert main(["predict", "photos/a.jpg", "dog", "-f", format, "--simplify", pixels]) == FOUND
+        lengths.append(len(capfdbinary.readouterr().out))
+    assert lengths[1] < lengths[0]
+
+
 def test_text_about_many_pictures_may_go_into_a_folder(capfdbinary: Capture) -> None:
     assert main(["predict", "photos", "-p", "dog", "--json", "-o", "out/"]) == FOUND
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.jsonl", "b.jsonl"]
@@ -179,6 +189,8 @@ def test_text_about_many_pictures_may_go_into_a_folder(capfdbinary: Capture) -> 
         (["-f", "yolo-seg"], "yolo-seg does not say which of 2 pictures it is of (give -o FOLDER/"),
         (["-f", "labelme", "-o", "all.json"], "labelme does not say which of 2 pictures"),
         (["-f", "boxes", "--coco-ids", "x.json"], "--format boxes has no use for --coco-ids"),
+        (["-f", "coco", "--simplify", "2"], "--format coco has no use for --simplify"),
+        (["-f", "polygons", "--simplify", "-1"], "Invalid value for '--simplify'"),
     ],
 )
 def test_errors_are_one_line(capfdbinary: Capture, words: list[str], message: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -173,6 +175,7 @@ def test_what_is_no_picture_s_fault_stops(capfdbinary: Capture) -> None:
         (["dark.png", "photos", "-p", "dog", "-o", "out/"], "would both become out/dark.mask.png"),
         (["dark.png", "light.png", "-p", "dog", "-f", "rle"], "rle does not say which of 2 pictures it is of"),
         (["dark.png", "-p", "light.png"], "'light.png': a file, not a phrase"),
+        (["photos", "dog"], "photos: a folder (name phrases with -p PHRASE"),
         (["dark.png", "dog", "-r"], "--recursive is about folders of images"),
         (["photos/below", "-r", "-p", "dog", "-l", "-L"], "exclude each other"),
         (["dark.png", "dog", "-l", "--json"], "printing names has no use for --format"),
@@ -194,6 +197,46 @@ def test_errors_are_one_line_and_come_first(capfdbinary: Capture, words: list[st
     assert message in err.decode()
     assert err.count(b"\n") == 1
     assert FakeSegmenter.opened == []
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (b"\xef\xbb\xbfdog\r\ncat\r\n", ["dog", "cat"]),
+        ("dog\u2028\x0bcat\nbird\x85\n".encode(), ["dog\u2028\x0bcat", "bird"]),
+        ("dog".encode("utf-16"), None),
+    ],
+)
+def test_files_of_phrases_from_other_systems(capfdbinary: Capture, written: bytes, read: list[str] | None) -> None:
+    Path("phrases.txt").write_bytes(written)
+    status = main(["predict", "dark.png", "--phrases", "phrases.txt", "-c"])
+    if read is None:
+        assert status == ERROR
+        assert capfdbinary.readouterr().err == b"refseg: phrases.txt: not UTF-8 text (save the phrases as UTF-8)\n"
+    else:
+        assert FakeSegmenter.asked == [read]
+
+
+def test_what_cannot_be_looked_into_is_named_and_counted(capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to nowhere, and a folder that is closed to us. Links to folders are not followed, be they circles."""
+    Path("photos/lost.jpg").symlink_to("nowhere.jpg")
+    Path("photos/folder.jpg").mkdir()
+    Path("photos/again").symlink_to(".")
+    os.mkfifo("photos/pipe.jpg")
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if os.fspath(path).endswith("below"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert main(["predict", "-r", "photos", "-p", "dog", "-l"]) == ERROR
+    out, err = capfdbinary.readouterr()
+    assert out == b"photos/dark.jpg\n"
+    assert b"photos/lost.jpg: cannot read the image: No such file" in err
+    assert b"photos/below: cannot read the image" in err
+    assert b"2 of 3 pictures could not be read" in err
 
 
 NAMES = [str(n) for n in range(9)]

@@ -44,7 +44,7 @@ def test_list_in_json_has_every_figure(capsys: Capture) -> None:
 
 def test_nothing_found_is_an_error(capsys: Capture) -> None:
     assert main(["recipes", "list", "--paper", "nobody"]) == ERROR
-    assert capsys.readouterr().err.startswith("refseg: no such recipe (tables: ")
+    assert capsys.readouterr().err.startswith("refseg: no recipe whose paper is cited with 'nobody' (papers: ")
 
 
 def test_show_prints_a_recipe_that_can_be_kept(capsys: Capture, tmp_path: Path) -> None:

@@ -99,6 +99,9 @@ def test_lists_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFSEG_EVAL_SLICES", "no")
     got = settings_of("eval")
     assert (got["--set"][0], got["--slices"][0]) == (["a.b=x y", "c.d=3"], False)
+    monkeypatch.setenv("REFSEG_EVAL_SET", "'a.b=x")
+    with pytest.raises(RefsegError, match=r"REFSEG_EVAL_SET: .*no closing quotation"):
+        settings_of("eval")
 
 
 @pytest.mark.parametrize(

@@ -52,3 +52,23 @@ def test_borders_go_clockwise_and_holes_the_other_way() -> None:
     [corners] = polygons(mask)
     x, y = corners.T
     assert (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2 == mask.sum()
+
+
+def test_a_tolerance_takes_corners_away_and_moves_no_border_further() -> None:
+    y, x = np.mgrid[:80, :120]
+    ring = np.hypot(y - 40, x - 40)
+    mask = ((ring < 35) & (ring > 15)) | (np.hypot(y - 40, x - 100) < 12)  # a hole, and a second part
+    exact, fewer = polygons(mask), polygons(mask, 1.5)
+    assert len(fewer) == len(exact) == 2
+    assert sum(map(len, fewer)) < 0.3 * sum(map(len, exact))
+    again = filled(fewer, mask.shape)
+    inside, outside = (ndimage.distance_transform_edt(side) for side in (mask, ~mask))
+    assert max(inside[~again].max(), outside[again].max()) <= 1.5 + 1
+    assert not again[40, 40], "the hole is one still"
+    assert filled([joined(fewer)], mask.shape).sum() == again.sum()
+
+
+def test_what_is_too_small_to_simplify_stays() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[4, 4] = mask[0, :7] = True
+    assert [p.tolist() for p in polygons(mask, 50)] == [p.tolist() for p in polygons(mask)]

@@ -18,7 +18,7 @@ import pytest
 from pycocotools import mask as coco
 from raw_layout import flip, jpeg
 
-from refseg_cli.data import masks, shards, storage
+from refseg_cli.data import masks, shards, storage, tally
 from refseg_cli.data.schema import storage_settings
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Expression, Instance, Record, Rle
@@ -44,7 +44,7 @@ def record(i: int) -> Record:
 def write(uri: str, count: int = COUNT) -> shards.Manifest:
     """`count` records in shards of 9 images, with a manifest."""
     folder = storage.locate(uri)
-    info = shards.SplitInfo()
+    info = tally.SplitInfo()
     for number, start in enumerate(range(0, count, 9)):
         rows = map(record, range(start, min(start + 9, count)))
         info = info.plus(shards.write_shard(folder / f"val-{number}.parquet", rows, plan="p", problems=[]))
@@ -236,7 +236,7 @@ def test_a_flipped_bit_changes_no_record(tmp_path: Path) -> None:
 
 def test_shards_of_earlier_builds_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {name: value for name, value in storage_settings().items() if name != "write_page_checksum"}
-    monkeypatch.setattr(shards, "storage_settings", lambda: settings)
+    monkeypatch.setattr(shards, "storage_settings", lambda schema: settings)
     manifest = replace(write(str(tmp_path)), format=1)
     (tmp_path / shards.MANIFEST).unlink()
     (tmp_path / "manifest.json").write_bytes(manifest.to_json())

@@ -62,8 +62,10 @@ def test_filters_cut_and_say_when_nothing_is_left() -> None:
     assert not [e for e in catalogue(paper="thesis") if not e.paper]
     with pytest.raises(RefsegError, match="did you mean 'vlt'"):
         catalogue(arch="vlr")
-    with pytest.raises(RefsegError, match=r"no such recipe \(tables: .*4\.7"):
+    with pytest.raises(RefsegError, match=r"no recipe of table '9\.9' \(tables: .*4\.7"):
         catalogue(arch="vlt", table="9.9")
+    with pytest.raises(RefsegError, match=r"cited with 'Dinge' \(did you mean 'Ding'\?\)"):
+        catalogue(paper="Dinge")
 
 
 def test_tables_stand_in_the_order_of_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

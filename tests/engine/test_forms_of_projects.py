@@ -238,7 +238,7 @@ def test_broken_phrasecut_is_named(tmp_path):
         "row 1: no phrase": {name: value for name, value in sound.items() if name != "phrase"},
         "row 1: not enough values": {**sound, "Polygons": [[[[1]]]]},
         "no polygon of three points": {**sound, "Polygons": [[[[1, 2]]]]},
-        "ref 2: missing image": {**sound, "image_id": 9},
+        "ref 90001: missing image": {**sound, "image_id": 9, "task_id": "9__1"},
     }
     for message, row in rows.items():
         path = write(tmp_path / "refer_val.json", [sound, row])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from refseg_cli import checkpoint
 from refseg_cli.config import DataConfig, Published, Recipe, TextConfig
-from refseg_cli.engine import importing
+from refseg_cli.engine import importing, releases
 from refseg_cli.engine.importing import ImportRequest, Official, Part, import_checkpoint
+from refseg_cli.engine.releases import Release
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.keymap import Renamed, Rule
 from refseg_cli.metrics.protocols import VLT
@@ -325,3 +327,51 @@ def test_architectures_without_official_weights_say_so(recipe: Recipe, tmp_path:
     request = ImportRequest(tmp_path / "x.pth", replace(recipe, arch="nobody"), tmp_path / "out")
     with pytest.raises(RefsegError, match="there is no official checkpoint of nobody"):
         import_checkpoint(request)
+
+
+# The release that a file is taken for
+
+
+@pytest.fixture
+def released(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> dict[str, Release]:
+    """Two releases: of these sizes, and of twice the width."""
+    recipes = {"small": recipe, "wide": replace(recipe, model={**recipe.model, "dim": 32})}
+    known = {name: Release("nobody's page") for name in recipes}
+    monkeypatch.setattr(releases, "RELEASES", known)
+    monkeypatch.setattr(releases, "load_recipe", recipes.__getitem__)
+    return known
+
+
+def test_a_file_that_is_expected_is_imported_with_its_digest(
+    attempt: Attempt, weights: dict[str, Tensor], released: dict[str, Release], tmp_path: Path
+) -> None:
+    report = attempt(weights, expect="small")
+    digest = hashlib.sha256((tmp_path / "official.pth").read_bytes()).hexdigest()
+    assert (
+        report.notes[0] == f"it has the sizes of small; no digest of that file is published: yours has SHA-256 {digest}"
+    )
+    released["small"] = Release("nobody's page", sha256=digest)
+    [note] = releases.refuse_unlike("small", tmp_path / "official.pth", releases.load_recipe("small"), {"dim": 16})
+    assert note == "the file is small of nobody's page, byte for byte"
+
+
+def test_a_file_of_another_release_is_refused(
+    attempt: Attempt, weights: dict[str, Tensor], released: dict[str, Release], tmp_path: Path
+) -> None:
+    with pytest.raises(RefsegError, match=r"official\.pth: not wide: model\.dim is 16, not 32 \(docs"):
+        attempt(weights, expect="wide")
+    released["small"] = Release("nobody's page", sha256="0" * 64)
+    with pytest.raises(RefsegError, match="not small: its SHA-256 is"):
+        attempt(weights, expect="small")
+    with pytest.raises(RefsegError, match="--expect: unknown release 'smal'"):
+        attempt(weights, expect="smal")
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_another_release_are_refused(
+    recipe: Recipe, weights: dict[str, Tensor], released: dict[str, Release], tmp_path: Path
+) -> None:
+    torch.save(weights, tmp_path / "official.pth")
+    other = replace(recipe, data=replace(recipe.data, size=(64, 64)))
+    with pytest.raises(RefsegError, match=r"not small: data\.size is \(64, 64\), not \(64, 96\)"):
+        import_checkpoint(ImportRequest(tmp_path / "official.pth", other, tmp_path / "new", expect="small"))

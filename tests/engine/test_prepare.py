@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from refseg_cli.app import main
 from refseg_cli.data import masks, shards
+from refseg_cli.data.scenes import DEFAULT_IMAGES
 from refseg_cli.data.sources.catalogue import PUBLISHED
 from refseg_cli.engine.prepare import prepare_scenes, share_scenes
 from refseg_cli.errors import FOUND
@@ -113,10 +114,10 @@ def test_scenes_go_the_same_road(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [4, 5, 100, 4900])
 def test_one_number_of_scenes_is_shared_out(number: int) -> None:
-    shares = share_scenes(number)
+    shares = share_scenes(number, DEFAULT_IMAGES)
     assert sum(shares.values()) == number
     assert min(shares.values()) >= 1
-    assert share_scenes(4900) == {"train": 4000, "val": 300, "testA": 300, "testB": 300}
+    assert share_scenes(4900, DEFAULT_IMAGES) == {"train": 4000, "val": 300, "testA": 300, "testB": 300}
 
 
 def test_differences_from_the_published_counts_are_found(raw: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from refseg_cli.config import Recipe, to_table
 from refseg_cli.data import loader
 from refseg_cli.data.loader import Pick
 from refseg_cli.engine.processes import together
+from refseg_cli.engine.train import TrainRequest, train
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.norm import SyncedBatchNorm, synchronised
 
@@ -33,12 +35,13 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import refseg_cli.engine.train as engine
+from refseg_cli.engine import fsdp
 from refseg_cli.config import Recipe, build
 from refseg_cli.errors import RefsegError
 
 job = json.loads(sys.argv[1])
 rank, world = job["rank"], job["world"]
-engine.LOG_EVERY = 1
+engine.LOG_EVERY, fsdp.UNIT = 1, 1
 if world > 1:
     torch.distributed.init_process_group("gloo", init_method="file://" + job["meet"], rank=rank, world_size=world)
 inner, steps = engine._Run._step, []
@@ -51,7 +54,7 @@ def step(self, batch, weight, **how):
         else:
             os.kill(os.getpid(), getattr(signal, job["what"]))
     terms = inner(self, batch, weight, **how)
-    if rank == 0 and len(steps) == 1 and self.position.step == 0:
+    if rank == 0 and len(steps) == 1 and self.position.step == 0 and not self.config.shard_model:
         moments = [self.optimizer.state[p]["exp_avg"] for group in self.optimizer.param_groups for p in group["params"]]
         torch.save(moments, job["moments"])
     return terms
@@ -157,6 +160,19 @@ def test_validation_is_shared_and_counts_every_sample_once(scenes: Path, two: tu
     known = [line["val"] for line in log(out) if "val" in line][-1]
     report = evaluate(EvalRequest(str(scenes), ("val",), str(out / "last"), device="cpu", limit=2))
     assert report.scores["val"].table() == known
+
+
+def test_another_number_of_processes_does_not_go_on_with_a_run(
+    scenes: Path, alone: Recipe, shared_by_two: Recipe, two: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    """Neither with as many images for each process nor, as the recipe would be another, with as many in all."""
+    shutil.copytree(two[0], tmp_path / "run")
+    request = TrainRequest(shared_by_two, str(scenes), tmp_path / "run", resume=True, device="cpu")
+    with pytest.raises(RefsegError, match="started with 2 processes, not 1") as error:
+        train(request)
+    assert "dropout" in error.value.hint
+    with pytest.raises(RefsegError, match=r"train\.batch_images was 2, is 4"):
+        train(replace(request, recipe=alone))
 
 
 def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_as_if_it_had_not_been(

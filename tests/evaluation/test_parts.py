@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refseg_cli import checkpoint
 from refseg_cli.data.tables import read_rows
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
@@ -19,6 +21,7 @@ from refseg_cli.evaluation.parts import ALL, Part, sharing
 
 def evaluated(launcher: list[str], scenes: Path, run: Path, records: Path) -> dict[str, object]:
     asked = ["--data", scenes, "--model", run, "--split", "train,testA", "--records", records, "--batch-images", "1"]
+    asked += ["--calibrate", "val"]
     ran = subprocess.run(
         [*launcher, "-m", "refseg_cli", "eval", *asked, "--json", "--device", "cpu"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -31,12 +34,17 @@ def evaluated(launcher: list[str], scenes: Path, run: Path, records: Path) -> di
     return json.loads(ran.stdout)
 
 
-def test_two_processes_evaluate_as_one_does(scenes: Path, run: Path, tmp_path: Path) -> None:
+def test_two_processes_calibrate_and_evaluate_as_one_does(scenes: Path, run: Path, tmp_path: Path) -> None:
     """By the command that docs/training.md gives; image by image, since a batch rounds with its neighbours."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    shared = evaluated(launcher, scenes, run, tmp_path / "two.parquet")
-    alone = evaluated([sys.executable], scenes, run, tmp_path / "one.parquet")
-    assert shared == alone
+    for name in ("two", "one"):
+        shutil.copytree(run, tmp_path / name)
+    shared = evaluated(launcher, scenes, tmp_path / "two", tmp_path / "two.parquet")
+    alone = evaluated([sys.executable], scenes, tmp_path / "one", tmp_path / "one.parquet")
+    assert {**shared, "model": None} == {**alone, "model": None}
+    chosen = [checkpoint.read_config(checkpoint.resolve(str(tmp_path / name)))[2] for name in ("two", "one")]
+    assert chosen[0]["calibrated"] == chosen[1]["calibrated"]
+    assert chosen[0]["thresholds"] == chosen[1]["thresholds"]
     assert read_rows(str(tmp_path / "two.parquet")) == read_rows(str(tmp_path / "one.parquet"))
 
 
@@ -62,7 +70,7 @@ def test_a_report_is_drawn_by_one_process(
     from refseg_cli.evaluation import evaluate as module
 
     monkeypatch.setattr(module, "sharing", lambda: _Two())
-    with pytest.raises(RefsegError, match="drawn by one process"):
+    with pytest.raises(RefsegError, match="made by one process"):
         evaluate(EvalRequest(str(scenes), ("val",), str(run), device="cpu"), watch=lambda *seen: None)
 
 

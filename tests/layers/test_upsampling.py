@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from refseg_cli.layers import upsampling
-from refseg_cli.layers.upsampling import TopDown, upsampled_conv
+from refseg_cli.layers.upsampling import TopDown, upsampled_conv, upsampled_parts
 
 
 @pytest.fixture(autouse=True, params=[0, upsampling.WIDE], ids=["wide", "narrow"])
@@ -34,6 +34,24 @@ def test_upsampled_conv(size: tuple[int, int], target: tuple[int, int], align_co
         torch.autograd.grad(found, (x, weight), pull), torch.autograd.grad(expected, (x, weight), pull), strict=True
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(
+    ("size", "target"), [((9, 5), (18, 10)), ((3, 5), (7, 8)), ((10, 3), (10, 3)), ((1, 2), (5, 4)), ((20, 3), (9, 4))]
+)
+def test_upsampled_parts(
+    size: tuple[int, int], target: tuple[int, int], align_corners: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joined they are the whole, whether rows are read by several parts, by one, or by none."""
+    monkeypatch.setattr(upsampling, "ROWS", 4)
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 3, *size, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    expected = F.conv2d(F.interpolate(x, target, mode="bilinear", align_corners=align_corners), weight, padding=1)
+    with torch.no_grad():
+        parts = list(upsampled_parts(x, weight, target, align_corners=align_corners))
+    assert upsampling.WIDE or [part.shape[2] for part in parts[:-1]] == [4] * (len(parts) - 1)
+    torch.testing.assert_close(torch.cat(parts, 2), expected, atol=1e-12, rtol=0)
 
 
 def test_top_down_joins_each_map_with_the_next_finer() -> None:

@@ -60,7 +60,10 @@ def test_frozen_stays_frozen() -> None:
 
 @pytest.mark.parametrize(
     ("name", "channels", "message"),
-    [("resnet1", (), "timm cannot build 'resnet1'"), ("convnet", (4, 4), "expected 5 numbers")],
+    [
+        ("resnet1", (), r"cannot build 'resnet1': .*did you mean 'resnet18'"),
+        ("convnet", (4, 4), "expected 5 numbers"),
+    ],
 )
 def test_a_wrong_name_or_width_is_one_line(name: str, channels: tuple[int, ...], message: str) -> None:
     with pytest.raises(RefsegError, match=message) as caught:
@@ -77,13 +80,44 @@ def blocks(size: tuple[int, int], shifted: bool) -> tuple[torch.nn.Module, Tenso
     return block, torch.randn(1, size[0] // 4, size[1] // 4, 96)
 
 
+@pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize("size", [(56, 84), (64, 84), (40, 52)])
-def test_swin_pads_then_rolls(size: tuple[int, int], shifted: bool) -> None:
+@pytest.mark.parametrize("size", [(56, 84), (64, 84), (40, 52), (24, 100)])
+def test_swin_pads_then_rolls(size: tuple[int, int], shifted: bool, learning: bool) -> None:
     """Every position of the padded map attends to those of its window in rolled coordinates, but not the seam."""
     block, x = blocks(size, shifted)
-    with torch.no_grad():
+    with torch.set_grad_enabled(learning):
         torch.testing.assert_close(block._attn(x), without_windows(block, x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("size", [(56, 84), (64, 84), (24, 100)])
+def test_swin_without_learning_equals_learning(size: tuple[int, int], shifted: bool) -> None:
+    """Of several images, in double precision."""
+    block, x = blocks(size, shifted)
+    block, x = block.double(), torch.randn(3, *x.shape[1:], dtype=torch.float64)
+    learning = block._attn(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(block._attn(x), learning.detach(), atol=1e-12, rtol=0)
+
+
+def test_swin_without_learning_reads_the_weights_of_the_moment() -> None:
+    """Nothing that follows from them is kept."""
+    block, x = blocks((64, 84), True)
+    with torch.no_grad():
+        before = block._attn(x)
+        block.attn.relative_position_bias_table.data.neg_()
+        assert not torch.allclose(block._attn(x), before, atol=1e-3)
+
+
+def test_swin_without_learning_takes_half_precision() -> None:
+    block, x = blocks((64, 84), True)
+    with torch.inference_mode():
+        expected = block._attn(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = block._attn(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize("shifted", [False, True])

@@ -117,3 +117,8 @@ def test_words_are_those_of_each_text_alone():
     assert said['"except"'].tolist() == excepted
     counts = [len(text.replace("--", "").split()) for text in texts]
     assert said["1-2"].tolist() == [count in (1, 2) for count in counts]
+
+
+def test_things_without_a_category_have_no_slice():
+    found = find_slices(["car"] * 2, np.ones(2, int), np.ones(2, int), [("",), ("dog",)])
+    assert [part.name for part in found if part.group == "category"] == ["dog"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from refseg_cli.metrics.video import boundaries, boundary_accuracy, region_similarity, score_video
+from refseg_cli.metrics.video import boundaries, boundary_accuracy, region_similarity, score_video, steadiness
 
 
 def square(size: tuple[int, int], top: int, left: int, side: int) -> np.ndarray:
@@ -91,3 +91,18 @@ def test_boundaries_that_lie_far_apart_match_nowhere():
 def test_masks_that_are_not_of_the_same_frames(shapes):
     with pytest.raises(ValueError, match="predicted masks of"):
         score_video(*(np.zeros(shape, dtype=bool) for shape in shapes))
+
+
+def test_an_answer_is_as_steady_as_the_truth_lets_it_be():
+    still = np.stack([square((20, 20), 2, 2, 6)] * 3)
+    moving = np.stack([square((20, 20), 2, left, 6) for left in (2, 5, 8)])
+    beside = np.stack([square((20, 20), 12, left, 6) for left in (2, 5, 8)])
+    blinking = np.stack([still[0], np.zeros((20, 20), bool), still[0]])
+    nothing = np.zeros((3, 20, 20), bool)
+    assert steadiness(still, still).tolist() == steadiness(moving, moving).tolist() == [1, 1]
+    assert steadiness(beside, moving).tolist() == [1, 1], "wrong, and moving along"
+    assert steadiness(still, moving).tolist() == [1, 1], "standing is steady, whatever moves"
+    assert steadiness(blinking, still).tolist() == steadiness(blinking, nothing).tolist() == [0, 0]
+    # A third of the union is left of 6 x 6 pixels that move by 3; the truth stands.
+    assert steadiness(moving, still) == pytest.approx([1 / 3, 1 / 3])
+    assert len(steadiness(still[:1], still[:1])) == 0

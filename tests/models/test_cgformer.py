@@ -173,9 +173,12 @@ def plain_head(head: MaskHead, x: Tensor, referent: Tensor, size: tuple[int, int
     return F.interpolate(raw, size, mode="bilinear", align_corners=True)
 
 
+@pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_mask_head_equals_the_official_order(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_head_equals_the_official_order(training: bool, learning: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradients and, in parts of the map, without; batch statistics in training are of all parts either way."""
     monkeypatch.setattr(upsampling, "WIDE", 0)
+    monkeypatch.setattr(upsampling, "ROWS", 3)
     torch.manual_seed(0)
     head = MaskHead(6, dims=(5, 4)).double().train(training)
     with torch.no_grad():
@@ -183,7 +186,9 @@ def test_mask_head_equals_the_official_order(training: bool, monkeypatch: pytest
             norm.running_mean.normal_()
             norm.running_var.uniform_(0.5, 2)
     x, referent = torch.randn(3, 6, 4, 5, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
-    ours, theirs = head(x, referent, (16, 20)), plain_head(head, x, referent, (16, 20))
+    theirs = plain_head(head, x, referent, (16, 20))
+    with torch.set_grad_enabled(learning):
+        ours = head(x, referent, (16, 20))
     assert ours.shape == (3, 1, 16, 20)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 

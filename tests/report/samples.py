@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,7 @@ from refseg_cli.report.failures import RIGHT
 
 HEIGHT, WIDTH = 48, 64
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & <!-- \u2028 左边的人 👩‍🚀 "quoted" \\'
+CLIP = "<b>clip</b>"
 SLICES = [Slice("number of targets", "one"), Slice("number of targets", "<b>two</b>"), Slice("words", "left or right")]
 
 
@@ -91,10 +93,16 @@ def maps() -> tuple[PackedMap, ...]:
 SCORES = Table("Scores", ("split", "gIoU", "cIoU"), [["val", Interval(63.4, 61.2, 65.5), Interval(None)]])
 
 
-def report(count: int, *, pictures: int = 3, with_maps: bool = False, scores: Table = SCORES) -> Report:
-    """`count` samples, the first of which has the hostile phrase."""
-    shown = maps() if with_maps else ()
+def report(
+    count: int, *, pictures: int = 3, with_maps: bool = False, scores: Table = SCORES, frames: int = 0
+) -> Report:
+    """`count` samples, the first of which has the hostile phrase; with `frames` of one clip, phrase by phrase."""
+    shown, pictures = maps() if with_maps else (), frames or pictures
     rows = [sample(n, pictures=pictures, text=None if n else HOSTILE, maps=shown) for n in range(count)]
+    if frames:
+        rows = [
+            replace(row, split="val", sent_id=row.place // frames, text=f"car {row.place // frames}") for row in rows
+        ]
     xs = np.linspace(0, 1, 21).tolist()
     curve = Line("val", xs, [1 - x**2 for x in xs], [f"threshold {x:.2f}" for x in xs])
     slices = Table(
@@ -115,6 +123,6 @@ def report(count: int, *, pictures: int = 3, with_maps: bool = False, scores: Ta
             Part("testA", [Chart("Reliability", "said", "seen", [curve], diagonal=True)]),
         ],
         slices=SLICES,
-        pictures=[Picture(HEIGHT, WIDTH, photo(n)) for n in range(pictures)],
+        pictures=[Picture(HEIGHT, WIDTH, photo(n), 1, CLIP if frames else "", n) for n in range(pictures)],
         samples=rows,
     )

@@ -141,6 +141,52 @@ def test_the_keyboard_walks_through_samples(show: Show) -> None:
     tab.wait("!document.querySelector('dialog').open")
 
 
+def test_the_keyboard_walks_through_the_frames_of_a_clip(show: Show) -> None:
+    tab = show(12, frames=4)
+    tab.click(".card")
+    tab.wait("document.querySelectorAll('#strip button').length === 4")
+    assert text(tab, "#phrase") == "car 0"
+    current = "[...document.querySelectorAll('#strip button')].findIndex((b) => b.ariaCurrent === 'true')"
+    assert tab.run(current) == 0
+    for key, frame in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowRight", 3), ("ArrowRight", 3), ("ArrowLeft", 2)):
+        tab.press(key)
+        assert (tab.run(current), text(tab, "#phrase")) == (frame, "car 0"), "and no further than the clip goes"
+    assert f"{samples.CLIP}, 2" in tab.run("[...document.querySelectorAll('#numbers dd')].map((e) => e.textContent)")
+    tab.press("j")  # the next sample, which is another frame or phrase
+    assert text(tab, "#position") == "4 of 12"
+    tab.click("#strip button:first-child")
+    assert tab.run(current) == 0
+    assert tab.run("document.querySelector('#strip button').getAttribute('aria-label')").startswith("Frame 0, IoU ")
+    assert tab.run("!document.querySelector('#clip-keys').hidden")
+
+
+def test_the_strip_shows_truth_and_answer(show: Show) -> None:
+    tab = show(12, frames=4)
+    tab.click(".card")
+    painted = """(() => {
+        const shown = document.querySelector('#strip canvas');
+        const canvas = new OffscreenCanvas(shown.width, shown.height);  // Chromium warns of several looks at one
+        canvas.getContext('2d').drawImage(shown, 0, 0);
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        const seen = new Set();
+        for (let at = 0; at < data.length; at += 4)
+            if (data[at + 3] === 255) seen.add([...data.slice(at, at + 3)].join(' '));
+        return [...seen];
+    })()"""
+    tab.wait(f"{painted}.length > 2")
+    css = "getComputedStyle(document.documentElement).getPropertyValue('--{}').trim()"
+    missed, both, extra = (tab.run(css.format(name)) for name in ("missed", "both", "extra"))
+    assert {missed, both, extra} <= set(tab.run(painted))
+    tab.press("3")  # the truth alone
+    tab.wait(f"!{painted}.includes({extra!r})")
+
+
+def test_pictures_have_no_strip(show: Show) -> None:
+    tab = show()
+    tab.click(".card")
+    assert tab.run("document.querySelector('#strip').hidden && document.querySelector('#clip-keys').hidden")
+
+
 def test_the_masks_are_drawn_where_they_lie(show: Show) -> None:
     tab = show()
     tab.click(".card:not([data-position='0'])")  # the second: 18 pixels too far right

@@ -159,6 +159,21 @@ def test_labelme_reads_it() -> None:
     np.testing.assert_array_equal(read, [RING, BLOCK, RING])
 
 
+def test_a_tolerance_reaches_every_form_with_polygons() -> None:
+    """A square hole in a disc and a block stay, with fewer corners."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    disc = (np.hypot(y - 10, x - 10) < 9) & ~RING | BLOCK
+    (found,) = (answer(mask=disc),)
+    line = [polygons_line("a.jpg", found, tolerance=t)["objects"][0] for t in (0, 1)]
+    yolo = [yolo_lines(0, found, tolerance=t)[0] for t in (0, 1)]
+    shapes = [labelme_file("a.jpg", SIZE, [found], tolerance=t)["shapes"] for t in (0, 1)]
+    for exact, fewer in (line, yolo, shapes):
+        assert len(str(fewer)) < 0.8 * len(str(exact))
+    assert len(line[1]) == len(line[0]) == len(shapes[1])
+    again = filled(yolo[1])
+    assert (again & disc).sum() / (again | disc).sum() > 0.85
+
+
 def test_the_parts_of_each_object_have_a_group_of_their_own() -> None:
     twins = (Detection((0, 0, 1, 1), 0.8, masks.encode(BOTH)), Detection((0, 0, 1, 1), 0.7, masks.encode(BOTH)))
     groups = [shape["group_id"] for shape in labelme_file("a.jpg", SIZE, [answer(instances=twins)])["shapes"]]

@@ -20,6 +20,7 @@ from refseg_cli.engine.export import ExportRequest, export
 from refseg_cli.errors import RefsegError
 from refseg_cli.segmenters import onnx as module
 from refseg_cli.segmenters.choice import open_checkpoint, open_explaining, open_segmenter, usual_device
+from refseg_cli.segmenters.memory import SUPPOSED
 from refseg_cli.segmenters.onnx import OnnxSegmenter, load
 from refseg_cli.segmenters.trained import Predictor
 
@@ -89,6 +90,18 @@ def test_a_picture_is_encoded_once(exported: dict[str, Path], kind: str, monkeyp
         (alone,) = segmenter.predict(a_picture((50, 120)), [found.phrase])
         assert found.p_target == pytest.approx(alone.p_target, abs=1e-5)
         assert (found.mask != alone.mask).mean() < 1e-3
+
+
+def test_memory_bounds_the_phrases_of_a_run(exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    size = OnnxSegmenter(exported["file"]).exported.recipe.data.size
+    segmenter = OnnxSegmenter(exported["file"], memory=2 * SUPPOSED * size[0] * size[1])
+    seen: list[Any] = []
+    graphs = segmenter.exported.graphs
+    for name in ("image", "phrase"):
+        if (session := getattr(graphs, name)) is not None:
+            monkeypatch.setattr(graphs, name, Counted(session, seen))
+    assert len(list(segmenter.predict(a_picture((50, 120)), PHRASES))) == len(PHRASES)
+    assert seen == [2] * (len(PHRASES) // 2) + [1] * (len(PHRASES) % 2)
 
 
 class Counted:

@@ -148,7 +148,7 @@ def test_files_bytes_and_pixels_are_the_same_picture(predictor: Predictor, tmp_p
     assert np.array_equal(one.mask, three.mask)
 
 
-def test_the_picture_is_encoded_once_for_a_chunk_of_phrases(
+def test_the_picture_is_encoded_once_for_as_many_phrases_as_fit(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded_images: list[int] = []
@@ -157,7 +157,7 @@ def test_the_picture_is_encoded_once_for_a_chunk_of_phrases(
     image = load_image(encoded(a_picture()))
     whole_answer = list(predictor.predict(image, PHRASES))
     assert encoded_images == [1]
-    monkeypatch.setattr(trained, "CHUNK", 3)
+    monkeypatch.setattr(predictor.passes, "limit", 3)
     monkeypatch.setattr(trained, "PIXELS_AT_A_TIME", 1)  # masks brought to size one after the other
     in_parts = list(predictor.predict(image, PHRASES))
     hook.remove()
@@ -168,7 +168,7 @@ def test_the_picture_is_encoded_once_for_a_chunk_of_phrases(
 
 
 def test_answers_that_were_taken_are_let_go(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trained, "CHUNK", 3)
+    monkeypatch.setattr(predictor.passes, "limit", 3)
     monkeypatch.setattr(trained, "PIXELS_AT_A_TIME", 1)
     taken: list[weakref.ref[np.ndarray]] = []
     alive: list[int] = []
@@ -237,6 +237,8 @@ def test_cautions(predictor: Predictor) -> None:
     assert predictor.cautions("scene_1.jpg", ["An a the THE car"]) == []
     (long,) = predictor.cautions("scene_1.jpg", ["the red car on the left and the dog"])
     assert long.endswith("reads its first 6 tokens")
+    said = predictor.cautions("scene_1.jpg", ["unicorn" * 9000, " ".join(f"w{n}x" for n in range(900))])
+    assert max(map(len, said)) < 600, "quoted in part"
 
 
 def test_spelling_holds_for_predict_and_eval_alike(untrained: Path, tmp_path: Path) -> None:

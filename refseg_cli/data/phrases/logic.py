@@ -41,6 +41,7 @@ SIZES = {"big": 1, "small": -1}
 DISTANCES = {"near": 1, "far": -1}  # of objects of a kind, the nearer is larger, and stands lower in the picture
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 SIDES = (*AXES, "middle", *CORNERS)
+MOTIONS = ("left", "right", "up", "down", "moves", "still", "enters", "leaves")  # of things in a clip
 RELATIONS = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}  # and "next to"
 
 
@@ -267,6 +268,18 @@ def shared(scene: Scene, landmark: int) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
+class Moves:
+    """'car that moves to the right', 'dog that stands still': a motion of `MOTIONS`."""
+
+    of: Form
+    motion: str
+
+    def truth(self, scene: Scene) -> Truths:
+        moves = scene.each(lambda thing: TRUE if self.motion in thing.motions else FALSE)
+        return np.minimum(self.of.truth(scene), moves)
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
     """'three dogs': nothing where there are fewer. Where there are more it may mean any of them, so all is UNCLEAR."""
 
@@ -310,7 +323,7 @@ def words(form: Form) -> Iterator[str | None]:
             yield word
         case Coloured(noun):
             yield from words(noun)
-        case Placed(of) | Ranked(of) | Counted(of):
+        case Placed(of) | Ranked(of) | Counted(of) | Moves(of):
             yield from words(of)
         case Related(of, _, anchor):
             yield from (*words(of), *words(anchor))
@@ -332,8 +345,19 @@ def targets(form: Form, scene: Scene) -> tuple[int, ...] | None:
     """Positions of the objects that the form names; None if it is unclear for any object, known or not."""
     if may_mean_unseen(form, scene):
         return None
-    truth = form.truth(scene)
+    truth = throughout(form, scene) if scene.moments else form.truth(scene)
     return None if (truth == UNCLEAR).any() else tuple(map(int, np.flatnonzero(truth == TRUE)))
+
+
+def throughout(form: Form, clip: Scene) -> Truths:
+    """Whether the form fits each object of a clip in all frames that show it; UNCLEAR where it does in some only."""
+    least = np.full(len(clip.things), TRUE, np.int8)
+    most = np.full(len(clip.things), FALSE, np.int8)
+    for moment in clip.moments:
+        shown, truth = list(moment.shown), form.truth(moment.scene)
+        least[shown] = np.minimum(least[shown], truth)
+        most[shown] = np.maximum(most[shown], truth)
+    return np.where(least == most, least, np.int8(UNCLEAR))
 
 
 def assert_unambiguous(form: Form, scene: Scene, claimed: tuple[int, ...]) -> None:

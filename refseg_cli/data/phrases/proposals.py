@@ -13,6 +13,7 @@ from refseg_cli.data.phrases.colours import PAINTS
 from refseg_cli.data.phrases.logic import (
     AXES,
     DISTANCES,
+    MOTIONS,
     RELATIONS,
     SIDES,
     SIZES,
@@ -22,6 +23,7 @@ from refseg_cli.data.phrases.logic import (
     Except,
     Form,
     Is,
+    Moves,
     Or,
     Placed,
     Ranked,
@@ -183,6 +185,12 @@ def relation(view: View) -> Proposal | None:
     return Proposal(Related(view.base(thing), view.any(LINKS), landmark)) if landmark else None
 
 
+def motion(view: View) -> Proposal | None:
+    """'the car that moves to the right'"""
+    thing = view.thing()
+    return Proposal(Moves(view.base(thing), view.any(sorted(thing.motions))))
+
+
 # --- several objects ----------------------------------------------------------------------------------------------
 
 
@@ -244,6 +252,17 @@ def exception(view: View) -> Proposal | None:
     return Proposal(Except(whole, part), all=True)
 
 
+def motions(view: View) -> Proposal | None:
+    """'all the dogs that stand still', 'two cars moving to the left'"""
+    noun = view.several()
+    if noun is None:
+        return None
+    form = Moves(noun, view.any(MOTIONS))
+    number = len(targets(form, view.scene) or ())
+    counted = number <= MOST_COUNTED and view.rng.random() < 0.4
+    return Proposal(form, counted=counted, all=not counted and view.rng.random() < 0.6)
+
+
 # --- nothing ------------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +320,11 @@ def absent_relation(view: View) -> Proposal | None:
     return Proposal(proposal.form, pretended=1) if proposal else None
 
 
+def absent_motion(view: View) -> Proposal | None:
+    """'the car that moves to the left' where the cars move to the right, or stand"""
+    return Proposal(Moves(view.base(view.thing()), view.any(MOTIONS)), pretended=pretence(view))
+
+
 # Kinds by number of targets, with their weights among those of the same number.
 Kinds = Mapping[str, Mapping[Callable[[View], Proposal | None], float]]
 KINDS: Kinds = {
@@ -319,4 +343,10 @@ PHOTO_KINDS = {
     **KINDS,
     "single": {**KINDS["single"], distance: 8},
     "no_target": {**KINDS["no_target"], absent_count: 14},
+}
+# Of clips: much is said of motion, and of places only what holds in every frame.
+CLIP_KINDS: Kinds = {
+    "single": {category: 12, colour: 12, motion: 46, position: 12, superlative: 6, size: 6, relation: 6},
+    "multi": {motions: 45, group: 25, count: 15, compound: 15},
+    "no_target": {absent_motion: 50, absent_category: 20, absent_colour: 15, absent_position: 15},
 }

@@ -20,6 +20,7 @@ class Thing:
     box: (left, top, right, bottom) of its visible part in pixels, right and bottom exclusive.
     area: its visible pixels.  extent: pixels of the box that it would fill if nothing covered it.
     traced: whether its mask is known well enough to be a target; otherwise it only counts.
+    motions: of a thing in a clip, all of `logic.MOTIONS` that are true of it, so that the others are not.
     """
 
     category: Category
@@ -28,6 +29,15 @@ class Thing:
     area: int
     extent: int
     traced: bool = True
+    motions: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One frame of a clip.  shown: for each object of its scene, the position in the clip's."""
+
+    scene: Scene
+    shown: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Scene:
 
     unseen: categories of which there may be more objects than are known.
     together: categories whose objects have a known mask together, even if nobody knows which pixels are whose.
+    moments: of a clip, its frames; `things` are then what any of them shows, each as it is where most is seen of it.
     photograph: there is more in it than the things, these may be as large as the picture, so that their centres do not
         tell where they are, and the light changes colours.
     """
@@ -46,6 +57,7 @@ class Scene:
     unseen: tuple[Category, ...] = ()
     together: tuple[Category, ...] = ()
     photograph: bool = False
+    moments: tuple[Moment, ...] = ()
 
     @cached_property
     def unseen_words(self) -> frozenset[str]:

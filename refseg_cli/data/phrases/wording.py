@@ -14,6 +14,7 @@ from refseg_cli.data.phrases.logic import (
     Except,
     Form,
     Is,
+    Moves,
     Or,
     Placed,
     Ranked,
@@ -86,6 +87,24 @@ RELATION_WORDINGS = {
     "above": ("above", "over", "higher than"),
     "below": ("below", "under", "beneath", "lower than"),
     "next to": ("next to", "beside", "near", "close to", "by"),
+}
+# 'dog that *' and 'dogs that *': the verb for one and for several.
+MOTION_WORDINGS: dict[str, tuple[str, ...]] = {
+    **{
+        side: (
+            f"{{}} moving to the {side}",
+            f"{{}} going {side}",
+            f"{{}} that move* to the {side}",
+            f"{{}} moving {side}",
+        )
+        for side in ("left", "right")
+    },
+    "up": ("{} moving up", "{} that move* up", "{} rising", "{} going up"),
+    "down": ("{} moving down", "{} that move* down", "{} sinking", "{} going down"),
+    "moves": ("{} that move*", "moving {}", "{} in motion", "{} that move* along"),
+    "still": ("{} that stand* still", "{} standing still", "{} not moving", "{} that stay* in place"),
+    "enters": ("{} that come* in", "{} coming into view", "{} entering the picture", "{} that enter* the picture"),
+    "leaves": ("{} that leave* the picture", "{} leaving", "{} going out of view", "{} that leave*"),
 }
 CLOTHES_WORDINGS = (
     "{} in {colour}",
@@ -188,6 +207,8 @@ def phrase(
             if nouns.casual:
                 number = rng.choice((ORDINALS[rank], SHORT_ORDINALS[rank]))
                 wording = rng.choice(CASUAL_ORDINALS).format(number, order)
+        case Moves(of, motion):
+            wording = rng.choice(MOTION_WORDINGS[motion]).replace("*", "" if plural else "s")
         case Related(of, relation, anchor):
             article = rng.choice(("the ", "the ", "a ", "")) if nouns.casual else "the "
             wording = f"{{}} {rng.choice(RELATION_WORDINGS[relation])} {article}{phrase(anchor, nouns, rng)}"

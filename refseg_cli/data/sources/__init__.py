@@ -8,8 +8,9 @@ decides whether that stops the run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from refseg_cli.data.sources.values import string, whole
@@ -20,6 +21,7 @@ class Reason(StrEnum):
     """Why something in the raw data cannot be used."""
 
     MISSING_IMAGE = "missing image"
+    MISSING_MASK = "missing mask"
     BROKEN_IMAGE = "broken image"
     IMAGE_SIZE = "image size differs from the annotation"
     LARGE_MASK = "mask larger than image"
@@ -118,6 +120,10 @@ class Draft:
     """A record whose photo was not read yet and whose masks were not made.
 
     Expressions name their targets by position in `annotations`; what they ignore is not turned upright yet.
+    height, width: pixels of the picture that the masks were drawn on; zeros where nobody says.
+    clip, frame: as in `Record`; the annotations are then all things of the clip, without a segmentation where this
+        frame does not show them.
+    palette: of a frame, a file with the masks of all its things, see `palettes`; then no annotation has a segmentation.
     """
 
     image_id: int
@@ -127,6 +133,10 @@ class Draft:
     width: int
     annotations: tuple[Annotation, ...]
     expressions: tuple[Expression, ...]
+    # Not in what it is printed as, of which fingerprints of pictures are made.
+    clip: str = field(default="", repr=False)
+    frame: int = field(default=0, repr=False)
+    palette: Path | None = field(default=None, repr=False)
 
 
 def without(expressions: Sequence[Expression], lost: Iterable[int]) -> tuple[Expression, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from refseg_cli.data import formats, masks
 from refseg_cli.data.formats import MAX_PIXELS
 from refseg_cli.data.orientation import AS_STORED, Frame, frame_of, turned_box, turned_size
-from refseg_cli.data.sources import Draft, Problem, Reason, without
+from refseg_cli.data.sources import Draft, Problem, Reason, palettes, without
 from refseg_cli.records import Instance, Record, Rle
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
@@ -196,12 +196,19 @@ def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RUL
     Returns:
         None if the photo cannot be used, or nothing is left to be said of it.
     """
+    if draft.clip:
+        try:
+            draft = palettes.of_shown(palettes.with_masks(draft))
+        except (ValueError, OSError) as error:
+            losers = tuple(e.ref_id for e in draft.expressions)
+            problems.append(Problem(Reason.BROKEN_MASK, str(draft.palette), losers, str(error)))
+            return None
     photo = examine(draft, path, problems, rules)
     if photo is None:
         return None
     expressions = without(draft.expressions, photo.lost) if photo.lost else draft.expressions
-    if not expressions:
-        return None
+    if not expressions or (draft.clip and len(expressions) < len(draft.expressions)):
+        return None  # all frames of a clip have the same expressions
     expressions = tuple(replace(e, ignored=photo.upright(e.ignored)) if e.ignored else e for e in expressions)
     return Record(
         draft.image_id,
@@ -212,6 +219,8 @@ def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RUL
         photo.instances,
         expressions,
         photo.orientation,
+        draft.clip,
+        draft.frame,
     )
 
 
@@ -234,7 +243,8 @@ def examine(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RU
         problems.append(Problem(Reason.BROKEN_IMAGE, draft.file_name, everything, detail))
         return None
     height, width = turned_size(stored, orientation)
-    frame = frame_of((draft.height, draft.width), stored, orientation, otherwise=rules.masks_on)
+    said = (draft.height, draft.width) if draft.height else stored
+    frame = frame_of(said, stored, orientation, otherwise=rules.masks_on)
     if frame is None:
         detail = f"{width}x{height} in place of {draft.width}x{draft.height}"
         problems.append(Problem(Reason.IMAGE_SIZE, draft.file_name, everything, detail))

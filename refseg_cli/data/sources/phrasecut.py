@@ -1,7 +1,7 @@
 """PhraseCut's `refer_train.json`: a list of phrases on photos of Visual Genome, each with the objects that it means.
 
 `Polygons` has for each object a list of polygons, each a list of points; `instance_boxes` has its box XYWH. Photos are
-named after their ids.
+named after their ids, and predictions after `task_id`, which is the photo's id and a number: `107899__2`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ from refseg_cli.data.sources.values import whole
 
 tells = rows("phrase", "Polygons")
 VISUAL_GENOME = "visual-genome"
+PHRASES_OF_A_PHOTO = 10_000  # at most
+
+
+def ref_id(image_id: int, number: int) -> int:
+    """The reference of a task, from the two parts of its id."""
+    return image_id * PHRASES_OF_A_PHOTO + number
 
 
 def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[Ref]:
@@ -32,9 +38,16 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
             gathering.annotation(image_id, [_flat(polygon) for polygon in parts], box=box, category=category)
             for parts, box in zip(polygons, boxes, strict=True)
         ]
-        return gathering.ref(image_id, ann_ids, [row["phrase"]], split=file.split_of(row.get("split")))
+        split, task = file.split_of(row.get("split")), _task(row.get("task_id"))
+        return gathering.ref(image_id, ann_ids, [row["phrase"]], split=split, ref_id=task)
 
     return parse(load(file.path, tells), ref, file=file.path.name, problems=gathering.problems)
+
+
+def _task(task_id: Any) -> int | None:
+    """Its reference; None for an id of another form, or none."""
+    photo, _, number = task_id.partition("__") if isinstance(task_id, str) else ("", "", "")
+    return ref_id(int(photo), int(number)) if photo.isdecimal() and number.isdecimal() else None
 
 
 def _flat(polygon: Any) -> list[Any]:

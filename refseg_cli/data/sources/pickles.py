@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from refseg_cli.data.sources.downloads import recognised
 from refseg_cli.data.sources.values import levels
@@ -58,25 +58,26 @@ _NUMBERS = {
 _ORDERS = {"<": "<", "|": "<", "=": "=", ">": ">"}
 
 
-class _Unpickler(pickle._Unpickler):
+class Unpickler(pickle._Unpickler):
     """The one in Python, though it is three times slower: the one in C takes memory for the number that a PUT names, so
     that six bytes can take all there is.
     """
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+    makers: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {}  # of this module: at its end
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, data: bytes) -> None:
-        file = io.BytesIO(data)
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        """size: of the file, in bytes."""
         super().__init__(file, encoding="latin1")
-        # The whole of it is in memory, so frames, which tell how much to read at a time, are passed over.
+        # Frames, which tell how much to read at a time, are passed over.
         self.read, self.readline = file.read, file.readline
         self.metastack: list[list[Any]] = []
         self.stack: list[Any] = []
         self.append = self.stack.append
         # A list, since a dict's keys would be numbers of the file's choice.
         self.memo: list[Any] = []
-        self._size = self._left = len(data)
+        self._size = self._left = size
 
     def load(self) -> Any:
         read, dispatch = self.read, self.dispatch
@@ -167,13 +168,13 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "__builtin__":  # Python 2's name of it, in protocols that are not translated
             module = "builtins"
-        if (module, name) not in _MAKERS:
+        if (module, name) not in self.makers:
             raise Refused(f"asks for {_printable(f'{module}.{name}')}")
-        return _MAKERS[module, name]
+        return self.makers[module, name]
 
     def load_reduce(self) -> None:
         arguments, maker = self.stack.pop(), self.stack.pop()
-        if type(arguments) is not tuple or maker not in _MAKERS.values():
+        if type(arguments) is not tuple or maker not in self.makers.values():
             raise pickle.UnpicklingError("a call of what is no function")
         # An argument that is remembered could be copied again and again.
         self._left -= len(arguments) + sum(len(a) for a in arguments if type(a) in (*_SEQUENCES, str, bytes))
@@ -282,7 +283,7 @@ def _scalar(dtype: Any, data: Any) -> Any:
     return number
 
 
-_MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
+Unpickler.makers = {
     ("builtins", "set"): _set,
     ("builtins", "frozenset"): _frozenset,
     ("collections", "OrderedDict"): _ordered_dict,
@@ -307,15 +308,15 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise RefsegError(f"{path}: {error.strerror}") from error
     try:
-        value = _Unpickler(data).load()
-        _check_shape(value, len(data))
+        value = Unpickler(io.BytesIO(data), len(data)).load()
+        check_shape(value, len(data))
         return value
     except Exception as error:
         # A damaged pickle can fail in any way; none of what it holds has run.
-        raise recognised(path, data, form="pickle", otherwise=_unread(path, error)) from error
+        raise recognised(path, data, form="pickle", otherwise=unread(path, error)) from error
 
 
-def _check_shape(value: Any, size: int) -> None:
+def check_shape(value: Any, size: int) -> None:
     """Refuse what is too deep, or too large for a file of `size` bytes, for those who go through all of it."""
     items = 0
     for depth, level in enumerate(levels(value)):
@@ -326,7 +327,8 @@ def _check_shape(value: Any, size: int) -> None:
             raise Refused("makes more than it holds")
 
 
-def _unread(path: Path, error: Exception) -> RefsegError:
+def unread(path: Path | str, error: Exception) -> RefsegError:
+    """What to say of a pickle that failed with `error`."""
     if isinstance(error, Refused):
         hint = "only lists, dicts, sets, strings and numbers are read; a file that asks for more may be an attack"
         return RefsegError(f"{path}: refused: the pickle {error}", hint=hint)

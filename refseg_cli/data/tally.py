@@ -1,0 +1,89 @@
+"""What a split holds, in numbers: images, expressions and targets; of videos, clips too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from refseg_cli.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One file of a split.  bytes: its size.  images: its rows."""
+
+    name: str
+    bytes: int
+    sha256: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """Counts of a split; single, multi and no_target are expressions with one, several and no targets.
+
+    clips: of videos, whose frames are the images; an expression counts once a clip, with its targets of all frames.
+    masks: False where nobody knows the targets, as in the test splits of benchmarks that are scored on a server: their
+           expressions count as no_target.
+    """
+
+    images: int = 0
+    refs: int = 0
+    expressions: int = 0
+    single: int = 0
+    multi: int = 0
+    no_target: int = 0
+    files: tuple[ShardInfo, ...] = ()
+    clips: int = 0
+    masks: bool = True
+
+    def plus(self, other: SplitInfo) -> SplitInfo:
+        """The counts of both together."""
+        names = ("images", "refs", "expressions", "single", "multi", "no_target", "clips")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return SplitInfo(**sums, files=self.files + other.files, masks=self.masks and other.masks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what only videos have, of pictures."""
+        usual = {f.name: f.default for f in fields(self) if f.name in ("clips", "masks")}
+        return {name: value for name, value in asdict(self).items() if usual.get(name, ...) != value}
+
+
+class Tally:
+    """Counts records one after the other, the frames of a clip together."""
+
+    def __init__(self) -> None:
+        self._sums: Counter[str] = Counter()
+        self._clip = ""
+        self._refs: set[int] = set()
+        self._named: list[set[int]] = []  # the things that each expression names
+
+    def add(self, record: Record) -> None:
+        """Count a picture, or a frame after those of its clip before it."""
+        if not record.clip or record.clip != self._clip:
+            self._close()
+            self._clip = record.clip
+            self._sums["clips"] += bool(record.clip)
+            self._refs = {expression.ref_id for expression in record.expressions}
+            self._named = [set() for _ in record.expressions]
+        self._sums["images"] += 1
+        for named, expression in zip(self._named, record.expressions, strict=True):
+            named.update(record.instances[t].ann_id if record.clip else t for t in expression.targets)
+
+    def counts(self) -> SplitInfo:
+        """Of all that was added; `files` is empty."""
+        self._close()
+        sums: dict[str, Any] = dict(self._sums)
+        return SplitInfo(**sums)
+
+    def _close(self) -> None:
+        numbers = Counter(min(len(named), 2) for named in self._named)
+        self._sums.update(
+            refs=len(self._refs),
+            expressions=len(self._named),
+            single=numbers[1],
+            multi=numbers[2],
+            no_target=numbers[0],
+        )
+        self._refs, self._named, self._clip = set(), [], ""

@@ -1,0 +1,116 @@
+"""Forward passes that fit into memory: as many phrases at a time as a budget holds, and fewer where that was too much.
+
+Axes: n phrases of a batch, H W network input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import torch
+
+from refseg_cli.errors import RefsegError
+from refseg_cli.records import Batch, Prediction
+from refseg_cli.segmenters.memory import SUPPOSED, free_memory, resident
+
+NO_MEMORY = ("can't allocate memory", "not enough memory")  # of torch's allocator on CPUs
+
+
+class Passes:
+    """A model, asked in passes that fit.
+
+    What a phrase takes is measured at each pass that has more of them than any before, the picture's share included,
+    and supposed before the first.
+
+    Args:
+        model: answers a batch on the device.
+        budget: bytes that a pass may take; None for half of what is free.
+    """
+
+    def __init__(
+        self, model: Callable[[Batch], Prediction], device: torch.device | str, *, budget: int | None = None
+    ) -> None:
+        self.model, self.device = model, torch.device(device)
+        self.budget = _free(self.device) // 2 if budget is None else budget
+        self.before = _held(self.device)
+        self.cost: float | None = None  # bytes of a phrase, measured
+        self.seen = 0  # phrases of the largest pass
+        self.limit: int | None = None  # phrases, after a pass that was too much
+
+    def __call__(self, batch: Batch) -> Iterator[tuple[Batch, Prediction]]:
+        """Parts of the batch in its order, as they came, and what the model says of each, on the device.
+
+        Raises:
+            RefsegError: not even one phrase fits.
+        """
+        waiting = [batch]
+        while waiting:
+            part = waiting.pop()
+            if len(part) > (most := self.most(part)):
+                waiting += reversed(halves(part, most))
+                continue
+            try:
+                prediction = self._ask(part)
+            except (RuntimeError, MemoryError) as error:
+                if not is_lack_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise _too_large(part, self.device) from error
+                self.limit = len(part) // 2
+                waiting.append(part)
+            else:
+                yield part, prediction
+            if self.device.type == "cuda" and self.limit is not None:
+                torch.cuda.empty_cache()  # pieces of the pass that failed
+
+    def most(self, batch: Batch) -> int:
+        """Phrases of such a batch that a pass may have."""
+        cost = self.cost or SUPPOSED * batch.images.shape[-2] * batch.images.shape[-1]
+        fitting = max(1, int(self.budget // cost))
+        return fitting if self.limit is None else min(fitting, self.limit)
+
+    def _ask(self, part: Batch) -> Prediction:
+        if self.device.type == "cuda" and len(part) > self.seen:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        prediction = self.model(part.to(self.device))
+        if len(part) > self.seen:
+            after = _held(self.device)
+            if self.before and after:
+                self.cost = max(1, after[1] - self.before[0]) / len(part)
+            self.seen = len(part)
+        return prediction
+
+
+def halves(batch: Batch, most: int) -> list[Batch]:
+    """The first `most` phrases of a batch or fewer, so that no picture is cut if that can be, and the others."""
+    index, cut = batch.image_index[: most + 1].tolist(), most
+    while cut and index[cut - 1] == index[most]:
+        cut -= 1
+    return [batch.part(slice(cut or most)), batch.part(slice(cut or most, None))]
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether Python, a GPU or torch's allocator on CPUs had none left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in NO_MEMORY)
+
+
+def _too_large(part: Batch, device: torch.device) -> RefsegError:
+    height, width = part.images.shape[-2:]
+    return RefsegError(
+        f"not enough memory on {device} for one phrase at {height} x {width} pixels",
+        hint="free some, or choose another --device or a smaller model",
+    )
+
+
+def _free(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+
+
+def _held(device: torch.device) -> tuple[int, int] | None:
+    """Bytes in use, now and at most; None where nobody counts."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        return resident() if device.type == "cpu" else None
+    return None

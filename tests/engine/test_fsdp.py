@@ -1,0 +1,90 @@
+"""A model in pieces trains as a whole one does, is saved as one, and goes on from what a whole one saved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_processes import log, train_by
+
+from refseg_cli.config import Recipe
+from refseg_cli.engine.run_state import STATE
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe) -> Recipe:
+    """Three steps of an epoch for two processes, with all that shards differently: clipping, norms, weight decay."""
+    model = {**recipe.model, "dropout": 0.0, "contrast": "none"}
+    train = replace(recipe.train, batch_images=2, steps=3, ema=0.0, clip_norm=1.0, weight_decay=0.01)
+    return replace(recipe, model=model, train=train)
+
+
+def test_a_model_in_pieces_trains_as_a_whole_one_does(scenes: Path, whole: Recipe, tmp_path: Path) -> None:
+    """Stopped after two steps, and resumed, in pieces again; the checkpoint is an ordinary one."""
+    pieces = replace(whole, train=replace(whole.train, shard_model=True))
+    ends = train_by(2, scenes, tmp_path / "whole", whole)
+    assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
+    ends = train_by(2, scenes, tmp_path / "pieces", pieces, where=1, at=2, what="SIGTERM")
+    assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
+    stopped = torch.load(tmp_path / "pieces/last" / STATE, weights_only=True)["optimizer"]["state"]
+    ends = train_by(2, scenes, tmp_path / "pieces", pieces, resume=True)
+    assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
+    one, other = (log(tmp_path / name) for name in ("whole", "pieces"))
+    assert [line["step"] for line in other] == [line["step"] for line in one] == [1, 2, 3, 3]
+    for a, b in zip(one, other, strict=True):
+        for name in a.keys() & {"loss", "mask", "exists"}:
+            assert b[name] == pytest.approx(a[name], abs=1e-5), (a["step"], name)
+    first, second = (load_file(tmp_path / name / "last/model.safetensors") for name in ("whole", "pieces"))
+    assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
+    moments = torch.load(tmp_path / "whole/last" / STATE, weights_only=True)["optimizer"]["state"]
+    assert {n: {k: v.shape for k, v in m.items()} for n, m in moments.items()} == {
+        n: {k: v.shape for k, v in m.items()} for n, m in stopped.items()
+    }
+
+
+def test_what_does_not_go_with_pieces_is_refused(scenes: Path, whole: Recipe, tmp_path: Path) -> None:
+    alone = replace(whole, train=replace(whole.train, shard_model=True))
+    [end] = train_by(1, scenes, tmp_path / "run", alone)
+    assert (end.returncode, "one process has nobody to share with" in end.stderr) == (2, True)
+
+
+FULL_SIZE = """
+import json, sys
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from refseg_cli.config import load_recipe
+from refseg_cli.engine import fsdp
+from refseg_cli.checkpoint import without_downloads
+from refseg_cli.models import build_model
+
+torch.distributed.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
+mesh = init_device_mesh("cpu", (8,))
+for name in sys.argv[1:]:
+    with torch.device("meta"):
+        model = build_model(without_downloads(load_recipe(name)), vocab_size=30522)
+    fsdp.shard(model, mesh)
+    found = list(model.parameters())
+    assert all(isinstance(p, DTensor) == (p.ndim > 0) and p.is_meta for p in found), name
+    units = sum(isinstance(m, torch.distributed.fsdp.FSDPModule) for m in model.modules())
+    print(json.dumps([name, sum(p.numel() for p in found), sum(p.to_local().numel() for p in found if p.ndim), units]))
+"""
+
+
+def test_full_size_models_fall_into_pieces_on_the_meta_device() -> None:
+    """Eight processes, of which there is one: an eighth of the weights each, and layers gathered one by one."""
+    names = ["vlt-swin-b-refcoco", "lavt-refcoco", "rela-swin-b-grefcoco", "cgformer-refcoco"]
+    ran = subprocess.run([sys.executable, "-c", FULL_SIZE, *names], capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr
+    for line in ran.stdout.splitlines():
+        name, weights, own, units = json.loads(line)
+        assert weights > 50_000_000, name
+        assert own < 1.05 * weights / 8, name
+        assert units > 20, name
