@@ -75,6 +75,7 @@ class Row:
 
     peak_memory_mib: see `BenchReport.memory`; of encode and decode together.  gflops: None where unknown.
     compile_s: of a compiled model its first pass at this size: compiling, or reading what an earlier process compiled.
+    parts_ms: of a step of training, the median of each of its parts, in steps that are not in the row's own times.
     """
 
     stage: Stage
@@ -87,6 +88,7 @@ class Row:
     peak_memory_mib: float
     gflops: float | None
     compile_s: float | None = None
+    parts_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,17 @@ class _Bed:
                 run()
             seconds = [timed(run) for _ in range(self.request.repeat)]
             row = self._made(stage, images, phrases, seconds, peak_memory(run, self.device))
-            return replace(row, compile_s=compiling)
+            row = replace(row, compile_s=compiling)
+            return row if stage != "train" else replace(row, parts_ms=self._parts(images, phrases))
+
+    def _parts(self, images: int, phrases: int) -> dict[str, float]:
+        """Milliseconds of each part of a step of training."""
+        assert self.subject is not None
+        parts = stages.train_parts(self.subject, self.device, self.precision, images, phrases)
+        for part in parts.values():
+            part()
+        steps = [{name: timed(part) for name, part in parts.items()} for _ in range(self.request.repeat)]
+        return {name: 1000 * float(np.median([step[name] for step in steps])) for name in parts}
 
     def _call(self, stage: Stage, images: int, phrases: int) -> Call:
         if self.subject is None or stage == "end-to-end":

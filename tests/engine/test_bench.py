@@ -212,6 +212,9 @@ def test_every_stage_of_a_checkpoint(untrained: Path, scenes: Path, monkeypatch:
     ]
     assert report.left_out == {}
     assert set(started) == {untrained}
+    for row in report.rows:
+        assert list(row.parts_ms) == (["forward", "backward", "optimizer"] if row.stage == "train" else [])
+        assert all(value > 0 for value in row.parts_ms.values())
     assert all(row.images_per_s for row in report.rows if row.stage not in ("encode", "decode"))
     assert {"torch", "python", "cores", "machine", "load"} <= set(report.environment)
 
