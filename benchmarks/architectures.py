@@ -37,7 +37,7 @@ from refseg_cli import files
 from refseg_cli.evaluation.answers import read_answers
 from refseg_cli.metrics.curves import no_target_curve
 
-ARCHITECTURES = ("isfp", "vlt", "m3att", "rela", "asda", "jmceln", "cgformer", "lavt", "cris", "caris")
+ARCHITECTURES = ("isfp", "vlt", "m3att", "rela", "asda", "jmceln", "cgformer", "lavt", "cris", "caris", "deris")
 SPLITS = ("testA", "testB")
 KEPT = 0.95  # T-acc at which N-acc by the head and by the number of pixels are compared
 PROTOCOLS = "refseg,thesis,thesis-50pix"

@@ -43,6 +43,7 @@ RECIPES = (
     "lavt-refcoco",
     "cris-r50-refcoco",
     "caris-refcoco",
+    "deris-b-refcoco",
 )
 PHRASES = (1, 4, 8)
 

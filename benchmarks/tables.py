@@ -28,6 +28,7 @@ NAMES = {
     "lavt": "LAVT",
     "cris": "CRIS",
     "caris": "CARIS",
+    "deris": "DeRIS",
 }
 METRICS = ("gIoU", "cIoU", "Pr@0.5", "N-acc", "T-acc")
 COVERED = ("cIoU", "gIoU", "mIoU", "Pr@0.5", "Pr@0.9", "N-acc", "T-acc")

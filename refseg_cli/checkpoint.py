@@ -43,7 +43,10 @@ FIXED = {
         for f in fields(TextConfig)
         if f.name not in ("field", "spelling")
     },
-    **{f"data.{key}": "only training reads it" for key in ("flip", "jitter", "phrases_per_image", "category_map")},
+    **{
+        f"data.{key}": "only training reads it"
+        for key in ("flip", "jitter", "phrases_per_image", "category_map", "objects")
+    },
     **{f"model.{key}": "all weights are in the checkpoint" for key in PRETRAINED},
 }
 

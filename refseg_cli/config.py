@@ -36,23 +36,13 @@ def _require(config: Any, **rules: tuple[bool, str]) -> None:
 
 # The keys of models.MODELS, for those who must not import torch.
 ARCHITECTURES = (
-    "align",
-    "asda",
-    "caris",
-    "cgformer",
-    "cris",
-    "isfp",
-    "jmceln",
-    "lavt",
-    "m3att",
-    "rela",
-    "vlt",
-    "vlt-clips",
+    *("align", "asda", "caris", "cgformer", "cris", "deris", "isfp"),
+    *("jmceln", "lavt", "m3att", "rela", "vlt", "vlt-clips"),
 )
 
 # Settings that act in evaluation alone, by architecture: a model with another value of them is, weights and all, what
 # the recipe with that value trains.
-EVALUATION_ONLY = {"isfp": frozenset({"model.oracle"})}
+EVALUATION_ONLY = {"deris": frozenset({"model.score_threshold"}), "isfp": frozenset({"model.oracle"})}
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,6 +61,10 @@ class DataConfig:
     shrink: smallest scale at which a picture is shown in training, anywhere in the input; 1 for always whole. The whole
             picture stays in sight, so every phrase stays true, and large objects become small ones.
     phrases_per_image: expressions drawn per image and epoch in training, of clips per clip; 0 for all.
+    smooth: make a picture smaller by averages; without, each pixel is made of the four around its place, as OpenCV's
+            bilinear resize has it.
+    small:  (height, width) at which the model sees every picture a second time; (0, 0) for not at all.
+    objects: also give the model each target by itself in training, not just their union.
     clip_frames: frames of a clip that a model of clips is trained on at once; 0 for a model of pictures.
     clip_window: how many it looks at together afterwards.
     category_map: also give the model the annotated category of every pixel (training of `align`'s encoders).
@@ -85,6 +79,9 @@ class DataConfig:
     jitter: float = 0.0
     shrink: float = 1.0
     phrases_per_image: int = 0
+    smooth: bool = True
+    small: tuple[int, int] = (0, 0)
+    objects: bool = False
     clip_frames: int = 0
     clip_window: int = 16
     category_map: bool = False
@@ -101,6 +98,7 @@ class DataConfig:
             flip=(0 <= self.flip <= 1, "a probability"),
             jitter=(0 <= self.jitter < inf, "a strength"),
             shrink=(0 < self.shrink <= 1 and (self.shrink == 1 or self.resize != "warp"), "a scale; 1 with warp"),
+            small=(self.small == (0, 0) or min(self.small) > 0, "a height and a width in pixels, or 0 and 0"),
             phrases_per_image=(self.phrases_per_image >= 0, "a number of phrases"),
             clip_frames=(self.clip_frames >= 0, "a number of frames"),
             clip_window=(self.clip_window > 0, "a number of frames above 0"),
@@ -112,9 +110,10 @@ class DataConfig:
 class TextConfig:
     """How a phrase becomes tokens.
 
-    tokenizer: `words` (own vocabulary, built from the training phrases), `bert` (WordPiece) or `clip` (BPE).
+    tokenizer: `words` (own vocabulary, built from the training phrases), `bert` (WordPiece), `clip` (BPE) or `beit3`
+               (sentencepiece).
     vocab:     for `bert`: a `vocab.txt`, or the name of a hub model that has one; for `clip`: its release's
-               `bpe_simple_vocab_16e6.txt.gz`.
+               `bpe_simple_vocab_16e6.txt.gz`; for `beit3`: its release's `beit3.spm`.
     glove:     for `words`: a GloVe text file whose vectors initialise the embedding; empty for learned embeddings.
     field:     which form of a sentence is read, in training and evaluation: `sent`, cleaned, or `raw`, as it was typed
                (see `records.Expression`). `predict` takes every phrase as it is given.
@@ -124,7 +123,7 @@ class TextConfig:
                training, evaluation and `predict`; see data/spelling.py.
     """
 
-    tokenizer: Literal["words", "bert", "clip"] = "words"
+    tokenizer: Literal["words", "bert", "clip", "beit3"] = "words"
     max_tokens: int = 15
     vocab: str = ""
     min_count: int = 1
@@ -148,6 +147,7 @@ class TrainConfig:
     """The optimisation. Epochs count passes over the images' expressions.
 
     batch_images:  images per step and process, all with their drawn expressions.
+    eps, amsgrad:  of Adam and AdamW; the latter by the largest second moment that there was.
     schedule:      `constant`; `poly` (1 - t/T)^power; `cosine`; `step`: times `gamma` at each of `milestones` (epochs).
     backbone_lr:   factor on `lr` for the pretrained vision and text encoders.
     clip_norm:     largest gradient norm, 0 for no clipping.
@@ -166,6 +166,8 @@ class TrainConfig:
     backbone_lr: float = 1.0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    amsgrad: bool = False
     schedule: Literal["constant", "poly", "cosine", "step"] = "constant"
     power: float = 0.9
     milestones: tuple[int, ...] = ()
@@ -192,6 +194,7 @@ class TrainConfig:
             self,
             **{name: (getattr(self, name) > 0, "a number above 0") for name in counts},
             lr=(0 <= self.lr < inf, "a learning rate"),
+            eps=(0 < self.eps < inf, "a number above 0"),
             **{name: (0 <= getattr(self, name) < inf, "a number from 0") for name in factors},
             betas=(all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
             milestones=(all(epoch > 0 for epoch in self.milestones), "a list of epochs from 1"),

@@ -1,9 +1,11 @@
 """Losses with two or more users. Every one takes raw logits and returns a scalar.
 
-Axes: N expressions, h w network output.
+Axes: N expressions, h w network output. Of set losses: n expressions, q queries, t targets, p points.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -47,3 +49,102 @@ def weighted_bce(logits: Tensor, target: Tensor, weights: tuple[float, float]) -
     """
     weight = weights[0] + (weights[1] - weights[0]) * target
     return F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum") / weight.sum()
+
+
+# --- sets of masks (Mask2Former, Cheng et al., CVPR 2022, 3.3; points: PointRend, Kirillov et al., CVPR 2020) ---------
+
+OVERSAMPLED = 3  # points drawn for each that is kept
+UNCERTAIN = 0.75  # of those kept, the share taken where the mask is least sure
+
+
+def set_losses(
+    masks: Tensor,
+    classes: Tensor,
+    targets: Tensor,
+    owners: Tensor,
+    *,
+    enlarge: Callable[[Tensor], Tensor],
+    class_weights: tuple[float, float],
+    costs: Mapping[str, float],
+    points: int,
+) -> dict[str, Tensor]:
+    """Losses of queries that are each one target of their expression, or none: `refers`, `mask` and `dice`.
+
+    Every target gets the query that is it best (Hungarian matching); `refers` is the cross-entropy of all queries'
+    classes, averaged by weight; `mask` (cross-entropy) and `dice` are of the matched masks at random points, summed and
+    divided by the number of targets.
+
+    Args:
+        masks: (n, q, h, w) logits.
+        classes: (n, q, 2) logits: a target, or none.
+        targets: (t, H, W) in {0, 1}.
+        owners: (t,) int64, the expression of each.
+        enlarge: (m, h, w) logits to those that are looked at, of any size.
+        class_weights: of the two classes in `refers`.
+        costs: weights of the three in the matching.
+        points: of a mask that are looked at.
+    """
+    masks, classes = masks.float(), classes.float()
+    rows, queries, wanted = match(masks, classes, targets, owners, enlarge=enlarge, costs=costs, points=points)
+    labels = torch.ones(classes.shape[:2], dtype=torch.int64, device=classes.device)
+    labels[rows, queries] = 0
+    refers = F.cross_entropy(classes.transpose(1, 2), labels, classes.new_tensor(class_weights))
+    if not len(rows):
+        return {"refers": refers, "mask": masks.sum() * 0, "dice": masks.sum() * 0}
+    found, truth = enlarge(masks[rows, queries]), targets[wanted].to(masks.dtype)
+    with torch.no_grad():
+        where = uncertain_points(found, points)
+        labels_at = sample(truth, where)
+    at = sample(found, where)
+    dices = 1 - (2 * (at.sigmoid() * labels_at).sum(1) + 1) / (at.sigmoid().sum(1) + labels_at.sum(1) + 1)
+    entropies = F.binary_cross_entropy_with_logits(at, labels_at, reduction="none").mean(1)
+    return {"refers": refers, "mask": entropies.sum() / len(targets), "dice": dices.sum() / len(targets)}
+
+
+@torch.no_grad()
+def match(
+    masks: Tensor,
+    classes: Tensor,
+    targets: Tensor,
+    owners: Tensor,
+    *,
+    enlarge: Callable[[Tensor], Tensor],
+    costs: Mapping[str, float],
+    points: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(m,) each, int64: expressions, their queries, and the targets that these are; arguments as in `set_losses`.
+
+    The pairs whose costs have the smallest sum: minus the probability of a target, cross-entropy and Dice of the masks
+    at random points, the same for all of an expression.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    pairs: list[tuple[int, int, int]] = []
+    for n in owners.unique().tolist():
+        own = (owners == n).nonzero()[:, 0]
+        where = torch.rand(1, points, 2, device=masks.device, dtype=masks.dtype)
+        at = sample(enlarge(masks[n]), where.expand(masks.shape[1], -1, -1))
+        truth = sample(targets[own].to(masks.dtype), where.expand(len(own), -1, -1))
+        # -log p - (log(1 - p) - log p) t, summed over points: softplus(x) - x t
+        entropy = (F.softplus(at).sum(1)[:, None] - at @ truth.T) / points
+        p = at.sigmoid()
+        dice = 1 - (2 * p @ truth.T + 1) / (p.sum(1)[:, None] + truth.sum(1) + 1)
+        cost = costs["mask"] * entropy + costs["dice"] * dice - costs["refers"] * classes[n].softmax(-1)[:, :1]
+        queries, chosen = linear_sum_assignment(cost.cpu().numpy())
+        pairs += zip([n] * len(queries), queries.tolist(), own[torch.as_tensor(chosen)].tolist(), strict=True)
+    rows, found, wanted = torch.tensor(pairs, dtype=torch.int64, device=masks.device).view(-1, 3).unbind(1)
+    return rows, found, wanted
+
+
+def uncertain_points(masks: Tensor, points: int) -> Tensor:
+    """(m, h, w) logits -> (m, p, 2): most of them where a mask is near 0, the others anywhere."""
+    drawn = torch.rand(len(masks), OVERSAMPLED * points, 2, device=masks.device, dtype=masks.dtype)
+    kept = int(UNCERTAIN * points)
+    least = sample(masks, drawn).abs().topk(kept, dim=1, largest=False).indices
+    chosen = drawn.gather(1, least[..., None].expand(-1, -1, 2))
+    return torch.cat([chosen, torch.rand(len(masks), points - kept, 2, device=masks.device, dtype=masks.dtype)], 1)
+
+
+def sample(masks: Tensor, where: Tensor) -> Tensor:
+    """(m, h, w), (m, p, 2) x and y in [0, 1] -> (m, p), bilinear, edges at 0 and 1; nothing beyond the map."""
+    return F.grid_sample(masks[:, None], 2 * where[:, :, None] - 1, align_corners=False)[:, 0, :, 0]

@@ -151,6 +151,10 @@ class Batch:
     has_target:     (N,) bool; None without annotations
     target_id:      (N,) int64, equal exactly where two expressions of the batch have the same targets in the
                     same image, or show the same things of a clip; None without annotations
+    small:          (I, 3, h, w) float32, the same pictures at `data.small`'s size; None unless the recipe asks for it
+    objects:        (T, H, W) float32 in {0, 1}, the targets of all expressions one by one; None unless the recipe's
+                    `data.objects` asks for it
+    object_of:      (T,) int64, the expression that each of them is a target of
     categories:     (I, H, W) int64, category id of the annotated object at each pixel, 0 elsewhere; None unless the
                     recipe's `data.category_map` asks for it
     sizes:          (I, 2) int64, original (height, width) in pixels
@@ -169,6 +173,9 @@ class Batch:
     has_target: Tensor | None = None
     target_id: Tensor | None = None
     categories: Tensor | None = None
+    small: Tensor | None = None
+    objects: Tensor | None = None
+    object_of: Tensor | None = None
     sizes: Tensor | None = None
     content: Tensor | None = None
     samples: Sequence[Sample] = ()

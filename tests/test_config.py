@@ -216,11 +216,12 @@ def test_every_recipe_builds_its_model_at_full_size(name: str) -> None:
     import torch
 
     from refseg_cli.checkpoint import without_downloads
+    from refseg_cli.engine.bench import VOCABULARY
     from refseg_cli.models import build_model
 
     recipe = without_downloads(load_recipe(name))
     with torch.device("meta"):
-        model = build_model(recipe, vocab_size={"words": 10_000, "bert": 30_522, "clip": 49_408}[recipe.text.tokenizer])
+        model = build_model(recipe, vocab_size=VOCABULARY[recipe.text.tokenizer])
     assert sum(p.numel() for p in model.parameters()) > (1e6 if name.endswith(OURS) else 3e7)
 
 

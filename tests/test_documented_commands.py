@@ -46,7 +46,7 @@ EXCEPTIONS = {  # commands, and why they are not run
     r"^refseg train --arch vlt --recipe vlt-darknet53-refcoco": "a recipe at full size; test_config.py builds each",
     r"^refseg train --recipe NAME|--model runs/NAME": "a template",
     r"model\.oracle": "needs a trained ISFP; tests/evaluation/test_overrides.py has one",
-    r"--root (ref-youtube-vos|mevis|ref-davis) ": "videos of others; tests/engine/test_prepare_video.py makes such files",
+    r"--root (ref-youtube-vos|mevis|ref-davis) ": "videos of others; tests/engine/test_prepare_video.py makes some",
     r"^refseg prepare from ": "files of others; tests/engine/test_forms_*.py make such files",
     r"^refseg bench --(model vlt.onnx|recipe lavt)": "an export of another page; a model at full size",
     r"--fail-below": "hangs on the clock; tests/commands/test_bench_command.py",
@@ -59,6 +59,7 @@ SMALLER = {
     "--images 400 ": "--images 12 ",
     "train=4000,val=300,testA=300,testB=300": "train=4,val=2,testA=2,testB=2",
     "--int8 ": "--max-loss 100 --int8 ",  # of seven phrases, a wrong one is fourteen points
+    "s3://bucket": "file://$PWD",
     "refseg bench": "refseg bench --repeat 1 --warmup 0",
     "--recipe vlt-tiny": "--recipe vlt-tiny --set data.size=[32,32] --set train.epochs=1",
 }

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.protocols import VIDEO
@@ -46,15 +44,18 @@ class KeptMasks:
 
 
 def keep_or_refuse(data: str, splits: Sequence[str], submission: Path | None, *, palette: bool) -> ClipRequest:
-    """What the options ask for, before an evaluation and not behind it.
+    """What the options ask for, before an evaluation and not behind it. Data that are none are left to the evaluation.
 
     Raises:
-        RefsegError: no such data, splits that nobody can score, or a submission that cannot be.
+        RefsegError: splits that nobody can score, or a submission that cannot be.
     """
     from refseg_cli.data.shards import read_manifest
     from refseg_cli.evaluation.submission import check_place
 
-    known = read_manifest(data).splits
+    try:
+        known = read_manifest(data).splits
+    except RefsegError:
+        known = {}
     if submission is None and palette:
         raise RefsegError("--palette is for submissions", hint="add --submission, or omit it")
     if submission is not None:
@@ -85,6 +86,8 @@ def by_clip(data: str, name: str, answers: Answers) -> Answers:
     """The answers with the number of its clip in place of each frame's `image_id`: clips differ independently, frames
     of one do not.
     """
+    import numpy as np
+
     from refseg_cli.data.shards import open_shards
 
     split = open_shards(data, name)

@@ -38,8 +38,8 @@ Source = Annotated[
     typer.Option(
         "--from",
         metavar="FILE",
-        help="Score predictions from a file instead: JSON lines, COCO results, records, or a folder or zip of PNGs of "
-        "clips.",
+        help="Score predictions: JSON lines, COCO results, records, PNGs of clips, or what projects write (see "
+        "docs/protocols.md).",
         rich_help_panel=OTHERS,
     ),
 ]

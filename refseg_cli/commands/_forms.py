@@ -143,8 +143,9 @@ def written_as(format: Format, segmenter: Segmenter, ids: CocoIds | None, tolera
         return Lines(lambda name, found: record(name, found)["mask"])
     from refseg_cli.segmenters.interchange import boxes_line, count_line, polygons_line
 
-    outlines = partial(polygons_line, tolerance=tolerance)
-    return Lines({"polygons": outlines, "boxes": boxes_line, "count": count_line}[format])
+    if format == "polygons":
+        return Lines(partial(polygons_line, tolerance=tolerance))
+    return Lines({"boxes": boxes_line, "count": count_line}[format])
 
 
 def list_one(listing: Listing, asked: Asked, answers: Iterable[Found]) -> None:

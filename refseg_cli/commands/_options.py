@@ -23,6 +23,7 @@ DEFAULT_RECIPES = {  # of an architecture, where --recipe is not given
     "caris": "caris-refcoco",
     "cgformer": "cgformer-refcoco",
     "cris": "cris-r50-refcoco",
+    "deris": "deris-b-refcoco",
     "isfp": "isfp-darknet53-refcoco",
     "jmceln": "jmceln-rn101-refcoco",
     "lavt": "lavt-refcoco",
@@ -97,7 +98,8 @@ Protocols = Annotated[
         "--protocol",
         metavar="NAMES",
         help="Evaluation protocols, comma-separated, or `all`. "
-        + " ".join(f"{group}: {', '.join(protocol.name for protocol in of)}." for group, of in GROUPS.items()),
+        + " ".join(f"{group}: {', '.join(protocol.name for protocol in of)}." for group, of in GROUPS.items())
+        + " Clips: video.",
         autocompletion=protocol_choices,
     ),
 ]

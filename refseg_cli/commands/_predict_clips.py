@@ -95,7 +95,14 @@ def is_written(path: Path) -> bool:
 
 
 def answer_clip(
-    name: str, places: ClipPlaces, *, every: int, max_pixels: int | None, model: str | None, options: Mapping[str, Any]
+    name: str,
+    places: ClipPlaces,
+    *,
+    every: int,
+    simplify: float,
+    max_pixels: int | None,
+    model: str | None,
+    options: Mapping[str, Any],
 ) -> int:
     """Ask every n-th frame for the phrases, and say by the exit status whether anything is found in any.
 
@@ -117,7 +124,7 @@ def answer_clip(
     found_in, done = dict.fromkeys(range(len(phrases)), 0), 0
     answered = ahead(_answered(follow, segmenter, clip.frames(every), phrases), AHEAD)
     with closing(answered), console.progress() as progress, ExitStack() as stack:
-        writers = _writers(places, clip, segmenter, stack)
+        writers = _writers(places, clip, simplify, segmenter, stack)
         for done, (frame, answers) in enumerate(answered, start=1):
             for number, found in enumerate(answers):
                 found_in[number] += found.exists
@@ -142,11 +149,11 @@ def _where(places: ClipPlaces, name: str, number: int) -> str:
     return f" -> {sinks[number].path}" if sinks else ""
 
 
-def _writers(places: ClipPlaces, clip: Video, segmenter: Segmenter, stack: ExitStack) -> list[Write]:
+def _writers(places: ClipPlaces, clip: Video, simplify: float, segmenter: Segmenter, stack: ExitStack) -> list[Write]:
     """What takes the answers to each phrase, open until the stack is closed; nothing where they go nowhere."""
     sinks = places.of(str(clip.path))
     if not places.is_drawn:
-        written = written_as(places.format, segmenter, None)
+        written = written_as(places.format, segmenter, None, simplify)
         assert isinstance(written, Lines)
         line, out = written.line, stack.enter_context(sinks[0].text())
 

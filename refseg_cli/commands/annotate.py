@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from refseg_cli.annotate.hosting import Hosted
 
 app = typer.Typer(
-    help="Collect phrases for the objects of pictures, as a game of annotators and validators.",
+    help="Collect phrases in a game of annotators and validators.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -35,7 +35,7 @@ def serve(
         str, typer.Option("--data", metavar="DIR|FILE", help="What 'refseg prepare' wrote, or a COCO file.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the game; one that is there goes on.")
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the game; an existing game continues.")
     ],
     images: Annotated[
         Path | None, typer.Option("--images", metavar="DIR", help="With a COCO file: the folder of its photos.")
@@ -59,14 +59,14 @@ def serve(
         ),
     ] = "3",
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Listen there; 0.0.0.0 for every network.")
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for every network.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Listen there; 0 for any free port.")
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port to listen on; 0 for any free one.")
     ] = 8765,
     url: Annotated[
         str | None,
-        typer.Option("--url", metavar="URL", help="Address for the players' links, where a proxy stands in between."),
+        typer.Option("--url", metavar="URL", help="Public address for the players' links, if it is a proxy's."),
     ] = None,
     suggest: Annotated[
         bool, typer.Option("--suggest", help="Offer annotators phrases that refseg generates from the objects.")
@@ -128,7 +128,9 @@ def _tell(hosted: Hosted, json: bool) -> None:
 def status(
     game: Game, data: Moved = None, images: MovedImages = None, json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Show a game in figures: phrases by kind and state, agreement between players, time per phrase.
+    """Show the figures of a game.
+
+    Phrases by kind and state, agreement between players, time per phrase.
 
     Agreement is Cohen's kappa on whether each object of a picture is meant. May be used while the game is served.
 
@@ -162,7 +164,9 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the accepted phrases in gRefCOCO's raw layout, with who wrote and found each.
+    """Write the accepted phrases in gRefCOCO's raw layout.
+
+    Each with who wrote it and who found its objects.
 
     Writes OUT/grefcoco/grefs(unc).json, OUT/grefcoco/instances.json and the pictures in OUT/images. May be used while
     the game is served.
@@ -197,7 +201,7 @@ def import_(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take accepted phrases of an earlier export into a game, to go on from there.
+    """Take the accepted phrases of an export into a game.
 
     They are told apart by picture and phrase, so importing twice adds nothing. Their pictures must be those of the
     game, with the same ids.

@@ -37,7 +37,7 @@ def compare(
     latex: Latex = False,
     quiet: Quiet = False,
 ) -> None:
-    """Test whether two models differ, given their answers to the same phrases.
+    """Test whether two models differ on the same phrases.
 
     Prints each metric of both, the difference (second minus first) with its 95 % interval, and a two-sided p-value: how
     often the difference would be as large if it were chance which of the two models gave which image's answers. Both

@@ -115,7 +115,6 @@ def eval_(
     """
     from refseg_cli.evaluation.evaluate import EvalRequest
     from refseg_cli.evaluation.outside import OutsideRequest
-    from refseg_cli.evaluation.parts import sharing
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     splits, disturb = choose_splits(split), _disturbance(mask_words, mask_count, sanity)
@@ -126,23 +125,14 @@ def eval_(
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
         _refuse_with_from(asked | {"--precision": precision != "fp32", "--mask-words": mask_words, "--sanity": sanity})
-        skip, counted = on_error == "skip", wanted.counted
-        found = _score_file(OutsideRequest(source, data, splits, counted, skip, needs_masks, records, merge))
-        _present(found, wanted, data, path, clips)
+        outside = OutsideRequest(source, data, splits, wanted.counted, on_error == "skip", needs_masks, records, merge)
+        _present(_score_file(outside), wanted, data, path, clips)
         return
-    if others := [name for name, given in {"--on-error": on_error != "fail", "--merge": merge}.items() if given]:
-        raise RefsegError(f"{others[0]} applies to --from", hint="add --from FILE, or omit it")
+    _refuse_without_from({"--on-error": on_error != "fail", "--merge": merge})
     plain = EvalRequest(data, splits, model, device, batch_images, limit, records=records, precision=precision)
-    curve, changes, room = curves or path is not None, tuple(overrides or ()), choose_memory(memory)
-    request = replace(plain, protocols=wanted.counted, curve=curve, overrides=changes, memory=room)
-    with sharing():
-        if calibrate:
-            _calibrate(request, calibrate)
-        if disturb is not None:
-            _show_disturbed(request, disturb, wanted)
-        else:
-            found = _score_model(request, wanted.protocols, masks=needs_masks, maps=path is not None)
-            _present(found, wanted, data, path, clips)
+    request = replace(plain, curve=curves or path is not None, overrides=tuple(overrides or ()))
+    request = replace(request, protocols=wanted.counted, memory=choose_memory(memory))
+    _ask(request, wanted, path, clips, calibrate=calibrate, disturb=disturb, masks=needs_masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +171,12 @@ def _refuse_with_from(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="omit one of them")
+
+
+def _refuse_without_from(options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise RefsegError(f"{given[0]} applies to --from", hint="add --from FILE, or omit it")
 
 
 def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Disturbance | None:
@@ -262,6 +258,29 @@ def _evaluate(request: EvalRequest, watch: Watch | KeptMasks | None = None) -> E
         )
     )
     return report
+
+
+def _ask(
+    request: EvalRequest,
+    wanted: _Wanted,
+    path: Path | None,
+    clips: ClipRequest,
+    *,
+    calibrate: str | None,
+    disturb: Disturbance | None,
+    masks: bool,
+) -> None:
+    """Ask the model, and show what it answers. masks: keep them."""
+    from refseg_cli.evaluation.parts import sharing
+
+    with sharing():
+        if calibrate:
+            _calibrate(request, calibrate)
+        if disturb is not None:
+            _show_disturbed(request, disturb, wanted)
+            return
+        found = _score_model(request, wanted.protocols, masks=masks, maps=path is not None)
+        _present(found, wanted, request.data, path, clips)
 
 
 def _show_disturbed(request: EvalRequest, disturb: Disturbance, wanted: _Wanted) -> None:

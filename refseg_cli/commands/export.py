@@ -29,7 +29,7 @@ CheckedSplit = Annotated[
     str, typer.Option("--data-split", metavar="NAME", help="Split of --data.", autocompletion=split_choices)
 ]
 DType = Annotated[
-    Literal["fp32", "fp16"], typer.Option("--dtype", help="Of the graph's arithmetic; fp16 needs --data.")
+    Literal["fp32", "fp16"], typer.Option("--dtype", help="Precision of the arithmetic; fp16 needs --data.")
 ]
 Int8 = Annotated[
     Literal["dynamic", "static"] | None,

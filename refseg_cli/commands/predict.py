@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from refseg_cli import files
+from refseg_cli.commands._answering import answer
 from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
-from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, verdict, written_as
-from refseg_cli.commands._many import each, expand, read_phrases
+from refseg_cli.commands._forms import Listing, verdict
 from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Precision, Quiet, choose_memory
 from refseg_cli.commands._output import STDIO, Format, Sink
-from refseg_cli.commands._places import Places, name_of
-from refseg_cli.commands._predict_clips import VIDEOS, ClipPlaces, answer_clip, is_clip
+from refseg_cli.commands._places import Places
+from refseg_cli.commands._predict_clips import ClipPlaces, answer_clip, is_clip
+from refseg_cli.commands._question import question_of, read_picture
 from refseg_cli.console import console
-from refseg_cli.errors import FOUND, NO_TARGET, RefsegError, quoted
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from refseg_cli.data.coco_ids import CocoIds
-    from refseg_cli.evaluation.parts import Part
-    from refseg_cli.segmenters.base import Found, Segmenter
-
-# Endings that no phrase has.
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".jxl")
+from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
 FormatName = Annotated[
     Format | None,
@@ -46,13 +33,11 @@ FormatName = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", metavar="P", min=0, max=1, help="Probability that puts a pixel into the mask."),
+    typer.Option("--threshold", metavar="P", min=0, max=1, help="Pixels above this probability are in the mask."),
 ]
 NoTargetThreshold = Annotated[
     float | None,
-    typer.Option(
-        "--no-target-threshold", metavar="P", min=0, max=1, help="Probability that a target is there, to report it."
-    ),
+    typer.Option("--no-target-threshold", metavar="P", min=0, max=1, help="Report a target from this probability on."),
 ]
 
 
@@ -64,12 +49,12 @@ Phrases = Annotated[
 Output = Annotated[
     str | None,
     typer.Option(
-        "--output", "--out", "-o", metavar="OUT", help="File, folder or template of names to write to; - for a pipe."
+        "--output", "--out", "-o", metavar="OUT", help="File, folder or template to write to; - for standard output."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with a run that was stopped: ask about images without answers only.")
+    bool, typer.Option("--resume", help="Continue a run that was stopped: skip images that have answers.")
 ]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Draw what the model looked at; the same as --format explain.")
@@ -84,7 +69,7 @@ PhraseFile = Annotated[
 CocoIdsFile = Annotated[
     Path | None,
     typer.Option(
-        "--coco-ids", metavar="FILE", help="COCO data set whose ids --format coco takes; phrases are its categories."
+        "--coco-ids", metavar="FILE", help="COCO dataset whose ids --format coco uses; phrases are its categories."
     ),
 ]
 Simplify = Annotated[
@@ -109,7 +94,7 @@ ClipFlag = Annotated[
     bool, typer.Option("--clip", help="IMAGE is one clip: a folder of frames, an animated picture, or a video.")
 ]
 Every = Annotated[int, typer.Option("--every", metavar="N", min=1, help="Of a clip, ask each N-th frame only.")]
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Of a folder, take the images in its folders too.")]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search folders for images at any depth.")]
 ListWith = Annotated[
     bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
 ]
@@ -117,7 +102,7 @@ ListWithout = Annotated[
     bool, typer.Option("--files-without-match", "-L", help="Print the names of images in which none is found.")
 ]
 Count = Annotated[
-    bool, typer.Option("--count", "-c", help="Print of each image how many of the phrases are found, as NAME:N.")
+    bool, typer.Option("--count", "-c", help="Print how many of the phrases are found in each image, as NAME:N.")
 ]
 
 
@@ -159,12 +144,12 @@ def predict(
 ) -> int:
     """Turn images and phrases into masks.
 
-    The mask is a black and white PNG of the image's size. It goes down the pipe if there is one, else to
-    IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases
-    give numbered files (IMAGE.mask-1.png and so on), or a line each in formats of text, written as they come.
-    With --phrase, all arguments are images, or folders of them. Files are not replaced without --force.
-    The template -o 'out/{stem}-{phrase}.png' names files itself, by {stem}, {name} and {folder} of the image, the
-    {phrase}, and its number {n}.
+    The mask is a black and white PNG of the image's size, written to standard output if that is a pipe or file, else
+    to IMAGE.mask.png in the current folder. A phrase that refers to nothing gives a black mask. Several phrases give
+    numbered files (IMAGE.mask-1.png and so on), or in text formats a line each as soon as it is known.
+    With --phrase, all arguments are images or folders of them. Existing files are kept unless --force is given.
+    -o may be a template, as in 'out/{stem}-{phrase}.png'; its fields are {stem}, {name} and {folder} of the image,
+    {phrase}, and the phrase's number {n}.
     A video is answered frame by frame, and becomes a video, PNG frames in a folder, or a line of text for each frame;
     with --clip, so are a folder of frames and an animated picture.
 
@@ -196,8 +181,8 @@ def predict(
         _refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
         _refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})
         sizes = {"engine": engine, "workers": workers, "threads": threads}
-        status = answer_data(data, split, output, json=json, model=model, **options, **sizes)
-    elif requests:
+        return answer_data(data, split, output, json=json, model=model, **options, **sizes)
+    if requests:
         asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
         other = {
             "--format": chosen != "json" and (format or explain),
@@ -208,14 +193,15 @@ def predict(
         _refuse_besides("--jsonl", {**asked, **other, "--clip": clip, "--every": every > 1})
         status = _serve(requests, output, max_pixels, model, options, force=force)
         return FOUND if no_target_ok and status == NO_TARGET else status
-    question = _question(image, phrases or [], phrase or [], phrase_file)
+    question = question_of(image, phrases or [], phrase or [], phrase_file)
     if clip or any(is_clip(name, output) for name in question.pictures):
-        needless = {"--recursive": recursive, "--resume": resume, "--count, -l and -L": listing, "--coco-ids": coco_ids}
-        _refuse_besides("a clip", needless)
+        _refuse_besides("a clip", {"--recursive": recursive, "--resume": resume, "--coco-ids": coco_ids})
+        _refuse_besides("a clip", {"--count, -l and -L": listing, "--simplify": simplify and chosen != "polygons"})
         status = answer_clip(
             question.only_one(),
             ClipPlaces(chosen, output, question.phrases, force),
             every=every,
+            simplify=simplify,
             max_pixels=max_pixels,
             model=model,
             options=options,
@@ -230,7 +216,7 @@ def predict(
         _refuse_besides("--force", {"--resume": force and resume})
         question = question.expanded(recursive=recursive)
         places = Places(chosen, output, question.phrases, force, resume)
-        status = _answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
+        status = answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
 
 
@@ -258,42 +244,8 @@ def _serve(
         if not force:
             files.refuse_existing(sink.path)
     return answer_requests(
-        requests, sink, partial(open_segmenter, model, **options), partial(_read, max_pixels=max_pixels)
+        requests, sink, partial(open_segmenter, model, **options), partial(read_picture, max_pixels=max_pixels)
     )
-
-
-@dataclass(frozen=True)
-class _Question:
-    """many: whether pictures were named as such, so that a broken one does not stop the others."""
-
-    pictures: list[str]
-    phrases: list[str]
-    many: bool
-
-    def expanded(self, *, recursive: bool) -> _Question:
-        """With the pictures that folders hold in their place."""
-        if self.many:
-            return replace(self, pictures=expand(self.pictures, PICTURES, recursive=recursive))
-        if recursive:
-            raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
-        return self
-
-    def only_one(self) -> str:
-        if len(self.pictures) > 1:
-            raise RefsegError("one clip at a time", hint="call refseg once for each")
-        return self.pictures[0]
-
-
-def _question(image: str | None, rest: Sequence[str], phrases: Sequence[str], file: Path | None) -> _Question:
-    """What is asked of what: by --phrase and --phrases of all arguments, else by the others of the first."""
-    asked = [*phrases, *(read_phrases(file) if file else [])]
-    if image is None or not (asked or rest):
-        raise RefsegError("predict needs an image and a phrase", hint="refseg predict IMAGE PHRASE..., or --demo")
-    if asked:
-        _check(asked)
-        return _Question([image, *rest], asked, True)
-    _check(rest)
-    return _Question([image], list(rest), False)
 
 
 def _listing(flags: Mapping[str, bool]) -> Listing | None:
@@ -302,136 +254,6 @@ def _listing(flags: Mapping[str, bool]) -> Listing | None:
     if len(given) > 1:
         raise RefsegError(f"{' and '.join(name for name, _ in given)} exclude each other", hint="give one of them")
     return given[0][1] if given else None
-
-
-def _answer(
-    question: _Question,
-    places: Places,
-    listing: Listing | None,
-    max_pixels: int | None,
-    coco_ids: Path | None,
-    simplify: float,
-    model: str | None,
-    options: Mapping[str, Any],
-) -> int:
-    """Have the question answered by all processes of a launcher; the exit status says whether anything is found."""
-    from refseg_cli.evaluation.parts import sharing
-
-    with sharing() as part:
-        return _answer_part(question, places, listing, max_pixels, coco_ids, simplify, model, options, part)
-
-
-def _answer_part(
-    question: _Question,
-    places: Places,
-    listing: Listing | None,
-    max_pixels: int | None,
-    coco_ids: Path | None,
-    simplify: float,
-    model: str | None,
-    options: Mapping[str, Any],
-    part: Part,
-) -> int:
-    pictures, phrases, format = question.pictures, question.phrases, places.format
-    if listing is None:  # refused before a model is loaded
-        part.decided(partial(places.check, pictures))
-    ids = _coco_ids(coco_ids, pictures, phrases) if format == "coco" else None
-    if places.resume:
-        pictures = part.decided(partial(places.missing, pictures))
-        console.info(f"{len(pictures)} of {len(question.pictures)} pictures are missing")
-        if not pictures:
-            return FOUND
-    read = partial(_read, max_pixels=max_pixels)
-    if not question.many:
-        found = read(pictures[0])
-        read = partial(_again, found)
-    answering = _Answering.open(phrases, format, model, once=len(pictures) == 1, options=options)
-    with ExitStack() as stack:
-        write: Write
-        if listing:
-            write = partial(list_one, listing)
-        elif places.is_drawn:
-            write = partial(_draw, places)
-        else:
-            written = written_as(format, answering.segmenter, ids, simplify)
-            if places.is_shared:
-                [sink] = places.of(pictures[0])
-                write = stack.enter_context(written.into(sink)) if part.k == 0 else _write_nothing
-            else:
-                write = partial(_write_file, places, written)
-        until_found = listing in ("with", "without")
-        if part.n == 1:
-            return each(pictures, read, answering.ask, write, until_found=until_found)
-        from refseg_cli.commands._shared import each_shared
-
-        apart = listing is None and not places.is_shared
-        return each_shared(pictures, read, answering.ask, write, part, apart=apart, until_found=until_found)
-
-
-def _write_nothing(asked: Asked, answers: Iterable[Found]) -> None:
-    """The first process writes what is of all."""
-
-
-def _draw(places: Places, asked: Asked, answers: Iterable[Found]) -> None:
-    draw(places.of(asked.argument), places.format, asked, answers)
-
-
-def _write_file(places: Places, written: Written, asked: Asked, answers: Iterable[Found]) -> None:
-    [sink] = places.of(asked.argument)
-    with written.into(sink) as write:
-        write(asked, answers)
-
-
-def _coco_ids(file: Path | None, pictures: Sequence[str], phrases: Sequence[str]) -> CocoIds:
-    from refseg_cli.data.coco_ids import numbered, read_ids
-
-    return read_ids(file, pictures, phrases) if file else numbered(pictures, phrases)
-
-
-def _again(found: tuple[str, np.ndarray], picture: str) -> tuple[str, np.ndarray]:
-    """A picture that was read before the model was loaded, so that its faults are told at once."""
-    return found
-
-
-@dataclass(frozen=True)
-class _Answering:
-    """A model, what it is asked, and which of its methods answers."""
-
-    segmenter: Segmenter
-    answer: Callable[[np.ndarray, Sequence[str]], Iterator[Found]]
-    phrases: Sequence[str]
-    explains: bool
-    warned: set[str] = field(default_factory=set)
-
-    @classmethod
-    def open(
-        cls, phrases: Sequence[str], format: Format, model: str | None, *, once: bool, options: Mapping[str, Any]
-    ) -> _Answering:
-        from refseg_cli.segmenters.choice import open_explaining, open_segmenter
-
-        if format == "explain":
-            explaining = open_explaining(model, **options)
-            return cls(explaining, getattr(explaining, "explain", explaining.predict), phrases, True)
-        segmenter = open_segmenter(model, once=once, **options)
-        answer = segmenter.predict if format != "soft" else getattr(segmenter, "soften", None)
-        if answer is None:
-            raise RefsegError(
-                f"{segmenter.name}: decides object by object, and has no probabilities of pixels",
-                hint="choose another --format",
-            )
-        return cls(segmenter, answer, phrases, False)
-
-    def ask(self, asked: Asked) -> Iterator[Found]:
-        """The answers as they come; before the first picture's, what a user should know before relying on them."""
-        answers = self.answer(asked.pixels, self.phrases)
-        if not self.warned:
-            self.warned.add(asked.name)
-            for caution in self.segmenter.cautions(asked.name, self.phrases):
-                console.warn(caution)
-        for number, found in enumerate(answers):
-            if self.explains and number == 0 and not found.maps:
-                console.warn(f"{self.segmenter.name} has no maps to show: this is its answer alone")
-            yield found
 
 
 def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
@@ -444,45 +266,6 @@ def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
     if len(set(named.values())) > 1:
         raise RefsegError(f"{' and '.join(named)} exclude each other", hint="give one of them")
     return next(iter(named.values()), "png")
-
-
-def _check(phrases: Sequence[str]) -> None:
-    """That each is a phrase: what names a picture would be answered as one, and nobody would notice."""
-    from refseg_cli.segmenters.base import check_phrases
-
-    check_phrases(phrases)
-    for phrase in phrases:
-        if os.path.isfile(phrase) or Path(phrase).suffix.lower() in (*PICTURES, *VIDEOS):  # noqa: PTH113 - never raises
-            raise RefsegError(
-                f"{quoted(phrase)}: a file, not a phrase",
-                hint="name images before -p PHRASE; a phrase that does read like this may end with a space",
-            )
-
-
-def _read(image: str, *, max_pixels: int | None) -> tuple[str, np.ndarray]:
-    """What to call the image, and its pixels (3, h, w)."""
-    from refseg_cli.data.formats import MAX_PIXELS
-    from refseg_cli.data.pictures import read_pixels
-    from refseg_cli.data.remote import is_url, read_url
-
-    limit = max_pixels or MAX_PIXELS
-    source: Path | bytes
-    if image == STDIO:
-        source = _stdin()
-    else:
-        source = read_url(image, max_pixels=limit) if is_url(image) else Path(image)
-    return name_of(image), read_pixels(source, name_of(image), max_pixels=limit)
-
-
-def _stdin() -> bytes:
-    """The image that comes down the pipe; nobody types one."""
-    if sys.stdin is None:
-        raise RefsegError("- reads an image from standard input, which is closed", hint="refseg predict - ... < IMAGE")
-    if sys.stdin.isatty():
-        raise RefsegError(
-            "- reads an image from standard input, which is a terminal", hint="refseg predict - ... < IMAGE"
-        )
-    return sys.stdin.buffer.read()
 
 
 def _demo(out: Path, model: str | None, device: str) -> int:

@@ -193,7 +193,7 @@ def refclef(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare RefClef (ReferIt): ROOT/refclef/refs(unc).p and instances.json.
+    """Prepare RefClef (ReferIt): refs(unc).p and instances.json.
 
     \b
     Example, with the downloads in ./refer and the photos of SAIAPR TC-12 in ./saiapr_tc-12:
@@ -220,7 +220,7 @@ def grefcoco(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare gRefCOCO: ROOT/grefcoco/grefs(unc).json and instances.json.
+    """Prepare gRefCOCO: grefs(unc).json and instances.json.
 
     \b
     Example, with scenes, which come in the same layout:
@@ -275,7 +275,7 @@ def scenes(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Generate and prepare the embedded dataset: pictures of everyday objects with exact masks and phrases.
+    """Generate and prepare scenes, the dataset that comes with refseg.
 
     \b
     Examples:
@@ -309,7 +309,7 @@ def check(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Verify prepared data, and find pictures shared between training and test splits.
+    """Verify prepared data and find pictures that splits share.
 
     Checks hashes and counts against the manifests, and compares every train split with every other split of all the
     data given, by image id.

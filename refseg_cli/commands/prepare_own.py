@@ -87,7 +87,9 @@ def coco(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare your own photos: a COCO file with a table of phrases, or with phrases generated from its objects.
+    """Prepare your own photos: a COCO file and phrases.
+
+    The phrases are in a table, or generated from the annotated objects.
 
     \b
     A row of the table has an image (file name or id) and a phrase, and says what the phrase means by
@@ -133,10 +135,10 @@ def refer(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare another dataset in REFER's layout: RRSIS-D, RefSegRS, your own.
+    """Prepare another dataset in REFER's layout.
 
-    Ids may be text, splits have any names, boxes and ids of sentences may be missing. REFER's own sets, which have
-    published counts and COCO's image ids, have commands of their own.
+    RRSIS-D and RefSegRS, for example, or your own. Ids may be text, splits have any names, boxes and ids of sentences
+    may be missing. REFER's own sets, which have published counts and COCO's image ids, have commands of their own.
 
     \b
     Example:

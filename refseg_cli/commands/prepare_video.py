@@ -96,7 +96,7 @@ def _prepare(
 ) -> None:
     from refseg_cli.engine.prepare_video import VideoRequest, prepare_video
 
-    output = output_of(out, workers, on_error, "upright", max_pixels, overwrite)
+    output = output_of(out, workers, "local", on_error, "upright", max_pixels, overwrite)
     with console.progress() as progress:
         report = prepare_video(VideoRequest(dataset, root, output, names_of(splits)), progress=progress)
     show(report, json)

@@ -23,10 +23,10 @@ def publish(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Upload a trained model to the Hugging Face hub, or write the files to a folder.
+    """Upload a trained model to the Hugging Face hub.
 
-    Writes weights, config.json, tokenizer, and a model card with training data, scores, thresholds and recipe. The
-    training state is left out. Every --model takes hf:ORG/NAME.
+    Or write the same files to a new folder: weights, config.json, tokenizer, and a model card with training data,
+    scores, thresholds and recipe. The training state is left out. Every --model takes hf:ORG/NAME.
 
     \b
     Example:

@@ -1,8 +1,8 @@
 """Pictures to network input and masks back to pictures in NumPy and Pillow alone, where torch would take longer to
 import than the model to answer.
 
-The geometry is that of transforms.py. Its smoothing bilinear resize of 8-bit pixels is Pillow's but for the rounding:
-an input pixel differs by one step of 255 at most.
+The geometry is that of transforms.py. Its bilinear resize of 8-bit pixels is, smoothing, Pillow's but for the rounding,
+and else the one below: an input pixel differs by one step of 255 at most.
 
 Axes: h w of the original picture, H W of the network input.
 """
@@ -10,6 +10,7 @@ Axes: h w of the original picture, H W of the network input.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -29,9 +30,23 @@ def to_input(image: np.ndarray, placement: Placement, config: DataConfig) -> np.
     else:
         canvas = np.empty((3, *config.size), np.float32)
         canvas[:] = fill
-        canvas[:, *placement.box()] = _resized(image, placement).astype(np.float32) / 255
+        resized = _resized if config.smooth else _sampled_pixels
+        canvas[:, *placement.box()] = resized(image, placement).astype(np.float32) / 255
     mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (config.mean, config.std))
     return (canvas - mean) / std
+
+
+def to_small(image: np.ndarray, placement: Placement, config: DataConfig) -> np.ndarray | None:
+    """As `to_input`, made of the picture itself at `config.small`'s size; None where there is none."""
+    if config.small == (0, 0):
+        return None
+    return to_input(image, placement.scaled(config.size, config.small), replace(config, size=config.small))
+
+
+def _sampled_pixels(image: np.ndarray, placement: Placement) -> np.ndarray:
+    h, w = int(placement.height), int(placement.width)
+    places = _centres(h, 0, image.shape[1]), _centres(w, 0, image.shape[2])
+    return np.rint(np.stack([_sampled(channel.astype(np.float32), *places) for channel in image]))
 
 
 def _resized(image: np.ndarray, placement: Placement) -> np.ndarray:

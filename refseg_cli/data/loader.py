@@ -187,6 +187,7 @@ class StepDataset(Dataset[Batch]):
         places = zip(step, images, target_masks.split(rows), strict=True)
         parts = [self._image(pick, into, of_targets) for pick, into, of_targets in places]
         frames, phrase_index = phrases_of(step)
+        objects, object_of = _objects(parts)
         phrases = [phrase for part in parts[::frames] for phrase in part.phrases]
         if self.shuffle_phrases:
             rng = np.random.default_rng((*(self.augment or ()), *(pick.image for pick in step)))
@@ -201,7 +202,10 @@ class StepDataset(Dataset[Batch]):
             phrase_index=phrase_index,
             masks=target_masks[:, None],
             has_target=torch.cat([part.has_target for part in parts]),
-            categories=torch.stack([p.categories for p in parts]) if self._wants_categories else None,  # type: ignore[misc]
+            categories=_stacked([part.categories for part in parts]),
+            small=_stacked([part.small for part in parts]),
+            objects=objects,
+            object_of=object_of,
             target_id=_distinct([(i // frames, t) for i, part in enumerate(parts) for t in part.things]),
             sizes=torch.tensor([part.size for part in parts]),
             content=torch.stack([_as_row(part.placement) for part in parts]),
@@ -235,15 +239,20 @@ class StepDataset(Dataset[Batch]):
             if self.config.jitter:
                 light = transforms.drawn_light(self.config.jitter, rng)
         transforms.to_input(image, placement, self.config, light=light, mirrored=mirrored, out=into)
+        small = transforms.to_small(image, placement, self.config, light=light, mirrored=mirrored)
         fit = partial(transforms.masks_to_input, size=size, placement=placement, config=self.config, mirrored=mirrored)
         try:
             _fill_targets(of_targets, record, targets, fit)
+            objects = self._targets_apart(record, targets, fit) if self._wants_objects else None
             categories = self._categories(record, fit) if self._wants_categories else None
         except ValueError as error:
             raise RefsegError(
                 f"{record.file_name}: {error}, the picture has {size[1]}x{size[0]}", hint="prepare the data again"
             ) from error
         return _ImagePart(
+            small=small,
+            objects=objects,
+            object_of=[row for row, ids in enumerate(targets) for _ in ids],
             categories=categories,
             has_target=torch.tensor([bool(t) for t in targets]),
             phrases=phrases,
@@ -252,6 +261,15 @@ class StepDataset(Dataset[Batch]):
             placement=placement.mirrored(self.config.size) if mirrored else placement,
             samples=samples,
         )
+
+    @property
+    def _wants_objects(self) -> bool:
+        return self.config.objects and self.augment is not None
+
+    def _targets_apart(self, record: Record, targets: Sequence[tuple[int, ...]], fit: Fit) -> Tensor:
+        """(T, H, W): the instances of all expressions one by one."""
+        wanted = [record.instances[t].rle for ids in targets for t in ids]
+        return fit(wanted).float() if wanted else torch.zeros(0, *self.config.size)
 
     @property
     def _wants_categories(self) -> bool:
@@ -270,6 +288,9 @@ class StepDataset(Dataset[Batch]):
 class _ImagePart:
     """What one image contributes to a batch.  things: what tells one expression's targets from another's."""
 
+    small: Tensor | None
+    objects: Tensor | None
+    object_of: list[int]
     categories: Tensor | None
     has_target: Tensor
     phrases: list[str]
@@ -277,6 +298,22 @@ class _ImagePart:
     size: tuple[int, int]
     placement: Placement
     samples: tuple[Sample, ...]
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """One of all, or None if there are none."""
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there) if there else None
+
+
+def _objects(parts: Sequence[_ImagePart]) -> tuple[Tensor | None, Tensor | None]:
+    """`Batch.objects` and `Batch.object_of`, if they are wanted."""
+    objects = [part.objects for part in parts if part.objects is not None]
+    if not objects:
+        return None, None
+    starts = np.cumsum([0, *(len(part.phrases) for part in parts)])
+    owners = [int(start) + row for part, start in zip(parts, starts, strict=False) for row in part.object_of]
+    return torch.cat(objects), torch.tensor(owners, dtype=torch.int64)
 
 
 def _fill_targets(into: Tensor, record: Record, targets: Sequence[tuple[int, ...]], fit: Fit) -> None:
@@ -382,8 +419,10 @@ def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, confi
     size = (int(image.shape[1]), int(image.shape[2]))
     placement = place(size, config)
     tokens, attention_mask = tokenizer.encode(phrases)
+    small = transforms.to_small(image, placement, config)
     return Batch(
         images=transforms.to_input(image, placement, config)[None],
+        small=None if small is None else small[None],
         tokens=tokens,
         attention_mask=attention_mask,
         image_index=torch.zeros(len(phrases), dtype=torch.int64),

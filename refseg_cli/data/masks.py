@@ -170,7 +170,17 @@ def resize_as_pillow(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask[rows][:, columns]
 
 
-NEAREST = {"centres": resize_by_centres, "pillow": resize_as_pillow}
+def resize_by_corners(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) -> (H, W) by the pixels in which each new pixel's upper left corner lies: OpenCV's INTER_NEAREST.
+
+    It divides in floating point, so that a corner on the border of two pixels may fall short of the second.
+    """
+    steps = ((to, of, 1 / (to / of)) for to, of in zip(size, mask.shape, strict=True))
+    rows, columns = (np.minimum(np.floor(np.arange(to) * step).astype(int), of - 1) for to, of, step in steps)
+    return mask[rows][:, columns]
+
+
+NEAREST = {"centres": resize_by_centres, "pillow": resize_as_pillow, "corners": resize_by_corners}
 
 
 def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:

@@ -42,6 +42,20 @@ class Placement:
         )
         return Placement(top, left, height, width)
 
+    def scaled(self, of: tuple[int, int], to: tuple[int, int]) -> Placement:
+        """The same place in an input of size `to` instead of `of`; in whole pixels where it was."""
+        y, x = to[0] / of[0], to[1] / of[1]
+        top, left, bottom, right = (
+            self.top * y,
+            self.left * x,
+            (self.top + self.height) * y,
+            (self.left + self.width) * x,
+        )
+        if self.whole:
+            top, left = min(round(top), to[0] - 1), min(round(left), to[1] - 1)
+            bottom, right = max(top + 1, round(bottom)), max(left + 1, round(right))
+        return Placement(top, left, bottom - top, right - left)
+
     def mirrored(self, input_size: tuple[int, int]) -> Placement:
         """Where it lies once left and right of the whole input change places."""
         return Placement(self.top, input_size[1] - self.left - self.width, self.height, self.width)

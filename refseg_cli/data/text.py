@@ -15,6 +15,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from refseg_cli.config import TextConfig
 from refseg_cli.data import spelling as spellings
+from refseg_cli.data.sentencepiece import PAD_ID, read_sentencepiece
 from refseg_cli.data.spelling import UNK, Reading, Spelling
 from refseg_cli.errors import RefsegError
 
@@ -132,6 +133,8 @@ def build_tokenizer(config: TextConfig, phrases: Iterable[str]) -> Tokenizer:
     path = _vocabulary_file(config)
     if config.tokenizer == "bert":
         return _bert(path, max_tokens=config.max_tokens)
+    if config.tokenizer == "beit3":
+        return Tokenizer(read_sentencepiece(path), max_tokens=config.max_tokens, pad_id=PAD_ID)
     return _clip(path, max_tokens=config.max_tokens)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -55,7 +56,7 @@ def to_input(
         pixels = (pixels + 255 * fill).round().clamp(0, 255)
         torch.div(pixels.flip(-1) if mirrored else pixels, 255, out=canvas)
     else:
-        pixels = _resize(image, placement)
+        pixels = _resize(image, placement, smooth=config.smooth)
         if mirrored:
             pixels, placement = pixels.flip(-1), placement.mirrored(config.size)
         if not placement.fills(config.size):
@@ -67,6 +68,16 @@ def to_input(
         canvas.sub_(0.5).mul_(contrast).add_(0.5 * brightness).clamp_(0, 1)
     mean, std = (canvas.new_tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
     return canvas.sub_(mean).div_(std)
+
+
+def to_small(
+    image: Tensor, placement: Placement, config: DataConfig, *, light: Light | None = None, mirrored: bool = False
+) -> Tensor | None:
+    """As `to_input`, made of the picture itself at `config.small`'s size; None where there is none."""
+    if config.small == (0, 0):
+        return None
+    there = placement.scaled(config.size, config.small)
+    return to_input(image, there, replace(config, size=config.small), light=light, mirrored=mirrored)
 
 
 def drawn_light(strength: float, rng: np.random.Generator) -> Light:
@@ -113,7 +124,7 @@ def _sampling(size: tuple[int, int], to: tuple[int, int]) -> masks.Sampling:
     return masks.Sampling(size, rows.numpy(), columns.numpy())
 
 
-def _resize(pixels: Tensor, placement: Placement) -> Tensor:
+def _resize(pixels: Tensor, placement: Placement, *, smooth: bool) -> Tensor:
     """(c, h, w) uint8 -> the same at the placement's size, bit for bit what torchvision's v2 resize gives.
 
     Not called through torchvision: importing its transforms costs `refseg predict` four seconds.
@@ -121,7 +132,7 @@ def _resize(pixels: Tensor, placement: Placement) -> Tensor:
     size = (int(placement.height), int(placement.width))
     if tuple(pixels.shape[1:]) == size:
         return pixels
-    return F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
+    return F.interpolate(pixels[None], size, mode="bilinear", antialias=smooth)[0]
 
 
 def resample(

@@ -56,8 +56,9 @@ def _open_onnx(file: Path) -> Run:
     graphs = Graphs.open(file)
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        images, *others = (tensor.numpy() for tensor in inputs)
-        return [torch.from_numpy(array) for array in graphs.answer(graphs.encode(images), *others)]
+        images, tokens, attention_mask, image_index, *small = (tensor.numpy() for tensor in inputs)
+        answer = graphs.answer(graphs.encode(images, *small), tokens, attention_mask, image_index)
+        return [torch.from_numpy(array) for array in answer]
 
     return run
 

@@ -41,7 +41,7 @@ from refseg_cli.segmenters.zero_shot import is_zero_shot
 SCHEMA = "refseg.bench/1"
 ALL: Literal["all"] = "all"
 # Words of a recipe's vocabulary, where no data was read: BERT's and CLIP's own, and about as many as RefCOCO has.
-VOCABULARY = {"words": 10_000, "bert": 30_522, "clip": 49_408}
+VOCABULARY = {"words": 10_000, "bert": 30_522, "clip": 49_408, "beit3": 64_010}
 MIB, GIGA = 2**20, 1e9
 
 

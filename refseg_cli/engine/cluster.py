@@ -21,11 +21,13 @@ class _Worker:
     """One process of the cluster. begin: gives what it does to an item, with whatever that needs loaded once."""
 
     def __init__(self, begin: Callable[[], Callable[[Any], Any]]) -> None:
-        self.work = begin()
+        self.begin = begin
+        self.work: Callable[[Any], Any] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         made: Any
         try:
+            self.work = self.work or self.begin()  # here, where what is wrong with the model can be told
             made = self.work(pickle.loads(row["item"]))
         except RefsegError as error:
             made = error

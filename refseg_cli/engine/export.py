@@ -1,13 +1,14 @@
 """A model as one file for other runtimes, with the proof that it computes the same.
 
 The graph: images (I, 3, H, W) float32 normalised, tokens (N, L) int64, attention_mask (N, L) bool, image_index (N,)
-int64 -> mask_logits (N, 1, h, w), and exists_logit (N,) where the model has a no-target head. I and N are free, H, W
-and L fixed. What a consumer needs besides (sizes, mean and std, thresholds, tokeniser) lies inside the file: in
-ONNX as metadata `refseg.json` and `tokenizer.json`, in a .pt2 as extra files of these names. `refseg.json` also says
-how near the file is to its model, see proof.py.
+int64, and small (I, 3, h', w') like the images where the model reads each a second time -> mask_logits (N, 1, h, w),
+and exists_logit (N,) where the model has a no-target head. I and N are free, H, W, h', w' and L fixed. What a consumer
+needs besides (sizes, mean and std, thresholds, tokeniser) lies inside the file: in ONNX as metadata `refseg.json` and
+`tokenizer.json`, in a .pt2 as extra files of these names. `refseg.json` also says how near the file is to its model,
+see proof.py.
 
-Cut in two (`split`), it is a folder: image.onnx takes `images`, phrase.onnx what that gives and the rest, so that one
-encoding of a picture serves any number of calls; `refseg.json` and `tokenizer.json` lie beside them.
+Cut in two (`split`), it is a folder: image.onnx takes the pictures, phrase.onnx what that gives and the rest, so that
+one encoding of a picture serves any number of calls; `refseg.json` and `tokenizer.json` lie beside them.
 """
 
 from __future__ import annotations
@@ -210,10 +211,12 @@ def _metadata(loaded: Checkpoint, outputs: Sequence[str], more: Mapping[str, obj
         "schema": SCHEMA,
         "refseg": __version__,
         "model": loaded.name,
-        "inputs": INPUTS,
+        "inputs": [name for name in INPUTS if name != "small" or data.small != (0, 0)],
         "outputs": outputs,
         "image": {
             "size": data.size,
+            "small": data.small,
+            "smooth": data.smooth,
             "resize": data.resize,
             "fill": data.fill,
             "channels": "RGB",

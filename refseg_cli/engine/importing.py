@@ -25,7 +25,7 @@ from refseg_cli.layers.keymap import Renamed, Rule, rename
 from refseg_cli.layers.weights import read_weights
 from refseg_cli.metrics import protocols
 from refseg_cli.metrics.rules import Protocol
-from refseg_cli.models import asda_official, build_model, caris, cgformer, cris, lavt, rela
+from refseg_cli.models import asda_official, build_model, caris, cgformer, cris, deris_official, lavt, rela
 from refseg_cli.records import Thresholds
 
 LangWeight = Literal["zero", "stored"]
@@ -51,6 +51,7 @@ OFFICIAL: dict[str, Official] = {
     "caris": Official(caris.OFFICIAL_KEYS, caris.official_config, protocols.LAVT),
     "cgformer": Official(cgformer.OFFICIAL_KEYS, cgformer.official_config, protocols.CGFORMER),
     "cris": Official(cris.OFFICIAL_KEYS, cris.official_config, protocols.CRIS),
+    "deris": Official(deris_official.OFFICIAL_KEYS, deris_official.official_config, protocols.DERIS),
     "lavt": Official(lavt.OFFICIAL_KEYS, lavt.official_config, protocols.LAVT),
     "rela": Official(rela.OFFICIAL_KEYS, rela.official_config, protocols.RELA),
 }

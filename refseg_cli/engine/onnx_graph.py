@@ -16,8 +16,8 @@ from refseg_cli.errors import RefsegError
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-IMAGES = "images"
-INPUTS = (IMAGES, "tokens", "attention_mask", "image_index")
+INPUTS = ("images", "tokens", "attention_mask", "image_index", "small")  # the last: if the model reads it
+PICTURES = ("images", "small")
 OUTPUTS = ("mask_logits", "exists_logit")
 LIMIT = 2**31 - 2**20  # bytes; protobuf cannot hold more in one file
 
@@ -30,8 +30,9 @@ def convert(program: ExportedProgram, *, optimize: bool = True) -> Any:
     import torch
 
     outputs = OUTPUTS[: len(program.graph_signature.user_outputs)]
+    inputs = INPUTS[: len(program.graph_signature.user_inputs)]
     written = torch.onnx.export(
-        program, dynamo=True, verbose=False, optimize=optimize, input_names=INPUTS, output_names=outputs
+        program, dynamo=True, verbose=False, optimize=optimize, input_names=inputs, output_names=outputs
     )
     assert written is not None
     model = written.model_proto
@@ -80,7 +81,8 @@ def split(model: Any) -> tuple[Any, Any]:
     Raises:
         RefsegError: nothing depends on the picture alone.
     """
-    of_phrase, of_picture = set(INPUTS) - {IMAGES}, {IMAGES}
+    pictures = [value.name for value in model.graph.input if value.name in PICTURES]
+    of_phrase, of_picture = set(INPUTS) - set(PICTURES), set(pictures)
     first: list[Any] = []
     second: list[Any] = []
     constant: list[Any] = []
@@ -98,11 +100,11 @@ def split(model: Any) -> tuple[Any, Any]:
         raise RefsegError("language enters at the input: no part of the model depends on the picture alone")
     outputs = [value.name for value in model.graph.output]
     read_later = {name for node in second for name in _reads(node)} | set(outputs)
-    made = dict.fromkeys([IMAGES, *(name for node in first for name in node.output)])
+    made = dict.fromkeys([*pictures, *(name for node in first for name in node.output)])
     border = [name for name in made if name in read_later]
-    phrase_inputs = [name for name in INPUTS[1:] if name in read_later]
+    phrase_inputs = [name for name in INPUTS if name in read_later and name not in PICTURES]
     return (
-        _part(model, constant, first, [IMAGES], [name for name in border if name != IMAGES]),
+        _part(model, constant, first, pictures, [name for name in border if name not in pictures]),
         _part(model, constant, second, [*border, *phrase_inputs], outputs),
     )
 

@@ -26,7 +26,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         decay = config.weight_decay if decayed else 0.0
         settings.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay})
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(settings, betas=config.betas)
+    return kind(settings, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad)
 
 
 def schedule(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -> float:

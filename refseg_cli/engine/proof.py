@@ -127,6 +127,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
     starts = [sum(len(batch.images) for batch in batches[:place]) for place in range(len(batches))]
     return Batch(
         images=torch.cat([batch.images for batch in batches]),
+        small=None if batches[0].small is None else torch.cat([b.small for b in batches if b.small is not None]),
         tokens=torch.cat([batch.tokens for batch in batches]),
         attention_mask=torch.cat([batch.attention_mask for batch in batches]),
         image_index=torch.cat([batch.image_index + start for batch, start in zip(batches, starts, strict=True)]),
@@ -136,7 +137,8 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 
 def _inputs(batch: Batch) -> tuple[Tensor, ...]:
-    return batch.images, batch.tokens, batch.attention_mask, batch.image_index
+    more = () if batch.small is None else (batch.small,)
+    return batch.images, batch.tokens, batch.attention_mask, batch.image_index, *more
 
 
 def _masks(outputs: Sequence[Tensor], batch: Batch, loaded: Checkpoint) -> list[np.ndarray]:

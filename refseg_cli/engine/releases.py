@@ -23,13 +23,19 @@ class Release:
     sha256: str = ""
 
 
-_CARIS, _LAVT, _RELA = "hub saliu/CARIS", "README of yz93/LAVT-RIS", "README of henghuiding/ReLA"
+_CARIS, _DERIS = "hub saliu/CARIS", "hub Dmmm997/DeRIS"
+_LAVT, _RELA = "README of yz93/LAVT-RIS", "README of henghuiding/ReLA"
 _SETS = ("refcoco", "refcoco+", "refcocog-umd", "refcocog-google")
 
 # By the recipe that it was trained by
 RELEASES: dict[str, Release] = {
     "caris-combined": Release(_CARIS, "combined/refcocom.pth"),
     **{f"caris-{data}": Release(_CARIS, "one of four in standard") for data in _SETS},
+    **{
+        f"deris-{size}-{data}": Release(_DERIS, f"DeRIS-{size.upper()}-{data}.pth")
+        for data in ("refcoco", "grefcoco")
+        for size in ("l", "b")
+    },
     **{f"lavt-{data}": Release(_LAVT) for data in _SETS},
     **{f"lavt-one-{data}": Release(_LAVT) for data in _SETS},
     "rela-swin-b-grefcoco": Release(_RELA, "gres_swin_base.pth"),
@@ -72,7 +78,7 @@ def refuse_unlike(name: str, source: Path, recipe: Recipe, found: Mapping[str, A
 
 def _settings(recipe: Recipe, wanted: Recipe) -> list[tuple[str, str, Any, Any]]:
     """What decides the answers beside the weights: the picture's and the phrase's way into the network."""
-    keys = {"data": ("size", "resize", "mean", "std"), "text": ("tokenizer", "max_tokens", "field")}
+    keys = {"data": ("size", "small", "smooth", "resize", "mean", "std"), "text": ("tokenizer", "max_tokens", "field")}
     pairs = [(part, key, getattr(recipe, part), getattr(wanted, part)) for part, names in keys.items() for key in names]
     values = [(part, key, getattr(a, key), getattr(b, key)) for part, key, a, b in pairs]
     return [one for one in values if one[2] != one[3]]

@@ -69,6 +69,7 @@ class Subject:
         expressions, length = images * phrases, self.recipe.text.max_tokens
         return Batch(
             images=torch.randn(images, 3, *self.recipe.data.size),
+            small=torch.randn(images, 3, *self.recipe.data.small) if any(self.recipe.data.small) else None,
             tokens=torch.randint(self.vocabulary, (expressions, length)),
             attention_mask=torch.ones(expressions, length, dtype=torch.bool),
             image_index=torch.arange(expressions) // phrases,
@@ -83,6 +84,8 @@ class Subject:
             masks=masks,
             has_target=torch.ones(len(batch), dtype=torch.bool),
             target_id=torch.arange(len(batch)),
+            objects=masks[:, 0] if self.recipe.data.objects else None,
+            object_of=torch.arange(len(batch)) if self.recipe.data.objects else None,
             categories=torch.ones(images, height, width, dtype=torch.int64) if self.recipe.data.category_map else None,
         )
 

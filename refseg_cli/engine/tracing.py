@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from refseg_cli.checkpoint import Checkpoint
-from refseg_cli.engine.onnx_graph import INPUTS
+from refseg_cli.engine.onnx_graph import INPUTS, PICTURES
 from refseg_cli.records import Batch
 
 if TYPE_CHECKING:
@@ -27,9 +27,14 @@ class Graph(nn.Module):
         self.model = model
 
     def forward(
-        self, images: Tensor, tokens: Tensor, attention_mask: Tensor, image_index: Tensor
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        attention_mask: Tensor,
+        image_index: Tensor,
+        small: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        prediction = self.model(Batch(images, tokens, attention_mask, image_index))
+        prediction = self.model(Batch(images, tokens, attention_mask, image_index, small=small))
         if prediction.exists_logit is None:
             return (prediction.mask_logits,)
         return prediction.mask_logits, prediction.exists_logit
@@ -40,7 +45,7 @@ def trace(graph: Graph, inputs: Sequence[Tensor]) -> ExportedProgram:
     from torch.export import Dim
 
     images, expressions = Dim("images", min=1), Dim("expressions", min=1)
-    shapes = {name: {0: images if name == "images" else expressions} for name in INPUTS}
+    shapes = {name: {0: images if name in PICTURES else expressions} for name in INPUTS[: len(inputs)]}
     with torch.no_grad():
         program = torch.export.export(graph, tuple(inputs), dynamic_shapes=shapes)
     for node in program.graph.nodes:  # where each line of Python lay on this machine is nobody's business
@@ -57,5 +62,8 @@ def example(loaded: Checkpoint, images: int, expressions: int, *, seed: int = 0)
     # From a single word to more than the model reads, whichever number of phrases is asked for.
     lengths = [1 + (n * tokenizer.max_tokens) // max(1, expressions - 1) for n in range(expressions)]
     tokens, attention_mask = tokenizer.encode([" ".join(rng.choices(words, k=k)) for k in lengths])
-    pixels = torch.randn(images, 3, height, width, generator=torch.Generator().manual_seed(seed))
-    return pixels, tokens, attention_mask, torch.arange(expressions) * images // expressions
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(images, 3, height, width, generator=generator)
+    small = loaded.recipe.data.small
+    more = () if small == (0, 0) else (torch.randn(images, 3, *small, generator=generator),)
+    return pixels, tokens, attention_mask, torch.arange(expressions) * images // expressions, *more

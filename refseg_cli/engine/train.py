@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -339,12 +340,9 @@ class _Run:
     # ---- state ----------------------------------------------------------------------------------------------------
 
     def save_last(self) -> None:
-        state = self.moving.optimizer_state()  # of all processes
-        self._save(
-            self.request.out / "last",
-            self.last_scores,
-            extra=lambda folder: save_state(folder, self.moving, self.position, optimizer=state, **self._facts()),
-        )
+        facts = {"optimizer": self.moving.optimizer_state(), **self._facts()}  # of all processes
+        extra = partial(save_state, moving=self.moving, position=self.position, **facts)
+        self._save(self.request.out / "last", self.last_scores, extra=extra)
 
     def _save(self, folder: Path, scores: dict[str, float | None], extra: Callable[[Path], None] | None = None) -> None:
         self.accelerator.wait_for_everyone()

@@ -18,7 +18,7 @@ from refseg_cli.metrics.intervals import Difference, differences, estimates
 from refseg_cli.metrics.protocols import VIDEO
 from refseg_cli.metrics.scores import Ratios
 from refseg_cli.metrics.swaps import SWAPS
-from refseg_cli.metrics.video import boundary_accuracy, region_similarity
+from refseg_cli.metrics.video import boundary_accuracy, region_similarity, steady
 from refseg_cli.records import Expression, Record, Rle
 
 
@@ -46,8 +46,8 @@ class _Track:
         self.boundaries += boundary_accuracy(predicted, true).tolist()
         self.has_target |= bool(expression.targets)
         if self.before and self.before[0] == record.frame - 1:
-            ours, theirs = _overlap(mask, self.before[1]), _overlap(truth, self.before[2])
-            self.steadiness.append(1 - max(theirs - ours, 0))
+            kept = [np.array([_overlap(*pair)]) for pair in ((mask, self.before[1]), (truth, self.before[2]))]
+            self.steadiness += steady(*kept).tolist()
         self.before = (record.frame, mask, truth)
 
 

@@ -59,7 +59,7 @@ class Disturbance:
         partners = _partners(dataset, images, self.seed)
         if self.kind == "shuffled-phrases":
             return lambda batch: _ask(batch, dataset.tokenizer, _phrases_of(batch, dataset, partners))
-        return lambda batch: replace(batch, images=_pictures_of(batch, dataset, partners))
+        return lambda batch: _with_pictures_of(batch, dataset, partners)
 
     def _without_random(self, sample: Sample, rng: np.random.Generator) -> str:
         words = sample.text.split()
@@ -131,8 +131,9 @@ def _phrases_of(batch: Batch, dataset: StepDataset, partners: dict[int, int]) ->
     return texts
 
 
-def _pictures_of(batch: Batch, dataset: StepDataset, partners: dict[int, int]) -> Tensor:
-    """(I, 3, H, W) the partners' pictures as network input."""
+def _with_pictures_of(batch: Batch, dataset: StepDataset, partners: dict[int, int]) -> Batch:
+    """The batch with the partners' pictures."""
     samples = dict(zip(batch.image_index.tolist(), batch.samples, strict=True))  # one of each image
     step = tuple(Pick(partners[samples[image].image_id], (0,)) for image in range(len(batch.images)))
-    return dataset[step].images
+    others = dataset[step]
+    return replace(batch, images=others.images, small=others.small)

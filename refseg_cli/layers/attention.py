@@ -83,10 +83,12 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, queries: Tensor, memory: Tensor, keep: Tensor | None = None) -> Tensor:
-        """keep: (b, q) bool over the queries themselves; None keeps all."""
+    def forward(
+        self, queries: Tensor, memory: Tensor, keep: Tensor | None = None, memory_keep: Tensor | None = None
+    ) -> Tensor:
+        """keep, memory_keep: (b, q) and (b, k) bool over the queries themselves and the memory; None keeps all."""
         x = self.norm1(queries + self.drop(self.self_attention(queries, queries, queries, keep)))
-        x = self.norm2(x + self.drop(self.cross_attention(x, memory, memory)))
+        x = self.norm2(x + self.drop(self.cross_attention(x, memory, memory, memory_keep)))
         return self.norm3(x + self.drop(self.mlp(x)))
 
 

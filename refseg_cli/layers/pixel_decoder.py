@@ -1,7 +1,7 @@
 """Pixel decoders: a backbone's pyramid to memories for attention, and one fine map for dot products with filters.
 
-Users: models/rela.py, layers/region_decoder.py. In both kinds the places of the three coarse maps see one another; the
-finest map joins at the end.
+Users: models/{deris,rela}.py, layers/region_decoder.py. In both kinds the places of the three coarse maps see one
+another; the finest map joins at the end.
 
 Axes: m maps (of an image, or of an image seen with one phrase), c channels, h w of a map, p places of all levels,
 s levels, r points sampled at a level.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.layers.attention import EncoderLayer, feed_forward
+from refseg_cli.layers.keymap import Rule, feed_forward_rules
 from refseg_cli.layers.vision import conv_bn_relu
 
 LEVELS = 3  # coarse maps: strides 32, 16, 8, always in this order
@@ -74,15 +75,21 @@ class DeformablePixelDecoder(nn.Module):
     Args:
         channels: of the four maps, finest first.
         hidden: width of the feed-forward part.
+        simplified: as in Mask2Former-Simplify, which DeRIS took over: the finest map's convolutions have biases, and
+            there is a ReLU behind the first of them too.
     """
 
-    def __init__(self, channels: tuple[int, ...], *, dim: int, heads: int, hidden: int, layers: int) -> None:
+    def __init__(
+        self, channels: tuple[int, ...], *, dim: int, heads: int, hidden: int, layers: int, simplified: bool = False
+    ) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(_lateral(c, dim) for c in reversed(channels[1:]))
         self.level_embed = nn.Parameter(torch.randn(LEVELS, dim))
         self.layers = nn.ModuleList(DeformableLayer(dim, heads=heads, hidden=hidden) for _ in range(layers))
-        self.fine = nn.Sequential(nn.Conv2d(channels[0], dim, 1, bias=False), group_norm(dim))
-        self.smooth = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), group_norm(dim), nn.ReLU())
+        self.fine = nn.Sequential(nn.Conv2d(channels[0], dim, 1, bias=simplified), group_norm(dim))
+        if simplified:
+            self.fine.append(nn.ReLU())
+        self.smooth = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=simplified), group_norm(dim), nn.ReLU())
         self.mask_features = nn.Conv2d(dim, dim, 1)
 
     def forward(self, maps: list[Tensor]) -> Pixels:
@@ -283,3 +290,22 @@ def sine_positions(like: Tensor) -> Tensor:
     rows = waves(h).T[:, :, None].expand(-1, -1, w)
     columns = waves(w).T[:, None, :].expand(-1, h, -1)
     return torch.cat([rows, columns]).to(like.dtype)
+
+
+def pixel_decoder_rules(theirs: str) -> tuple[Rule, ...]:
+    """The rules for a `DeformablePixelDecoder` of official files, but for its finest map's two convolutions.
+
+    Args:
+        theirs: where it stands in the official model, a regular expression. In ours it is `pixel_decoder`.
+    """
+    ours = "pixel_decoder"
+    layer, our_layer = rf"{theirs}\.transformer\.encoder\.layers\.(\d+)", rf"{ours}.layers.\1"
+    names = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value", "output_proj": "out"}
+    return (
+        Rule(rf"{theirs}\.input_proj\.(.*)", rf"{ours}.lateral.\1"),
+        Rule(rf"{theirs}\.transformer\.level_embed", f"{ours}.level_embed"),
+        *(Rule(rf"{layer}\.self_attn\.{a}\.(.*)", rf"{our_layer}.attention.{b}.\2") for a, b in names.items()),
+        Rule(rf"{layer}\.(norm\d\..*)", rf"{our_layer}.\2"),
+        *feed_forward_rules(layer, our_layer),
+        Rule(rf"{theirs}\.mask_features\.(.*)", rf"{ours}.mask_features.\1"),
+    )

@@ -1,8 +1,9 @@
 """Image encoders that end in a pyramid of four maps, with or without language in them.
 
-Users: models/rela.py, layers/region_decoder.py. Each is called with images (i, 3, H, W), words (n, l, word_dim), keep
-(n, l) bool and image_index (n,), and gives four maps (m, channels[k], h, w), finest first, and each expression's row of
-them (n,), or None where the maps are the expressions' already. Its `backbone` is the plain one inside.
+Users: models/{caris,deris,rela}.py, layers/region_decoder.py. Each but `NormedMaps` is called with images (i, 3, H, W),
+words (n, l, word_dim), keep (n, l) bool and image_index (n,), and gives four maps (m, channels[k], h, w), finest first,
+and each expression's row of them (n,), or None where the maps are the expressions' already. Its `backbone` is the plain
+one inside.
 
 Axes: i images, n expressions, m maps, l words, c channels, h w of a map.
 """
@@ -24,6 +25,22 @@ Pyramid = tuple[list[Tensor], Tensor | None]
 def take(x: Tensor, rows: Tensor | None) -> Tensor:
     """(m, ...) -> (n, ...): what each expression reads."""
     return x if rows is None else x[rows]
+
+
+class NormedMaps(nn.Module):
+    """images (i, 3, H, W) -> the backbone's maps (i, c, h, w), finest first, each with a LayerNorm of its own.
+
+    The next stage reads the map as it was.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone, self.channels = backbone, backbone.channels
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = zip(self.norms, self.backbone(images), strict=True)
+        return [norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for norm, x in maps]
 
 
 class PlainPyramid(nn.Module):

@@ -1,6 +1,7 @@
 """The region decoder of ReLA's official code: P*P regions among pixels, words and each other, and what they say.
 
-Users: models/rela.py, whose header tells how the thesis' differs. The thesis' own is there.
+Users: models/rela.py, whose header tells how the thesis' differs; the thesis' own is there. Its layers are those of
+Mask2Former's masked decoder too: models/deris_decoder.py.
 
 Axes: m maps (of an image, or of an image seen with one phrase), n expressions, l words, q = P*P regions, c channels,
 h w of a map, k pixels of a memory.
@@ -54,7 +55,10 @@ class RegionAttention(Attention):
         return split_heads(self.k(key), self.heads), split_heads(self.v(value), self.heads)
 
     def attend(self, query: Tensor, keys: tuple[Tensor, Tensor], keep: Tensor | None = None) -> Tensor:
-        """query (n, q, c); keys of `keys()` with n rows; keep (n, 1 or q, k) bool, True where a key may be seen."""
+        """query (n, q, c); keys of `keys()` with n rows.
+
+        keep: (n, 1 or q, k) bool, True where a key may be seen; or numbers that are added to the scores.
+        """
         mask = None if keep is None else keep[:, None]
         attended = F.scaled_dot_product_attention(split_heads(self.q(query), self.heads), *keys, attn_mask=mask)
         return self.out(join_heads(attended))

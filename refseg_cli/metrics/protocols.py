@@ -6,8 +6,9 @@ which expressions a figure is formed over (`Metric`). Facts from the official re
 henghuiding/Vision-Language-Transformer `callbacks/eval.py`, DerrickWang005/CRIS.pytorch and SooLab/CGFormer
 `engine/engine.py`, yz93/LAVT-RIS `test.py`, swagger-coder/ASDA `engine/engine.py`, henghuiding/ReLA's evaluator,
 open-mmlab/mmdetection `RefSegMetric`, dvlab-research/LISA `train_ds.py`,
-LeapLabTHU/GSVA `solver.py`, toggle1995/RIS-DMMI `test.py`, RobertLuo1/CoHD's evaluator,
-ChenyunWu/PhraseCutDataset `utils/evaluator.py`, jianzongwu/robust-ref-seg `utils/validation.py`.
+LeapLabTHU/GSVA `solver.py`, toggle1995/RIS-DMMI `test.py`, RobertLuo1/CoHD's evaluator, Dmmm1997/DeRIS
+`evaluations/grefcoco.py` and `apis/test.py`, ChenyunWu/PhraseCutDataset `utils/evaluator.py`,
+jianzongwu/robust-ref-seg `utils/validation.py`.
 
 Three things are ours in every protocol: the pictures' own way into the network decides the way back (upstream loaders
 round letterboxes differently, by up to a pixel; CRIS's own is `data.resize` "warp"), true masks are those of the
@@ -121,6 +122,25 @@ RELA = Protocol(
     strict=False,
     size=(480, 480),
 )
+DERIS = Protocol(
+    name="deris",
+    follows="DeRIS' evaluators: gRefCOCO's, and with mIoU and oIoU that of one target",
+    grid=Grid("input", enlarge="bilinear-corners", sigmoid="never", restore=None, nearest="corners"),
+    threshold=0.5,
+    absence=Absence("declared", exists=0.5),
+    metrics=(
+        ALL_IOU,
+        OVERALL,
+        *ACCURACIES,
+        TARGETS_IOU,
+        Metric("oIoU", "overall", "targets"),
+        *_precision(*FIFTHS, of="targets"),
+    ),
+    headline=("cIoU", "gIoU", "N-acc", "oIoU", "mIoU"),
+    strict=False,
+    size=(384, 384),
+    ties=True,
+)
 COHD = replace(
     RELA,
     name="cohd",
@@ -218,6 +238,7 @@ GROUPS: dict[str, tuple[Protocol, ...]] = {
     "Any number of targets": (
         RELA,
         COHD,
+        DERIS,
         GSVA,
         replace(
             GSVA,

@@ -27,7 +27,8 @@ class Grid:
 
     size:    `original`: at the picture's own size, where the truth is as annotated; `input`: at the network's input,
              where the truth is resized to by nearest neighbour.
-    nearest: which neighbour that is: the pixel under the `centres`, or the one that `pillow` takes.
+    nearest: which neighbour that is: the pixel under the `centres`, the one that `pillow` takes, or the one under the
+             upper left `corners`, which OpenCV takes.
     crowds:  whether crowd annotations are part of the truth, where there are others beside them.
     enlarge: from the network's output to its input's size; None only where the picture has to be cut out of padding.
     sigmoid: before which step logits become probabilities; `never`: logits are resized.
@@ -38,7 +39,7 @@ class Grid:
     enlarge: Interpolation | None
     sigmoid: Literal["enlarge", "restore", "never"]
     restore: Interpolation | None
-    nearest: Literal["centres", "pillow"] = "centres"
+    nearest: Literal["centres", "pillow", "corners"] = "centres"
     crowds: bool = True
 
 

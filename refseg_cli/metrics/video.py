@@ -62,8 +62,12 @@ def steadiness(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     truth, 0 where it changes altogether while the truth stands. It says nothing of being right: an answer that never
     changes is steady.
     """
-    ours, theirs = (region_similarity(masks[1:], masks[:-1]) for masks in (predicted, true))
-    return 1 - np.maximum(theirs - ours, 0)
+    return steady(*(region_similarity(masks[1:], masks[:-1]) for masks in (predicted, true)))
+
+
+def steady(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """`steadiness` from the IoU of each two neighbouring masks, (f - 1,) each."""
+    return 1 - np.maximum(true - predicted, 0)
 
 
 def region_similarity(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from refseg_cli.models.asda import ASDA, ASDAConfig
 from refseg_cli.models.caris import CARIS, CARISConfig
 from refseg_cli.models.cgformer import CGFormer, CGFormerConfig
 from refseg_cli.models.cris import CRIS, CRISConfig
+from refseg_cli.models.deris import DeRIS, DeRISConfig
 from refseg_cli.models.isfp import ISFP, ISFPConfig
 from refseg_cli.models.jmceln import JMCELN, JMCELNConfig
 from refseg_cli.models.lavt import LAVT, LAVTConfig
@@ -33,6 +34,7 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "caris": (CARISConfig, CARIS),
     "cgformer": (CGFormerConfig, CGFormer),
     "cris": (CRISConfig, CRIS),
+    "deris": (DeRISConfig, DeRIS),
     "isfp": (ISFPConfig, ISFP),
     "jmceln": (JMCELNConfig, JMCELN),
     "lavt": (LAVTConfig, LAVT),

@@ -38,7 +38,7 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.pwam import official_bert, official_stages, official_swin
-from refseg_cli.layers.vision import Backbone
+from refseg_cli.layers.pyramids import NormedMaps
 from refseg_cli.models.caris_decoder import Decoder, MaskHead, Scene, Stage
 from refseg_cli.records import Batch, MapKind, Prediction
 
@@ -158,22 +158,6 @@ def by_class(classes: Tensor) -> tuple[Tensor, Tensor]:
 def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bilinear, the corners' centres on the corners' centres."""
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
-
-
-class NormedMaps(nn.Module):
-    """images (i, 3, H, W) -> the backbone's maps (i, c, h, w), finest first, each with a LayerNorm of its own.
-
-    The next stage reads the map as it was.
-    """
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone, self.channels = backbone, backbone.channels
-        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        maps = zip(self.norms, self.backbone(images), strict=True)
-        return [norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for norm, x in maps]
 
 
 class ImagePrompts(nn.Module):

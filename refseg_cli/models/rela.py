@@ -48,7 +48,14 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.layers.attention import Attention
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule, attention_rules, feed_forward_rules
-from refseg_cli.layers.pixel_decoder import DeformablePixelDecoder, DensePixelDecoder, Pixels, Sharpen, resized
+from refseg_cli.layers.pixel_decoder import (
+    DeformablePixelDecoder,
+    DensePixelDecoder,
+    Pixels,
+    Sharpen,
+    pixel_decoder_rules,
+    resized,
+)
 from refseg_cli.layers.pwam import official_backbone, official_bert, official_swin
 from refseg_cli.layers.pyramids import FusedPyramid, PlainPyramid, TiledPyramid, VltPyramid, take, tile_size
 from refseg_cli.layers.region_decoder import MaskedRegionDecoder, Regions, as_places, mlp, region_masks
@@ -352,19 +359,12 @@ def _attend_and_norm_rules(theirs: str, attention: str, ours: str) -> tuple[Rule
 
 def _pixel_decoder_rules() -> tuple[Rule, ...]:
     theirs, ours = r"sem_seg_head\.pixel_decoder", "pixel_decoder"
-    layer, our_layer = rf"{theirs}\.transformer\.encoder\.layers\.(\d+)", rf"{ours}.layers.\1"
-    names = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value", "output_proj": "out"}
     return (
-        Rule(rf"{theirs}\.input_proj\.(.*)", rf"{ours}.lateral.\1"),
-        Rule(rf"{theirs}\.transformer\.level_embed", f"{ours}.level_embed"),
-        *(Rule(rf"{layer}\.self_attn\.{a}\.(.*)", rf"{our_layer}.attention.{b}.\2") for a, b in names.items()),
-        Rule(rf"{layer}\.(norm\d\..*)", rf"{our_layer}.\2"),
-        *feed_forward_rules(layer, our_layer),
+        *pixel_decoder_rules(theirs),
         Rule(rf"{theirs}\.adapter_1\.weight", f"{ours}.fine.0.weight"),
         Rule(rf"{theirs}\.adapter_1\.norm\.(.*)", rf"{ours}.fine.1.\1"),
         Rule(rf"{theirs}\.layer_1\.weight", f"{ours}.smooth.0.weight"),
         Rule(rf"{theirs}\.layer_1\.norm\.(.*)", rf"{ours}.smooth.1.\1"),
-        Rule(rf"{theirs}\.mask_features\.(.*)", rf"{ours}.mask_features.\1"),
     )
 
 

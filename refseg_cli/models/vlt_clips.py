@@ -54,6 +54,7 @@ class VLTClips(VLT):
         language = Language(spoken.features[phrase], spoken.keep[phrase])  # of n expressions
         memory = self.body.encode(self.fusion(vision, language, batch.image_index))
         average = vision.unflatten(0, (-1, batch.frames)).mean(1)  # (b, c, h, w) [4.3.5]
+        assert isinstance(self.body.queries, QueryGeneration)
         guide = self.body.queries.guide(average)[batch.image_index[first] // batch.frames]  # (p, q, c)
         F_q, A_qd, _ = self.body.queries(guide, spoken)
         understood = self.body.respond(memory, F_q[phrase], A_qd[phrase], None)

@@ -23,7 +23,7 @@ class GraphModule(nn.Module):
         self.graphs = graphs
 
     def forward(self, batch: Batch) -> Prediction:
-        encoded = self.graphs.encode(batch.images.numpy())
+        encoded = self.graphs.encode(batch.images.numpy(), None if batch.small is None else batch.small.numpy())
         language = (batch.tokens.numpy(), batch.attention_mask.numpy(), batch.image_index.numpy())
         logits, *exists = (torch.from_numpy(array) for array in self.graphs.answer(encoded, *language))
         return Prediction(logits, exists[0] if exists else None)

@@ -64,13 +64,14 @@ class Graphs:
             return cls(_session(path / IMAGE, threads, once), _session(path / PHRASE, threads, once))
         return cls(None, _session(path, threads, once))
 
-    def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """What phrases are asked of; images: (I, 3, H, W) float32 normalised."""
+    def encode(self, images: np.ndarray, small: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """What phrases are asked of; images: (I, 3, H, W) float32 normalised; small: as in `Batch`."""
+        given = {"images": images} | ({} if small is None else {"small": small})
         if self.image is None:
-            return {"images": images}
+            return given
         names = [value.name for value in self.image.get_outputs()]
-        made = dict(zip(names, self.image.run(None, {"images": images}), strict=True))
-        return made | ({"images": images} if "images" in self._inputs else {})
+        made = dict(zip(names, self.image.run(None, given), strict=True))
+        return made | {name: pixels for name, pixels in given.items() if name in self._inputs}
 
     def answer(
         self, encoded: Mapping[str, np.ndarray], tokens: np.ndarray, attention_mask: np.ndarray, image_index: np.ndarray
@@ -251,7 +252,9 @@ class OnnxSegmenter:
         size = (int(pixels.shape[1]), int(pixels.shape[2]))
         placement = place(size, config)
         with _explained(found.path, "cannot be run"):
-            encoded = found.graphs.encode(arrays.to_input(pixels, placement, config)[None])
+            small = arrays.to_small(pixels, placement, config)
+            images = arrays.to_input(pixels, placement, config)[None]
+            encoded = found.graphs.encode(images, None if small is None else small[None])
         chunk = CHUNK
         if self.memory is not None:
             chunk = max(1, min(CHUNK, self.memory // (SUPPOSED * config.size[0] * config.size[1])))

@@ -79,9 +79,18 @@ def read_mask(source: str | bytes) -> np.ndarray:
 
 def test_what_reaches_the_engine(calls: list[dict[str, Any]], capfdbinary: Capture) -> None:
     options = ["--model", "run", "--device", "cpu", "--threshold", "0.3", "--no-target-threshold", "0.7", "--json"]
+    options += ["--memory", "2GiB", "--precision", "bf16"]
     assert main(["predict", *options, "photo.png", "a dog", "--", "-x"]) == FOUND
     assert calls == [
-        {"model": "run", "once": True, "device": "cpu", "threshold": 0.3, "no_target_threshold": 0.7},
+        {
+            "model": "run",
+            "once": True,
+            "device": "cpu",
+            "threshold": 0.3,
+            "no_target_threshold": 0.7,
+            "precision": "bf16",
+            "memory": 2 << 30,
+        },
         {"image": (3, HEIGHT, WIDTH), "phrases": ["a dog", "-x"]},
     ]
 

@@ -37,6 +37,19 @@ def test_the_network_input_is_that_of_torch(resize: str, size: tuple[int, int]) 
     assert (difference > 0.01 * STEP).mean() < 0.25
 
 
+@pytest.mark.parametrize("resize", ["letterbox", "squash"])
+@pytest.mark.parametrize("size", SIZES)
+def test_so_is_one_without_smoothing_and_its_small_copy(resize: str, size: tuple[int, int]) -> None:
+    config = DataConfig(size=(48, 64), small=(24, 32), resize=resize, smooth=False)  # type: ignore[arg-type]
+    image, placement = a_picture(size), place(size, config)
+    for ours, theirs in ((arrays.to_input, transforms.to_input), (arrays.to_small, transforms.to_small)):
+        made, expected = ours(image, placement, config), theirs(torch.from_numpy(image), placement, config)
+        assert made is not None
+        assert expected is not None
+        assert np.abs(made - expected.numpy()).max() < 1.01 * STEP
+    assert arrays.to_small(image, placement, DataConfig(size=(48, 64))) is None
+
+
 def test_one_fill_serves_all_channels() -> None:
     config = DataConfig(size=(20, 40), fill=0.25)
     found = arrays.to_input(a_picture((20, 10)), place((20, 10), config), config)

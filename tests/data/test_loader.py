@@ -321,3 +321,47 @@ def test_unknown_words_come_on_top_of_what_is_said(shards: Shards, tokenizer: To
     assert torch.equal(noisy.tokens, again.tokens)
     evaluated = StepDataset(shards, tokenizer, PLAIN, unknown=1.0)[step]
     assert unknown not in evaluated.tokens
+
+
+def test_a_second_smaller_picture_goes_with_the_first(shards: Shards, tokenizer: Tokenizer) -> None:
+    """Flipped and lit alike."""
+    step = (Pick(0, (0,)), Pick(1, (0,)))
+    config = replace(PLAIN, small=(16, 16), flip=0.5, jitter=0.2)
+    assert StepDataset(shards, tokenizer, PLAIN)[step].small is None
+    for seed in range(4):
+        batch = StepDataset(shards, tokenizer, config, augment=(seed, 0))[step]
+        assert batch.small is not None
+        assert batch.small.shape == (2, 3, 16, 16)
+        shrunk = torch.nn.functional.adaptive_avg_pool2d(batch.images, 16)
+        assert float((shrunk - batch.small).abs().mean()) < 0.1
+    alone = loader.batch_for(torch.zeros(3, 9, 9, dtype=torch.uint8), ["a"], tokenizer, config)
+    assert alone.small is not None
+    assert alone.small.shape == (1, 3, 16, 16)
+
+
+def test_objects_are_the_targets_one_by_one(shards: Shards, tokenizer: Tokenizer) -> None:
+    """In training alone; together they are the masks, whichever way round."""
+    step = tuple(Pick(image, tuple(range(len(shards[image].expressions)))) for image in range(6))
+    config = replace(PLAIN, objects=True, flip=0.5)
+    assert StepDataset(shards, tokenizer, config)[step].objects is None
+    assert StepDataset(shards, tokenizer, PLAIN, augment=(0, 0))[step].objects is None
+    batch = StepDataset(shards, tokenizer, config, augment=(0, 0))[step]
+    assert batch.objects is not None
+    assert batch.object_of is not None
+    assert batch.masks is not None
+    expressions = [shards[pick.image].expressions[e] for pick in step for e in pick.expressions]
+    assert batch.object_of.tolist() == [n for n, e in enumerate(expressions) for _ in e.targets]
+    assert {len(e.targets) for e in expressions} >= {0, 1, 2}
+    for n in range(len(batch)):
+        union = (batch.objects * (batch.object_of == n)[:, None, None]).amax(0)
+        assert torch.equal(union, batch.masks[n, 0])
+
+
+def test_a_batch_without_any_target_has_no_objects(shards: Shards, tokenizer: Tokenizer) -> None:
+    image, none = next(
+        (i, e) for i in range(len(shards)) for e, said in enumerate(shards[i].expressions) if not said.targets
+    )
+    batch = StepDataset(shards, tokenizer, replace(PLAIN, objects=True), augment=(0, 0))[(Pick(image, (none,)),)]
+    assert batch.objects is not None
+    assert batch.object_of is not None
+    assert (batch.objects.shape, batch.object_of.shape) == ((0, 64, 64), (0,))

@@ -270,3 +270,10 @@ def test_pixels_and_overlaps_without_decoding_are_those_of_the_pixels():
             assert masks.count(rles[i], rles[j]) == count_pixels(p, g)
             assert overlaps[i, j] == ((p & g).sum() / (p | g).sum() if (p | g).any() else 0)
     assert masks.overlaps([], rles).shape == (0, 6)
+
+
+def test_corners_take_the_pixel_that_lies_upper_left() -> None:
+    """Five pixels as three: they begin in pixels 0, 1.67 and 3.33; OpenCV's INTER_NEAREST."""
+    line = np.array([[1, 2, 3, 4, 5]])
+    assert masks.resize_by_corners(line, (2, 3)).tolist() == [[1, 2, 4]] * 2
+    assert masks.resize_by_centres(line, (1, 3)).tolist() == [[1, 3, 5]]

@@ -224,3 +224,39 @@ def test_jitter_changes_light_and_not_hue() -> None:
     assert not torch.equal(out, grey / 255)
     assert torch.equal(out[0], out[1])
     assert torch.equal(out[1], out[2])
+
+
+def test_without_smoothing_a_pixel_is_made_of_the_four_around_its_place() -> None:
+    """OpenCV's bilinear resize, within the rounding of its fixed-point weights; smoothing reads all of them."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 40, 60), dtype=np.uint8))
+    config = DataConfig(size=(10, 12), resize="squash", smooth=False, mean=(0.0,) * 3, std=(1.0,) * 3)
+    found = 255 * transforms.to_input(image, place((40, 60), config), config)
+    for row, column in ((0, 0), (3, 7), (9, 11)):
+        y, x = (row + 0.5) * 4 - 0.5, (column + 0.5) * 5 - 0.5  # 4 and 5 pixels become one
+        top, left, down, right = int(y), int(x), y % 1, x % 1
+        four = image[:, top : top + 2, left : left + 2].float()
+        by_hand = torch.einsum("cyx,y,x->c", four, torch.tensor([1 - down, down]), torch.tensor([1 - right, right]))
+        assert (found[:, row, column] - by_hand).abs().max() <= 1.01
+    smoothed = 255 * transforms.to_input(image, place((40, 60), config), replace(config, smooth=True))
+    assert (found - smoothed).abs().max() > 20
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox", "warp"])
+def test_the_small_picture_is_made_of_the_picture_itself(resize: str) -> None:
+    """Not of the network's input; it lies where that does."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 40, 60), dtype=np.uint8))
+    config = DataConfig(size=(64, 64), small=(16, 16), resize=resize)  # type: ignore[arg-type]
+    found = transforms.to_small(image, place((40, 60), config), config)
+    alone = replace(config, size=(16, 16))
+    assert found is not None
+    if resize == "warp":  # which counts from centres, so that at another size the place is another
+        assert found.shape == (3, 16, 16)
+    else:
+        torch.testing.assert_close(found, transforms.to_input(image, place((40, 60), alone), alone))
+    assert transforms.to_small(image, place((40, 60), config), replace(config, small=(0, 0))) is None
+
+
+def test_a_place_in_another_input() -> None:
+    assert Placement(8, 0, 16, 32).scaled((32, 32), (16, 8)) == Placement(4, 0, 8, 8)
+    assert Placement(3, 31, 1, 1).scaled((32, 32), (4, 4)) == Placement(0, 3, 1, 1)  # a pixel at least, and inside
+    assert Placement(0.5, 0, 8, 8).scaled((8, 8), (4, 2)) == Placement(0.25, 0, 4, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from pictures import records, write_split
 
 from refseg_cli.app import main
+from refseg_cli.config import load_recipe
 from refseg_cli.data import shards, storage
 from refseg_cli.data.shards import Manifest, open_shards
 from refseg_cli.engine import bulk, cluster
@@ -120,7 +122,7 @@ def test_without_ray_one_line_says_how_to_get_it(three: Path, tmp_path: Path, mo
 def test_a_cluster_of_two_cores_makes_what_this_process_makes(
     three: Path, here: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    """A cluster takes half a minute to start on two cores."""
+    """A cluster takes half a minute to start on two cores, and gives up where these are busy."""
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -135,17 +137,10 @@ def test_a_cluster_of_two_cores_makes_what_this_process_makes(
         report = answer_shards(request)
         assert contents(tmp_path / "out") == contents(here[0])
         assert report == replace(here[1], out=f"{tmp_path}/out")
-        failing = dict(cluster.spread(_failing, [1, 2, 3], workers=1, threads=1))
-        assert {item: str(made) for item, made in failing.items()} == {1: "2", 2: "two: no (why)", 3: "6"}
+        told = dict(cluster.spread(partial(partial, load_recipe), ["vlt-tiny", "nothing"], workers=1, threads=1))
+        assert told["vlt-tiny"] == load_recipe("vlt-tiny")
+        assert "nothing" in str(told["nothing"])
+        [(_, fault)] = cluster.spread(partial(load_recipe, "no model"), [1], workers=1, threads=1)
+        assert isinstance(fault, RefsegError)
     finally:
         ray.shutdown()
-
-
-def _failing() -> Any:
-    return _twice
-
-
-def _twice(number: int) -> int:
-    if number == 2:
-        raise RefsegError("two: no", hint="why")
-    return 2 * number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from refseg_cli.config import Recipe, to_table
 from refseg_cli.data import loader
 from refseg_cli.data.loader import Pick
 from refseg_cli.engine.processes import together
+from refseg_cli.engine.train import TrainRequest, train
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.norm import SyncedBatchNorm, synchronised
 
@@ -158,6 +160,19 @@ def test_validation_is_shared_and_counts_every_sample_once(scenes: Path, two: tu
     known = [line["val"] for line in log(out) if "val" in line][-1]
     report = evaluate(EvalRequest(str(scenes), ("val",), str(out / "last"), device="cpu", limit=2))
     assert report.scores["val"].table() == known
+
+
+def test_another_number_of_processes_does_not_go_on_with_a_run(
+    scenes: Path, alone: Recipe, shared_by_two: Recipe, two: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    """Neither with as many images for each process nor, as the recipe would be another, with as many in all."""
+    shutil.copytree(two[0], tmp_path / "run")
+    request = TrainRequest(shared_by_two, str(scenes), tmp_path / "run", resume=True, device="cpu")
+    with pytest.raises(RefsegError, match="started with 2 processes, not 1") as error:
+        train(request)
+    assert "dropout" in error.value.hint
+    with pytest.raises(RefsegError, match=r"train\.batch_images was 2, is 4"):
+        train(replace(request, recipe=alone))
 
 
 def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_as_if_it_had_not_been(

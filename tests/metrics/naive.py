@@ -189,6 +189,28 @@ def cohd(samples: list[Sample]) -> dict[str, float | None]:
     return {**table, "F2": f2 if none or denied else None, "N+T-acc": both}
 
 
+def deris(samples: list[Sample]) -> dict[str, float | None]:
+    """As ReLA's, but what tells "no target" is that no query passes, and a single pixel is a target without that; and
+    the evaluator of one target, over those that have one."""
+    ious, counted, right, found = [], [], [], []
+    for sample in samples:
+        i, u = pixels(sample)
+        absent = not sample.predicted if sample.p_target is None else sample.p_target < 0.5
+        if not sample.has_target:
+            right.append(float(absent))
+            ious.append(1.0 if absent else 0.0)
+            counted.append((0, 0 if absent else u))
+        else:
+            found.append(float(not absent))
+            ious.append(0.0 if absent or u == 0 else i / u)
+            counted.append((0 if absent else i, u))
+    hits = [pair for pair, s in zip(counted, samples, strict=True) if s.has_target]
+    of_targets = [iou for iou, s in zip(ious, samples, strict=True) if s.has_target]
+    table = {"gIoU": mean(ious), "cIoU": overall(counted), "N-acc": mean(right), "T-acc": mean(found)}
+    table |= {"mIoU": mean(of_targets), "oIoU": overall(hits)}
+    return table | {f"Pr@{x}": mean([float(iou >= x) for iou in of_targets]) for x in (0.5, 0.6, 0.7, 0.8, 0.9)}
+
+
 def phrasecut(samples: list[Sample]) -> dict[str, float | None]:
     """Nothing in common is 0, before anything is divided."""
     counted = [pixels(sample) for sample in samples]
@@ -229,6 +251,7 @@ EVALUATORS = {
     "lisa": lisa,
     "phrasecut": phrasecut,
     "cohd": cohd,
+    "deris": deris,
     "gsva": gsva,
     "ref-zom": ref_zom,
     "r-refcoco": r_refcoco,

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,25 @@ FILLS = {
             Factor(r"(mask_feature|lang_embed)\.", 2),
         ),
     ),
+    "deris": Fill(
+        0.5,
+        (
+            Factor(r"beit3\.(text_embed|.*(embed_positions|cls_token))", 2, matrices=False),
+            Factor(r"beit3\..*\.(q|k)_proj\.", 4),
+            Factor(r"beit3\..*\.(v_proj|out_proj|fc1|fc2)\.", 2),
+            Factor(r"(init_query|query_embed)\.weight$", 20, matrices=False),
+            Factor(r"level_embed", 20, matrices=False),
+            Factor(r"attention_weights\.weight$", 3, matrices=False),
+            Factor(r"sampling_offsets\.weight$", 1.5, matrices=False),
+            Factor(r"sampling_offsets\.bias$", 40, matrices=False),
+            Factor(r"mask_embed\.", 1.5),
+            Factor(r"(vis_embed|channel_proj_conv|refer_proj)\.", 3),
+            Factor(r"(multihead_attn|self_attn|attn)\.in_proj", 2),
+            Factor(r"Q2TCA\..*cross_attn\.[qkv]\.", 3),
+            Factor(r"SEG_cls", 8, matrices=False),
+            Factor(r"roialigner\..*(in_proj|out_proj|ffns)", 3),
+        ),
+    ),
     "asda": Fill(
         0.5,
         (
@@ -154,6 +173,15 @@ def official_fill(name: str) -> dict[str, Tensor]:
         shared = weights.get(source)
         weights[key] = _filled(source, entry, rule, listing["salt"]) if shared is None else shared
         _check(key, entry, weights[key])
+    return weights
+
+
+def filled(name: str, shapes: Mapping[str, Sequence[int]], *, salt: str = "refseg") -> dict[str, Tensor]:
+    """A float64 state dict of these shapes by the rule, with that model's factors."""
+    weights = {}
+    for key, shape in shapes.items():
+        dtype = "int64" if key.endswith("relative_position_index") else "float64"
+        weights[key] = _filled(key, {"shape": list(shape), "dtype": dtype}, FILLS[name], salt)
     return weights
 
 

@@ -22,7 +22,7 @@ from refseg_cli.engine.tracing import Graph, trace
 from refseg_cli.models import MODELS, build_model
 from refseg_cli.records import Batch, Prediction
 
-SIZE, MAX_TOKENS, VOCABULARY = (64, 96), 7, 20
+SIZE, SMALL, MAX_TOKENS, VOCABULARY = (64, 96), (32, 48), 7, 20
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -31,7 +31,7 @@ def recipe_of(variant: str) -> Recipe:
     return Recipe(
         arch=arch,
         model=model,
-        data=DataConfig(size=SIZE),
+        data=DataConfig(size=SIZE, small=SMALL),
         text=TextConfig(max_tokens=MAX_TOKENS),
     )
 
@@ -69,6 +69,7 @@ def batch_of(lengths: tuple[int, ...] = (7, 3, 5, 1, 4), images: tuple[int, ...]
         masks=masks,
         has_target=has_target,
         target_id=torch.tensor([max(0, n - 1) for n in range(len(lengths))]),
+        small=torch.randn(max(images) + 1, 3, *SMALL),
     )
 
 
@@ -84,13 +85,15 @@ def assert_same(ours: Tensor, theirs: Tensor) -> None:
 
 def part(batch: Batch, image: int, rows: slice) -> Batch:
     """Some expressions of one image alone."""
-    one = batch.images[image : image + 1]
-    return Batch(one, batch.tokens[rows], batch.attention_mask[rows], batch.image_index[rows] * 0)
+    assert batch.small is not None
+    one, small = batch.images[image : image + 1], batch.small[image : image + 1]
+    return Batch(one, batch.tokens[rows], batch.attention_mask[rows], batch.image_index[rows] * 0, small=small)
 
 
 def double(batch: Batch) -> Batch:
     """With images in float64."""
-    return replace(batch, images=batch.images.double())
+    assert batch.small is not None
+    return replace(batch, images=batch.images.double(), small=batch.small.double())
 
 
 def test_every_architecture_is_here() -> None:
@@ -264,7 +267,8 @@ def split_in_two(file: Path, folder: Path) -> Run:
 
 
 def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
-    return batch.images, batch.tokens, batch.attention_mask, batch.image_index
+    assert batch.small is not None
+    return batch.images, batch.tokens, batch.attention_mask, batch.image_index, batch.small
 
 
 def a_tokenizer() -> Tokenizer:

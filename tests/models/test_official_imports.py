@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from goldens import official_fill
+from deris_official import SMALL, layout
+from goldens import filled, official_fill
+from sentencepieces import PIECES, written
 from torch import Tensor
 
 from refseg_cli import checkpoint
@@ -43,6 +45,12 @@ def asda_file(weights: Weights) -> dict[str, Any]:
     return {"epoch": 32, "state_dict": weights, "best_iou": np.float64(0.7), "optimizer": {"param_groups": []}}
 
 
+def deris_file(weights: Weights) -> dict[str, Any]:
+    head = {"head.criterion.empty_weight": torch.tensor([1.0, 0.1])}
+    scores = {"mask_acc": 0.8}
+    return {"state_dict": {f"module.{key}": t for key, t in (weights | head).items()}, "epoch": 20, "scores": scores}
+
+
 def caris_file(weights: Weights) -> dict[str, Any]:
     return {"model": weights, "epoch": 49, "args": argparse.Namespace(swin_type="base"), "scaler": {"scale": 65536.0}}
 
@@ -59,6 +67,28 @@ FILES: dict[str, tuple[Callable[[Weights], dict[str, Any]], TextConfig, int, flo
     "cgformer": (cgformer_file, BERT, 480, 0.5),
     "asda": (asda_file, CLIP, 416, 0.35),
 }
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_deris_file_is_imported_whole(nested: bool, tmp_path: Path) -> None:
+    """At a smaller size, as no rule of the goldens fills its full one; as a trainer writes it, and bare."""
+    (tmp_path / "beit3.spm").write_bytes(written(PIECES))
+    weights = {key: t.float() if t.is_floating_point() else t for key, t in filled("deris", layout(SMALL)).items()}
+    torch.save(deris_file(weights) if nested else weights, tmp_path / "official.pth")
+    text = TextConfig("beit3", 8, str(tmp_path / "beit3.spm"))
+    data = DataConfig(size=(96, 128), small=(64, 64), resize="squash", smooth=False)
+    recipe = Recipe(arch="deris", data=data, text=text, model={"score_threshold": 0.7})
+    report = import_checkpoint(ImportRequest(tmp_path / "official.pth", recipe, tmp_path / "out"))
+    (tmp_path / "official.pth").unlink()
+    renamed = rename(weights, OFFICIAL["deris"].rules)
+    assert set(report.dropped) - set(renamed.dropped) == ({"head.criterion.empty_weight"} if nested else set())
+    loaded = checkpoint.load(tmp_path / "out")
+    found = loaded.model.state_dict()
+    assert set(found) == set(renamed.weights)
+    assert all(torch.equal(found[key], tensor) for key, tensor in renamed.weights.items())
+    assert loaded.recipe.model["score_threshold"] == 0.7
+    assert loaded.recipe.model["queries"] == SMALL.queries
+    assert (loaded.tokenizer.vocab_size, loaded.tokenizer.pad_id) == (len(PIECES) + 1, 1)
 
 
 @pytest.mark.parametrize("name", [n if n == "cris_r50" else pytest.param(n, marks=pytest.mark.slow) for n in FILES])
@@ -86,4 +116,4 @@ def test_official_file_is_imported_whole(name: str, shared: Path, tmp_path: Path
 
 
 def test_every_official_architecture_is_tried() -> None:
-    assert {name.partition("_")[0] for name in FILES} == set(OFFICIAL)
+    assert {name.partition("_")[0] for name in FILES} | {"deris"} == set(OFFICIAL)

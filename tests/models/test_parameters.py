@@ -11,7 +11,7 @@ from refseg_cli.checkpoint import without_downloads
 from refseg_cli.config import load_recipe
 from refseg_cli.models import MODELS, build_model
 
-VOCABULARY = {"words": 1, "bert": 30_522, "clip": 49_408}
+VOCABULARY = {"words": 1, "bert": 30_522, "clip": 49_408, "beit3": 64_010}
 HEADERS = {
     "asda-refcoco": "180.80 M, the official 193.09 M",
     "caris-refcoco": "226.55 M, the official 226.57 M",
@@ -19,6 +19,8 @@ HEADERS = {
     "cgformer-refcoco": "249.50 M, the official 253.71 M",
     "cris-r101-refcoco": "RN101 161.25 M (161.25 M)",
     "cris-r50-refcoco": "RN50 146.85 M (official 146.85 M)",
+    "deris-b-refcoco": "DeRIS-B 290.65 M, the official 291.46 M",
+    "deris-l-refcoco": "DeRIS-L 780.73 M, the official 781.54 M",
     "isfp-darknet53-refcoco": "65.06 M without word embeddings",
     "jmceln-rn101-refcoco": "247.86 M",
     "lavt-refcoco": "225.64 M, the official 227.74 M",

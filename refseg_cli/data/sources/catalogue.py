@@ -66,6 +66,12 @@ PUBLISHED: dict[tuple[str, str], dict[str, dict[str, int]]] = {
     ("grefcoco", "unc"): {
         ALL: {"images": 19_994, "expressions": 278_232, "multi": 80_022, "no_target": 32_202},
     },
+    # MeViS: github.com/henghuiding/MeViS, README; its test split is not released.
+    ("mevis", "official"): {
+        "train": {"clips": 1_662, "expressions": 23_051},
+        "valid_u": {"clips": 50, "expressions": 793},
+        "valid": {"clips": 140, "expressions": 2_236},
+    },
 }
 
 # What the files hold as released, where that is not what the paper counts; as above.

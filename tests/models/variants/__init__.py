@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from variants import align, asda, caris, cgformer, cris, isfp, jmceln, lavt, m3att, rela, vlt, vlt_clips
+from variants import align, asda, caris, cgformer, cris, deris, isfp, jmceln, lavt, m3att, rela, vlt, vlt_clips
 
 MODULES = {
     "align": align,
@@ -22,6 +22,7 @@ MODULES = {
     "caris": caris,
     "cgformer": cgformer,
     "cris": cris,
+    "deris": deris,
     "isfp": isfp,
     "jmceln": jmceln,
     "lavt": lavt,

@@ -1,0 +1,155 @@
+"""The pictures of `refseg predict` read, asked and answered, by one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, written_as
+from refseg_cli.commands._many import each
+from refseg_cli.commands._output import Format
+from refseg_cli.commands._places import Places
+from refseg_cli.commands._question import Question, read_picture
+from refseg_cli.console import console
+from refseg_cli.errors import FOUND, RefsegError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from refseg_cli.data.coco_ids import CocoIds
+    from refseg_cli.evaluation.parts import Part
+    from refseg_cli.segmenters.base import Found, Segmenter
+
+
+def answer(
+    question: Question,
+    places: Places,
+    listing: Listing | None,
+    max_pixels: int | None,
+    coco_ids: Path | None,
+    simplify: float,
+    model: str | None,
+    options: Mapping[str, Any],
+) -> int:
+    """Have the question answered by all processes of a launcher; the exit status says whether anything is found."""
+    from refseg_cli.evaluation.parts import sharing
+
+    with sharing() as part:
+        return _answer_by(question, places, listing, max_pixels, coco_ids, simplify, model, options, part)
+
+
+def _answer_by(
+    question: Question,
+    places: Places,
+    listing: Listing | None,
+    max_pixels: int | None,
+    coco_ids: Path | None,
+    simplify: float,
+    model: str | None,
+    options: Mapping[str, Any],
+    part: Part,
+) -> int:
+    pictures, phrases, format = question.pictures, question.phrases, places.format
+    if listing is None:  # refused before a model is loaded
+        part.decided(partial(places.check, pictures))
+    ids = _coco_ids(coco_ids, pictures, phrases) if format == "coco" else None
+    if places.resume:
+        pictures = part.decided(partial(places.missing, pictures))
+        console.info(f"{len(pictures)} of {len(question.pictures)} pictures are missing")
+        if not pictures:
+            return FOUND
+    read = partial(read_picture, max_pixels=max_pixels)
+    if not question.many:
+        found = read(pictures[0])
+        read = partial(_again, found)
+    answering = _Answering.open(phrases, format, model, once=len(pictures) == 1, options=options)
+    with ExitStack() as stack:
+        write: Write
+        if listing:
+            write = partial(list_one, listing)
+        elif places.is_drawn:
+            write = partial(_draw, places)
+        else:
+            written = written_as(format, answering.segmenter, ids, simplify)
+            if places.is_shared:
+                [sink] = places.of(pictures[0])
+                write = stack.enter_context(written.into(sink)) if part.k == 0 else _write_nothing
+            else:
+                write = partial(_write_file, places, written)
+        until_found = listing in ("with", "without")
+        if part.n == 1:
+            return each(pictures, read, answering.ask, write, until_found=until_found)
+        from refseg_cli.commands._shared import each_shared
+
+        apart = listing is None and not places.is_shared
+        return each_shared(pictures, read, answering.ask, write, part, apart=apart, until_found=until_found)
+
+
+def _write_nothing(asked: Asked, answers: Iterable[Found]) -> None:
+    """The first process writes what is of all."""
+
+
+def _draw(places: Places, asked: Asked, answers: Iterable[Found]) -> None:
+    draw(places.of(asked.argument), places.format, asked, answers)
+
+
+def _write_file(places: Places, written: Written, asked: Asked, answers: Iterable[Found]) -> None:
+    [sink] = places.of(asked.argument)
+    with written.into(sink) as write:
+        write(asked, answers)
+
+
+def _coco_ids(file: Path | None, pictures: Sequence[str], phrases: Sequence[str]) -> CocoIds:
+    from refseg_cli.data.coco_ids import numbered, read_ids
+
+    return read_ids(file, pictures, phrases) if file else numbered(pictures, phrases)
+
+
+def _again(found: tuple[str, np.ndarray], picture: str) -> tuple[str, np.ndarray]:
+    """A picture that was read before the model was loaded, so that its faults are told at once."""
+    return found
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """A model, what it is asked, and which of its methods answers."""
+
+    segmenter: Segmenter
+    answer: Callable[[np.ndarray, Sequence[str]], Iterator[Found]]
+    phrases: Sequence[str]
+    explains: bool
+    warned: set[str] = field(default_factory=set)
+
+    @classmethod
+    def open(
+        cls, phrases: Sequence[str], format: Format, model: str | None, *, once: bool, options: Mapping[str, Any]
+    ) -> _Answering:
+        from refseg_cli.segmenters.choice import open_explaining, open_segmenter
+
+        if format == "explain":
+            explaining = open_explaining(model, **options)
+            return cls(explaining, getattr(explaining, "explain", explaining.predict), phrases, True)
+        segmenter = open_segmenter(model, once=once, **options)
+        answer = segmenter.predict if format != "soft" else getattr(segmenter, "soften", None)
+        if answer is None:
+            raise RefsegError(
+                f"{segmenter.name}: decides object by object, and has no probabilities of pixels",
+                hint="choose another --format",
+            )
+        return cls(segmenter, answer, phrases, False)
+
+    def ask(self, asked: Asked) -> Iterator[Found]:
+        """The answers as they come; before the first picture's, what a user should know before relying on them."""
+        answers = self.answer(asked.pixels, self.phrases)
+        if not self.warned:
+            self.warned.add(asked.name)
+            for caution in self.segmenter.cautions(asked.name, self.phrases):
+                console.warn(caution)
+        for number, found in enumerate(answers):
+            if self.explains and number == 0 and not found.maps:
+                console.warn(f"{self.segmenter.name} has no maps to show: this is its answer alone")
+            yield found
