@@ -6,7 +6,7 @@
 The same shards are read by this checkout and by another one, in processes of their own, in turns: an epoch of 120
 pictures in shuffled order, through `StepDataset`, against the bare `decode_image` and `interpolate` of the same
 pictures. Scenes at 128 pixels with eight phrases a picture, as the tiny recipes have them; photos at 480 with one.
-Processor milliseconds a picture, the best of the rounds; memory is kept by the process as in training.
+Processor milliseconds a picture, the best of the rounds; the process keeps freed memory, as in training.
 """
 
 from __future__ import annotations

@@ -183,9 +183,14 @@ class Batch:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
-    def part(self, rows: slice) -> Batch:
-        """The batch of some of its expressions and the images that they are of."""
+    def part(self, rows: slice | Tensor) -> Batch:
+        """The batch of some of its expressions and the images that they are of.
+
+        rows: a stretch of them, or their numbers, ascending; of clips all of a phrase's or none.
+        """
         images, index = self.image_index[rows].unique(return_inverse=True)
+        phrases = None if self.phrase_index is None else self.phrase_index[rows].unique(return_inverse=True)[1]
+        samples = self.samples[rows] if isinstance(rows, slice) else [self.samples[i] for i in rows if self.samples]
 
         def of(values: Tensor | None, chosen: Tensor | slice) -> Tensor | None:
             return None if values is None else values[chosen]
@@ -196,13 +201,15 @@ class Batch:
             tokens=self.tokens[rows],
             attention_mask=self.attention_mask[rows],
             image_index=index,
+            phrase_index=phrases,
+            small=of(self.small, images),
             masks=of(self.masks, rows),
             has_target=of(self.has_target, rows),
             target_id=of(self.target_id, rows),
             categories=of(self.categories, images),
             sizes=of(self.sizes, images),
             content=of(self.content, images),
-            samples=self.samples[rows],
+            samples=samples,
         )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:

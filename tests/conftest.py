@@ -56,6 +56,16 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared scenes that move: a folder of shards, clips of five frames."""
+    from refseg_cli.engine.prepare_video import prepare_moving_scenes
+
+    out = tmp_path_factory.mktemp("films")
+    prepare_moving_scenes(str(out), clips={"train": 4, "val": 2}, frames=5, seed=3)
+    return out
+
+
+@pytest.fixture(scope="session")
 def recipe() -> Recipe:
     """VLT so small that a step takes milliseconds."""
     return Recipe(

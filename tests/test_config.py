@@ -17,7 +17,7 @@ from refseg_cli.config import (
     to_table,
 )
 from refseg_cli.errors import RefsegError
-from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.protocols import BY_NAME
 
 OURS = ("-tiny", "-photos", "-photos-320")  # small models of our own, with no paper's settings
 
@@ -45,8 +45,8 @@ def test_every_recipe_says_what_it_reproduces_and_how(name: str) -> None:
     assert published.metric
     assert all(figures for figures in published.figures.values())
     assert published.figures
-    assert published.protocol in ("", *PROTOCOLS)
-    known = {metric.name for metric in PROTOCOLS[published.protocol].metrics} if published.protocol else None
+    assert published.protocol in ("", *BY_NAME)
+    known = {metric.name for metric in BY_NAME[published.protocol].metrics} if published.protocol else None
     for figures in published.figures.values():
         assert known is None or set(figures) <= known
 

@@ -42,7 +42,7 @@ def test_every_architecture_that_can_be_imported_is_there() -> None:
 def test_the_releases_that_can_be_expected_are_the_tables() -> None:
     from refseg_cli.engine.releases import RELEASES
 
-    published = PAGE.partition("## Published by nobody")[0]
+    published = PAGE.partition("## No public weights")[0]
     assert [cells(row)[0] for row in ROWS if row in published] == list(RELEASES)
     assert all(release.sha256 == "" for release in RELEASES.values())  # or the page says so no more
 
@@ -50,7 +50,7 @@ def test_the_releases_that_can_be_expected_are_the_tables() -> None:
 def test_every_zero_shot_family_is_there() -> None:
     from refseg_cli.segmenters.zero_shot import DETECTORS, WHOLE
 
-    part = PAGE.partition("## Zero-shot families")[2].partition("## Not to be imported")[0]
+    part = PAGE.partition("## Zero-shot families")[2].partition("## What cannot be imported")[0]
     names = re.findall(r"^refseg eval --model hf:(\S+)", part, re.MULTILINE)
     known = "".join(names).lower().replace("-", "")
     families = {name.partition("_")[0].removeprefix("mm-").replace("-", "") for name in (*WHOLE, *DETECTORS)}

@@ -86,10 +86,10 @@ def _sam3_processor() -> Any:
     return T.Sam3Processor(T.Sam3ImageProcessor(size=side, mask_size={"height": 16, "width": 16}), clip_tokenizer(32))
 
 
-def _sam3_config() -> Any:
+def _sam3_config(hidden: int = 32) -> Any:
     text = {"hidden_size": 32, "intermediate_size": 32, "projection_dim": 32, "num_hidden_layers": 2, **HEADS}
     text |= {**CLIP_IDS, "max_position_embeddings": 32, "model_type": "clip_text_model"}
-    return T.Sam3Config(text_config=text, **_sam3_parts())
+    return T.Sam3Config(text_config=text, **_sam3_parts(hidden))
 
 
 def sam3(folder: Path) -> Path:
@@ -97,13 +97,20 @@ def sam3(folder: Path) -> Path:
 
 
 def sam3_video(folder: Path) -> Path:
-    detector = _sam3_config().to_dict()
+    width, memory = 128, 64  # transformers takes 64 channels of memory for granted, and fewer than the width
+    detector = _sam3_config(width).to_dict()
+    sizes = ("attention_hidden_size", "encoder_hidden_size", "fuser_embed_dim")
     tracker = T.Sam3TrackerVideoConfig(
         vision_config=detector["vision_config"],
-        prompt_encoder_config={"hidden_size": 32, "image_size": 56, "patch_size": 14, "mask_input_channels": 4},
-        mask_decoder_config=MASK_DECODER,
+        prompt_encoder_config={"hidden_size": width, "image_size": 56, "patch_size": 14, "mask_input_channels": 4},
+        mask_decoder_config={**MASK_DECODER, "hidden_size": width},
         image_size=56,
-        **MEMORY,
+        **{
+            **MEMORY,
+            **{f"memory_{name}": width for name in sizes},
+            "memory_encoder_output_channels": memory,
+            "mask_downsampler_embed_dim": width,
+        },
     )
     config = T.Sam3VideoConfig(detector_config=detector, tracker_config=tracker.to_dict())
     return save(folder, T.Sam3VideoModel(config), _sam3_processor())

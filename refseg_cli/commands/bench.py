@@ -167,6 +167,14 @@ def _show(report: BenchReport, found: Comparison | None) -> None:
         f"{report.model} on {report.device}, {report.precision}{compiled}, {report.threads} threads{parameters}{size}"
     )
     console.table(title, columns if found is None else [*columns, "of baseline"], rows)
+    for row in report.rows:
+        if row.compile_s is not None:
+            console.info(
+                f"{row.stage}, {row.images} x {row.expressions // row.images}: compiled in {row.compile_s:.1f} s"
+            )
+        if row.parts_ms:
+            shares = ", ".join(f"{name} {value:.1f} ms" for name, value in row.parts_ms.items())
+            console.info(f"a step of {row.images} images, {row.expressions} phrases: {shares}")
     for stage, reason in report.left_out.items():
         console.info(f"left out: {stage}: {reason}")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from refseg_cli.commands._options import Json, MaxPixels, Quiet
-from refseg_cli.commands.prepare import OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
+from refseg_cli.commands.prepare import Engine, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
 from refseg_cli.console import console
 
 Root = Annotated[
@@ -21,6 +21,7 @@ def ref_youtube_vos(
     out: Out,
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
@@ -35,7 +36,7 @@ def ref_youtube_vos(
     Example:
       refseg prepare ref-youtube-vos --root ref-youtube-vos --out prepared/ref-youtube-vos
     """
-    _prepare("ref-youtube-vos", root, out, splits, workers, on_error, max_pixels, overwrite, json)
+    _prepare("ref-youtube-vos", root, out, splits, workers, engine, on_error, max_pixels, overwrite, json)
 
 
 def mevis(
@@ -43,6 +44,7 @@ def mevis(
     out: Out,
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
@@ -58,7 +60,7 @@ def mevis(
       refseg prepare scenes --video --images 4 --raw raw --out clips
       refseg prepare mevis --root raw --out prepared/mevis
     """
-    _prepare("mevis", root, out, splits, workers, on_error, max_pixels, overwrite, json)
+    _prepare("mevis", root, out, splits, workers, engine, on_error, max_pixels, overwrite, json)
 
 
 def ref_davis17(
@@ -66,6 +68,7 @@ def ref_davis17(
     out: Out,
     splits: Splits = "",
     workers: Workers = None,
+    engine: Engine = "local",
     on_error: OnError = "fail",
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
@@ -80,7 +83,7 @@ def ref_davis17(
     Example:
       refseg prepare ref-davis17 --root ref-davis --out prepared/ref-davis17
     """
-    _prepare("ref-davis17", root, out, splits, workers, on_error, max_pixels, overwrite, json)
+    _prepare("ref-davis17", root, out, splits, workers, engine, on_error, max_pixels, overwrite, json)
 
 
 def _prepare(
@@ -89,6 +92,7 @@ def _prepare(
     out: str,
     splits: str,
     workers: int | None,
+    engine: Literal["local", "ray"],
     on_error: Literal["fail", "skip"],
     max_pixels: int | None,
     overwrite: bool,
@@ -96,7 +100,7 @@ def _prepare(
 ) -> None:
     from refseg_cli.engine.prepare_video import VideoRequest, prepare_video
 
-    output = output_of(out, workers, "local", on_error, "upright", max_pixels, overwrite)
+    output = output_of(out, workers, engine, on_error, "upright", max_pixels, overwrite)
     with console.progress() as progress:
         report = prepare_video(VideoRequest(dataset, root, output, names_of(splits)), progress=progress)
     show(report, json)

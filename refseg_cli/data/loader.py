@@ -6,7 +6,7 @@ Axes: I images, N expressions, H W network input.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -416,16 +416,25 @@ class _Told(Dataset["Batch | RefsegError"]):
 
 def batch_for(image: Tensor, phrases: Sequence[str], tokenizer: Tokenizer, config: DataConfig) -> Batch:
     """A batch without annotations: one decoded image (3, h, w) uint8 and its phrases."""
-    size = (int(image.shape[1]), int(image.shape[2]))
+    return replace(batch_of_frames([image], phrases, tokenizer, config), phrase_index=None)
+
+
+def batch_of_frames(
+    frames: Sequence[Tensor], phrases: Sequence[str], tokenizer: Tokenizer, config: DataConfig
+) -> Batch:
+    """A batch without annotations: a clip's frames (3, h, w) uint8, and the phrases about it, asked of each frame."""
+    f, size = len(frames), (int(frames[0].shape[1]), int(frames[0].shape[2]))
     placement = place(size, config)
     tokens, attention_mask = tokenizer.encode(phrases)
-    small = transforms.to_small(image, placement, config)
+    small = [transforms.to_small(frame, placement, config) for frame in frames]
     return Batch(
-        images=transforms.to_input(image, placement, config)[None],
-        small=None if small is None else small[None],
-        tokens=tokens,
-        attention_mask=attention_mask,
-        image_index=torch.zeros(len(phrases), dtype=torch.int64),
-        sizes=torch.tensor([size]),
-        content=_as_row(placement)[None],
+        images=torch.stack([transforms.to_input(frame, placement, config) for frame in frames]),
+        small=None if small[0] is None else torch.stack([one for one in small if one is not None]),
+        tokens=tokens.repeat(f, 1),
+        attention_mask=attention_mask.repeat(f, 1),
+        image_index=torch.arange(f).repeat_interleave(len(phrases)),
+        frames=f,
+        phrase_index=torch.arange(len(phrases)).repeat(f),
+        sizes=torch.tensor([size] * f),
+        content=torch.stack([_as_row(placement)] * f),
     )

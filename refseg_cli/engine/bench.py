@@ -74,6 +74,8 @@ class Row:
     """One stage at one size. Times are of the whole batch; rates None where encode or decode is lost in noise.
 
     peak_memory_mib: see `BenchReport.memory`; of encode and decode together.  gflops: None where unknown.
+    compile_s: of a compiled model its first pass at this size: compiling, or reading what an earlier process compiled.
+    parts_ms: of a step of training, the median of each of its parts, in steps that are not in the row's own times.
     """
 
     stage: Stage
@@ -85,6 +87,8 @@ class Row:
     expressions_per_s: float | None
     peak_memory_mib: float
     gflops: float | None
+    compile_s: float | None = None
+    parts_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +256,22 @@ class _Bed:
             if stage in ("encode", "decode"):
                 return self._share(stage, images, phrases)
             run = self._call(stage, images, phrases)
+            compiling = timed(run) if self.request.compile else None
             for _ in range(self.request.warmup):
                 run()
             seconds = [timed(run) for _ in range(self.request.repeat)]
-            return self._made(stage, images, phrases, seconds, peak_memory(run, self.device))
+            row = self._made(stage, images, phrases, seconds, peak_memory(run, self.device))
+            row = replace(row, compile_s=compiling)
+            return row if stage != "train" else replace(row, parts_ms=self._parts(images, phrases))
+
+    def _parts(self, images: int, phrases: int) -> dict[str, float]:
+        """Milliseconds of each part of a step of training."""
+        assert self.subject is not None
+        parts = stages.train_parts(self.subject, self.device, self.precision, images, phrases)
+        for part in parts.values():
+            part()
+        steps = [{name: timed(part) for name, part in parts.items()} for _ in range(self.request.repeat)]
+        return {name: 1000 * float(np.median([step[name] for step in steps])) for name in parts}
 
     def _call(self, stage: Stage, images: int, phrases: int) -> Call:
         if self.subject is None or stage == "end-to-end":

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refseg_cli.config import TrainConfig
+from refseg_cli.data.text import Tokenizer, read_glove
 from refseg_cli.errors import RefsegError
+
+FUSED = ("cpu", "cuda")  # devices where one kernel moves all weights of a group
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -26,7 +31,17 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         decay = config.weight_decay if decayed else 0.0
         settings.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay})
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(settings, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad)
+    # One kernel does not take pieces of weights and whole ones at once.
+    fused = not config.shard_model and all(parameter.device.type in FUSED for parameter in model.parameters())
+    return kind(settings, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad, fused=fused)
+
+
+def moving_average(model: nn.Module, config: TrainConfig) -> AveragedModel | None:
+    """Of the weights, as far as `train.ema` asks for one."""
+    if not config.ema:
+        return None
+    # Batch statistics are averaged too: those of today's weights do not fit weights that lag behind.
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
 
 
 def schedule(step: int, total: int, steps_per_epoch: int, config: TrainConfig) -> float:
@@ -87,3 +102,21 @@ def take_weights(model: nn.Module, source: nn.Module, *, unknown: int | None = N
         )
     model.load_state_dict(taken, strict=False)
     return len(taken)
+
+
+def take_vectors(model: nn.Module, file: Path, tokenizer: Tokenizer) -> None:
+    """Begin the model's first embedding with GloVe's vectors of the tokenizer's words.
+
+    Raises:
+        RefsegError: the file cannot be read, or its vectors are of another length.
+    """
+    table, _ = read_glove(file, tokenizer)
+    embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    if embedding is None or embedding.weight.shape != table.shape:
+        wanted = None if embedding is None else tuple(embedding.weight.shape)
+        raise RefsegError(
+            f"{file}: vectors {tuple(table.shape)} do not fit the embedding {wanted}",
+            hint="set model.embedding_dim to the vectors' length",
+        )
+    with torch.no_grad():
+        embedding.weight.copy_(table)

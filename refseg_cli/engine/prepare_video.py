@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refseg_cli.data.sources import Problem, davis, videos
+from refseg_cli.engine import sharding
 from refseg_cli.engine.prepare import Material, Output, PrepareReport, write
 from refseg_cli.errors import RefsegError
 from refseg_cli.progress import Progress, silent
@@ -46,6 +47,7 @@ def prepare_moving_scenes(
     seed: int = 0,
     raw: Path | None = None,
     workers: int = 1,
+    engine: sharding.Engine = "local",
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> PrepareReport:
@@ -70,7 +72,7 @@ def prepare_moving_scenes(
             progress=lambda done, total: progress("clips", done, total),
             workers=workers,
         )
-        output = Output(out, workers=workers, overwrite=overwrite)
+        output = Output(out, workers=workers, engine=engine, overwrite=overwrite)
         material = _read(VideoRequest("scenes-video", folder, output, tuple(s for s in clips if clips[s])))
         generator = {"seed": seed, "clips": dict(clips), "frames": frames}
         material = replace(

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
@@ -30,7 +31,7 @@ from typing import Literal
 import numpy as np
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from refseg_cli.checkpoint import Checkpoint
@@ -40,7 +41,7 @@ from refseg_cli.data.loader import StepDataset
 from refseg_cli.data.shards import open_shards, read_manifest
 from refseg_cli.data.text import build_tokenizer
 from refseg_cli.engine.measuring import SAMPLING, wait_for
-from refseg_cli.engine.optimise import build_optimizer
+from refseg_cli.engine.optimise import build_optimizer, moving_average
 from refseg_cli.engine.questions import DemoPicture, Question, demo_pictures
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch
@@ -122,17 +123,48 @@ def forward(subject: Subject, device: torch.device, precision: Precision, images
     return run
 
 
-def train(subject: Subject, device: torch.device, precision: Precision, images: int, phrases: int) -> Call:
-    """One step of training: forward, losses, backward, and the optimiser."""
-    model = subject.model.train()
-    optimizer, batch = build_optimizer(model, subject.recipe.train), subject.annotated(images, phrases).to(device)
+def train_parts(
+    subject: Subject, device: torch.device, precision: Precision, images: int, phrases: int
+) -> dict[str, Call]:
+    """What a step of training is made of, in this order: each waits for its device, and needs the one before it.
 
-    def run() -> None:
+    Batches come from the stage `loader`, and what processes tell each other is not in it: there is one.
+    """
+    model = subject.model.train()
+    config, batch = subject.recipe.train, subject.annotated(images, phrases).to(device)
+    optimizer, average = build_optimizer(model, config), moving_average(model, config)
+    loss: list[Tensor] = []
+
+    def forward() -> None:
         with autocast(device, precision):
             terms = model.losses(model(batch), batch)  # type: ignore[operator]
-        torch.stack(list(terms.values())).sum().backward()
+        loss.append(torch.stack(list(terms.values())).sum())
+        wait_for(device)
+
+    def backward() -> None:
+        loss.pop().backward()
+        wait_for(device)
+
+    def move() -> None:
+        if config.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        wait_for(device)
+
+    parts: dict[str, Call] = {"forward": forward, "backward": backward, "optimizer": move}
+    if average is not None:
+        parts["average"] = partial(average.update_parameters, model)
+    return parts
+
+
+def train(subject: Subject, device: torch.device, precision: Precision, images: int, phrases: int) -> Call:
+    """One step of training: forward and losses, backward, the optimiser, and the moving average."""
+    parts = train_parts(subject, device, precision, images, phrases)
+
+    def run() -> None:
+        for part in parts.values():
+            part()
         wait_for(device)
 
     return run

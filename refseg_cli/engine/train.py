@@ -24,18 +24,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refseg_cli import checkpoint
 from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
-from refseg_cli.data.clips import Clips
-from refseg_cli.data.loader import Share, Step, StepDataset
+from refseg_cli.data.loader import Share, StepDataset
 from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
-from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
-from refseg_cli.data.windows import drawn_windows
-from refseg_cli.engine.optimise import build_optimizer, schedule, take_weights
+from refseg_cli.data.text import Tokenizer, build_tokenizer
+from refseg_cli.engine.epochs import epoch_parts
+from refseg_cli.engine.faults import Faults, not_finite
+from refseg_cli.engine.optimise import build_optimizer, moving_average, schedule, take_vectors, take_weights
 from refseg_cli.engine.processes import accelerator_of, added, agreed, synchronise_norms, together
 from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
 from refseg_cli.engine.run_state import (
@@ -145,8 +144,8 @@ class _Run:
         if init:
             taken = take_weights(model, init.model, unknown=self.tokenizer.unknown_id)
             progress(f"init from {request.init}", taken, len(model.state_dict()))
-        elif not resumed:
-            self._load_glove(model)
+        elif not resumed and self.recipe.text.glove:
+            take_vectors(model, Path(self.recipe.text.glove), self.tokenizer)
         self.moving = self._moving(synchronise_norms(model, accelerator))
         earlier = self.shards.manifest.plan
         self.position = restore_state(resumed, self.moving, earlier=earlier, **self._facts()) if resumed else Position()
@@ -170,6 +169,7 @@ class _Run:
         self.steps_per_epoch = len(self._epoch_steps(0))
         self.total = self.config.steps or self.config.epochs * math.ceil(self.steps_per_epoch / self.config.accumulate)
         self.last_scores: dict[str, float | None] = {}
+        self.faults = Faults()
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -193,8 +193,7 @@ class _Run:
         return position.step >= config.steps if config.steps else position.epoch >= config.epochs
 
     def _epoch(self, asked: Callable[[], str | None]) -> str:
-        position, accumulate = self.position, self.config.accumulate
-        shares = self._epoch_steps(position.epoch)
+        position, accumulate, shares = self.position, self.config.accumulate, self._epoch_steps(self.position.epoch)
         self.dataset.augment = (self.config.seed, position.epoch)
         batches = loader.iterate(
             self.dataset,
@@ -213,15 +212,35 @@ class _Run:
             seen += share.expressions
             if boundary:
                 position.step += 1
-                self._report(terms, seen / (time.perf_counter() - began))
                 last = last or position.step == self.config.steps
-                if position.step % self.config.save_every_steps == 0 and not last:
+                saves = position.step % self.config.save_every_steps == 0 and not last
+                self._report(terms, seen / (time.perf_counter() - began))
+                signalled = self._look(asked, certainly=last or saves)
+                if saves:
                     self.save_last()
-                if agreed(self.accelerator, asked() is not None)[0] and not last:
+                if signalled and not last:
                     return asked() or "a signal to another process"
                 if last:
                     break
         return "finished"
+
+    def _look(self, asked: Callable[[], str | None], *, certainly: bool) -> bool:
+        """Whether a signal reached any process; one collective. Losses that are not finite end the run.
+
+        A GPU is waited for only every `LOG_EVERY` steps, when its figures are read anyway.
+
+        Raises:
+            RefsegError: a loss was not finite; in one of the processes, the others end.
+        """
+        if not (certainly or self.accelerator.device.type == "cpu" or self.position.step % LOG_EVERY == 0):
+            return self.accelerator.num_processes == 1 and asked() is not None
+        signalled, failed = agreed(self.accelerator, asked() is not None, bool(self.faults))
+        if failed:
+            step, told = self.faults.first(self.accelerator)
+            if not self.accelerator.is_main_process:
+                raise SystemExit(ERROR)  # one of them says it
+            raise not_finite("the loss", self.position.epoch, step, self.request.out / "last", f": {told}")
+        return signalled
 
     def _step(self, batch: Batch, weight: float, *, boundary: bool, group: int) -> dict[str, Tensor]:
         """One micro-batch; the optimiser moves at the boundary of `group` accumulated ones.
@@ -236,11 +255,8 @@ class _Run:
             prediction = self.model(batch)
             terms = {name: weight * term for name, term in self.moving.model.losses(prediction, batch).items()}  # type: ignore[operator]
         loss = torch.stack(list(terms.values())).sum()
-        if agreed(self.accelerator, not torch.isfinite(loss))[0]:
-            figures = ", ".join(f"{name}={value:.4g}" for name, value in self._means(terms).items())
-            if not self.accelerator.is_main_process:
-                raise SystemExit(ERROR)  # one of them says it
-            raise self._not_finite("the loss", position.step + 1, f": {figures}")
+        figures = {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+        self.faults.note(position.step + 1, figures)
         with nullcontext() if boundary else self.accelerator.no_sync(self.model):
             self.accelerator.backward(loss / group)
         if boundary:
@@ -254,22 +270,15 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
             if self.moving.average is not None:
                 self.moving.average.update_parameters(self.moving.model)
-        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
-
-    def _not_finite(self, what: str, step: int, more: str = "") -> RefsegError:
-        last = self.request.out / "last"
-        saved = (last / checkpoint.CONFIG).is_file()
-        state = f"{last} holds step {checkpoint.read_config(last)[2].get('step')}" if saved else "nothing was saved"
-        return RefsegError(
-            f"{what} is not finite at epoch {self.position.epoch + 1}, step {step}{more}",
-            hint=f"{state}; lower train.lr, set train.clip_norm, or use fp32",
-        )
+        return figures
 
     def _report(self, terms: dict[str, Tensor], rate: float) -> None:
         position = self.position
         if position.step % LOG_EVERY and position.step != 1:
             return
         figures = self._means(terms)
+        if not math.isfinite(figures["loss"]):
+            return  # `_look` says it
         lr = float(self.optimizer.param_groups[0]["lr"])
         self.log.write({"step": position.step, "epoch": position.epoch, **figures, "lr": lr}, rate=round(rate, 2))
         if self.request.tracker != "none":
@@ -350,7 +359,7 @@ class _Run:
         if not self.accelerator.is_main_process:
             return
         if name := checkpoint.not_finite(self.moving.evaluated):
-            raise self._not_finite(name, self.position.step)
+            raise not_finite(name, self.position.epoch, self.position.step, self.request.out / "last")
         info = {"step": self.position.step, "epoch": self.position.epoch, "scores": scores, "data": self._data_name()}
         checkpoint.save(folder, self.moving.evaluated, self.recipe, self.tokenizer, info=info, extra=extra)
 
@@ -376,7 +385,8 @@ class _Run:
         # `prepare` makes the model run in mixed precision wherever it is called. `_step` asks for that itself, and
         # validation is to measure what `refseg eval` does: single precision.
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        return Moving(accelerator.unwrap_model(self.model), self._new_average(), self.optimizer, accelerator.scaler)
+        whole = accelerator.unwrap_model(self.model)
+        return Moving(whole, moving_average(whole, self.config), self.optimizer, accelerator.scaler)
 
     def _tokenizer(self, resumed: Path | None, init: Checkpoint | None) -> Tokenizer:
         text = self.recipe.text
@@ -386,27 +396,6 @@ class _Run:
         if init:
             return Tokenizer.load(init.folder, spelling=text.spelling).learning(phrases, text)
         return build_tokenizer(text, phrases if text.tokenizer == "words" else ())
-
-    def _load_glove(self, model: nn.Module) -> None:
-        if not self.recipe.text.glove:
-            return
-        table, _ = read_glove(Path(self.recipe.text.glove), self.tokenizer)
-        embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-        if embedding is None or embedding.weight.shape != table.shape:
-            wanted = None if embedding is None else tuple(embedding.weight.shape)
-            raise RefsegError(
-                f"{self.recipe.text.glove}: vectors {tuple(table.shape)} do not fit the embedding {wanted}",
-                hint="set model.embedding_dim to the vectors' length",
-            )
-        with torch.no_grad():
-            embedding.weight.copy_(table)
-
-    def _new_average(self) -> AveragedModel | None:
-        if not self.config.ema:
-            return None
-        model = self.accelerator.unwrap_model(self.model)
-        # Batch statistics are averaged too: those of today's weights do not fit weights that lag behind.
-        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema), use_buffers=True)
 
     def _validation_shards(self) -> Shards | None:
         name = self.config.eval_split
@@ -420,38 +409,8 @@ class _Run:
 
     def _epoch_steps(self, epoch: int) -> list[Share]:
         """This process's part of each micro-batch of an epoch."""
-        config, rng = self.config, np.random.default_rng((self.config.seed, epoch))
-        rank, world, groups = self.accelerator.process_index, self.accelerator.num_processes, self.shards.row_groups()
-        steps: list[Step]
-        parts: list[tuple[Step, ...]]
-        if frames := self.recipe.data.clip_frames:
-            steps = drawn_windows(
-                Clips(self.shards),
-                batch=max(1, config.batch_images // frames),
-                frames=frames,
-                phrases=self.recipe.data.phrases_per_image,
-                rng=rng,
-            )
-            parts = [tuple(steps[i : i + world]) for i in range(0, len(steps), world)]
-        elif config.same_object >= 0:
-            steps = loader.contrastive_steps(
-                self.shards.target_ids(),
-                groups,
-                batch=config.batch_images,
-                same=config.same_object,
-                different=round(config.different_object * config.batch_images),
-                rng=rng,
-            )  # each process has a batch of its own: what is contrasted stays together
-            parts = [tuple(steps[i : i + world]) for i in range(0, len(steps), world)]
-        else:
-            steps = loader.grouped_steps(
-                self.shards.expression_counts,
-                groups,
-                batch_images=world * config.batch_images,
-                phrases=self.recipe.data.phrases_per_image,
-                rng=rng,
-            )
-            parts = [loader.dealt(step, world) for step in steps]
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        parts = epoch_parts(self.shards, self.recipe, epoch, world)
         return [loader.share_of(part, rank, world) for part in parts]
 
 

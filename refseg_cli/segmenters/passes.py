@@ -47,7 +47,7 @@ class Passes:
         waiting = [batch]
         while waiting:
             part = waiting.pop()
-            if len(part) > (most := self.most(part)):
+            if len(part) > (most := self.most(part)) and not is_whole(part):
                 waiting += reversed(halves(part, most))
                 continue
             try:
@@ -55,7 +55,7 @@ class Passes:
             except (RuntimeError, MemoryError) as error:
                 if not is_lack_of_memory(error):
                     raise
-                if len(part) == 1:
+                if is_whole(part):
                     raise _too_large(part, self.device) from error
                 self.limit = len(part) // 2
                 waiting.append(part)
@@ -82,8 +82,18 @@ class Passes:
         return prediction
 
 
+def is_whole(batch: Batch) -> bool:
+    """Whether it cannot be cut: one expression, or one phrase about the frames of a clip."""
+    return len(batch) == 1 or (batch.phrase_index is not None and not int(batch.phrase_index[-1]))
+
+
 def halves(batch: Batch, most: int) -> list[Batch]:
-    """The first `most` phrases of a batch or fewer, so that no picture is cut if that can be, and the others."""
+    """The first `most` phrases of a batch or fewer, so that no picture is cut if that can be, and the others. Of clips
+    phrases are parted, never frames.
+    """
+    if batch.phrase_index is not None:
+        first = batch.phrase_index < max(1, min(most // batch.frames, int(batch.phrase_index[-1])))
+        return [batch.part(torch.nonzero(rows)[:, 0]) for rows in (first, ~first)]
     index, cut = batch.image_index[: most + 1].tolist(), most
     while cut and index[cut - 1] == index[most]:
         cut -= 1

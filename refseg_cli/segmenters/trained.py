@@ -5,7 +5,7 @@ Axes: N phrases, h w pixels of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from refseg_cli import checkpoint
-from refseg_cli.data.loader import batch_for
+from refseg_cli.data.loader import batch_for, batch_of_frames
 from refseg_cli.data.pictures import as_tensor
+from refseg_cli.data.windows import ROWS
 from refseg_cli.records import Batch, Explanation, MapKind, Prediction
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.cautions import cautions
@@ -88,6 +89,37 @@ class Predictor:
     def soften(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """As `predict`, with the probability of each pixel."""
         return self._answer(image, phrases, {}, soft=True)
+
+    def follow(self, frames: Iterable[np.ndarray], phrases: Sequence[str]) -> Iterator[list[Found]]:
+        """The answers to all phrases about each frame of a clip, in the order of the frames.
+
+        A model of clips looks at `data.clip_window` frames of its recipe together: its average is over these. It holds
+        as many. Any other looks at each frame by itself.
+
+        frames: pixels (3, h, w) uint8 RGB, all of one size.
+
+        Raises:
+            RefsegError: a phrase is none.
+        """
+        check_phrases(phrases)
+        data = self.checkpoint.recipe.data
+        size = data.clip_window if data.clip_frames else 1
+        most = max(1, ROWS // size)
+        left = iter(frames)
+        while window := [as_tensor(frame) for frame in islice(left, size)]:
+            parts = [self._watch(window, phrases[i : i + most]) for i in range(0, len(phrases), most)]
+            for frame in zip(*parts, strict=True):
+                yield [found for part in frame for found in part]
+
+    def _watch(self, window: Sequence[Tensor], phrases: Sequence[str]) -> list[list[Found]]:
+        """Of each frame of a window, the answers to the phrases."""
+        found = self.checkpoint
+        batch = batch_of_frames(window, phrases, found.tokenizer, found.recipe.data)
+        with torch.inference_mode():
+            ask = asked_at(found.model, self.device, self.precision)
+            decisions = iter(postprocess(ask(batch.to(self.device)), batch, self.thresholds))
+        pairs = [zip(phrases, islice(decisions, len(phrases)), strict=True) for _ in window]
+        return [[Found(p, d.mask, d.exists, d.p_target, int(d.mask.sum())) for p, d in frame] for frame in pairs]
 
     def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
         """What a user should know before relying on the answers; a sentence each.

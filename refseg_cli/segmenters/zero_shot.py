@@ -109,6 +109,10 @@ def _whole(kind: str, opening: Opening) -> Pretrained:
         from refseg_cli.segmenters.florence2 import Florence2
 
         return Florence2(opening)
+    if kind == "sam3_video":
+        from refseg_cli.segmenters.sam3_video import Sam3Video
+
+        return Sam3Video(opening)
     from transformers import Sam3LiteTextModel, Sam3Model
 
     from refseg_cli.segmenters.sam3 import Sam3

@@ -74,3 +74,14 @@ def test_errors(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     assert "--model" in capsys.readouterr().err
     assert main(["calibrate", *common(tmp_path, scenes)]) == ERROR
     assert "refseg: " in capsys.readouterr().err
+
+
+def test_a_lower_precision_is_compared_with_the_new_thresholds(model: Path, scenes: Path, capsys: Capture) -> None:
+    assert main(["calibrate", *common(model, scenes), "--check-precision", "bf16", "--json"]) == FOUND
+    found = json.loads(capsys.readouterr().out)["precision"]
+    record = checkpoint.read_config(model / "best")[2]["precisions"]["bf16"]
+    assert (found["precision"], found["passed"], found["worst"]) == ("bf16", record["passed"], record["worst"])
+    assert found["gIoU"] == [100 * value for value in record["gIoU"]]
+    assert record["thresholds"] == checkpoint.read_config(model / "best")[2]["thresholds"]
+    assert main(["calibrate", *common(model, scenes), "--check-precision", "bf16"]) == FOUND
+    assert "bf16 passed" in (out := capsys.readouterr().out) or "bf16 not passed" in out

@@ -212,6 +212,9 @@ def test_every_stage_of_a_checkpoint(untrained: Path, scenes: Path, monkeypatch:
     ]
     assert report.left_out == {}
     assert set(started) == {untrained}
+    for row in report.rows:
+        assert list(row.parts_ms) == (["forward", "backward", "optimizer"] if row.stage == "train" else [])
+        assert all(value > 0 for value in row.parts_ms.values())
     assert all(row.images_per_s for row in report.rows if row.stage not in ("encode", "decode"))
     assert {"torch", "python", "cores", "machine", "load"} <= set(report.environment)
 
@@ -267,6 +270,13 @@ def test_a_batch_too_small_to_train_on_is_one_line() -> None:
 
     with pytest.raises(RefsegError, match="1 images with 1 phrases each are too few to train on"):
         bed(Normalised()).row("train", 1, 1)
+
+
+def test_a_compiled_row_tells_how_long_its_first_pass_took() -> None:
+    compiled, plain = (bed(Countable(), compile=wanted).row("forward", 1, 1) for wanted in (True, False))
+    assert compiled.compile_s is not None
+    assert compiled.compile_s > 0
+    assert plain.compile_s is None
 
 
 def test_a_compiler_that_fails_is_one_line() -> None:

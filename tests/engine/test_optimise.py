@@ -36,3 +36,10 @@ def test_optimizer_spares_norms_and_slows_encoders(recipe: Recipe) -> None:
     assert rates[id(model.vision.backbone.stem[1].weight)] == (0.1, 0.0)  # type: ignore[union-attr]
     assert rates[id(model.mask_decoder.out.weight)] == (1.0, 0.5)  # type: ignore[union-attr]
     assert len(rates) == sum(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_optimizer_has_the_recipes_numbers(recipe: Recipe, optimizer: str) -> None:
+    config = TrainConfig(optimizer=optimizer, betas=(0.8, 0.9), eps=1e-5, amsgrad=True)  # type: ignore[arg-type]
+    groups = build_optimizer(build_model(recipe, vocab_size=9), config).param_groups
+    assert {(g["betas"], g["eps"], g["amsgrad"]) for g in groups} == {((0.8, 0.9), 1e-5, True)}

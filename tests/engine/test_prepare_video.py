@@ -79,6 +79,7 @@ def test_mevis(tmp_path: Path) -> None:
     info = report.manifest.splits["train"]
     assert (info.single, info.multi, info.no_target) == (1, 1, 1)
     assert not report.manifest.splits["valid"].masks
+    assert ("valid_u", "clips", 0, 50) in {(d.split, d.what, d.found, d.published) for d in report.differences}
 
 
 def test_ref_davis17(tmp_path: Path) -> None:

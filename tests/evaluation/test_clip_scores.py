@@ -20,6 +20,7 @@ from refseg_cli.data.shards import open_shards
 from refseg_cli.engine.prepare import Output
 from refseg_cli.engine.prepare_video import VideoRequest, prepare_video
 from refseg_cli.errors import ERROR, FOUND, RefsegError
+from refseg_cli.evaluation.clips import score_clips
 from refseg_cli.evaluation.outside import OutsideRequest, score_file
 from refseg_cli.evaluation.submission import png, write_submission
 from refseg_cli.metrics.video import score_video
@@ -137,6 +138,22 @@ def test_youtube_vos_has_its_folder_around_the_videos(tmp_path: Path) -> None:
     found = score_file(OutsideRequest(str(source), str(out), ("train",), masks=True))
     write_submission(tmp_path / "sub", open_shards(out, "train"), found.answers["train"], found.masks)
     assert (tmp_path / "sub/Annotations/aa1/0/00010.png").read_bytes() == (source / "aa1/0/00010.png").read_bytes()
+
+
+def test_void_pixels_count_for_nothing(tmp_path: Path) -> None:
+    """DAVIS' void is the corner, which the answers take for part of every thing."""
+    out = tmp_path / "out"
+    prepare_video(VideoRequest("ref-davis17", films.davis(tmp_path / "raw"), Output(str(out)), ("train",)))
+
+    def with_corner(mask: np.ndarray, name: str) -> np.ndarray:
+        mask[0, 0] = True
+        return mask
+
+    found = score_file(
+        OutsideRequest(str(folder(out, tmp_path / "all", with_corner)), str(out), ("train",), masks=True)
+    )
+    scores = score_clips(open_shards(out, "train"), found.answers["train"], found.masks)
+    assert scores.table.values().tolist()[:3] == [1, 1, 1]
 
 
 FAULTS: dict[str, Callable[[Path], object]] = {

@@ -1,0 +1,98 @@
+"""How time and memory grow with the number of expressions: prepare, `eval --from`, its report, and compare.
+
+    python benchmarks/growth.py --expressions 1000 10000 100000 --out benchmarks/growth.json
+
+Each step is one `refseg` process, on data of COCO's proportions with seven phrases a picture; predictions are JSON
+lines of masks. Processor seconds, start of the program included, and the most memory that the process held. The
+exponent is that of what a size adds over the smallest one, between the last two sizes: 1 is linear, and the fixed costs
+of starting do not hide what grows faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from prepare_throughput import make_raw
+from scoring import PHRASES, make
+
+
+def steps(folder: Path) -> dict[str, list[str]]:
+    """The words behind `refseg` of each step, in their order."""
+    raw, lines, records = (str(folder / name) for name in ("raw", "lines.jsonl", "records.parquet"))
+    scored = ["eval", "--data", str(folder), "--split", "val", "--from"]
+    return {
+        "prepare": ["prepare", "refcoco", "--root", raw, "--workers", "1", "--out", f"{folder}/out"],
+        "eval --from lines": [*scored, lines, "--json"],
+        "eval --from records": [*scored, records, "--json"],
+        "report": [*scored, records, "--report", f"{folder}/report.html", "--json"],
+        "compare": ["compare", records, records, "--json"],
+    }
+
+
+def measured(words: list[str]) -> tuple[float, float]:
+    """Processor seconds and MiB of a process."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "refseg_cli", *words, "-q"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"refseg {' '.join(words)}: {said}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def in_a_process(run: object, *words: object) -> None:
+    """The most memory that one held passes to what it starts, so data are made elsewhere."""
+    maker = multiprocessing.get_context("spawn").Process(target=run, args=words)  # type: ignore[arg-type]
+    maker.start()
+    maker.join()
+    if maker.exitcode:
+        raise SystemExit(maker.exitcode)
+
+
+def exponent(sizes: list[int], values: list[float]) -> float | None:
+    """Of what the last two sizes add to the first; None where that is lost in noise."""
+    before, after = (value - values[0] for value in values[-2:])
+    return math.log(after / before) / math.log(sizes[-1] / sizes[-2]) if before > 0 < after else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--expressions", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    sizes = sorted(arguments.expressions)
+    found: dict[str, dict[str, list[float]]] = {}
+    for count in sizes:
+        with tempfile.TemporaryDirectory(prefix="refseg-growth-") as temporary:
+            folder = Path(temporary)
+            in_a_process(make, folder, count)
+            in_a_process(make_raw, folder / "raw", count // PHRASES)
+            for name, words in steps(folder).items():
+                seconds, mebibytes = measured(words)
+                of_step = found.setdefault(name, {"seconds": [], "mebibytes": []})
+                of_step["seconds"].append(round(seconds, 2))
+                of_step["mebibytes"].append(round(mebibytes, 1))
+                sys.stderr.write(f"{count}, {name}: {seconds:.2f} s, {mebibytes:.0f} MiB\n")
+    exponents = {
+        name: {what: exponent(sizes, values) for what, values in of_step.items()} if len(sizes) > 2 else {}
+        for name, of_step in found.items()
+    }
+    result = {"expressions": sizes, "steps": found, "exponents": exponents}
+    text = json.dumps(result, indent=1) + "\n"
+    if arguments.out:
+        arguments.out.write_text(text)
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()
