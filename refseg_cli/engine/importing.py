@@ -19,7 +19,7 @@ from torch import Tensor
 from refseg_cli import checkpoint
 from refseg_cli.config import Published, Recipe
 from refseg_cli.data.text import Tokenizer, build_tokenizer
-from refseg_cli.engine.releases import refuse_unlike
+from refseg_cli.engine.releases import refuse_unknown, refuse_unlike
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.layers.keymap import Renamed, Rule, rename
 from refseg_cli.layers.weights import read_weights
@@ -128,6 +128,8 @@ def import_checkpoint(request: ImportRequest) -> ImportReport:
     official = _official(arch)
     if request.out.exists():
         raise RefsegError(f"{request.out}: exists already", hint="name a new folder, or remove it first")
+    if request.expect:
+        refuse_unknown(request.expect)
     weights = read_weights(request.source)
     renamed = _renamed(request.source, weights, official.rules)
     found = _sizes(request.source, arch, weights, renamed)

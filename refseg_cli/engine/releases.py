@@ -43,6 +43,17 @@ RELEASES: dict[str, Release] = {
 }
 
 
+def refuse_unknown(name: str) -> None:
+    """Said before a large file is read.
+
+    Raises:
+        RefsegError: no such release.
+    """
+    if name not in RELEASES:
+        error = unknown_name("release", name, RELEASES)
+        raise RefsegError(f"--expect: {error.message}", hint=error.hint)
+
+
 def refuse_unlike(name: str, source: Path, recipe: Recipe, found: Mapping[str, Any]) -> list[str]:
     """What is to be said of a file that has the sizes of the release `name`, as far as these are known.
 
@@ -54,9 +65,7 @@ def refuse_unlike(name: str, source: Path, recipe: Recipe, found: Mapping[str, A
     Raises:
         RefsegError: no such release, or the file is of another one.
     """
-    if name not in RELEASES:
-        error = unknown_name("release", name, RELEASES)
-        raise RefsegError(f"--expect: {error.message}", hint=error.hint)
+    refuse_unknown(name)
     wanted, release = load_recipe(name), RELEASES[name]
     faults = [] if wanted.arch == recipe.arch else [f"arch is {recipe.arch}, not {wanted.arch}"]
     model = {key: _untagged(value) for key, value in wanted.model.items()} if not faults else {}

@@ -37,6 +37,7 @@ OPTIONS = {  # of a command -> what is wrong with it -> what it should have been
     "calibrate": {
         "--model {run} --data {scenes} --split vall": "'val'",
         "--model {run} --data {scenes} --device cpuu": "'cpu'",
+        "--model {run} --data {scenes} --check-precision bf61": "'bf16'",
         "--model {run}t --data {scenes}": "{run}'",
     },
     "compare": {"{records} {records} --protocol lavtt": "'lavt'"},
@@ -65,9 +66,11 @@ OPTIONS = {  # of a command -> what is wrong with it -> what it should have been
         "--arch lavtt": "'lavt'",
         "--arch lavt --recipe lavt-refcoc": "'lavt-refcoco'",
         "--arch rela --lang-weight zer": "'zero'",
+        "--arch lavt --expect lavt-refcoc": "'lavt-refcoco'",
     },
     "predict {picture} cat": {
         "--format overlai": "'overlay'",
+        "--engine locl": "'local'",
         "--formatt png": "--format",
         "--model photoss": "'photos'",
         "--device cpuu": "'cpu'",
