@@ -66,7 +66,7 @@ OFFICIAL_KEYS = (
 
 
 class Patches(nn.Module):
-    """Of one frame each: images (i, 3, H, W) -> (i, h, w, c) at stride 4, with zeros to the right and below if need be."""
+    """Of one frame each: images (i, 3, H, W) -> (i, h, w, c) at stride 4, padded to the right and below."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
