@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.layers.keymap import Rule, rename
@@ -45,7 +45,7 @@ OFFICIAL_KEYS = (
     Rule(r"(cls_)?head\..*", None, "classifies actions"),
     Rule(r"(backbone\.)?norm\..*", None, "normalises what is classified"),
     Rule(r".*relative_position_index", None, "follows from the window"),
-    Rule(r"(?:backbone\.)?patch_embed\.proj\.weight", "patch_embed.proj.weight", convert=lambda w: w.sum(2, True)),
+    Rule(r"(?:backbone\.)?patch_embed\.proj\.weight", "patch_embed.proj.weight", convert=lambda w: w.sum(2)),
     Rule(r"(?:backbone\.)?patch_embed\.(.*)", r"patch_embed.\1"),
     Rule(r"features\.(.*)", r"features.\1"),
     *(
@@ -63,6 +63,19 @@ OFFICIAL_KEYS = (
         )
     ),
 )
+
+
+class Patches(nn.Module):
+    """Of one frame each: images (i, 3, H, W) -> (i, h, w, c) at stride 4, padded to the right and below."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj, self.norm = nn.Conv2d(3, width, 4, stride=4), nn.LayerNorm(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        padded = nn.functional.pad(images, (0, -width % 4, 0, -height % 4))
+        return self.norm(self.proj(padded).permute(0, 2, 3, 1))
 
 
 class VideoSwin(Backbone):
@@ -92,7 +105,7 @@ class VideoSwin(Backbone):
             window_size=list(WINDOW),
             stochastic_depth_prob=size.drop_path if drop_path is None else drop_path,
         )
-        self.patch_embed, self.features, self.maps = net.patch_embed, net.features, maps
+        self.patch_embed, self.features, self.maps = Patches(size.width), net.features, maps
         self.channels = tuple(size.width << stage for stage in range(4))[-maps:]
         self.strides = (4, 8, 16, 32)[-maps:]
         if pretrained is True:
@@ -107,7 +120,7 @@ class VideoSwin(Backbone):
         return self.of_clips(images, 1)
 
     def of_clips(self, images: Tensor, frames: int) -> list[Tensor]:
-        x = self.patch_embed(images.unflatten(0, (-1, frames)).transpose(1, 2))  # (b, f, h, w, c)
+        x = self.patch_embed(images).unflatten(0, (-1, frames))  # (b, f, h, w, c)
         maps = []
         for number, part in enumerate(self.features):
             x = part(x)

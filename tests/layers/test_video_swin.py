@@ -171,7 +171,7 @@ def test_the_base_model_has_the_published_layout(tmp_path: Path) -> None:
 def test_torchvision_s_own_files_fit_too(tiny: video_swin.Size, tmp_path: Path) -> None:
     net = VideoSwin("video_swin_tiny", pretrained=False)
     theirs = {k: v for k, v in net.state_dict().items() if k != "patch_embed.proj.weight"}
-    theirs["patch_embed.proj.weight"] = net.patch_embed.proj.weight.detach().repeat(1, 1, 2, 1, 1) / 2
+    theirs["patch_embed.proj.weight"] = net.patch_embed.proj.weight.detach()[:, :, None].repeat(1, 1, 2, 1, 1) / 2
     file = tmp_path / "swin3d.pth"
     torch.save(theirs | {"norm.weight": torch.ones(64), "head.weight": torch.ones(400, 64)}, file)
     again = VideoSwin("video_swin_tiny", pretrained=str(file))
