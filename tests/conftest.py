@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from pictures import RECIPE, records, write_split
 from torch import nn
 
@@ -21,6 +22,10 @@ from refseg_cli.records import Thresholds
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SCENES = {"train": 10, "val": 4, "testA": 2, "testB": 2}
+
+
+settings.register_profile("refseg", deadline=None)  # a busy machine is no fault
+settings.load_profile("refseg")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -178,9 +178,22 @@ def test_exceptions_are_needed() -> None:
 
 
 def test_every_fence_says_what_it_holds() -> None:
-    """A command in a fence without a language would be run by nobody."""
+    """A command in a fence without a language would be run by nobody. `bash` is for clusters, which no test has."""
     for page in PAGES:
         plain = re.findall(r"^```\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
         fences = re.findall(r"^```(\w*)$", page.read_text("utf-8"), re.MULTILINE)[::2]
-        assert set(fences) <= {"", "sh", "console", "python", "toml", "json", "csv"}, page
+        assert set(fences) <= {"", "sh", "bash", "console", "python", "toml", "json", "csv"}, page
         assert not any(re.match(r"\$ |refseg ", line) for text in plain for line in text.splitlines()), page
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```bash" in page.read_text("utf-8")], ids=lambda p: p.name)
+def test_commands_for_clusters_have_their_options(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scripts = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    commands = re.findall(r"(?:^|-m )refseg(?:_cli)? (.*)", "\n".join(scripts).replace("\\\n", " "), re.MULTILINE)
+    assert commands
+    for command in commands:
+        words = command.split()
+        name = words[: 2 if words[0] == "prepare" else 1]
+        assert main([*name, "--help"]) == 0
+        known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out))
+        assert {word for word in words if word.startswith("-")} <= known, command
