@@ -117,6 +117,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -
     }
     still = clips.write_animation(folder / "still.gif", clips.pictures(1))
     found = {section: [_json(arguments)] for section, arguments in calls.items()}
+    found["bench --json"].append(_json([*calls["bench --json"], "--stage", "train"]))
     found["predict --json"].append(_json(["predict", str(still), "a car", "--clip", "--no-target-ok"]))
     return found | {
         "A run's metrics.jsonl": list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines())),

@@ -13,7 +13,7 @@ from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, lis
 from refseg_cli.commands._many import each
 from refseg_cli.commands._output import Format
 from refseg_cli.commands._places import Places
-from refseg_cli.commands._question import Question, read_picture
+from refseg_cli.commands._question import Question, read_picture, refuse_besides
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, RefsegError
 
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from refseg_cli.data.coco_ids import CocoIds
     from refseg_cli.evaluation.parts import Part
     from refseg_cli.segmenters.base import Found, Segmenter
+
+
+def refuse_useless(places: Places, listing: Listing | None, coco_ids: Path | None, simplify: float) -> None:
+    """That no option is given which this way of answering has no use for."""
+    if listing:
+        refuse_besides(
+            "printing names",
+            {"--output": places.output, "--format": places.format != "png", "--resume": places.resume},
+        )
+    outlined = places.format in ("polygons", "labelme", "yolo-seg")
+    useless = {"--coco-ids": places.format != "coco" and coco_ids, "--simplify": simplify and not outlined}
+    refuse_besides(f"--format {places.format}", useless)
 
 
 def answer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,3 +95,10 @@ def _stdin() -> bytes:
             "- reads an image from standard input, which is a terminal", hint="refseg predict - ... < IMAGE"
         )
     return sys.stdin.buffer.read()
+
+
+def refuse_besides(option: str, others: Mapping[str, object]) -> None:
+    """That none of the others is given, for which the option has no use.  others: by name, whether they are."""
+    for name, value in others.items():
+        if value:
+            raise RefsegError(f"{option} has no use for {name}", hint="leave one of them away")

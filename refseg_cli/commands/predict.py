@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from refseg_cli import files
-from refseg_cli.commands._answering import answer
+from refseg_cli.commands._answering import answer, refuse_useless
 from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
 from refseg_cli.commands._forms import Listing, verdict
 from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Precision, Quiet, choose_memory
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places
 from refseg_cli.commands._predict_clips import ClipPlaces, answer_clip, is_clip
-from refseg_cli.commands._question import question_of, read_picture
+from refseg_cli.commands._question import question_of, read_picture, refuse_besides
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
 
@@ -178,53 +178,49 @@ def predict(
     options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
     options |= {"precision": precision, "memory": choose_memory(memory)}
     if data:
-        _refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
-        _refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})
+        refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
+        refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})
+        refuse_besides("--data", {"--clip": clip, "--every": every > 1, "--simplify": simplify, "--resume": resume})
         sizes = {"engine": engine, "workers": workers, "threads": threads}
-        return answer_data(data, split, output, json=json, model=model, **options, **sizes)
-    if requests:
-        asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
-        other = {
-            "--format": chosen != "json" and (format or explain),
-            "--coco-ids": coco_ids,
-            "--simplify": simplify,
-            "--count": listing,
-        }
-        _refuse_besides("--jsonl", {**asked, **other, "--clip": clip, "--every": every > 1})
-        status = _serve(requests, output, max_pixels, model, options, force=force)
-        return FOUND if no_target_ok and status == NO_TARGET else status
-    question = question_of(image, phrases or [], phrase or [], phrase_file)
-    if clip or any(is_clip(name, output) for name in question.pictures):
-        _refuse_besides("a clip", {"--recursive": recursive, "--resume": resume, "--coco-ids": coco_ids})
-        _refuse_besides("a clip", {"--count, -l and -L": listing, "--simplify": simplify and chosen != "polygons"})
-        status = answer_clip(
-            question.only_one(),
-            ClipPlaces(chosen, output, question.phrases, force),
-            every=every,
-            simplify=simplify,
-            max_pixels=max_pixels,
-            model=model,
-            options=options,
-        )
+        status = answer_data(data, split, output, json=json, model=model, **options, **sizes)
     else:
-        _refuse_besides("a picture", {"--every": every > 1})
-        if listing:
-            _refuse_besides("printing names", {"--output": output, "--format": chosen != "png", "--resume": resume})
-        outlined = chosen in ("polygons", "labelme", "yolo-seg")
-        useless = {"--coco-ids": chosen != "coco" and coco_ids, "--simplify": simplify and not outlined}
-        _refuse_besides(f"--format {chosen}", useless)
-        _refuse_besides("--force", {"--resume": force and resume})
-        question = question.expanded(recursive=recursive)
-        places = Places(chosen, output, question.phrases, force, resume)
-        status = answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
+        given = {
+            "--engine": engine != "local",
+            "--workers": workers > 1,
+            "--threads": threads,
+            "--split": split != "val",
+        }
+        if alone := [name for name, value in given.items() if value]:
+            raise RefsegError(f"{alone[0]} applies to --data", hint="add --data, or omit it")
+        if requests:
+            asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
+            other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
+            more = {"--simplify": simplify, "--clip": clip, "--every": every > 1}
+            refuse_besides("--jsonl", {**asked, **other, **more})
+            status = _serve(requests, output, max_pixels, model, options, force=force)
+        else:
+            question = question_of(image, phrases or [], phrase or [], phrase_file)
+            if clip or any(is_clip(name, output) for name in question.pictures):
+                lines = simplify if chosen != "polygons" else 0
+                refuse_besides("a clip", {"--recursive": recursive, "--resume": resume, "--coco-ids": coco_ids})
+                refuse_besides("a clip", {"--count, -l and -L": listing, "--simplify": lines})
+                status = answer_clip(
+                    question.only_one(),
+                    ClipPlaces(chosen, output, question.phrases, force),
+                    every=every,
+                    simplify=simplify,
+                    max_pixels=max_pixels,
+                    model=model,
+                    options=options,
+                )
+            else:
+                refuse_besides("a picture", {"--every": every > 1})
+                refuse_besides("--force", {"--resume": force and resume})
+                places = Places(chosen, output, question.phrases, force, resume)
+                refuse_useless(places, listing, coco_ids, simplify)
+                question = question.expanded(recursive=recursive)
+                status = answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
     return FOUND if no_target_ok and status == NO_TARGET else status
-
-
-def _refuse_besides(option: str, others: Mapping[str, object]) -> None:
-    """That none of the others is given, for which the option has no use.  others: by name, whether they are."""
-    for name, value in others.items():
-        if value:
-            raise RefsegError(f"{option} has no use for {name}", hint="leave one of them away")
 
 
 def _serve(

@@ -377,3 +377,12 @@ def test_demo_says_what_was_found_and_where_to_look(
     assert capfdbinary.readouterr().out == b"no dog: no target -> refseg-demo/01-no-dog.png\n"
     main(["predict", "--demo", "-o", str(tmp_path)])
     assert asked[1][0] == tmp_path
+
+
+@pytest.mark.parametrize("option", [["--engine", "ray"], ["--workers", "2"], ["--threads", "2"], ["--split", "test"]])
+def test_options_of_prepared_data_are_not_passed_over(
+    option: list[str], calls: list[dict[str, Any]], capfdbinary: Capture
+) -> None:
+    assert main(["predict", *option, "photo.png", "a dog"]) == ERROR
+    assert f"{option[0]} applies to --data" in capfdbinary.readouterr().err.decode()
+    assert calls == []
