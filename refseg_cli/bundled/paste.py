@@ -1,0 +1,191 @@
+"""More photographs to train on, of objects cut from some and pasted into others:
+`python -m refseg_cli.bundled.paste photos/instances.json photos/images photos OUT`.
+
+A maintainer's script. Few photographs make a model that knows them by heart, and most of these show one large thing.
+Copy-paste (Ghiasi et al., CVPR 2021, arXiv 2012.07177) shows each object in other company, and smaller. Only
+photographs of the prepared set's `train` are cut up or pasted into. OUT gets all photographs, the new ones beside them,
+`instances.json` and `splits.csv`, which `refseg prepare coco --phrases generate` takes.
+
+Axes: h w pixels of a photograph.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+from pyarrow import parquet
+
+from refseg_cli.data import masks
+from refseg_cli.data.formats import upright
+from refseg_cli.data.orientation import AS_STORED
+
+PASTED = (1, 4)  # objects in a picture
+SIDE = (20.0, 150.0)  # of the square with as many pixels as the pasted object; uniform in the logarithm
+SMALLEST_CUT = 48.0  # the same of an object that is cut out: what is smaller is a blur
+SEEN = 0.4  # share of an object that others must leave free
+TRIES = 20  # places for an object, before the picture does without it
+
+
+@dataclass
+class Cut:
+    """An object without its surroundings. pixels: (h, w, 3) uint8.  mask: (h, w) bool.  complete: as in its photo."""
+
+    pixels: np.ndarray
+    mask: np.ndarray
+    category: int
+    complete: frozenset[int]
+
+
+@dataclass
+class Canvas:
+    """A picture in the making.  objects: category, what is to be seen of it, (h, w) bool, and whether that is truth."""
+
+    pixels: np.ndarray
+    objects: list[tuple[int, np.ndarray, bool]]
+    classes: dict[int, np.ndarray]
+    complete: frozenset[int]
+
+
+def main(annotations: str, images: str, prepared: str, out: str, seed: int = 0) -> None:
+    table = json.loads(Path(annotations).read_text())
+    splits = _splits(Path(prepared))
+    (place := Path(out) / "images").mkdir(parents=True)
+    source, rng = _Source(table, Path(images), splits), np.random.default_rng(seed)
+    last = max(image["id"] for image in table["images"])
+    new: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "class_masks": []}
+    for image in table["images"]:
+        name = image["file_name"]
+        (place / name).symlink_to((Path(images) / name).resolve())
+        if splits.get(name) != "train" or (canvas := source.canvas(image)) is None:
+            continue
+        for _ in range(int(rng.integers(*PASTED, endpoint=True))):
+            _paste(canvas, source.cut(rng), rng)
+        name = f"pasted_{name}"
+        Image.fromarray(canvas.pixels).save(place / name, quality=90)
+        splits[name] = "train"
+        _add(new, canvas, {**image, "id": last + image["id"], "file_name": name, "coco_id": None})
+    first = max(row["id"] for row in table["annotations"]) + 1
+    for number, row in enumerate(new["annotations"]):
+        row["id"] = first + number
+    (Path(out) / "instances.json").write_text(json.dumps({**table, **{k: table[k] + new[k] for k in new}}))
+    with (Path(out) / "splits.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "split"), *splits.items()])
+
+
+class _Source:
+    """The photographs to cut up."""
+
+    def __init__(self, table: Mapping[str, Any], images: Path, splits: Mapping[str, str]) -> None:
+        self._folder = images
+        self._images = {image["id"]: image for image in table["images"] if splits.get(image["file_name"]) == "train"}
+        self._rows: dict[int, list[Any]] = defaultdict(list)
+        self._classes: dict[int, list[Any]] = defaultdict(list)
+        for row in table["annotations"]:
+            self._rows[row["image_id"]].append(row)
+        for row in table.get("class_masks", ()):
+            self._classes[row["image_id"]].append(row)
+        self._whole = [r for r in table["annotations"] if r["image_id"] in self._images and self._is_whole(r)]
+        often = Counter(row["category_id"] for row in self._whole)
+        chances = np.array([often[row["category_id"]] ** -0.5 for row in self._whole])  # rare things more than they are
+        self._chances = chances / chances.sum()
+
+    def canvas(self, image: Mapping[str, Any]) -> Canvas | None:
+        """A photo with all of its objects; None where a crowd would have to be cut."""
+        rows = self._rows[image["id"]]
+        if any(row.get("iscrowd") for row in rows):
+            return None
+        objects = [(row["category_id"], self._mask(row), bool(row.get("reliable", 1))) for row in rows]
+        classes = {row["category_id"]: self._mask(row) for row in self._classes[image["id"]]}
+        return Canvas(self._pixels(image["id"]).copy(), objects, classes, frozenset(image["complete"]))
+
+    def cut(self, rng: np.random.Generator) -> Cut:
+        row = self._whole[rng.choice(len(self._whole), p=self._chances)]
+        mask = self._mask(row)
+        y, x = np.nonzero(mask)
+        box = slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1)
+        complete = frozenset(self._images[row["image_id"]]["complete"])
+        return Cut(self._pixels(row["image_id"])[box], mask[box], row["category_id"], complete)
+
+    def _is_whole(self, row: Mapping[str, Any]) -> bool:
+        """A sound object that the border of the photo does not cut."""
+        if not row.get("reliable", 1) or row.get("iscrowd") or row["area"] < SMALLEST_CUT**2:
+            return False
+        image, (x, y, w, h) = self._images[row["image_id"]], row["bbox"]
+        return x > 2 and y > 2 and x + w < image["width"] - 2 and y + h < image["height"] - 2
+
+    def _pixels(self, image_id: int) -> np.ndarray:
+        return upright((self._folder / self._images[image_id]["file_name"]).read_bytes(), AS_STORED)
+
+    def _mask(self, row: Mapping[str, Any]) -> np.ndarray:
+        image = self._images[row["image_id"]]
+        return masks.decode(masks.from_segmentation(row["segmentation"], image["height"], image["width"])).astype(bool)
+
+
+def _paste(canvas: Canvas, cut: Cut, rng: np.random.Generator) -> None:
+    """Put it where enough of every other object stays to be seen; nowhere if there is no such place."""
+    side = float(np.exp(rng.uniform(*np.log(SIDE))))
+    scale = min(side / np.sqrt(np.count_nonzero(cut.mask)), 1.5)
+    size = max(1, round(cut.mask.shape[1] * scale)), max(1, round(cut.mask.shape[0] * scale))
+    h, w = canvas.pixels.shape[:2]
+    if size[0] > w or size[1] > h:
+        return
+    picture = Image.fromarray(np.dstack([cut.pixels, np.where(cut.mask, 255, 0).astype(np.uint8)]))
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    if rng.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    alpha = np.asarray(picture.getchannel("A").filter(ImageFilter.GaussianBlur(0.7)), np.float32)[..., None] / 255
+    colours = np.asarray(picture.convert("RGB"), np.float32) * rng.uniform(0.85, 1.15)
+    for _ in range(TRIES):
+        top, left = int(rng.integers(h - size[1] + 1)), int(rng.integers(w - size[0] + 1))
+        box = slice(top, top + size[1]), slice(left, left + size[0])
+        mask = np.zeros((h, w), bool)
+        mask[box] = alpha[..., 0] >= 0.5
+        if all(np.count_nonzero(seen & ~mask) >= SEEN * np.count_nonzero(seen) for _, seen, _ in canvas.objects):
+            break
+    else:
+        return
+    canvas.pixels[box] = (canvas.pixels[box] * (1 - alpha) + colours * alpha).clip(0, 255)
+    canvas.objects = [(category, seen & ~mask, sound) for category, seen, sound in canvas.objects]
+    canvas.objects.append((cut.category, mask, True))
+    canvas.classes = {category: seen & ~mask for category, seen in canvas.classes.items()}
+    if cut.category in canvas.classes:
+        canvas.classes[cut.category] |= mask
+    # What is not annotated on the object comes with it.
+    canvas.complete &= cut.complete
+
+
+def _add(new: Mapping[str, list[dict[str, Any]]], canvas: Canvas, image: dict[str, Any]) -> None:
+    new["images"].append({**image, "complete": sorted(canvas.complete)})
+    for category, seen, sound in canvas.objects:
+        if seen.any():
+            row = {"image_id": image["id"], "category_id": category, "iscrowd": 0, "reliable": int(sound)}
+            y, x = np.nonzero(seen)
+            box = [int(x.min()), int(y.min()), int(x.max() - x.min() + 1), int(y.max() - y.min() + 1)]
+            new["annotations"].append({**row, **_segmentation(seen), "area": int(seen.sum()), "bbox": box})
+    for category, seen in canvas.classes.items():
+        new["class_masks"].append({"image_id": image["id"], "category_id": category, **_segmentation(seen)})
+
+
+def _segmentation(mask: np.ndarray) -> dict[str, Any]:
+    rle = masks.encode(mask)
+    return {"segmentation": {"size": list(rle.size), "counts": rle.counts.decode()}}
+
+
+def _splits(prepared: Path) -> dict[str, str]:
+    """File name -> split, of a set that `refseg prepare` wrote."""
+    files = sorted(prepared.glob("*.parquet"))
+    rows = [row for file in files for row in parquet.read_table(file, columns=["file_name", "split"]).to_pylist()]
+    return {row["file_name"]: row["split"] for row in rows}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4])
