@@ -82,7 +82,7 @@ def few_images(where: str, found: Mapping[str, Estimate] | Mapping[str, Differen
         if 0 < figure.images < FEWEST:
             few.setdefault(figure.images, []).append(metric)
     return [
-        f"{where}: no interval for {', '.join(metrics)}: formed over {n} image{'s' if n > 1 else ''}, it takes {FEWEST}"
+        f"{where}: no interval for {', '.join(metrics)}: it takes {FEWEST} images, or clips, and is formed over {n}"
         for n, metrics in few.items()
     ]
 

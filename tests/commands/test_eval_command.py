@@ -122,7 +122,7 @@ def test_few_images_have_no_interval_and_are_told(
     streams = capsys.readouterr()
     assert ["gIoU", "37.50", "-"] in [line.split() for line in streams.out.splitlines()]
     names = "cIoU, mIoU, gIoU, Pr@0.5, Pr@0.6, Pr@0.7, Pr@0.8, Pr@0.9, T-acc"
-    assert f"val: no interval for {names}: formed over 4 images, it takes 10" in streams.err
+    assert f"val: no interval for {names}: it takes 10 images, or clips, and is formed over 4" in streams.err
     main(["eval", "--data", "shards", "--resamples", "0"])
     assert "no interval" not in capsys.readouterr().err
 
