@@ -13,7 +13,7 @@ from refseg_cli.data.shards import MANIFEST
 from refseg_cli.evaluation.answers import About
 from refseg_cli.evaluation.evaluate import EvalReport
 from refseg_cli.evaluation.provenance import cautions, published_row, published_rows, shared_images
-from refseg_cli.metrics.protocols import PROTOCOLS
+from refseg_cli.metrics.protocols import BY_NAME
 
 ABOUT = About(dataset="refcocog", split_by="umd")
 PAPER = Published(
@@ -91,7 +91,7 @@ def test_a_changed_model_has_no_figures_of_models_that_were_trained_otherwise(na
 def test_recipes_name_a_protocol_that_there_is_and_its_metrics(name):
     published = load_recipe(name).published
     if published.protocol:
-        assert published.protocol in PROTOCOLS
+        assert published.protocol in BY_NAME
         for key in published.figures:
             place, split = key.rsplit("/", 1)
             *trained_on, dataset = place.split(" -> ")
