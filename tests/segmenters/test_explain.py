@@ -178,7 +178,7 @@ def test_chunks_of_phrases_keep_their_maps(untrained: Path, monkeypatch: pytest.
     phrases = ["two people", "the red car", "a dog", "the big one", "a cat"]
     predictor = Predictor(untrained, device="cpu")
     together = list(predictor.explain(pixels, phrases))
-    monkeypatch.setattr(module, "CHUNK", 3)
+    predictor.explaining.limit = 3
     monkeypatch.setattr(module, "PIXELS_AT_A_TIME", 30 * 50 * 2)
     for one, other in zip(together, predictor.explain(pixels, phrases), strict=True):
         assert one.maps[0].words == other.maps[0].words
