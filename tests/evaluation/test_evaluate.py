@@ -295,7 +295,7 @@ def test_protocols_that_look_alike_share_their_counts(data, saved):
     assert views["vlt"] == views["asda"]
     assert views["thesis"] == views["thesis-50pix"]
     assert (views["lavt"], views["rela"], views["gsva"]) == (views["ref-zom"], views["cohd"], views["gsva-zom"])
-    assert len(set(views.values())) == 10 + 3  # rec's three; the thesis' mask threshold is 0.5, this checkpoint's is 0.4
+    assert len(set(views.values())) == 10 + 3  # rec's three; the thesis' mask threshold is 0.5, here 0.4
 
 
 def test_the_curve_is_what_other_thresholds_give(data, saved, vlt, tokenizer):
