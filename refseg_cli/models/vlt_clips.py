@@ -67,7 +67,7 @@ class VLTClips(VLT):
 
 def phrases_of(batch: Batch) -> tuple[Tensor, Tensor]:
     """(n,) each expression's phrase, and (p,) each phrase's first expression."""
-    numbers = torch.arange(len(batch), device=batch.tokens.device)
+    numbers = torch.arange(batch.tokens.shape[0], device=batch.tokens.device)
     if batch.phrase_index is None:
         return numbers, numbers
     last = int(batch.phrase_index[-1]) + 1
