@@ -76,7 +76,7 @@ def test_few_images_have_no_interval_and_are_told(tmp_path: Path, capsys: Captur
     assert (difference["low"], difference["high"], difference["p"], difference["images"]) == (None, None, 0.25, 3)
     [said] = found["cautions"]
     assert said.startswith("val, refseg: no interval for cIoU, mIoU, gIoU")
-    assert said.endswith("formed over 3 images, it takes 10")
+    assert said.endswith("it takes 10 images, or clips, and is formed over 3")
     assert said in streams.err
     assert main(["compare", *few, "--resamples", "0", "--json"]) == FOUND
     assert json.loads(capsys.readouterr().out)["cautions"] == []
