@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from refseg_cli.data.coco_ids import CocoIds
-    from refseg_cli.evaluation.parts import Part
     from refseg_cli.segmenters.base import Found, Segmenter
 
 
@@ -50,36 +49,21 @@ def answer(
     """Have the question answered by all processes of a launcher; the exit status says whether anything is found."""
     from refseg_cli.evaluation.parts import sharing
 
-    with sharing() as part:
-        return _answer_by(question, places, listing, max_pixels, coco_ids, simplify, model, options, part)
-
-
-def _answer_by(
-    question: Question,
-    places: Places,
-    listing: Listing | None,
-    max_pixels: int | None,
-    coco_ids: Path | None,
-    simplify: float,
-    model: str | None,
-    options: Mapping[str, Any],
-    part: Part,
-) -> int:
-    pictures, phrases, format = question.pictures, question.phrases, places.format
-    if listing is None:  # refused before a model is loaded
-        part.decided(partial(places.check, pictures))
-    ids = _coco_ids(coco_ids, pictures, phrases) if format == "coco" else None
-    if places.resume:
-        pictures = part.decided(partial(places.missing, pictures))
-        console.info(f"{len(pictures)} of {len(question.pictures)} pictures are missing")
-        if not pictures:
-            return FOUND
-    read = partial(read_picture, max_pixels=max_pixels)
-    if not question.many:
-        found = read(pictures[0])
-        read = partial(_again, found)
-    answering = _Answering.open(phrases, format, model, once=len(pictures) == 1, options=options)
-    with ExitStack() as stack:
+    with sharing() as part, ExitStack() as stack:
+        pictures, phrases, format = question.pictures, question.phrases, places.format
+        if listing is None:  # refused before a model is loaded
+            part.decided(partial(places.check, pictures))
+        ids = _coco_ids(coco_ids, pictures, phrases) if format == "coco" else None
+        if places.resume:
+            pictures = part.decided(partial(places.missing, pictures))
+            console.info(f"{len(pictures)} of {len(question.pictures)} pictures are missing")
+            if not pictures:
+                return FOUND
+        read = partial(read_picture, max_pixels=max_pixels)
+        if not question.many:
+            found = read(pictures[0])
+            read = partial(_again, found)
+        answering = _Answering.open(phrases, format, model, once=len(pictures) == 1, options=options)
         write: Write
         if listing:
             write = partial(list_one, listing)
