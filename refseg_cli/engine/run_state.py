@@ -161,11 +161,12 @@ def _changed(begun: dict[str, Any], asked: dict[str, Any]) -> list[str]:
 
 
 def _trained(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as far as it decides the figures: how often a run saves, who loads its data, and whether its processes
-    share the model does not.
+    """The recipe as far as it decides the figures. How often a run saves, who loads its data, whether its processes
+    share the model, and whether layers compute twice does not.
 
     As a file would hold it, where there are no tuples, with keys like `train.lr`.
     """
     data = replace(recipe.data, workers=0)
-    kept = replace(recipe, data=data, train=replace(recipe.train, save_every_steps=1, shard_model=False))
+    train = replace(recipe.train, save_every_steps=1, shard_model=False, gradient_checkpointing=False)
+    kept = replace(recipe, data=data, train=train)
     return flattened(json.loads(json.dumps(to_table(kept))))

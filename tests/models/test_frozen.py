@@ -11,7 +11,7 @@ from test_contract import awake, batch_of, double, recipe_of
 from torch import Tensor, nn
 from variants import MODULES
 
-FUSED = {"lavt", "rela", "cgformer"}  # language enters between the stages: gradients go back to it through the later ones
+FUSED = {"lavt", "rela", "cgformer"}  # gradients go back to language through the later stages
 
 
 def frozen_model(variant: str) -> nn.Module:
