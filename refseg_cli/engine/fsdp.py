@@ -21,6 +21,7 @@ from torch.utils._pytree import SUPPORTED_NODES
 
 from refseg_cli import checkpoint
 from refseg_cli.config import TrainConfig
+from refseg_cli.engine.optimise import take_moments
 from refseg_cli.engine.recomputing import encoder_layers
 from refseg_cli.engine.run_state import Moving
 from refseg_cli.errors import RefsegError
@@ -114,11 +115,7 @@ class ShardedMoving(Moving):
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 value.copy_(_cut_like(whole[name], value))
-        self.optimizer.load_state_dict(optimizer)
-        for parameter, moments in self.optimizer.state.items():
-            for name, value in moments.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    moments[name] = _cut_like(value, parameter)
+        take_moments(self.optimizer, optimizer, _cut_like)
 
 
 def _whole(value: Any) -> Any:

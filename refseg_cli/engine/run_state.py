@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, to_table
+from refseg_cli.engine.optimise import take_moments
 from refseg_cli.engine.run_log import flattened
 from refseg_cli.errors import RefsegError
 
@@ -62,7 +63,7 @@ class Moving:
     def load(self, weights: Path, optimizer: dict[str, Any]) -> None:
         """Take over a checkpoint's weights and what moved them."""
         checkpoint.load_weights(self.evaluated, weights)
-        self.optimizer.load_state_dict(optimizer)
+        take_moments(self.optimizer, optimizer, lambda moment, weight: torch.empty_like(weight).copy_(moment))
 
 
 def save_state(
