@@ -167,7 +167,7 @@ class DeformableAttention(nn.Module):
 
     def forward(self, query: Tensor, memory: Tensor, centres: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         """query, memory (m, p, c); centres (p, 2) of the places, (x, y) in [0, 1]; sizes (height, width) per level."""
-        if query.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        if query.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return self._by_rows(query, memory, centres, sizes)
         value = self.value(memory).unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1)  # (m, heads, c / heads, p)
         offsets = self.offsets(query).unflatten(-1, (self.heads, LEVELS, self.points, 2)).permute(0, 2, 3, 1, 4, 5)
