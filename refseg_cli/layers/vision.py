@@ -220,7 +220,7 @@ def _padded_block() -> type:
 
     class PadFirstBlock(SwinTransformerBlock):
         def _attn(self, x: Tensor) -> Tensor:
-            by_rows = x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+            by_rows = x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
             return self._by_rows(x) if by_rows else self._padded(x)
 
         def _by_rows(self, x: Tensor) -> Tensor:
