@@ -12,7 +12,7 @@ from typing import Any
 from refseg_cli import __version__
 from refseg_cli.data import storage
 from refseg_cli.data.shards import Manifest
-from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, photos, pickles
+from refseg_cli.data.sources import Draft, Problem, Reason, instances, photos, pickles
 from refseg_cli.data.sources.catalogue import ALL, FORMS, PUBLISHED, RELEASED, SOURCES, Source
 from refseg_cli.data.sources.repeated import repeated_ids
 from refseg_cli.data.sources.whereabouts import Photos
@@ -209,10 +209,10 @@ def _read(request: PrepareRequest) -> Material:
     path = _refs_path(folder, source, split_by)
     problems: list[Problem] = []
     rows, refs_digest = read_refs(path)
-    refs = source.parse(rows, file=path.name, problems=problems)
-    found, digest = instances.read(folder / "instances.json")
-    split_of: dict[int, str] = {}
-    refs = _noted(refs, request.splits, split_of)
+    refs = list(source.parse(rows, file=path.name, problems=problems))
+    del rows
+    wanted = [ref for ref in refs if not request.splits or ref.split in request.splits]
+    found, digest = instances.read(folder / "instances.json", wanted={ref.image_id for ref in wanted})
     drafts = instances.drafts(refs, found, splits=request.splits, file=path.name, problems=problems)
     entries = tuple(find_photos(drafts, _photo_folders(request), problems))
     hashes = {f"{source.folder}/{path.name}": refs_digest, f"{source.folder}/instances.json": digest}
@@ -222,18 +222,10 @@ def _read(request: PrepareRequest) -> Material:
         source.image_source,
         {"sha256": hashes},
         entries,
-        split_of,
+        {ref.ref_id: ref.split for ref in wanted if instances.SPLIT_NAME.fullmatch(ref.split)},
         tuple(problems),
         whole=not request.splits,
     )
-
-
-def _noted(refs: Iterable[Ref], splits: Sequence[str], split_of: dict[int, str]) -> Iterator[Ref]:
-    """The references, each put down in `split_of` before anything of it is left out."""
-    for ref in refs:
-        if ref.split in splits or (not splits and instances.SPLIT_NAME.fullmatch(ref.split)):
-            split_of[ref.ref_id] = ref.split
-        yield ref
 
 
 def _refs_path(folder: Path, source: Source, split_by: str) -> Path:
