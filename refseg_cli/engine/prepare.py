@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +141,21 @@ def prepare(request: PrepareRequest, *, progress: Progress = silent) -> PrepareR
         RefsegError: missing or refused annotation files, other data in `out`, a full disk; with `on_error="fail"`
             the first broken input, too.
     """
-    return write(_read(request), request.output, progress=progress)
+    with _without_collection():
+        material = _read(request)
+    return write(material, request.output, progress=progress)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """While objects only come, and none in cycles, looking for cycles among all of them again and again finds none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def prepare_scenes(
