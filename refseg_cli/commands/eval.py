@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from refseg_cli.evaluation.disturb import Disturbance
     from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest
     from refseg_cli.evaluation.outside import OutsideRequest
-    from refseg_cli.evaluation.report import Watch
+    from refseg_cli.evaluation.watching import Watch
     from refseg_cli.records import Rle
     from refseg_cli.report.content import PackedMap
 
@@ -228,7 +228,7 @@ def _score_file(request: OutsideRequest) -> _Found:
 def _score_model(request: EvalRequest, protocols: Sequence[str], *, masks: bool, maps: bool) -> _Found:
     """masks, maps: keep these too."""
     from refseg_cli.evaluation.provenance import published_rows
-    from refseg_cli.evaluation.report import Watch
+    from refseg_cli.evaluation.watching import Watch
 
     drawn = Watch(request.model) if maps else None
     kept = KeptMasks() if masks and not maps else None

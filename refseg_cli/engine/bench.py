@@ -20,6 +20,7 @@ from refseg_cli.config import Recipe
 from refseg_cli.engine import stages
 from refseg_cli.engine.measuring import device_name, environment, peak_memory, timed
 from refseg_cli.engine.questions import Question, real_questions
+from refseg_cli.engine.recomputing import recompute_layers
 from refseg_cli.engine.stages import BETWEEN_TENSORS, STAGES, Call, Stage, Subject, count_flops
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
@@ -347,8 +348,12 @@ class _Bed:
 def _subject(request: BenchRequest) -> Subject:
     if request.recipe is None:
         loaded = open_checkpoint(request.model)
-        return Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size, loaded)
-    return untrained(request.recipe)
+        subject = Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size, loaded)
+    else:
+        subject = untrained(request.recipe)
+    if subject.recipe.train.gradient_checkpointing:
+        recompute_layers(subject.model)
+    return subject
 
 
 def untrained(recipe: Recipe) -> Subject:

@@ -97,8 +97,9 @@ class Predictor:
     def follow(self, frames: Iterable[np.ndarray], phrases: Sequence[str]) -> Iterator[list[Found]]:
         """The answers to all phrases about each frame of a clip, in the order of the frames.
 
-        A model of clips looks at `data.clip_window` frames of its recipe together: its average is over these. It holds
-        as many. Any other looks at each frame by itself.
+        A model of clips looks at `data.clip_window` frames of its recipe together: its average is over these. The last
+        window of a clip looks back, so that it is as long as the others. It holds two windows. Any other model looks at
+        each frame by itself.
 
         frames: pixels (3, h, w) uint8 RGB, all of one size.
 
@@ -109,11 +110,13 @@ class Predictor:
         data = self.checkpoint.recipe.data
         size = data.clip_window if data.clip_frames else 1
         most = max(1, ROWS // size)
-        left = iter(frames)
+        left, before = iter(frames), list[Tensor]()
         while window := [as_tensor(frame) for frame in islice(left, size)]:
-            parts = [self._watch(window, phrases[i : i + most]) for i in range(0, len(phrases), most)]
-            for frame in zip(*parts, strict=True):
+            seen = before[len(window) :] + window
+            parts = [self._watch(seen, phrases[i : i + most]) for i in range(0, len(phrases), most)]
+            for frame in list(zip(*parts, strict=True))[-len(window) :]:
                 yield [found for part in frame for found in part]
+            before = window
 
     def _watch(self, window: Sequence[Tensor], phrases: Sequence[str]) -> list[list[Found]]:
         """Of each frame of a window, the answers to the phrases."""
