@@ -22,12 +22,14 @@ from torch import Tensor
 
 from refseg_cli.layers.language import Language
 from refseg_cli.models.vlt import VLT, QueryGeneration, TransformerBody, VLTConfig, contrastive_loss
+from refseg_cli.ranges import CountFrom0
 from refseg_cli.records import Batch, Prediction
 
 
 @dataclass(frozen=True, slots=True)
 class VLTClipsConfig(VLTConfig):
-    neighbours: int = 2  # frames before and behind that give S_DO [4.3.5]; 0: the frame alone, 63.5 against 63.8 J&F
+    # frames before and behind that give S_DO [4.3.5]; 0: the frame alone, 63.5 against 63.8 J&F
+    neighbours: CountFrom0 = 2
 
 
 class VLTClips(VLT):
