@@ -154,6 +154,8 @@ class TrainConfig:
                    plain grouped batch. N_DO is a share of the batch.
     best_metric:   the validation metric that picks `best`.
     shard_model:   several processes keep one share each of every weight, gradient and moment (FSDP2), not a whole copy.
+    gradient_checkpointing: the encoders' layers compute again in the backward pass what they would have to keep for it:
+                   less memory, more time, the same figures.
     steps:         optimiser steps after which the run ends, in the middle of an epoch or not; 0: it ends with `epochs`.
     """
 
@@ -184,7 +186,29 @@ class TrainConfig:
     same_object: CountOrAll = -1
     different_object: Share = 0.0
     shard_model: bool = False
+<<<<<<< HEAD
     steps: StepsFrom0 = 0
+=======
+    gradient_checkpointing: bool = False
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        factors = ("backbone_lr", "weight_decay", "power", "gamma", "warmup_steps", "clip_norm", "eval_limit")
+        counts = ("epochs", "batch_images", "accumulate", "save_every_steps", "eval_every_epochs")
+        _require(
+            self,
+            **{name: (getattr(self, name) > 0, "a number above 0") for name in counts},
+            lr=(0 <= self.lr < inf, "a learning rate"),
+            eps=(0 < self.eps < inf, "a number above 0"),
+            **{name: (0 <= getattr(self, name) < inf, "a number from 0") for name in factors},
+            betas=(all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
+            milestones=(all(epoch > 0 for epoch in self.milestones), "a list of epochs from 1"),
+            seed=(0 <= self.seed < 1 << 63, "a whole number from 0 to below 2^63"),
+            different_object=(0 <= self.different_object <= 1, "a share"),
+            ema=(0 <= self.ema < 1, "a share below 1"),
+            steps=(self.steps >= 0, "a number of steps"),
+        )
+>>>>>>> main
 
 
 @dataclass(frozen=True, slots=True)
