@@ -186,29 +186,8 @@ class TrainConfig:
     same_object: CountOrAll = -1
     different_object: Share = 0.0
     shard_model: bool = False
-<<<<<<< HEAD
-    steps: StepsFrom0 = 0
-=======
     gradient_checkpointing: bool = False
-    steps: int = 0
-
-    def __post_init__(self) -> None:
-        factors = ("backbone_lr", "weight_decay", "power", "gamma", "warmup_steps", "clip_norm", "eval_limit")
-        counts = ("epochs", "batch_images", "accumulate", "save_every_steps", "eval_every_epochs")
-        _require(
-            self,
-            **{name: (getattr(self, name) > 0, "a number above 0") for name in counts},
-            lr=(0 <= self.lr < inf, "a learning rate"),
-            eps=(0 < self.eps < inf, "a number above 0"),
-            **{name: (0 <= getattr(self, name) < inf, "a number from 0") for name in factors},
-            betas=(all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
-            milestones=(all(epoch > 0 for epoch in self.milestones), "a list of epochs from 1"),
-            seed=(0 <= self.seed < 1 << 63, "a whole number from 0 to below 2^63"),
-            different_object=(0 <= self.different_object <= 1, "a share"),
-            ema=(0 <= self.ema < 1, "a share below 1"),
-            steps=(self.steps >= 0, "a number of steps"),
-        )
->>>>>>> main
+    steps: StepsFrom0 = 0
 
 
 @dataclass(frozen=True, slots=True)
