@@ -258,3 +258,21 @@ def test_values_out_of_their_range_are_refused(override: str, says: str) -> None
     with pytest.raises(RefsegError) as caught:
         load_recipe("vlt-tiny", [override])
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["data", "text", "train"])
+@pytest.mark.parametrize("value", ["0", "-1", "1", "10000000000000000000000", "nan", "inf", "x", "true", "[]"])
+def test_a_number_out_of_place_is_taken_or_its_key_is_named(table: str, value: str) -> None:
+    usual, unnamed = to_table(load_recipe("vlt-tiny"))[table], []
+    numbers = {name: one for name, one in usual.items() if isinstance(one, int | float | list | tuple)}
+    for name, one in numbers.items():
+        wrong = f"[{', '.join([value] * len(one))}]" if isinstance(one, list | tuple) else value
+        try:
+            load_recipe("vlt-tiny", [f"{table}.{name}={wrong}"])
+        except RefsegError as error:
+            if f"vlt-tiny.toml: {table}: {name}" not in str(error):
+                unnamed.append(str(error))
+    assert len(numbers) > 2
+    assert unnamed == []
+    with pytest.raises(RefsegError, match=f"{table}: {next(iter(numbers))}"):
+        load_recipe("vlt-tiny", [f"{table}.{next(iter(numbers))}=-{10**30}"])
