@@ -5,19 +5,21 @@ Axes: h w pixels of a picture, upright.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
 from refseg_cli.data.formats import MAX_PIXELS
-from refseg_cli.data.pictures import from_pillow
+from refseg_cli.data.pictures import from_pillow, read_pixels
 from refseg_cli.data.remote import is_url, read_url
+from refseg_cli.data.videos import Frame, open_video
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Thresholds
-from refseg_cli.segmenters.base import Found, Segmenter
+from refseg_cli.segmenters.base import Found, Segmenter, check_phrases
 from refseg_cli.segmenters.choice import open_segmenter
+from refseg_cli.segmenters.follow import follow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,6 +75,30 @@ class Model:
         for picture in pictures:
             yield self._answer(picture, phrases)
 
+    def follow(
+        self, clip: str | Path | Iterable[Picture], phrases: str | Sequence[str], *, every: int = 1
+    ) -> Iterator[tuple[Frame, list[Found]]]:
+        """Each frame of a clip with the answer to each phrase about it, as it comes; a few frames are held.
+
+        A model of clips looks at so many frames together as its recipe says, SAM 3 follows what it found, and any other
+        model looks at each frame by itself.
+
+        Args:
+            clip: the path of a video, an animated picture or a folder of frames; or the frames themselves, in any form
+                of a picture and of one size, also from a generator.
+            phrases: one, or several; each is asked of each frame.
+            every: only each so many-th frame is asked about, from the first on.
+
+        Raises:
+            RefsegError: at once if there is no such clip or a phrase is empty; when it comes to that if a frame cannot
+                be read or is of another size, or the clip is damaged.
+        """
+        asked = [phrases] if isinstance(phrases, str) else list(phrases)
+        check_phrases(asked)
+        if every < 1:
+            raise RefsegError(f"each {every}-th frame", hint="`every` is a number from 1")
+        return follow(self.segmenter, _frames(clip, every), asked)
+
     def _answer(self, picture: Picture, phrases: str | Sequence[str]) -> list[Found]:
         return list(self.segmenter.predict(_image(picture), [phrases] if isinstance(phrases, str) else list(phrases)))
 
@@ -91,6 +117,30 @@ def load_model(
             model, device=device, threshold=threshold, no_target_threshold=no_target_threshold, threads=threads
         )
     )
+
+
+def _frames(clip: str | Path | Iterable[Picture], every: int) -> Iterator[Frame]:
+    if isinstance(clip, str) and is_url(clip):
+        raise RefsegError(f"{clip}: a clip is a file or a folder", hint="save it first")
+    if isinstance(clip, str | Path):
+        return open_video(Path(clip)).frames(every)
+    if isinstance(clip, bytes) or not isinstance(clip, Iterable) or getattr(clip, "ndim", 4) != 4:
+        raise RefsegError(f"a clip cannot be a {type(clip).__name__}", hint="a path, or pictures one after the other")
+    return _of_pictures(clip, every)
+
+
+def _of_pictures(pictures: Iterable[Picture], every: int) -> Iterator[Frame]:
+    first: tuple[int, ...] | None = None
+    for number, picture in enumerate(pictures):
+        if number % every:
+            continue
+        image = _image(picture)
+        pixels = image if isinstance(image, np.ndarray) else read_pixels(image)
+        first = first or pixels.shape
+        if pixels.shape != first:
+            sizes = " and ".join(f"{width}x{height}" for _, height, width in (first, pixels.shape))
+            raise RefsegError(f"frames of {sizes} pixels in one clip", hint="`each` takes pictures of any size")
+        yield Frame(number, None, str(picture) if isinstance(picture, str | Path) else "", pixels)
 
 
 def _image(picture: Picture) -> Path | bytes | np.ndarray:

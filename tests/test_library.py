@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import clips
 import numpy as np
 import pytest
 import torch
@@ -114,17 +116,116 @@ def test_load_takes_what_the_shell_takes(untrained: Path) -> None:
         refseg_cli.load("nowhere")
 
 
+class Watcher(Mirror):
+    """Sees two frames together; says how light each is."""
+
+    def follow(self, frames: Iterable[np.ndarray], phrases: Sequence[str]) -> Iterator[list[Found]]:
+        left = iter(frames)
+        while window := list(islice(left, 2)):
+            self.seen.append(len(window))
+            for pixels in window:
+                yield [Found(phrase, pixels[0] > 128, True, 0.5, int((pixels[0] > 128).sum())) for phrase in phrases]
+
+
+FRAMES = clips.pictures(5)
+
+
+@pytest.fixture
+def forms(tmp_path: Path) -> dict[str, Any]:
+    """One clip in every form."""
+    return {
+        "video": str(clips.write_video(tmp_path / "clip.mkv", FRAMES, codec="ffv1")),
+        "animation": clips.write_animation(tmp_path / "clip.gif", FRAMES),
+        "folder": clips.write_folder(tmp_path / "clip", FRAMES),
+        "arrays": FRAMES,
+        "one array": np.stack(FRAMES),
+        "a generator of pictures": (Image.fromarray(frame) for frame in FRAMES),
+        "paths": sorted((tmp_path / "clip").iterdir()),
+        "tensors": torch.from_numpy(np.stack(FRAMES)).permute(0, 3, 1, 2),
+    }
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("watches", [False, True])
+def test_a_clip_in_every_form_has_the_same_answers(forms: dict[str, Any], watches: bool, every: int) -> None:
+    for clip in forms.values():
+        segmenter = Watcher() if watches else Mirror()
+        found = list(Model(segmenter).follow(clip, ("light", "dark"), every=every))
+        assert [frame.number for frame, _ in found] == list(range(0, 5, every))
+        for frame, answers in found:
+            np.testing.assert_array_equal(frame.pixels, FRAMES[frame.number].transpose(2, 0, 1))
+            assert [answer.phrase for answer in answers] == ["light", "dark"]
+        if watches:
+            assert segmenter.seen == ([2, 2, 1] if every == 1 else [2, 1])
+
+
+def test_what_a_frame_is_called_and_when_it_is(forms: dict[str, Any]) -> None:
+    told = {form: [(f.time, Path(f.name).name) for f, _ in Model(Mirror()).follow(c, "x")] for form, c in forms.items()}
+    assert told["video"] == [(n / 10, "clip.mkv") for n in range(5)]
+    assert told["folder"] == told["paths"] == [(None, f"frame{n}.png") for n in range(1, 6)]
+    assert told["arrays"] == [(None, "")] * 5
+
+
+def test_a_clip_is_taken_as_it_comes() -> None:
+    """No frame is asked for before it is needed, so that a camera may go on for ever."""
+    taken: list[int] = []
+
+    def camera() -> Iterator[np.ndarray]:
+        for number in count():
+            taken.append(number)
+            yield PIXELS
+
+    answers = Model(Watcher()).follow(camera(), "dog")
+    assert taken == []
+    for number, (frame, _) in enumerate(islice(answers, 7)):
+        assert frame.number == number
+        assert len(taken) == 2 * (number // 2 + 1)
+
+
+@pytest.mark.parametrize(
+    ("clip", "words"),
+    [
+        ("nowhere.gif", "nowhere.gif: cannot read the clip: No such file"),
+        ("https://host/clip.mp4", "a clip is a file or a folder"),
+        (b"GIF89a", "a clip cannot be a bytes"),
+        (PIXELS, "a clip cannot be a ndarray"),
+        (Image.fromarray(PIXELS), "a clip cannot be a Image"),
+        (torch.zeros(3, 6, 9), "a clip cannot be a Tensor"),
+    ],
+)
+def test_what_is_no_clip_is_said_at_once(mirror: Mirror, clip: Any, words: str) -> None:
+    with pytest.raises(RefsegError, match=words):
+        Model(mirror).follow(clip, "dog")
+
+
+def test_questions_that_are_none_are_said_at_once(mirror: Mirror) -> None:
+    with pytest.raises(RefsegError, match="a phrase is empty"):
+        Model(mirror).follow([PIXELS], ["dog", " "])
+    with pytest.raises(RefsegError, match="each 0-th frame"):
+        Model(mirror).follow([PIXELS], "dog", every=0)
+
+
+def test_frames_of_several_sizes_are_no_clip(mirror: Mirror) -> None:
+    answers = Model(mirror).follow([PIXELS, PIXELS[:4]], "dog")
+    next(answers)
+    with pytest.raises(RefsegError, match="frames of 9x6 and 9x4 pixels in one clip"):
+        next(answers)
+
+
 def test_the_examples_of_the_docs_run_without_torch(tmp_path: Path) -> None:
     demo = checkpoint.BUNDLE / "demo"
     shutil.copy(demo / "astronaut.jpg", tmp_path / "photo.jpg")
     shutil.copy(demo / "cat.jpg", tmp_path / "other.jpg")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
+    clips.write_video(tmp_path / "clip.mp4", clips.pictures(5))
     script = "\n".join([*blocks, "import sys", "print([m for m in ('torch', 'timm', 'pyarrow') if m in sys.modules])"])
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert re.match(r"two people on left (True|False) [01]\.\d", lines[0])
+    assert [line.rsplit(" [", 1)[0] for line in lines if re.match(r"\d \d\.\d \[", line)] == ["0 0.0", "2 0.2", "4 0.4"]
+    assert [line[-4:] for line in lines if re.match(r"\d (True|False)", line)] == ["True"] * 3
     assert lines[-2].startswith("nowhere.jpg: cannot read the image: No such file")
     assert lines[-1] == "[]"
     with Image.open(tmp_path / "mask.png") as mask, Image.open(tmp_path / "photo.jpg") as photo:

@@ -107,7 +107,7 @@ def scored_by_clip(
     protocols: Sequence[str],
     intervals: bool,
 ) -> dict[str, Analysis]:
-    """The analyses with the figures of `VIDEO`; where nothing else is asked for, with these alone.
+    """The analyses with the figures of `VIDEO`; where nothing else is asked for, with these alone, and slices by them.
 
     predicted: of all answers, split after split.
     """
@@ -119,10 +119,11 @@ def scored_by_clip(
     for name, own in answers.items():
         masks = predicted[first : first + len(own)]
         first += len(own)
-        clips = analyse_clips(score_clips(open_shards(data, name), own, masks), intervals=intervals)
+        scores, slices = score_clips(open_shards(data, name), own, masks), bool(analyses[name].slices)
+        clips = analyse_clips(scores, slices=slices, intervals=intervals)
         if tuple(protocols) == (VIDEO.name,):
-            numbers = {what: getattr(clips, what) for what in ("expressions", "images", "no_target")}
-            found[name] = replace(analyses[name], scores=clips.scores, **numbers)
+            taken = {what: getattr(clips, what) for what in ("expressions", "images", "no_target", "scores", "slices")}
+            found[name] = replace(analyses[name], **taken)
         else:
             found[name] = replace(analyses[name], scores={**analyses[name].scores, **clips.scores})
     return found

@@ -68,7 +68,7 @@ Slices = Annotated[
     bool,
     typer.Option(
         "--slices",
-        help="Also score by number of targets, by words and by category, under protocol refseg.",
+        help="Also score by number of targets, by words and by category, under protocol refseg, of clips under video.",
         rich_help_panel=BEYOND,
     ),
 ]

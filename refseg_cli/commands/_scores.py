@@ -11,7 +11,7 @@ import numpy as np
 from refseg_cli.commands._tables import Table
 from refseg_cli.metrics.curves import digits
 from refseg_cli.metrics.intervals import FEWEST
-from refseg_cli.metrics.protocols import BY_NAME, PHRASECUT
+from refseg_cli.metrics.protocols import BY_NAME, PHRASECUT, REFSEG, VIDEO
 from refseg_cli.metrics.rules import Matching, Protocol
 
 if TYPE_CHECKING:
@@ -171,7 +171,10 @@ def _changed(about: About) -> str:
 
 
 def slice_table(about: About, split: str, analysis: Analysis) -> Table:
-    columns = ("group", "slice", "expr", "images", "cIoU", "gIoU", "95 %", "N-acc", "T-acc")
+    names = list(analysis.slices[0].scores) if analysis.slices else list(REFSEG.headline)
+    by, leading, independent = (VIDEO, "J&F", "clips") if "J&F" in names else (REFSEG, "gIoU", "images")
+    place = names.index(leading) + 1
+    columns = ("group", "slice", "expr", independent, *names[:place], "95 %", *names[place:])
     categories = [part.name for part in analysis.slices if part.group == "category"]
     left_out = frozenset(categories[CATEGORIES:])
     rows = [
@@ -180,16 +183,14 @@ def slice_table(about: About, split: str, analysis: Analysis) -> Table:
             part.name,
             part.expressions,
             part.images,
-            percent(part.scores["cIoU"].value),
-            percent(part.scores["gIoU"].value),
-            interval(part.scores["gIoU"].low, part.scores["gIoU"].high),
-            percent(part.scores["N-acc"].value),
-            percent(part.scores["T-acc"].value),
+            *(percent(part.scores[name].value) for name in names[:place]),
+            interval(part.scores[leading].low, part.scores[leading].high),
+            *(percent(part.scores[name].value) for name in names[place:]),
         )
         for part in analysis.slices
         if part.group != "category" or part.name not in left_out
     ]
-    title = f"{heading(about)}, {split}: slices, by the protocol refseg"
+    title = f"{heading(about)}, {split}: slices, by the protocol {by.name}"
     return Table(title + (f"; {len(left_out)} more categories in --json" if left_out else ""), columns, tuple(rows))
 
 

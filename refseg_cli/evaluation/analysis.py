@@ -44,9 +44,9 @@ class SliceScores:
 class Analysis:
     """One split.
 
-    scores: protocol -> its metrics by its own names.  slices: by the protocol `refseg`, its headline metrics; none
-    unless asked for.  subsets: PhraseCut's, by its protocol's metrics; none unless slices and that protocol are asked
-    for.  no_target_curve, mask_curve, reliability: None where there is nothing to draw.
+    scores: protocol -> its metrics by its own names.  slices: by the protocol `refseg`, its headline metrics, or of
+    clips by `video`; none unless asked for.  subsets: PhraseCut's, by its protocol's metrics; none unless slices and
+    that protocol are asked for.  no_target_curve, mask_curve, reliability: None where there is nothing to draw.
     """
 
     expressions: int
@@ -204,6 +204,11 @@ def _slices(answers: Answers, *, intervals: bool) -> tuple[SliceScores, ...]:
     if not answers.about.masks:
         raise RefsegError(f"{answers.about.model}: {BOXES_ONLY}", hint="slices are of masks: omit --slices")
     table = _only(ratios(answers.counts(), REFSEG), REFSEG.headline)
+    return score_slices(answers, table, intervals=intervals)
+
+
+def score_slices(answers: Answers, table: Ratios, *, intervals: bool) -> tuple[SliceScores, ...]:
+    """The table's metrics of each slice of its expressions, whose targets and words `answers` have."""
     found = find_slices(answers.text, answers.instance_count, answers.target, answers.categories)
     return _scored(answers, table, found, intervals=intervals)
 

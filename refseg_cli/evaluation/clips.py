@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from refseg_cli.data import masks
 from refseg_cli.data.clips import MAKE
 from refseg_cli.data.shards import Shards
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.analysis import Analysis
+from refseg_cli.evaluation.analysis import Analysis, score_slices
 from refseg_cli.evaluation.answers import Answers
 from refseg_cli.metrics.intervals import Difference, differences, estimates
 from refseg_cli.metrics.protocols import VIDEO
@@ -26,6 +26,7 @@ from refseg_cli.records import Expression, Record, Rle
 class _Track:
     """One expression of a clip while its frames go by.
 
+    fullest: the most pixels of its targets that a frame shows, and the row of the answer about that frame.
     before: the frame that was answered last, with the predicted and the true mask there.
     """
 
@@ -33,10 +34,12 @@ class _Track:
     boundaries: list[float] = field(default_factory=list)
     steadiness: list[float] = field(default_factory=list)
     has_target: bool = False
+    fullest: tuple[int, int] = (-1, -1)
     before: tuple[int, Rle, Rle] | None = None
 
-    def add(self, record: Record, expression: Expression, mask: Rle) -> None:
+    def add(self, record: Record, expression: Expression, mask: Rle, row: int) -> None:
         truth = masks.targets(record, expression)
+        self.fullest = max(self.fullest, (masks.area(truth), row), key=lambda one: one[0])
         pair = [masks.decode(rle).astype(bool) for rle in (mask, truth)]
         if expression.ignored:
             counted = masks.decode(expression.ignored) == 0
@@ -65,12 +68,15 @@ class ClipScores:
     asked: clip and sent_id of each.  table: their shares in `VIDEO`'s metrics.  clips: (n,) int64, the numbers of their
     clips.
     no_target: expressions whose target no frame shows.
+    answers: for each expression the one about the frame that shows most of its targets, with its clip's number in place
+    of the picture's.
     """
 
     asked: tuple[tuple[str, int], ...]
     table: Ratios
     clips: np.ndarray
     no_target: int
+    answers: Answers
 
 
 def score_clips(split: Shards, answers: Answers, predicted: Sequence[Rle]) -> ClipScores:
@@ -92,13 +98,16 @@ def score_clips(split: Shards, answers: Answers, predicted: Sequence[Rle]) -> Cl
             if row is not None:
                 track = tracks.setdefault((record.clip, expression.sent_id), _Track())
                 mask = predicted[row] if answers.predicted[row] else masks.union([], (record.height, record.width))
-                track.add(record, expression, mask)
+                track.add(record, expression, mask, row)
     numbers = {clip: number for number, clip in enumerate(dict.fromkeys(clip for clip, _ in tracks))}
+    clips = np.array([numbers[clip] for clip, _ in tracks], np.int64)
+    fullest = answers.rows(np.array([track.fullest[1] for track in tracks.values()], np.int64))
     return ClipScores(
         tuple(tracks),
         _table(list(tracks.values())),
-        np.array([numbers[clip] for clip, _ in tracks], np.int64),
+        clips,
         sum(not track.has_target for track in tracks.values()),
+        replace(fullest, image_id=clips),
     )
 
 
@@ -131,12 +140,13 @@ def compare_clips(one: ClipScores, other: ClipScores, *, swaps: int = SWAPS, see
     return differences(one.table, other.table, one.clips, swaps=swaps, seed=seed)
 
 
-def analyse_clips(found: ClipScores, *, intervals: bool = True) -> Analysis:
+def analyse_clips(found: ClipScores, *, slices: bool = False, intervals: bool = True) -> Analysis:
     """Their figures by the protocol `video`, with intervals from how much clips differ.
 
     `images` of the analysis are clips.
 
     Args:
+        slices: also of the slices of their expressions, whose targets are those of the frame that shows most of them.
         intervals: otherwise there are none, NaN.
     """
     scores = estimates([(found.table, None)], found.clips, intervals=intervals)
@@ -145,4 +155,5 @@ def analyse_clips(found: ClipScores, *, intervals: bool = True) -> Analysis:
         images=len(np.unique(found.clips)),
         no_target=found.no_target,
         scores={VIDEO.name: scores[0]},
+        slices=score_slices(found.answers, found.table, intervals=intervals) if slices else (),
     )

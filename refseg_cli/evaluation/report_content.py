@@ -20,7 +20,7 @@ from refseg_cli.metrics.scores import sample_iou
 from refseg_cli.report.content import Cell, Chart, Interval, Line, Mark, Part, Sample, Slice, Table
 from refseg_cli.report.failures import FAILURES
 
-LEADING = "gIoU"  # drawn beside its figures in the tables of slices
+LEADING = {"gIoU": "refseg", "J&F": "video"}  # drawn beside its figures in the tables of slices, by that protocol
 MANY = "category"  # the group that has a table of its own
 IOU_POINTS = np.linspace(0, 1, 101)
 
@@ -81,7 +81,7 @@ def part(split: str, answers: Answers, analysis: Analysis, slices: Sequence[Slic
 
 
 def _slices(title: str, members: Sequence[SliceScores], places: Mapping[tuple[str, str], int]) -> Table:
-    metrics = sorted(members[0].scores, key=lambda metric: metric != LEADING)
+    metrics = sorted(members[0].scores, key=lambda metric: metric not in LEADING)
     rows: list[list[Cell]] = [
         [member.name, member.expressions, *(_interval(member.scores[metric]) for metric in metrics)]
         for member in members
@@ -93,7 +93,7 @@ def _slices(title: str, members: Sequence[SliceScores], places: Mapping[tuple[st
         groups=[member.group for member in members] if len({member.group for member in members}) > 1 else (),
         slices=[places.get((member.group, member.name)) for member in members],
         plotted=2,
-        note="By the protocol refseg.",
+        note=f"By the protocol {LEADING[metrics[0]]}.",
     )
 
 

@@ -41,6 +41,14 @@ class Backbone(nn.Module):
         """As `forward`, of clips of `frames` images each; a backbone of images sees every one by itself."""
         return self(images)
 
+    def shift(self, share: int) -> None:
+        """From now on the frames of a clip see their neighbours, see `ResidualBlock`.
+
+        Raises:
+            RefsegError: this backbone has no temporal shift.
+        """
+        raise RefsegError("this backbone has no temporal shift", hint="model.temporal_shift is for `convnet`")
+
     def stage(self, k: int, x: Tensor) -> Tensor:
         """Map k of map k - 1, of the images where k is 0; all of them in turn are what `forward` does.
 
@@ -220,7 +228,7 @@ def _padded_block() -> type:
 
     class PadFirstBlock(SwinTransformerBlock):
         def _attn(self, x: Tensor) -> Tensor:
-            by_rows = x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+            by_rows = x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
             return self._by_rows(x) if by_rows else self._padded(x)
 
         def _by_rows(self, x: Tensor) -> Tensor:
@@ -347,29 +355,54 @@ class ConvNet(Backbone):
         self.channels, self.strides, self.staged = tuple(channels[-maps:]), (4, 8, 16, 32)[-maps:], True
         self.stem = conv_bn_relu(3, channels[0], stride=2)
         self.stages = nn.ModuleList(
-            nn.Sequential(ResidualBlock(before, after, stride=2), ResidualBlock(after, after))
+            Blocks(ResidualBlock(before, after, stride=2), ResidualBlock(after, after))
             for before, after in pairwise(channels)
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        return self.of_clips(images, 1)
+
+    def of_clips(self, images: Tensor, frames: int) -> list[Tensor]:
         x, maps = images, []
         for k in range(len(self.channels)):
-            x = self.stage(k, x)
+            x = self.stage(k, x, frames)
             maps.append(x)
         return maps
 
-    def stage(self, k: int, x: Tensor) -> Tensor:
+    def stage(self, k: int, x: Tensor, frames: int = 1) -> Tensor:
         unseen = len(self.stages) - len(self.channels)  # stages before the finest map that comes out
         if k:
-            return self.stages[unseen + k](x)
+            return self.stages[unseen + k](x, frames)
         x = self.stem(x)
         for stage in self.stages[: unseen + 1]:
-            x = stage(x)
+            x = stage(x, frames)
+        return x
+
+    def shift(self, share: int) -> None:
+        for block in self.modules():
+            if isinstance(block, ResidualBlock):
+                block.share = share
+
+
+class Blocks(nn.Sequential):
+    """Residual blocks, of clips of `frames` images each."""
+
+    def forward(self, x: Tensor, frames: int = 1) -> Tensor:
+        for block in self:
+            x = block(x, frames)
         return x
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut (He et al. 2016, basic block)."""
+    """Two 3x3 convolutions around a shortcut (He et al. 2016, basic block).
+
+    share: of a clip, the convolutions see one in so many channels as the frame before has them, and one as the frame
+    behind has them: the temporal shift (Lin, Gan, Han, ICCV 2019, arXiv:1811.08383, 4.1, "residual"). 0: none. Where
+    there is no such frame, they see the frame's own, where the paper has zeros: so a clip that stands still is seen as
+    its pictures are, and a clip of one frame is a picture.
+    """
+
+    share = 0
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -379,8 +412,20 @@ class ResidualBlock(nn.Module):
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.conv2(self.conv1(x)) + self.shortcut(x))
+    def forward(self, x: Tensor, frames: int = 1) -> Tensor:
+        seen = shifted(x, frames, x.shape[1] // self.share) if self.share and frames > 1 else x
+        return torch.relu(self.conv2(self.conv1(seen)) + self.shortcut(x))
+
+
+def shifted(x: Tensor, frames: int, channels: int) -> Tensor:
+    """(i, c, h, w) of clips of `frames` images each, with so many first channels of the frame before and as many
+    following ones of the frame behind.
+    """
+    clips = x.unflatten(0, (-1, frames))
+    moved = clips.clone()
+    moved[:, 1:, :channels] = clips[:, :-1, :channels]
+    moved[:, :-1, channels : 2 * channels] = clips[:, 1:, channels : 2 * channels]
+    return moved.flatten(0, 1)
 
 
 def conv_bn_relu(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:

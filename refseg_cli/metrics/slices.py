@@ -33,7 +33,15 @@ COUNTING = _words(
     "fourth fifth last"
 )
 EXCEPT = _words("except excepting excluding but")
-EXCEPT_PAIRS = frozenset({("other", "than"), ("apart", "from"), ("aside", "from")})
+MOTION = _words(
+    "moving moves move motion still going goes go coming comes come entering enters enter leaving leave rising rises "
+    "sinking sinks stays stay walking walks walk running runs run flying flies fly turning turns turn jumping jumps "
+    "jump swimming swims swim climbing climbs climb crossing crosses cross following follows follow"
+)
+PAIRS = {
+    '"except"': (("other", "than"), ("apart", "from"), ("aside", "from")),
+    "motion": (("that", "leaves"), ("who", "leaves"), ("which", "leaves")),  # alone, a tree's
+}
 # PhraseCut's categories that are stuff, if one of these is in their name, and those that are COCO's;
 # ChenyunWu/PhraseCutDataset, utils/subset.py.
 STUFF = _words(
@@ -58,6 +66,7 @@ VOCABULARY: dict[str, Iterable[str]] = {
     "spatial": SPATIAL,
     "colour": COLOURS,
     "counting": COUNTING,
+    "motion": MOTION,
     '"and"': {"and"},
     '"except"': EXCEPT,
     '"with"': {"with", "without"},
@@ -67,19 +76,20 @@ TEXTS_AT_A_TIME = 10_000
 END = 1 << 62  # the code of the end of a text
 
 
-def _codes() -> tuple[dict[str, int], list[tuple[int, int]]]:
-    """Word -> the bits of the lists that it is in, and of the words that pairs are made of; and the pairs."""
+def _codes() -> tuple[dict[str, int], list[tuple[int, int, int]]]:
+    """Word -> the bits of the lists that it is in, and of the words that pairs are made of; and the pairs, each with
+    the bit of its list."""
     codes: dict[str, int] = {"\n": END}
     for place, words in enumerate(VOCABULARY.values()):
         codes |= {word: codes.get(word, 0) | 1 << place for word in words}
-    parts = sorted({word for pair in EXCEPT_PAIRS for word in pair})
+    parts = sorted({word for pairs in PAIRS.values() for pair in pairs for word in pair})
     bits = {word: 1 << len(VOCABULARY) + place for place, word in enumerate(parts)}
     codes |= {word: codes.get(word, 0) | bit for word, bit in bits.items()}
-    return codes, [(bits[first], bits[second]) for first, second in sorted(EXCEPT_PAIRS)]
+    lists = {name: 1 << place for place, name in enumerate(VOCABULARY)}
+    return codes, [(bits[one], bits[two], lists[name]) for name, pairs in PAIRS.items() for one, two in pairs]
 
 
 _BITS, _PAIR_BITS = _codes()
-_EXCEPT = 1 << list(VOCABULARY).index('"except"')
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -156,8 +166,8 @@ def _read_words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         words = _WORD_OR_END.findall("\n".join([text.replace("\n", " ") for text in part]).lower() + "\n")
         codes = np.array([_BITS.get(word, 0) for word in words], dtype=np.int64)
         ends = np.flatnonzero(codes == END)
-        for first, second in _PAIR_BITS:
-            codes[:-1][(codes[:-1] & first > 0) & (codes[1:] & second > 0)] |= _EXCEPT
+        for first, second, of_list in _PAIR_BITS:
+            codes[:-1][(codes[:-1] & first > 0) & (codes[1:] & second > 0)] |= of_list
         starts = np.append(0, ends[:-1] + 1)
         lengths[start : start + len(part)] = ends - starts
         bits[start : start + len(part)] = np.bitwise_or.reduceat(codes, starts)

@@ -4,6 +4,7 @@ VLT (models/vlt.py, whose parts, weights and symbols these are) on every frame, 
 - The query generation module sees the average of all frames' vision features, so that the queries are the same
   throughout a clip.
 - S_DO of the contrastive loss also comes from the neighbouring frames.
+`temporal_shift` is ours, off by default: an average tells no direction, and the thesis' backbone sees several frames.
 
 A batch of pictures is one of clips of one frame, on which this is VLT. What the thesis leaves open, and how it is here:
 the average is of F_vr, the feature that the module sees of a picture; a phrase is read once for the clip, and its
@@ -28,6 +29,7 @@ from refseg_cli.records import Batch, Prediction
 @dataclass(frozen=True, slots=True)
 class VLTClipsConfig(VLTConfig):
     neighbours: int = 2  # frames before and behind that give S_DO [4.3.5]; 0: the frame alone, 63.5 against 63.8 J&F
+    temporal_shift: int = 0  # only for `convnet`: `ResidualBlock.share` [ours; 8 in TSM]; 0: it sees frames one by one
 
 
 class VLTClips(VLT):
@@ -43,6 +45,8 @@ class VLTClips(VLT):
         super().__init__(config, vocab_size=vocab_size, max_tokens=max_tokens, size=size)
         if not isinstance(self.body, TransformerBody) or not isinstance(self.body.queries, QueryGeneration):
             raise ValueError("clips need body = 'transformer' and queries = 'qgm'")
+        if config.temporal_shift:
+            self.vision.backbone.shift(config.temporal_shift)
 
     def forward(self, batch: Batch) -> Prediction:
         """As `VLT.forward`, of each frame."""

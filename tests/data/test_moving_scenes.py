@@ -95,6 +95,17 @@ def test_phrases_hold_in_every_frame(clips: list[Film]) -> None:
     assert {"single.motion", "multi.motions", "no_target.motion", "single.position"} <= set(kinds)
 
 
+def test_a_phrase_of_motion_asks_for_more_than_its_noun(clips: list[Film]) -> None:
+    """Among what the noun names, something does not move so: a single frame does not tell which."""
+    asked = 0
+    for seed, clip in enumerate(clips):
+        for reference in describe(clip.scene, catalogue(), Random(seed), lambda category: True, kinds=CLIP_KINDS):
+            if isinstance(reference.form, Moves) and reference.targets:
+                assert targets(reference.form.of, clip.scene) != reference.targets
+                asked += 1
+    assert asked > len(clips)
+
+
 def scene(*boxes: tuple[int, int, int, int]) -> Scene:
     dog = Category(0, "animal", ("dog",), frozenset({"animal"}), frozenset())
     motions = frozenset({"moves", "right"}) if len(boxes) == 1 else frozenset({"still"})

@@ -93,6 +93,25 @@ def test_figures_are_means_over_frames_and_then_expressions(data: Path, tmp_path
     assert 0 < found["steadiness"] < 1
 
 
+def test_slices_of_clips_are_by_expression(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Three of one clip: one says motion, one means nothing; a thing counts by the frame that shows most of it."""
+    source = folder(data, tmp_path / "all", shifted)
+    words = ["eval", "--data", str(data), "--split", "train", "--from", str(source), "--slices"]
+    assert main([*words, "--json"]) == FOUND
+    split = json.loads(capsys.readouterr().out)["splits"]["train"]
+    rows = {(row["group"], row["slice"]): row for row in split["slices"]}
+    names = ("no target", "single", "multi")
+    assert {name: rows["targets", name]["expressions"] for name in names} == dict.fromkeys(names, 1)
+    assert rows["says", "none of these"]["expressions"] == 1
+    [leaves] = [row for key, row in rows.items() if key == ("says", "motion")]
+    assert leaves["scores"].keys() == split["protocols"]["video"].keys()
+    each = [rows["targets", name]["scores"]["J&F"]["value"] for name in names]
+    assert split["protocols"]["video"]["J&F"]["value"] == pytest.approx(np.mean(each))
+    assert main([*words, "--markdown"]) == FOUND
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "| motion |" in line]
+    assert f"{leaves['scores']['J&F']['value']:.2f}" in row
+
+
 def test_zip_folder_palette_and_records_score_alike(data: Path, tmp_path: Path, capsys: Capture) -> None:
     source = folder(data, tmp_path / "all", shifted)
     records = tmp_path / "answers.parquet"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.encoders import EncoderConfig, build_vision
-from refseg_cli.layers.vision import Backbone
+from refseg_cli.layers.vision import Backbone, shifted
 
 SWIN = "swin_tiny_patch4_window7_224"
 
@@ -31,6 +31,34 @@ def test_the_coarsest_maps_channels_first(name: str, channels: tuple[int, ...], 
         maps = backbone(torch.randn(2, 3, 64, 96))
     expected = [(2, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
     assert [tuple(m.shape) for m in maps] == expected
+
+
+def test_the_shift_moves_channels_between_neighbours() -> None:
+    """Two clips of three frames: of four channels the first comes from before, the second from behind; an end has its
+    own."""
+    clips = torch.arange(24.0).view(6, 4, 1, 1)  # frame i, channel c: 4 i + c
+    expected = [[0, 5, 2, 3], [0, 9, 6, 7], [4, 9, 10, 11], [12, 17, 14, 15], [12, 21, 18, 19], [16, 21, 22, 23]]
+    assert shifted(clips, 3, 1)[:, :, 0, 0].tolist() == expected
+
+
+def test_a_shifted_backbone_sees_pictures_as_before_and_neighbours_in_clips() -> None:
+    torch.manual_seed(0)
+    backbone = backbone_of("convnet", backbone_channels=(4, 6, 8, 10, 12), maps=4).eval()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        before = backbone(images)
+        backbone.shift(4)
+        for found in (backbone(images), backbone.of_clips(images, 1)):
+            torch.testing.assert_close(found, before, rtol=0, atol=0)
+        still = backbone.of_clips(images[:1].expand(5, -1, -1, -1), 5)
+        torch.testing.assert_close(still, [m[:1].expand(5, -1, -1, -1) for m in before])
+        moving = backbone.of_clips(images, 3)
+    assert all((one - other).abs().amax((1, 2, 3)).min() > 1e-3 for one, other in zip(moving, before, strict=True))
+
+
+def test_only_a_backbone_that_can_shifts() -> None:
+    with pytest.raises(RefsegError, match="no temporal shift"):
+        backbone_of("resnet10t").shift(8)
 
 
 def test_swin_takes_other_sizes_than_it_was_built_for() -> None:

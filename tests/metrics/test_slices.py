@@ -75,6 +75,9 @@ def test_numbers_of_targets_and_words_tell_every_expression_apart():
         ("the other man", ["none of these"]),
         ("from the other side", ["spatial"]),
         ("topmost kite", ["spatial"]),
+        ("the cat moving to the left", ["spatial", "motion"]),
+        ("a dog that leaves the picture", ["motion"]),
+        ("that plant with green leaves", ["colour", '"with"']),
         ("lowest shelf", ["spatial"]),
     ],
 )

@@ -62,8 +62,9 @@ def part(batch: Batch, images: list[int]) -> Batch:
     return Batch(batch.images[images], batch.tokens[rows], batch.attention_mask[rows], numbers)
 
 
-def test_on_pictures_it_is_vlt() -> None:
-    ours = model_of()
+@pytest.mark.parametrize("changes", [{}, {"temporal_shift": 2}])
+def test_on_pictures_it_is_vlt(changes: dict[str, Any]) -> None:
+    ours = model_of(**changes)
     theirs = VLT(build(VLTConfig, variant.TINY, "test"), vocab_size=WORDS, max_tokens=6, size=SIZE).eval()
     theirs.load_state_dict(ours.state_dict())  # the same weights, name by name
     pictures = part(clips(), [0, 1, 2, 3])
@@ -96,7 +97,17 @@ def test_the_queries_are_those_of_the_average_feature() -> None:
     torch.testing.assert_close(found.aux["mask_feature"], expected.mask_feature)
 
 
-@pytest.mark.parametrize("changes", [{}, {"backbone": "video_swin_mini", "dropout": 0.0}])
+@pytest.mark.parametrize("changes", [{}, {"temporal_shift": 2}])
+def test_the_shift_alone_tells_a_clip_from_its_reverse(changes: dict[str, Any]) -> None:
+    """An average has no direction."""
+    model, batch = model_of(**changes), clips((2,))
+    backwards = replace(batch, images=batch.images.flip(0))
+    with torch.inference_mode():
+        forth, back = (model(b).mask_logits.unflatten(0, (3, 2)) for b in (batch, backwards))
+    assert torch.allclose(forth, back.flip(0), atol=1e-5) == (not changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"backbone": "video_swin_mini", "dropout": 0.0}, {"temporal_shift": 2}])
 def test_clips_of_a_batch_do_not_know_each_other(changes: dict[str, Any]) -> None:
     model, both = model_of(**changes), clips((2, 1))
     first = replace(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import refseg_cli
 from refseg_cli import checkpoint
 from refseg_cli.data.loader import batch_of_frames
 from refseg_cli.data.videos import Frame
@@ -59,11 +60,12 @@ def test_a_model_of_clips_sees_windows(of_clips: Path) -> None:
     predictor, taken = Predictor(of_clips, device="cpu"), []
     found = predictor.checkpoint
     expected = []
-    for window in (PIXELS[:2], PIXELS[2:4], PIXELS[4:]):
+    for window in (PIXELS[:2], PIXELS[2:4], PIXELS[3:]):  # the last one looks back
         images = [torch.from_numpy(pixels) for pixels in window]
         batch = batch_of_frames(images, PHRASES, found.tokenizer, found.recipe.data)
         with torch.inference_mode():
             expected += postprocess(found.model(batch), batch, predictor.thresholds)
+    del expected[-2 * len(PHRASES) : -len(PHRASES)]  # what its first frame is answered there
     answers = []
     for frame, several in follow(predictor, frames(taken), PHRASES):
         assert len(taken) <= min(2 * (frame.number // 2 + 1), len(PIXELS))  # no further than its window
@@ -73,6 +75,13 @@ def test_a_model_of_clips_sees_windows(of_clips: Path) -> None:
         np.testing.assert_array_equal(one.mask, decision.mask)
     alone = [one for pixels in PIXELS for one in predictor.predict(pixels, PHRASES)]
     assert max(abs(one.p_target - other.p_target) for one, other in zip(answers, alone, strict=True)) > 1e-5
+
+
+def test_python_asks_a_model_of_clips(of_clips: Path) -> None:
+    expected = [several for _, several in follow(Predictor(of_clips, device="cpu"), frames(), PHRASES)]
+    pictures = (pixels.transpose(1, 2, 0) for pixels in PIXELS)
+    found = [several for _, several in refseg_cli.load(of_clips, device="cpu").follow(pictures, PHRASES)]
+    assert [[one.p_target for one in several] for several in found] == [[o.p_target for o in s] for s in expected]
 
 
 def test_many_phrases_take_several_passes(of_clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:

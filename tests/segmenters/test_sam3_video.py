@@ -10,6 +10,7 @@ import tiny_zero_shot
 import torch
 from torch.nn import functional as F
 
+from refseg_cli.library import Model
 from refseg_cli.segmenters.sam3_video import REMEMBERED, Sam3Video, forget
 from refseg_cli.segmenters.zero_shot import open_zero_shot
 
@@ -52,6 +53,13 @@ def test_it_answers_every_frame_as_transformers_does(opened: Sam3Video) -> None:
             some += int(union.any())
         np.testing.assert_array_equal(frame[0].mask, frame[2].mask)
     assert some
+
+
+def test_python_follows_a_clip_with_it(opened: Sam3Video) -> None:
+    found = Model(opened).follow([pixels.transpose(1, 2, 0) for pixels in FRAMES], PHRASES)
+    for (frame, answers), expected in zip(found, opened.follow(iter(FRAMES), PHRASES), strict=True):
+        np.testing.assert_array_equal(frame.pixels, FRAMES[frame.number])
+        np.testing.assert_array_equal([a.mask for a in answers], [a.mask for a in expected])
 
 
 def test_an_object_has_its_box_and_score(opened: Sam3Video) -> None:

@@ -186,9 +186,15 @@ def relation(view: View) -> Proposal | None:
 
 
 def motion(view: View) -> Proposal | None:
-    """'the car that moves to the right'"""
+    """'the car that moves to the right', where another does not"""
     thing = view.thing()
-    return Proposal(Moves(view.base(thing), view.any(sorted(thing.motions))))
+    form = Moves(view.base(thing), view.any(sorted(thing.motions)))
+    return Proposal(form) if decides(form, view.scene) else None
+
+
+def decides(form: Moves, scene: Scene) -> bool:
+    """Whether the motion says more than the noun: it is not that of all that the noun names."""
+    return targets(form.of, scene) != targets(form, scene)
 
 
 # --- several objects ----------------------------------------------------------------------------------------------
@@ -258,6 +264,8 @@ def motions(view: View) -> Proposal | None:
     if noun is None:
         return None
     form = Moves(noun, view.any(MOTIONS))
+    if not decides(form, view.scene):
+        return None
     number = len(targets(form, view.scene) or ())
     counted = number <= MOST_COUNTED and view.rng.random() < 0.4
     return Proposal(form, counted=counted, all=not counted and view.rng.random() < 0.6)

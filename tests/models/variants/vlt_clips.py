@@ -8,6 +8,7 @@ TINY = vlt.TINY
 VARIANTS = {
     "": {},
     "same frame": {"neighbours": 0},
+    "temporal shift": {"temporal_shift": 4},  # of pictures it is nothing, and so are exports
     "video swin": {"backbone": "video_swin_mini", "dropout": 0.0},
 }
 LOSS_ONLY = ("same frame",)
