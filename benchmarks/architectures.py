@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for scenes and runs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--only", nargs="+", default=ARCHITECTURES, metavar="ARCH", help="train these; the result has all in --work"
+        "--only", nargs="+", default=ARCHITECTURES, metavar="ARCH", help="train these; --out keeps the others"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="the first has a blind copy")
     parser.add_argument("--epochs", type=int, default=1)
@@ -205,6 +205,8 @@ def main() -> None:
     runs += [Run(arch, seed, blind=False) for seed in others for arch in options.only]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(study.scored, runs))
+    known = json.loads(options.out.read_text())["results"] if options.out.exists() else {}
+    known |= {arch: result_of(study, arch) for arch in ARCHITECTURES if study.finished(arch)}
     result = {
         "benchmark": "architectures",
         "machine": platform.machine(),
@@ -213,7 +215,7 @@ def main() -> None:
         "torch": torch.__version__,
         "images": IMAGES,
         "epochs": options.epochs,
-        "results": {arch: result_of(study, arch) for arch in ARCHITECTURES if study.finished(arch)},
+        "results": {arch: known[arch] for arch in ARCHITECTURES if arch in known},
     }
     files.write(options.out, (json.dumps(result, indent=1) + "\n").encode())
 

@@ -6,9 +6,10 @@
 Each recipe's model gets the same random weights in a process of each build, which take turns: one image, with as many
 phrases as asked, from tensors to logits, on one thread. Builds prepare a model as they do a loaded one. `seconds` is
 the least of the rounds, since other programs only ever slow one down, and `ratio` that over the baseline's; `mib` what
-a process held at most above what it held when the model was loaded. `differing` is the share of mask pixels that are
-not the baseline's, `logits` the largest difference of a logit in standard deviations. With --precisions, the first
-one is the baseline of the others.
+a process held at most above what it held when the model was loaded. A mask is what lies above the median of the
+baseline's logits, since those of random weights may all have one sign. `differing` is the share of its pixels that are
+not the baseline's, `iou` the masks' intersection over union with the baseline's, `logits` the largest difference of a
+logit in standard deviations. With --precisions, the first one is the baseline of the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,11 @@ def work(recipe: str, precision: str, weights: Path, logits: Path) -> None:
         load_model(subject.model, weights)
     else:
         save_model(subject.model, str(weights))
-    dtype = {"fp32": None, "bf16": torch.bfloat16}[precision]
+    ask = subject.model
+    if precision != "fp32":
+        from refseg_cli.segmenters.precision import asked_at
+
+        ask = asked_at(subject.model, "cpu", precision)
     loaded = _held()
     Path("/proc/self/clear_refs").write_text("5")  # forgets the most that was held
     sys.stdout.write("ready\n")
@@ -67,9 +71,9 @@ def work(recipe: str, precision: str, weights: Path, logits: Path) -> None:
     for line in sys.stdin:
         torch.manual_seed(1)
         batch, passes, begun = subject.batch(1, int(line)), 0, time.process_time()
-        with torch.inference_mode(), torch.autocast("cpu", dtype) if dtype else nullcontext():
+        with torch.inference_mode():
             while not passes or time.process_time() - begun < REPEATED:
-                prediction = subject.model(batch)
+                prediction = ask(batch)
                 passes += 1
         seconds = (time.process_time() - begun) / passes
         np.save(logits, prediction.mask_logits.float().numpy())
@@ -127,10 +131,12 @@ def measure(recipe: str, sides: dict[str, tuple[Path, str]], phrases: list[int],
                 name: {"seconds": min(row["seconds"] for row in of), "mib": of[-1]["mib"]} for name, of in rows.items()
             }
             base, *others = (np.load(side.logits) for side in started.values())
-            first = next(iter(best.values()))
+            first, cut = next(iter(best.values())), np.median(base)
             for one, logits in zip(list(best.values())[1:], others, strict=True):
                 one["ratio"], one["memory"] = one["seconds"] / first["seconds"], one["mib"] / first["mib"]
-                one["differing"] = float(((logits > 0) != (base > 0)).mean())
+                ours, theirs = logits > cut, base > cut
+                one["differing"] = float((ours != theirs).mean())
+                one["iou"] = float((ours & theirs).sum() / max(1, (ours | theirs).sum()))
                 one["logits"] = float(np.abs(logits - base).max() / base.std())
             found[str(count)] = {n: {k: float(f"{v:.4g}") for k, v in one.items()} for n, one in best.items()}
             sys.stderr.write(f"{recipe}, {count}: {json.dumps(found[str(count)])}\n")

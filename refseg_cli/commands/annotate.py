@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refseg_cli.commands._help import Commands
 from refseg_cli.commands._options import Device, Json, Quiet, split_choices
 from refseg_cli.console import console
 
 if TYPE_CHECKING:
     from refseg_cli.annotate.hosting import Hosted
 
-app = typer.Typer(
-    help="Collect phrases in a game of annotators and validators.",
-    rich_markup_mode=None,
-    no_args_is_help=True,
-)
+app = Commands(help="Collect phrases in a game of annotators and validators.")
 
 Game = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the game, --out of 'refseg annotate serve'.")]
 Moved = Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from refseg_cli.commands._options import (
     Arch,
+    Compile,
     Device,
     Json,
     Model,
@@ -50,7 +51,6 @@ BatchSizes = Annotated[
 Phrases = Annotated[str, typer.Option("--phrases", metavar="N,...", help="Phrases for each image; a row for each.")]
 Repeat = Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Timed runs of each row.")]
 Warmup = Annotated[int, typer.Option("--warmup", metavar="N", min=0, help="Untimed runs before them.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Let torch.compile make it faster first.")]
 AskedData = Annotated[
     str | None,
     typer.Option("--data", metavar="DIR", help="Prepared data to load and to ask; the demo's images if not given."),

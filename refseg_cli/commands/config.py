@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refseg_cli.commands._help import Commands
 from refseg_cli.commands._options import Json, Quiet
 from refseg_cli.console import console
 from refseg_cli.errors import unknown_name
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "refseg.config/1"
 
-app = typer.Typer(help="Show the defaults of options.", rich_markup_mode=None, no_args_is_help=True)
+app = Commands(help="Show the defaults of options.")
 
 
 @app.command("show")

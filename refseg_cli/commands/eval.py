@@ -31,6 +31,7 @@ from refseg_cli.commands._eval_options import (
 )
 from refseg_cli.commands._options import (
     BatchImages,
+    Compile,
     Data,
     Device,
     Json,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from refseg_cli.evaluation.disturb import Disturbance
     from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest
     from refseg_cli.evaluation.outside import OutsideRequest
-    from refseg_cli.evaluation.report import Watch
+    from refseg_cli.evaluation.watching import Watch
     from refseg_cli.records import Rle
     from refseg_cli.report.content import PackedMap
 
@@ -91,6 +92,7 @@ def eval_(
     batch_images: BatchImages = 8,
     precision: Precision = "fp32",
     memory: Memory = None,
+    compile: Compile = False,
     device: Device = "auto",
     json: Json = False,
     markdown: Markdown = False,
@@ -115,6 +117,7 @@ def eval_(
     """
     from refseg_cli.evaluation.evaluate import EvalRequest
     from refseg_cli.evaluation.outside import OutsideRequest
+    from refseg_cli.segmenters.compiling import Compiling
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     splits, disturb = choose_splits(split), _disturbance(mask_words, mask_count, sanity)
@@ -124,14 +127,18 @@ def eval_(
     needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
-        _refuse_with_from(asked | {"--precision": precision != "fp32", "--mask-words": mask_words, "--sanity": sanity})
+        asked |= {"--precision": precision != "fp32", "--compile": compile}
+        _refuse_with_from(asked | {"--mask-words": mask_words, "--sanity": sanity})
         outside = OutsideRequest(source, data, splits, wanted.counted, on_error == "skip", needs_masks, records, merge)
         _present(_score_file(outside), wanted, data, path, clips)
         return
     _refuse_without_from({"--on-error": on_error != "fail", "--merge": merge})
     plain = EvalRequest(data, splits, model, device, batch_images, limit, records=records, precision=precision)
     request = replace(plain, curve=curves or path is not None, overrides=tuple(overrides or ()))
-    request = replace(request, protocols=wanted.counted, memory=choose_memory(memory))
+    if compile and path is not None:
+        raise RefsegError("--compile: a compiled model has no maps for --report", hint="omit one of them")
+    compiling = Compiling() if compile else None
+    request = replace(request, protocols=wanted.counted, memory=choose_memory(memory), compile=compiling)
     _ask(request, wanted, path, clips, calibrate=calibrate, disturb=disturb, masks=needs_masks)
 
 
@@ -221,7 +228,7 @@ def _score_file(request: OutsideRequest) -> _Found:
 def _score_model(request: EvalRequest, protocols: Sequence[str], *, masks: bool, maps: bool) -> _Found:
     """masks, maps: keep these too."""
     from refseg_cli.evaluation.provenance import published_rows
-    from refseg_cli.evaluation.report import Watch
+    from refseg_cli.evaluation.watching import Watch
 
     drawn = Watch(request.model) if maps else None
     kept = KeptMasks() if masks and not maps else None
@@ -257,6 +264,8 @@ def _evaluate(request: EvalRequest, watch: Watch | KeptMasks | None = None) -> E
             for name, e in report.evaluations.items()
         )
     )
+    if request.compile and request.compile.sizes:
+        console.info(request.compile.told())
     return report
 
 

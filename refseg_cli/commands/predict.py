@@ -13,7 +13,17 @@ from refseg_cli import files
 from refseg_cli.commands._answering import answer, refuse_useless
 from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
 from refseg_cli.commands._forms import Listing, verdict
-from refseg_cli.commands._options import Device, Engine, MaxPixels, Memory, Model, Precision, Quiet, choose_memory
+from refseg_cli.commands._options import (
+    Compile,
+    Device,
+    Engine,
+    MaxPixels,
+    Memory,
+    Model,
+    Precision,
+    Quiet,
+    choose_memory,
+)
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places
 from refseg_cli.commands._predict_clips import ClipPlaces, answer_clip, is_clip
@@ -137,6 +147,7 @@ def predict(
     max_pixels: MaxPixels = None,
     precision: Precision = "fp32",
     memory: Memory = None,
+    compile: Compile = False,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled pictures.")] = False,
     device: Device = "auto",
@@ -171,12 +182,18 @@ def predict(
       1  None does.
       2  An error; one line on standard error says which.
     """
+    from refseg_cli.segmenters.compiling import Compiling
+
     chosen = _format(format, json=json, explain=explain)
     if demo:
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
-    options = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
+    options: dict[str, Any] = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
     options |= {"precision": precision, "memory": choose_memory(memory)}
+    compiling = Compiling() if compile else None
+    if compiling:
+        refuse_besides("--compile", {"--format explain": chosen == "explain", "--engine ray": engine == "ray"})
+        options["compile"] = compiling
     if data:
         refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
         refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})
@@ -220,6 +237,8 @@ def predict(
                 refuse_useless(places, listing, coco_ids, simplify)
                 question = question.expanded(recursive=recursive)
                 status = answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
+    if compiling and compiling.sizes:
+        console.info(compiling.told())
     return FOUND if no_target_ok and status == NO_TARGET else status
 
 

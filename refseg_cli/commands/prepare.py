@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from refseg_cli.commands._help import Commands
 from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet, split_choices
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, RefsegError
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
 
 LEAKING = 1  # exit status of `check`: a gate that failed
 
-app = typer.Typer(
-    help="Turn raw annotations and photos into Parquet shards.", rich_markup_mode=None, no_args_is_help=True
-)
+app = Commands(help="Turn raw annotations and photos into Parquet shards.")
 
 Root = Annotated[
     Path,

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from refseg_cli.commands._help import Commands
 from refseg_cli.commands._options import Arch, Json, Quiet, recipe_choices
 from refseg_cli.console import console
 
-app = typer.Typer(help="Find the recipe of a published figure.", rich_markup_mode=None, no_args_is_help=True)
+app = Commands(help="Find the recipe of a published figure.")
 
 
 @app.command("list")

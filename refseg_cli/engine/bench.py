@@ -20,18 +20,20 @@ from refseg_cli.config import Recipe
 from refseg_cli.engine import stages
 from refseg_cli.engine.measuring import device_name, environment, peak_memory, timed
 from refseg_cli.engine.questions import Question, real_questions
+from refseg_cli.engine.recomputing import recompute_layers
 from refseg_cli.engine.stages import BETWEEN_TENSORS, STAGES, Call, Stage, Subject, count_flops
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Thresholds
+from refseg_cli.segmenters import compiling
 from refseg_cli.segmenters.base import Segmenter
 from refseg_cli.segmenters.choice import (
     USUAL,
     is_exported,
     open_checkpoint,
     open_segmenter,
-    refuse_precision_of_exported,
+    refuse_of_exported,
     usual_device,
 )
 from refseg_cli.segmenters.inference import pick_device
@@ -166,7 +168,7 @@ def bench(request: BenchRequest, *, progress: Progress = silent) -> BenchReport:
 
 
 def _check(request: BenchRequest) -> None:
-    refuse_precision_of_exported(request.model, request.precision)
+    refuse_of_exported(request.model, precision=request.precision, compile=request.compile)
     smallest = min((*request.batch_sizes, *request.phrases, request.repeat), default=0)
     if not request.batch_sizes or not request.phrases or smallest < 1:
         raise RefsegError("batch sizes, phrases and repeat must be at least 1")
@@ -234,7 +236,8 @@ class _Bed:
             flops = None if is_exported(request.model) else count_flops(subject)
             subject.model.to(device)
             if request.compile:
-                subject.model.compile()
+                compiling.prepare(device)
+                subject.model.compile(dynamic=False)
         name = subject.name if subject else segmenter.name if segmenter else ""
         known = subject.loaded if subject else None
         precision = choose(
@@ -256,12 +259,12 @@ class _Bed:
             if stage in ("encode", "decode"):
                 return self._share(stage, images, phrases)
             run = self._call(stage, images, phrases)
-            compiling = timed(run) if self.request.compile else None
+            first = timed(run) if self.request.compile else None
             for _ in range(self.request.warmup):
                 run()
             seconds = [timed(run) for _ in range(self.request.repeat)]
             row = self._made(stage, images, phrases, seconds, peak_memory(run, self.device))
-            row = replace(row, compile_s=compiling)
+            row = replace(row, compile_s=first)
             return row if stage != "train" else replace(row, parts_ms=self._parts(images, phrases))
 
     def _parts(self, images: int, phrases: int) -> dict[str, float]:
@@ -345,8 +348,12 @@ class _Bed:
 def _subject(request: BenchRequest) -> Subject:
     if request.recipe is None:
         loaded = open_checkpoint(request.model)
-        return Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size, loaded)
-    return untrained(request.recipe)
+        subject = Subject(loaded.model, loaded.recipe, loaded.name, loaded.tokenizer.vocab_size, loaded)
+    else:
+        subject = untrained(request.recipe)
+    if subject.recipe.train.gradient_checkpointing:
+        recompute_layers(subject.model)
+    return subject
 
 
 def untrained(recipe: Recipe) -> Subject:
@@ -377,6 +384,5 @@ def _explained(request: BenchRequest, images: int, phrases: int) -> Iterator[Non
                 hint="take larger --batch-sizes",
             ) from error
         if request.compile:
-            reason = (text.strip() or type(error).__name__).splitlines()[0]
-            raise RefsegError(f"--compile: torch.compile failed: {reason}", hint="leave --compile away") from error
+            raise compiling.compiler_failed(error) from error
         raise

@@ -22,6 +22,7 @@ from refseg_cli.segmenters.base import SCHEMA, Segmenter, record
 from refseg_cli.segmenters.choice import open_segmenter
 
 if TYPE_CHECKING:
+    from refseg_cli.segmenters.compiling import Compiling
     from refseg_cli.segmenters.precision import Wanted
 
 Engine = Literal["local", "ray"]
@@ -33,7 +34,7 @@ class BulkRequest:
     """What to answer.
 
     data: folder or URI of prepared shards.  split: its name.  out: folder or URI of the answers.
-    model, device, threshold, no_target_threshold, precision, memory: as in `open_segmenter`.
+    model, device, threshold, no_target_threshold, precision, memory, compile: as in `open_segmenter`.
     engine: this process alone, or a Ray cluster.  workers: processes of it at most.  threads: of each; 0 for one of
         Ray's, here as many as the library takes.
     """
@@ -47,6 +48,7 @@ class BulkRequest:
     no_target_threshold: float | None = None
     precision: Wanted = "fp32"
     memory: int | None = None
+    compile: Compiling | None = None
     engine: Engine = "local"
     workers: int = 1
     threads: int = 0
@@ -145,6 +147,7 @@ def _opened(request: BulkRequest) -> Callable[[int], Answered]:
         no_target_threshold=request.no_target_threshold,
         precision=request.precision,
         memory=request.memory,
+        compile=request.compile,
         threads=max(1, request.threads) if request.engine == "ray" else request.threads,
     )
     return partial(_answer, request, segmenter, open_shards(request.data, request.split))

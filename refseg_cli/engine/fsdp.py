@@ -21,6 +21,8 @@ from torch.utils._pytree import SUPPORTED_NODES
 
 from refseg_cli import checkpoint
 from refseg_cli.config import TrainConfig
+from refseg_cli.engine.optimise import take_moments
+from refseg_cli.engine.recomputing import encoder_layers
 from refseg_cli.engine.run_state import Moving
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Prediction
@@ -56,8 +58,9 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     if Prediction not in SUPPORTED_NODES:  # FSDP looks for the tensors that a backward begins at
         torch.export.register_dataclass(Prediction)
     scalars = {parameter for parameter in model.parameters() if not parameter.ndim}
-    for layer in _layers(model):
-        fully_shard(layer, mesh=mesh, ignored_params=scalars)
+    for layer in encoder_layers(model):
+        if _size(layer) >= UNIT:
+            fully_shard(layer, mesh=mesh, ignored_params=scalars)
     fully_shard(model, mesh=mesh, ignored_params=scalars)
     for parameter in scalars:
         parameter.register_post_accumulate_grad_hook(_average)
@@ -68,18 +71,6 @@ def _average(parameter: Tensor) -> None:
     assert parameter.grad is not None
     distributed.all_reduce(parameter.grad)
     parameter.grad /= distributed.get_world_size()
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    """The repeated layers of the encoders that are large enough; of those within each other the inner ones."""
-    found: dict[int, nn.Module] = {}
-    for encoder in model.pretrained_modules():  # type: ignore[operator]
-        groups = [module for module in encoder.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
-        for group in reversed(groups):  # the inner ones first
-            for layer in group.children():
-                if _size(layer) >= UNIT and found.keys().isdisjoint(map(id, layer.modules())):
-                    found[id(layer)] = layer
-    return list(found.values())
 
 
 def _size(module: nn.Module) -> int:
@@ -124,11 +115,7 @@ class ShardedMoving(Moving):
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 value.copy_(_cut_like(whole[name], value))
-        self.optimizer.load_state_dict(optimizer)
-        for parameter, moments in self.optimizer.state.items():
-            for name, value in moments.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    moments[name] = _cut_like(value, parameter)
+        take_moments(self.optimizer, optimizer, _cut_like)
 
 
 def _whole(value: Any) -> Any:

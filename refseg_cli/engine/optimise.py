@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,6 +35,29 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     # One kernel does not take pieces of weights and whole ones at once.
     fused = not config.shard_model and all(parameter.device.type in FUSED for parameter in model.parameters())
     return kind(settings, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad, fused=fused)
+
+
+def take_moments(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], fitted: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Take over the state of an optimiser that moved the same weights, all of them whole.
+
+    Which kernels move them stays as it is. The fused one of CPUs goes through weights and moments in memory order,
+    whatever their strides (findings/torch-fused-adamw-strides.sh), so that they have to lie alike.
+
+    Args:
+        fitted: (moment, weight) -> the moment as the weight lies.
+
+    Raises:
+        KeyError, ValueError: the state is of other groups of weights.
+    """
+    kernels = [{how: group[how] for how in ("fused", "foreach")} for group in optimizer.param_groups]
+    groups = [{**group, **own} for group, own in zip(state["param_groups"], kernels, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if name != "step":
+                moments[name] = fitted(value, parameter)
 
 
 def moving_average(model: nn.Module, config: TrainConfig) -> AveragedModel | None:

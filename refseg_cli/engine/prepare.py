@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from refseg_cli import __version__
 from refseg_cli.data import storage
 from refseg_cli.data.shards import Manifest
-from refseg_cli.data.sources import Draft, Problem, Reason, Ref, instances, photos, pickles
+from refseg_cli.data.sources import Draft, Problem, Reason, instances, photos, pickles
 from refseg_cli.data.sources.catalogue import ALL, FORMS, PUBLISHED, RELEASED, SOURCES, Source
 from refseg_cli.data.sources.repeated import repeated_ids
 from refseg_cli.data.sources.whereabouts import Photos
@@ -139,7 +141,21 @@ def prepare(request: PrepareRequest, *, progress: Progress = silent) -> PrepareR
         RefsegError: missing or refused annotation files, other data in `out`, a full disk; with `on_error="fail"`
             the first broken input, too.
     """
-    return write(_read(request), request.output, progress=progress)
+    with _without_collection():
+        material = _read(request)
+    return write(material, request.output, progress=progress)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """While objects only come, and none in cycles, looking for cycles among all of them again and again finds none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def prepare_scenes(
@@ -209,10 +225,10 @@ def _read(request: PrepareRequest) -> Material:
     path = _refs_path(folder, source, split_by)
     problems: list[Problem] = []
     rows, refs_digest = read_refs(path)
-    refs = source.parse(rows, file=path.name, problems=problems)
-    found, digest = instances.read(folder / "instances.json")
-    split_of: dict[int, str] = {}
-    refs = _noted(refs, request.splits, split_of)
+    refs = list(source.parse(rows, file=path.name, problems=problems))
+    del rows
+    wanted = [ref for ref in refs if not request.splits or ref.split in request.splits]
+    found, digest = instances.read(folder / "instances.json", wanted={ref.image_id for ref in wanted})
     drafts = instances.drafts(refs, found, splits=request.splits, file=path.name, problems=problems)
     entries = tuple(find_photos(drafts, _photo_folders(request), problems))
     hashes = {f"{source.folder}/{path.name}": refs_digest, f"{source.folder}/instances.json": digest}
@@ -222,18 +238,10 @@ def _read(request: PrepareRequest) -> Material:
         source.image_source,
         {"sha256": hashes},
         entries,
-        split_of,
+        {ref.ref_id: ref.split for ref in wanted if instances.SPLIT_NAME.fullmatch(ref.split)},
         tuple(problems),
         whole=not request.splits,
     )
-
-
-def _noted(refs: Iterable[Ref], splits: Sequence[str], split_of: dict[int, str]) -> Iterator[Ref]:
-    """The references, each put down in `split_of` before anything of it is left out."""
-    for ref in refs:
-        if ref.split in splits or (not splits and instances.SPLIT_NAME.fullmatch(ref.split)):
-            split_of[ref.ref_id] = ref.split
-        yield ref
 
 
 def _refs_path(folder: Path, source: Source, split_by: str) -> Path:

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, to_table
+from refseg_cli.engine.optimise import take_moments
 from refseg_cli.engine.run_log import flattened
 from refseg_cli.errors import RefsegError
 
@@ -62,7 +63,7 @@ class Moving:
     def load(self, weights: Path, optimizer: dict[str, Any]) -> None:
         """Take over a checkpoint's weights and what moved them."""
         checkpoint.load_weights(self.evaluated, weights)
-        self.optimizer.load_state_dict(optimizer)
+        take_moments(self.optimizer, optimizer, lambda moment, weight: torch.empty_like(weight).copy_(moment))
 
 
 def save_state(
@@ -161,11 +162,12 @@ def _changed(begun: dict[str, Any], asked: dict[str, Any]) -> list[str]:
 
 
 def _trained(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as far as it decides the figures: how often a run saves, who loads its data, and whether its processes
-    share the model does not.
+    """The recipe as far as it decides the figures. How often a run saves, who loads its data, whether its processes
+    share the model, and whether layers compute twice does not.
 
     As a file would hold it, where there are no tuples, with keys like `train.lr`.
     """
     data = replace(recipe.data, workers=0)
-    kept = replace(recipe, data=data, train=replace(recipe.train, save_every_steps=1, shard_model=False))
+    train = replace(recipe.train, save_every_steps=1, shard_model=False, gradient_checkpointing=False)
+    kept = replace(recipe, data=data, train=train)
     return flattened(json.loads(json.dumps(to_table(kept))))

@@ -36,6 +36,7 @@ from refseg_cli.engine.epochs import epoch_parts
 from refseg_cli.engine.faults import Faults, not_finite
 from refseg_cli.engine.optimise import build_optimizer, moving_average, schedule, take_vectors, take_weights
 from refseg_cli.engine.processes import accelerator_of, added, agreed, synchronise_norms, together
+from refseg_cli.engine.recomputing import recompute_layers
 from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, stop_signals
 from refseg_cli.engine.run_state import (
     Moving,
@@ -146,7 +147,10 @@ class _Run:
             progress(f"init from {request.init}", taken, len(model.state_dict()))
         elif not resumed and self.recipe.text.glove:
             take_vectors(model, Path(self.recipe.text.glove), self.tokenizer)
-        self.moving = self._moving(synchronise_norms(model, accelerator))
+        model = synchronise_norms(model, accelerator)
+        if self.config.gradient_checkpointing:
+            recompute_layers(model)
+        self.moving = self._moving(model)
         earlier = self.shards.manifest.plan
         self.position = restore_state(resumed, self.moving, earlier=earlier, **self._facts()) if resumed else Position()
         self.log = RunLog(

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from refseg_cli.data.text import Tokenizer
     from refseg_cli.evaluation.disturb import Disturbance
     from refseg_cli.records import Batch, Prediction, Thresholds
+    from refseg_cli.segmenters.compiling import Compiling
     from refseg_cli.segmenters.decisions import Decision
     from refseg_cli.segmenters.precision import Precision, Wanted
 
@@ -69,6 +70,7 @@ class EvalRequest:
     disturb:      what is done to phrases or pictures before they are asked.
     memory:       bytes that a pass through the network may take; None for half of what is free.
     precision:    of the arithmetic, see segmenters/precision.py.
+    compile:      let torch.compile make passes faster, and note there what that cost; None for not.
     overrides:    changes of the model's recipe for this evaluation, as `key=value`; see `checkpoint.adjusted`.
     """
 
@@ -85,6 +87,7 @@ class EvalRequest:
     disturb: Disturbance | None = None
     memory: int | None = None
     precision: Wanted = "fp32"
+    compile: Compiling | None = None
     overrides: tuple[str, ...] = ()
 
 
@@ -157,8 +160,8 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     """
     from refseg_cli.segmenters.choice import (
         open_checkpoint,
+        refuse_of_exported,
         refuse_of_zero_shot,
-        refuse_precision_of_exported,
         usual_device,
     )
     from refseg_cli.segmenters.inference import pick_device
@@ -172,12 +175,13 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
     if request.model is not None and is_zero_shot(request.model):
         from refseg_cli.evaluation.asked import evaluate_segmenter
 
-        refuse_of_zero_shot(request.model, memory=request.memory, precision=request.precision)
+        compile = request.compile is not None
+        refuse_of_zero_shot(request.model, memory=request.memory, precision=request.precision, compile=compile)
         segmenter = open_zero_shot(request.model, device=request.device)
         with sharing() as part:
             _check_watch(watch, part)
             return evaluate_segmenter(request, segmenter, watch=watch, part=part, progress=progress)
-    refuse_precision_of_exported(request.model, request.precision)
+    refuse_of_exported(request.model, precision=request.precision, compile=request.compile is not None)
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     device = pick_device(usual_device(request.model, request.device))
     loaded = open_checkpoint(request.model, device, overrides=request.overrides)
@@ -206,6 +210,7 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
                 part=part,
                 memory=request.memory,
                 precision=precision,
+                compile=request.compile,
                 progress=progress,
                 stage=f"eval {name}",
             )
@@ -275,6 +280,7 @@ def evaluate_model(
     part: Part = ALL,
     memory: int | None = None,
     precision: Precision = "fp32",
+    compile: Compiling | None = None,
     progress: Progress = silent,
     stage: str = "eval",
 ) -> Evaluation:
@@ -290,11 +296,13 @@ def evaluate_model(
         part: the images that are asked about here, where several processes share them.
         memory: bytes that a pass may take, see `Passes`.
         precision: of the arithmetic.
+        compile: see `EvalRequest`.
         stage: what progress calls this.
     """
     import torch
 
     from refseg_cli.data.loader import StepDataset, iterate
+    from refseg_cli.segmenters.compiling import Compiled
     from refseg_cli.segmenters.inference import postprocess
     from refseg_cli.segmenters.passes import Passes
     from refseg_cli.segmenters.precision import asked_at
@@ -309,7 +317,8 @@ def evaluate_model(
     total, done, encodings, parts = sum(len(pick.expressions) for step in steps for pick in step), 0, 0, []
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
-        passes = Passes(asked_at(model, device, precision), device, budget=memory)
+        asked_of = model if compile is None else Compiled(model, device, compile)
+        passes = Passes(asked_at(asked_of, device, precision), device, budget=memory, measured=compile is None)
         for asked, prediction in (one for b in batches for one in passes(b if change is None else change(b))):
             decisions = postprocess(prediction, asked, thresholds)
             answers = _answers(prediction, asked, decisions, about, views, encode=bool(keep or watch))

@@ -70,7 +70,8 @@ class DeformablePixelDecoder(nn.Module):
     """The official one, of Mask2Former (Cheng et al., CVPR 2022): deformable self-attention over the coarse maps
     (Zhu et al., Deformable DETR, ICLR 2021), without a compiled operator.
 
-    It computes in float32 under autocast, as the official code does: places are fractions of a pixel.
+    Learning under autocast it computes in float32, as the official code does: places are fractions of a pixel. Where
+    nothing is learnt, only these are, and the sum that runs through the layers.
 
     Args:
         channels: of the four maps, finest first.
@@ -95,14 +96,14 @@ class DeformablePixelDecoder(nn.Module):
     def forward(self, maps: list[Tensor]) -> Pixels:
         """Maps of four strides, finest first."""
         device = maps[0].device.type
-        if torch.is_autocast_enabled(device):
+        if torch.is_autocast_enabled(device) and torch.is_grad_enabled():
             with torch.autocast(device, enabled=False):
                 return self._decode([m.float() for m in maps])
         return self._decode(maps)
 
     def _decode(self, maps: list[Tensor]) -> Pixels:
         fine, *coarse = maps
-        x = [lateral(level) for lateral, level in zip(self.lateral, reversed(coarse), strict=True)]
+        x = [_exact(lateral(level)) for lateral, level in zip(self.lateral, reversed(coarse), strict=True)]
         positions = flatten_levels(
             [sine_positions(level)[None] + e[:, None, None] for level, e in zip(x, self.level_embed, strict=True)]
         )
@@ -167,11 +168,12 @@ class DeformableAttention(nn.Module):
 
     def forward(self, query: Tensor, memory: Tensor, centres: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         """query, memory (m, p, c); centres (p, 2) of the places, (x, y) in [0, 1]; sizes (height, width) per level."""
-        if query.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        if query.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return self._by_rows(query, memory, centres, sizes)
         value = self.value(memory).unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1)  # (m, heads, c / heads, p)
-        offsets = self.offsets(query).unflatten(-1, (self.heads, LEVELS, self.points, 2)).permute(0, 2, 3, 1, 4, 5)
-        weights = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)  # over the points of all levels
+        offsets, scores = self._chosen(query)
+        offsets = offsets.unflatten(-1, (self.heads, LEVELS, self.points, 2)).permute(0, 2, 3, 1, 4, 5)
+        weights = scores.unflatten(-1, (self.heads, -1)).softmax(-1)  # over the points of all levels
         weights = weights.unflatten(-1, (LEVELS, self.points)).permute(0, 2, 3, 1, 4)  # (m, heads, s, p, r)
         total = torch.zeros_like(value)
         for s, (level, (h, w)) in enumerate(zip(value.split([h * w for h, w in sizes], -1), sizes, strict=True)):
@@ -183,13 +185,21 @@ class DeformableAttention(nn.Module):
             total = total + (seen * weights[:, :, s, None]).sum(-1)
         return self.out(total.flatten(1, 2).transpose(1, 2))
 
+    def _chosen(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each place looks, and the scores of what it sees there: under autocast in the query's precision."""
+        if torch.is_autocast_enabled(query.device.type):
+            with torch.autocast(query.device.type, enabled=False):
+                return self.offsets(query), self.weights(query)
+        return self.offsets(query), self.weights(query)
+
     def _by_rows(self, query: Tensor, memory: Tensor, centres: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         """The same by hand, in 0.4 of the time on a CPU: each head of a place reads the four cells around each of its
         points, all in one weighted sum of rows of the values, which stay as they lie."""
         (m, p, _), s = query.shape, len(sizes)
-        value = self.value(memory).view(m * p * self.heads, -1)
-        offsets = self.offsets(query).view(m, p, self.heads, s, self.points, 2)
-        share = self.weights(query).view(m, p, self.heads, -1).softmax(-1).view(offsets.shape[:-1])
+        value = _exact(self.value(memory)).view(m * p * self.heads, -1)
+        offsets, scores = self._chosen(query)
+        offsets = offsets.view(m, p, self.heads, s, self.points, 2)
+        share = scores.view(m, p, self.heads, -1).softmax(-1).view(offsets.shape[:-1])
         h, w = query.new_tensor(sizes).T[..., None]
         columns, across = _cells(centres[:, 0], offsets[..., 0], w)
         lines, down = _cells(centres[:, 1], offsets[..., 1], h)
@@ -205,6 +215,11 @@ class DeformableAttention(nn.Module):
         rows.mul_(self.heads).add_((first * self.heads + torch.arange(self.heads)[:, None, None])[..., None])
         bags = (rows.view(-1, 4 * s * self.points), weights.view(-1, 4 * s * self.points))
         return self.out(F.embedding_bag(bags[0], value, mode="sum", per_sample_weights=bags[1]).view(m, p, -1))
+
+
+def _exact(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _cells(centres: Tensor, offsets: Tensor, sizes: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

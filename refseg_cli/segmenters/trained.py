@@ -5,7 +5,7 @@ Axes: N phrases, h w pixels of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from refseg_cli.data.windows import ROWS
 from refseg_cli.records import Batch, Explanation, MapKind, Prediction
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.cautions import cautions
+from refseg_cli.segmenters.compiling import Compiled, Compiling
 from refseg_cli.segmenters.decisions import Decision, override
 from refseg_cli.segmenters.explain import explain, explained, kinds_of
 from refseg_cli.segmenters.inference import pick_device, postprocess
@@ -41,9 +42,10 @@ class Predictor:
         threshold, no_target_threshold: probabilities in [0, 1] in place of the checkpoint's own, see `Thresholds`.
         precision: of the arithmetic, see precision.py.
         memory: bytes that a pass through the network may take; None for half of what is free.
+        compile: let torch.compile make passes faster, and note there what that cost; None for not.
 
     Raises:
-        RefsegError: no such model or device, or a threshold that is no probability.
+        RefsegError: no such model, device or compiler, or a threshold that is no probability.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Predictor:
         no_target_threshold: float | None = None,
         precision: Wanted = "fp32",
         memory: int | None = None,
+        compile: Compiling | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.checkpoint = checkpoint.load(folder, self.device)
@@ -62,10 +65,11 @@ class Predictor:
         found = self.checkpoint
         self.precision = choose(precision, self.device, found.info, found.thresholds)
 
-        def passes(model: Callable[[Batch], Prediction]) -> Passes:
-            return Passes(asked_at(model, self.device, self.precision), self.device, budget=memory)
-
-        self.passes, self.explaining = passes(found.model), passes(partial(explained, found.model))
+        model = found.model if compile is None else Compiled(found.model, self.device, compile)
+        self.ask = asked_at(model, self.device, self.precision)
+        self.passes = Passes(self.ask, self.device, budget=memory, measured=compile is None)
+        explaining = asked_at(partial(explained, found.model), self.device, self.precision)
+        self.explaining = Passes(explaining, self.device, budget=memory)
 
     @property
     def name(self) -> str:
@@ -119,8 +123,7 @@ class Predictor:
         found = self.checkpoint
         batch = batch_of_frames(window, phrases, found.tokenizer, found.recipe.data)
         with torch.inference_mode():
-            ask = asked_at(found.model, self.device, self.precision)
-            decisions = iter(postprocess(ask(batch.to(self.device)), batch, self.thresholds))
+            decisions = iter(postprocess(self.ask(batch.to(self.device)), batch, self.thresholds))
         pairs = [zip(phrases, islice(decisions, len(phrases)), strict=True) for _ in window]
         return [[Found(p, d.mask, d.exists, d.p_target, int(d.mask.sum())) for p, d in frame] for frame in pairs]
 

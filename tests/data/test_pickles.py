@@ -15,8 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refseg_cli.data.sources import pickles
+from refseg_cli.data.sources import pickles, plain_pickles
 from refseg_cli.errors import RefsegError
+
+
+@pytest.fixture(autouse=True, params=[0, plain_pickles.LEAST_BYTES])
+def _small_files_are_looked_through_or_not(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_pickles, "LEAST_BYTES", request.param)
 
 
 class Attack:
@@ -247,6 +252,57 @@ def test_a_damaged_pickle_is_one_line(tmp_path_factory: pytest.TempPathFactory, 
     path.write_bytes(pickle.dumps([{"a": "b"}], protocol=2)[:-2] + data)
     with contextlib.suppress(RefsegError):  # any other exception fails the test
         pickles.read(path)
+
+
+ROW = {"ref_id": 7, "split": "val", "sent_ids": [1, 2], "box": [1.5, -2e-7], "whole": None, "big": 1 << 30, "of": False}
+ROWS = [{**ROW, "sentences": [{"sent": f"caf\xe9 {i}", "raw": 'man\'s "hat"', "tokens": ["a"] * i}]} for i in range(3)]
+OF_PYTHON_2 = (
+    b"(lp0\n(dp1\nS'sent'\np2\nS'a'\np3\nsS'ids'\np4\n(lp5\nI-12\naI01\nasa.",
+    b'(l(dS"man\'s"\ng1\nsa.',
+    b"\x80\x02]q\x00(}q\x01(U\x04sentq\x02U\x01aU\x03idsq\x03]q\x04(K\x01M\x00\x01J\xff\xff\xff\xffeu}(h\x02h\x03ue.",
+)
+
+
+@pytest.mark.parametrize("protocol", range(4))
+def test_plain_rows_are_known_and_read_as_otherwise(monkeypatch: pytest.MonkeyPatch, protocol: int) -> None:
+    monkeypatch.setattr(plain_pickles, "LEAST_BYTES", 0)
+    assert plain_pickles.load(pickle.dumps(ROWS, protocol=protocol)) == ROWS
+
+
+def test_plain_rows_of_python_2_are_known_and_read_as_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_pickles, "LEAST_BYTES", 0)
+    assert plain_pickles.load(OF_PYTHON_2[0]) == [{"sent": "a", "ids": [-12, True]}]
+    assert plain_pickles.load(OF_PYTHON_2[2]) == [{"sent": "a", "ids": [1, 256, -1]}, {"sent": "ids"}]
+    with pytest.raises(pickle.UnpicklingError):
+        plain_pickles.load(OF_PYTHON_2[1])  # nothing was remembered
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"(l(dI1\nI2\nsa.",  # a number as a key
+        b"(l(d(lI1\nsa.",
+        b"(l(dp9999999\nS'a'\nI1\nsa.",  # more to remember than there is
+        b"(l(dS'a'\n(I1\nI2\ntsa.",
+        b"(l(dS'a'\ncos\nsystem\nsa.",
+        b"(l(dS'a\\x00'\nI1\nsa.",  # an escape, which the other reader knows
+        b"\x80\x02](}(K\x01K\x02ue.",
+        b"\x80\x02](}(U\x01aK\x01K\x02U\x01bue.",  # a value too many, so that a number becomes a key
+        b"\x80\x02](}(U\x01a](K\x01K\x02ue.",  # a list that is not closed, likewise
+        b"\x80\x02](}(U\x01a]}(U\x01bK\x01uue.",
+        b"\x80\x02](}(U\x01aK\x01\x85ue.",
+        b"\x80\x02](}r\xff\xff\xff\x7f(U\x01aK\x01ue.",
+        b"\x80\x02](}r\x00\x00\x01\x00(U\x01aK\x01ue.",
+        b"\x80\x02](}(U\x09aK\x01ue.",  # a text that ends behind the file
+        b"\x80\x02](}(cos\nsystem\nK\x01ue.",
+        b"\x80\x04](}(U\x01aK\x01ue.",
+        *(pickle.dumps(value, protocol=protocol) for value, _ in NO_PLAIN_DATA[:8] for protocol in range(6)),
+    ],
+)
+def test_whatever_else_is_left_to_the_reader_in_python(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(plain_pickles, "LEAST_BYTES", 0)
+    monkeypatch.setattr(pickle, "loads", lambda *_, **__: pytest.fail("the unpickler in C has it"))
+    assert plain_pickles.load(data) is None
 
 
 def test_a_missing_or_enormous_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

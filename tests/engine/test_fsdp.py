@@ -25,27 +25,57 @@ def whole(recipe: Recipe) -> Recipe:
     return replace(recipe, model=model, train=train)
 
 
-def test_a_model_in_pieces_trains_as_a_whole_one_does(scenes: Path, whole: Recipe, tmp_path: Path) -> None:
-    """Stopped after two steps, and resumed, in pieces again; the checkpoint is an ordinary one."""
-    pieces = replace(whole, train=replace(whole.train, shard_model=True))
-    ends = train_by(2, scenes, tmp_path / "whole", whole)
+@pytest.fixture(scope="module")
+def pieces(whole: Recipe) -> Recipe:
+    return replace(whole, train=replace(whole.train, shard_model=True))
+
+
+@pytest.fixture(scope="module")
+def trained_whole(scenes: Path, whole: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    trained(scenes, out, whole)
+    return out
+
+
+def trained(scenes: Path, out: Path, recipe: Recipe, *, stopped_at: int = 0, resume: bool = False) -> None:
+    how = {"where": 1, "at": stopped_at, "what": "SIGTERM"} if stopped_at else {}
+    ends = train_by(2, scenes, out, recipe, resume=resume, **how)
     assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
-    ends = train_by(2, scenes, tmp_path / "pieces", pieces, where=1, at=2, what="SIGTERM")
-    assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
-    stopped = torch.load(tmp_path / "pieces/last" / STATE, weights_only=True)["optimizer"]["state"]
-    ends = train_by(2, scenes, tmp_path / "pieces", pieces, resume=True)
-    assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
-    one, other = (log(tmp_path / name) for name in ("whole", "pieces"))
+
+
+def assert_trained_alike(out: Path, expected: Path) -> None:
+    one, other = log(expected), log(out)
     assert [line["step"] for line in other] == [line["step"] for line in one] == [1, 2, 3, 3]
     for a, b in zip(one, other, strict=True):
         for name in a.keys() & {"loss", "mask", "exists"}:
             assert b[name] == pytest.approx(a[name], abs=1e-5), (a["step"], name)
-    first, second = (load_file(tmp_path / name / "last/model.safetensors") for name in ("whole", "pieces"))
+
+
+def test_a_model_in_pieces_trains_as_a_whole_one_does(
+    scenes: Path, pieces: Recipe, trained_whole: Path, tmp_path: Path
+) -> None:
+    """Stopped after two steps, and resumed, in pieces again; the checkpoint is an ordinary one."""
+    trained(scenes, tmp_path / "run", pieces, stopped_at=2)
+    stopped = torch.load(tmp_path / "run/last" / STATE, weights_only=True)["optimizer"]["state"]
+    trained(scenes, tmp_path / "run", pieces, resume=True)
+    assert_trained_alike(tmp_path / "run", trained_whole)
+    first, second = (load_file(out / "last/model.safetensors") for out in (trained_whole, tmp_path / "run"))
     assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
-    moments = torch.load(tmp_path / "whole/last" / STATE, weights_only=True)["optimizer"]["state"]
+    moments = torch.load(trained_whole / "last" / STATE, weights_only=True)["optimizer"]["state"]
     assert {n: {k: v.shape for k, v in m.items()} for n, m in moments.items()} == {
         n: {k: v.shape for k, v in m.items()} for n, m in stopped.items()
     }
+
+
+def test_a_run_goes_on_in_pieces_and_whole_again(
+    scenes: Path, whole: Recipe, pieces: Recipe, trained_whole: Path, tmp_path: Path
+) -> None:
+    """A step whole, one in pieces, and the last one whole: as if it had been whole throughout."""
+    trained(scenes, tmp_path / "run", whole, stopped_at=1)
+    trained(scenes, tmp_path / "run", pieces, stopped_at=1, resume=True)
+    assert len(log(tmp_path / "run")) == 2
+    trained(scenes, tmp_path / "run", whole, resume=True)
+    assert_trained_alike(tmp_path / "run", trained_whole)
 
 
 def test_what_does_not_go_with_pieces_is_refused(scenes: Path, whole: Recipe, tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from refseg_cli.config import Recipe, TrainConfig
-from refseg_cli.engine.optimise import build_optimizer, schedule
+from refseg_cli.engine.optimise import build_optimizer, schedule, take_moments
 from refseg_cli.models import build_model
 
 
@@ -43,3 +45,35 @@ def test_the_optimizer_has_the_recipes_numbers(recipe: Recipe, optimizer: str) -
     config = TrainConfig(optimizer=optimizer, betas=(0.8, 0.9), eps=1e-5, amsgrad=True)  # type: ignore[arg-type]
     groups = build_optimizer(build_model(recipe, vocab_size=9), config).param_groups
     assert {(g["betas"], g["eps"], g["amsgrad"]) for g in groups} == {((0.8, 0.9), 1e-5, True)}
+
+
+class Convolution(nn.Conv2d):
+    def pretrained_modules(self) -> list[nn.Module]:
+        return []
+
+
+@pytest.mark.parametrize(("saved", "taken"), [(False, True), (True, False)])
+def test_moments_are_taken_over_by_another_kernel_and_another_layout_in_memory(saved: bool, taken: bool) -> None:
+    """From weights moved one by one (in pieces) to a fused kernel and channels last, or the other way round: the second
+    step is that of an optimiser that took both."""
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        model(torch.linspace(-1, 1, 50).sin().view(1, 2, 5, 5)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def built(fused: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = Convolution(2, 3, 3)
+        model.to(memory_format=torch.channels_last if fused else torch.contiguous_format)
+        return model, build_optimizer(model, TrainConfig(lr=0.1, shard_model=not fused))
+
+    (first, moved), (second, other), (both, throughout) = built(saved), built(taken), built(taken)
+    step(first, moved)
+    second.load_state_dict(first.state_dict())
+    take_moments(other, moved.state_dict(), lambda moment, weight: torch.empty_like(weight).copy_(moment))
+    step(second, other)
+    assert [group["fused"] for group in other.param_groups] == [taken, taken]
+    for _ in range(2):
+        step(both, throughout)
+    torch.testing.assert_close(second.weight, both.weight)

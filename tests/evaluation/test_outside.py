@@ -278,10 +278,12 @@ def test_anybodys_answers_become_records_with_the_same_scores(data, tmp_path):
         score(data, saved, records=str(tmp_path / "other.parquet"))
 
 
-def test_finished_predictions_are_scored_without_torch(data, tmp_path):
+@pytest.mark.parametrize("page", [False, True])
+def test_finished_predictions_are_scored_and_shown_without_torch(data, tmp_path, page):
     source = lines(tmp_path / "p.jsonl", entries())
     script = "import sys; from refseg_cli.app import main; sys.exit(main(sys.argv[1:]) or 9 * ('torch' in sys.modules))"
     asked = ["eval", "--data", str(data), "--split", "val", "--from", source, "--curves", "--resamples", "5"]
+    asked += ["--report", str(tmp_path / "page.html")] if page else []
     ran = subprocess.run([sys.executable, "-c", script, *asked], capture_output=True, text=True)
     assert (ran.returncode, "gIoU" in ran.stdout) == (0, True), ran.stderr
 

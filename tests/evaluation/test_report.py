@@ -18,12 +18,14 @@ from refseg_cli.data import masks
 from refseg_cli.data.shards import open_shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation import report as module
+from refseg_cli.evaluation import watching
 from refseg_cli.evaluation.analysis import analyse
 from refseg_cli.evaluation.answers import read_answers, read_masks
 from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, evaluate
 from refseg_cli.evaluation.outside import OutsideRequest, score_file
 from refseg_cli.evaluation.provenance import PublishedRow
-from refseg_cli.evaluation.report import Watch, build_report, check_place, write_report
+from refseg_cli.evaluation.report import build_report, check_place, write_report
+from refseg_cli.evaluation.watching import Watch
 from refseg_cli.metrics.scores import sample_iou
 from refseg_cli.records import Explanation
 from refseg_cli.report import page
@@ -104,7 +106,7 @@ def test_maps_of_every_answer(scenes: Path, watched: tuple[EvalReport, Watch]) -
         attention, _, feature = sample.maps
         assert len(attention.words) == attention.shape[1]
         assert attention.words[0] == "[UNK]" or sample.text.lower().startswith(attention.words[0])
-        assert max(feature.shape[1:]) <= module.MAP_CELLS
+        assert max(feature.shape[1:]) <= watching.MAP_CELLS
 
 
 def test_tables_charts_and_facts(scenes: Path, watched: tuple[EvalReport, Watch]) -> None:
@@ -199,8 +201,8 @@ def test_the_best_lose_their_maps_first(untrained: Path, monkeypatch: pytest.Mon
     def maps(*_: Any, **__: Any) -> Any:
         return iter([(Explanation("m", "map", np.zeros((1, 10, 10), np.float32), (0,), 1),)] * 2)
 
-    monkeypatch.setattr(module, "explain", maps)
-    monkeypatch.setattr(module, "MAP_BYTES", 600)
+    monkeypatch.setattr(watching, "explain", maps)
+    monkeypatch.setattr(watching, "MAP_BYTES", 600)
     watch = Watch(str(untrained))
     for step in (3, 1, 4, 0, 2):
         answers = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from refseg_cli.errors import RefsegError
@@ -50,6 +50,17 @@ def test_frozen_embeddings_stay() -> None:
     gru = BiGru(20, embedding_dim=5, dim=7, dropout=0.0, trainable=False)
     gru(torch.randint(1, 20, (3, 6)), KEEP).sum().backward()
     assert gru.embedding.weight.grad is None
+
+
+def test_what_does_not_learn_records_nothing() -> None:
+    tokens = torch.randint(1, 20, (3, 6))
+    bert = Bert("unused", vocab_size=20, dim=64, layers=2, pretrained=False, trained=0)
+    assert bert(tokens, KEEP).grad_fn is None
+    bert = Bert("unused", vocab_size=20, dim=64, layers=2, pretrained=False, trained=1)
+    embedded: list[Tensor] = []
+    bert.bert.embeddings.register_forward_hook(lambda module, given, out: embedded.append(out))
+    assert bert(tokens, KEEP).grad_fn is not None
+    assert embedded[0].grad_fn is None
 
 
 def test_small_transformer_reads_order_and_no_padding() -> None:

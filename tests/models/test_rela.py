@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.config import build
-from refseg_cli.layers.pixel_decoder import DeformableAttention, Pixels, cell_centres, flatten_levels, sine_positions
+from refseg_cli.layers.pixel_decoder import (
+    DeformableAttention,
+    DeformablePixelDecoder,
+    Pixels,
+    cell_centres,
+    flatten_levels,
+    sine_positions,
+)
 from refseg_cli.layers.pyramids import TiledPyramid, tile_size
 from refseg_cli.layers.region_decoder import POOLS, MaskedRegionDecoder, Regions, region_masks
 from refseg_cli.layers.vision import ConvNet
@@ -257,6 +264,27 @@ def test_deformable_attention_reads_the_same_by_rows_as_by_maps() -> None:
     with torch.no_grad():
         by_rows = attention(query, memory, centres, sizes)
     torch.testing.assert_close(by_rows, by_maps.detach(), atol=1e-12, rtol=1e-12)
+
+
+def test_in_16_bits_places_and_the_running_sum_stay_exact() -> None:
+    """Learning under autocast all is in 32 bits, as in the official code; otherwise what takes time is not."""
+    decoder = DeformablePixelDecoder((4, 6, 8, 8), dim=16, heads=2, hidden=24, layers=2)
+    maps = [torch.randn(1, c, 32 // 2**k, 48 // 2**k) for k, c in enumerate((4, 6, 8, 8))]
+    with torch.no_grad():
+        exact = decoder(maps)
+    layer, seen = decoder.layers[1], dict[str, torch.dtype]()
+    parts = {"offsets": layer.attention.offsets, "weights": layer.attention.weights, "sum": layer.norm2}
+    parts |= {"mlp": layer.mlp[0], "smooth": decoder.smooth[0]}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda _, inputs, found, name=name: seen.update({name: found.dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        decoder(maps)
+        assert set(seen.values()) == {torch.float32}
+        with torch.no_grad():
+            found = decoder(maps)
+    assert {name for name, dtype in seen.items() if dtype == torch.float32} == {"offsets", "weights", "sum"}
+    assert {seen["mlp"], seen["smooth"]} == {torch.bfloat16}
+    torch.testing.assert_close(found.mask_features.float(), exact.mask_features, atol=0.05, rtol=0.05)
 
 
 def test_sine_positions_tell_y_first_then_x() -> None:

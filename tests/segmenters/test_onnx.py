@@ -191,7 +191,7 @@ def test_a_graph_is_timed_without_what_it_does_not_say(exported: dict[str, Path]
 
 def test_a_report_of_a_graph_has_masks_and_no_maps(exported: dict[str, Path], scenes: Path) -> None:
     from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
-    from refseg_cli.evaluation.report import Watch
+    from refseg_cli.evaluation.watching import Watch
 
     watch = Watch(str(exported["file"]))
     report = evaluate(EvalRequest(str(scenes), ("testB",), str(exported["file"]), workers=0), watch=watch)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref
-from refseg_cli.data.sources.downloads import recognised
+from refseg_cli.data.sources.json_files import BELOW_ROOT, load_json
 from refseg_cli.data.sources.values import brief, deeper_than, fault_of, text, whole
 from refseg_cli.errors import RefsegError, unknown_name
 from refseg_cli.records import Expression
 
-BELOW_ROOT = "--root is the folder that holds refcoco/, grefcoco/ and the like"
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")  # it becomes part of a file name
 
 
@@ -54,61 +52,40 @@ class Instances:
     partial: dict[int, frozenset[int]] = field(default_factory=dict)
 
 
-# Polygons are most of the file, and only numbers and brackets, so quoting one makes it a string: four times as fast to
-# read and a quarter of the memory. `photos.finish` reads the string, in whatever process makes the shard.
-_POLYGONS = re.compile(rb'"segmentation"\s*:\s*(\[\s*\[[-+\d.eE,\[\]\s]*\]\s*\])')
-
-
-def load_json(path: Path, *, hint: str | None = BELOW_ROOT) -> tuple[Any, str]:
-    """A JSON file's value, with polygons as strings and sentences without their tokens, and the file's SHA-256.
-
-    Args:
-        hint: what to do if there is no such file.
-
-    Raises:
-        RefsegError: no such file, or not JSON.
-    """
-    try:
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        data = _POLYGONS.sub(rb'"segmentation":"\1"', data)
-        # Not strict: a polygon may go over several lines.
-        return json.loads(data, object_hook=_without_tokens if b'"tokens"' in data else None, strict=False), digest
-    except OSError as error:
-        raise RefsegError(f"{path}: {error.strerror}", hint=hint) from error
-    except RecursionError as error:
-        raise RefsegError(f"{path}: not JSON as annotations have it: nested too deeply") from error
-    except ValueError as error:
-        raise recognised(path, data, form="JSON", otherwise=RefsegError(f"{path}: not JSON: {error}")) from error
-
-
-def _without_tokens(table: dict[str, Any]) -> dict[str, Any]:
-    table.pop("tokens", None)
-    return table
-
-
 def read(
-    path: Path, *, number: Callable[[Any, str], int] = whole, hint: str | None = BELOW_ROOT
+    path: Path,
+    *,
+    number: Callable[[Any, str], int] = whole,
+    hint: str | None = BELOW_ROOT,
+    wanted: Collection[int] | None = None,
 ) -> tuple[Instances, str]:
     """The instances of a dataset, and the file's SHA-256.
 
     Args:
         number: as in `Instances`.
         hint: what to do if there is no such file.
+        wanted: as in `parse`.
 
     Raises:
         RefsegError: the file is missing, or is no such file as a whole.
     """
     table, digest = load_json(path, hint=hint)
-    return parse(table, file=str(path), number=number), digest
+    return parse(table, file=str(path), number=number, wanted=wanted), digest
 
 
-def parse(table: Any, *, file: str, number: Callable[[Any, str], int] = whole) -> Instances:
-    """The instances that a COCO file's value holds.
+def parse(
+    table: Any,
+    *,
+    file: str,
+    number: Callable[[Any, str], int] = whole,
+    wanted: Collection[int] | None = None,
+) -> Instances:
+    """The instances that a COCO file's value holds, whose rows are let go one by one.
 
     Args:
         file: its path, for messages.
         number: as in `Instances`.
+        wanted: ids of the images whose annotations are looked at; None for all.
 
     Raises:
         RefsegError: it is no such value as a whole.
@@ -117,12 +94,12 @@ def parse(table: Any, *, file: str, number: Callable[[Any, str], int] = whole) -
     try:
         _each(table, "categories", found, _add_category)
         _each(table, "images", found, _add_photo)
-        _each(table, "annotations", found, _add_annotation)
+        _each(table, "annotations", found, partial(_add_annotation, wanted=wanted))
         if "class_masks" in table:
             _each(table, "class_masks", found, _add_class_mask)
-        for image_id, partial in found.partial.items():
+        for image_id, incomplete in found.partial.items():
             present = {annotation.category_id for annotation in found.by_image.get(image_id, ())}
-            found.complete[image_id] |= present - partial
+            found.complete[image_id] |= present - incomplete
     except (KeyError, TypeError, ValueError) as error:
         raise RefsegError(
             f"{file}: not a COCO file: {type(error).__name__}: {error}",
@@ -135,13 +112,17 @@ def _each(table: dict[str, Any], name: str, found: Instances, add: Callable[[Ins
     """Add every row.  Rows without a usable id are cautions, for nothing can refer to them, unless none has one."""
     cautions: list[Problem] = []
     rows = table[name]
-    for number, row in enumerate(rows):
+    if not isinstance(rows, list):
+        raise TypeError(f"{name} is a {type(rows).__name__}, not a list")
+    rows.reverse()
+    for number in range(count := len(rows)):
+        row = rows.pop()  # let go, for all that is made of the others takes as much room
         try:
             add(found, row)
         except (KeyError, TypeError, ValueError) as error:
             detail = f"{name}, row {number}: {type(error).__name__}: {error}"
             cautions.append(Problem(Reason.BROKEN_ANNOTATION, found.file, (), detail, caution=True))
-            if len(cautions) == len(rows):
+            if len(cautions) == count:
                 raise ValueError(detail) from error
     found.cautions += cautions
 
@@ -188,9 +169,11 @@ def _add_knowledge(found: Instances, image_id: int, row: dict[str, Any]) -> None
         found.coco_ids[image_id] = whole(row["coco_id"], "coco_id")
 
 
-def _add_annotation(found: Instances, row: dict[str, Any]) -> None:
+def _add_annotation(found: Instances, row: dict[str, Any], *, wanted: Collection[int] | None) -> None:
     ann_id, image_id = found.number(row["id"], "id"), found.number(row["image_id"], "image_id")
     found.image_of[ann_id] = image_id
+    if wanted is not None and image_id not in wanted:
+        return
     try:
         category_id = _category_id(found, row)
         annotation = Annotation(

@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+from refseg_cli.data.sources import plain_pickles
 from refseg_cli.data.sources.downloads import recognised
 from refseg_cli.data.sources.values import levels
 from refseg_cli.errors import RefsegError
@@ -308,7 +309,9 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise RefsegError(f"{path}: {error.strerror}") from error
     try:
-        value = Unpickler(io.BytesIO(data), len(data)).load()
+        value = plain_pickles.load(data)
+        if value is None:
+            value = Unpickler(io.BytesIO(data), len(data)).load()
         check_shape(value, len(data))
         return value
     except Exception as error:
