@@ -29,7 +29,7 @@ from refseg_cli.records import Batch, Prediction
 @dataclass(frozen=True, slots=True)
 class VLTClipsConfig(VLTConfig):
     neighbours: int = 2  # frames before and behind that give S_DO [4.3.5]; 0: the frame alone, 63.5 against 63.8 J&F
-    temporal_shift: int = 0  # only for `convnet`: `ResidualBlock.share` [ours; 8 in TSM]; 0: it sees frames one by one
+    temporal_shift: int = 0  # only for `convnet`: see layers/convnet.py [ours; 8 in TSM]; 0: it sees frames one by one
 
 
 class VLTClips(VLT):
