@@ -13,11 +13,24 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from refseg_cli.errors import RefsegError, nearest_name, unknown_name
+from refseg_cli.ranges import (
+    Count,
+    CountFrom0,
+    CountOrAll,
+    Number,
+    Positive,
+    Range,
+    Share,
+    ShareBelow1,
+    Steps,
+    StepsFrom0,
+    Weight,
+    Workers,
+)
 from refseg_cli.records import PhraseField
 
 T = TypeVar("T")
@@ -70,39 +83,28 @@ class DataConfig:
     category_map: also give the model the annotated category of every pixel (training of `align`'s encoders).
     """
 
-    size: tuple[int, int] = (416, 416)
+    size: tuple[Count, Count] = (416, 416)
     resize: Literal["letterbox", "squash", "warp"] = "letterbox"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    fill: float | tuple[float, float, float] = 0.5
-    flip: float = 0.0
-    jitter: float = 0.0
-    shrink: float = 1.0
-    phrases_per_image: int = 0
+    mean: tuple[Number, Number, Number] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    fill: Share | tuple[Share, Share, Share] = 0.5
+    flip: Share = 0.0
+    jitter: Weight = 0.0
+    shrink: Annotated[float, Range(0, 1, above=True)] = 1.0
+    phrases_per_image: StepsFrom0 = 0
     smooth: bool = True
-    small: tuple[int, int] = (0, 0)
+    small: tuple[CountFrom0, CountFrom0] = (0, 0)
     objects: bool = False
-    clip_frames: int = 0
-    clip_window: int = 16
+    clip_frames: CountFrom0 = 0
+    clip_window: Count = 16
     category_map: bool = False
-    workers: int = 2
+    workers: Workers = 2
 
     def __post_init__(self) -> None:
-        fill = (self.fill,) if isinstance(self.fill, float) else self.fill
         _require(
             self,
-            size=(min(self.size) > 0, "a height and a width in pixels"),
-            mean=(all(map(isfinite, self.mean)), "three numbers"),
-            std=(all(0 < value < inf for value in self.std), "three positive numbers"),
-            fill=(all(map(isfinite, fill)), "a number, or three"),
-            flip=(0 <= self.flip <= 1, "a probability"),
-            jitter=(0 <= self.jitter < inf, "a strength"),
-            shrink=(0 < self.shrink <= 1 and (self.shrink == 1 or self.resize != "warp"), "a scale; 1 with warp"),
+            shrink=(self.shrink == 1 or self.resize != "warp", "1, as resize = 'warp' needs it"),
             small=(self.small == (0, 0) or min(self.small) > 0, "a height and a width in pixels, or 0 and 0"),
-            phrases_per_image=(self.phrases_per_image >= 0, "a number of phrases"),
-            clip_frames=(self.clip_frames >= 0, "a number of frames"),
-            clip_window=(self.clip_window > 0, "a number of frames above 0"),
-            workers=(self.workers >= 0, "a number of processes"),
         )
 
 
@@ -124,20 +126,17 @@ class TextConfig:
     """
 
     tokenizer: Literal["words", "bert", "clip", "beit3"] = "words"
-    max_tokens: int = 15
+    max_tokens: Count = 15
     vocab: str = ""
-    min_count: int = 1
+    min_count: StepsFrom0 = 1
     glove: str = ""
     field: PhraseField = "sent"
-    unknown: float = 0.0
+    unknown: Share = 0.0
     spelling: bool = False
 
     def __post_init__(self) -> None:
         _require(
             self,
-            max_tokens=(self.max_tokens > 0, "a number above 0"),
-            min_count=(self.min_count >= 0, "a number of phrases"),
-            unknown=(0 <= self.unknown <= 1, "a share"),
             spelling=(not self.spelling or self.tokenizer == "words", f"for {self.tokenizer}, which knows every word"),
         )
 
@@ -160,52 +159,35 @@ class TrainConfig:
     steps:         optimiser steps after which the run ends, in the middle of an epoch or not; 0: it ends with `epochs`.
     """
 
-    epochs: int = 50
-    batch_images: int = 32
-    accumulate: int = 1
+    epochs: Steps = 50
+    batch_images: Steps = 32
+    accumulate: Steps = 1
     optimizer: Literal["adam", "adamw"] = "adamw"
-    lr: float = 1e-4
-    backbone_lr: float = 1.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    lr: Weight = 1e-4
+    backbone_lr: Weight = 1.0
+    weight_decay: Weight = 0.0
+    betas: tuple[ShareBelow1, ShareBelow1] = (0.9, 0.999)
+    eps: Positive = 1e-8
     amsgrad: bool = False
     schedule: Literal["constant", "poly", "cosine", "step"] = "constant"
-    power: float = 0.9
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    warmup_steps: int = 0
-    clip_norm: float = 0.0
+    power: Weight = 0.9
+    milestones: tuple[Steps, ...] = ()
+    gamma: Weight = 0.1
+    warmup_steps: StepsFrom0 = 0
+    clip_norm: Weight = 0.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    ema: float = 0.0
-    seed: int = 0
-    save_every_steps: int = 500
-    eval_every_epochs: int = 1
+    ema: ShareBelow1 = 0.0
+    seed: StepsFrom0 = 0
+    save_every_steps: Steps = 500
+    eval_every_epochs: Steps = 1
     eval_split: str = "val"
-    eval_limit: int = 0
+    eval_limit: StepsFrom0 = 0
     best_metric: str = "gIoU"
-    same_object: int = -1
-    different_object: float = 0.0
+    same_object: CountOrAll = -1
+    different_object: Share = 0.0
     shard_model: bool = False
     gradient_checkpointing: bool = False
-    steps: int = 0
-
-    def __post_init__(self) -> None:
-        factors = ("backbone_lr", "weight_decay", "power", "gamma", "warmup_steps", "clip_norm", "eval_limit")
-        counts = ("epochs", "batch_images", "accumulate", "save_every_steps", "eval_every_epochs")
-        _require(
-            self,
-            **{name: (getattr(self, name) > 0, "a number above 0") for name in counts},
-            lr=(0 <= self.lr < inf, "a learning rate"),
-            eps=(0 < self.eps < inf, "a number above 0"),
-            **{name: (0 <= getattr(self, name) < inf, "a number from 0") for name in factors},
-            betas=(all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
-            milestones=(all(epoch > 0 for epoch in self.milestones), "a list of epochs from 1"),
-            seed=(0 <= self.seed < 1 << 63, "a whole number from 0 to below 2^63"),
-            different_object=(0 <= self.different_object <= 1, "a share"),
-            ema=(0 <= self.ema < 1, "a share below 1"),
-            steps=(self.steps >= 0, "a number of steps"),
-        )
+    steps: StepsFrom0 = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +239,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     """
     if not isinstance(table, Mapping):
         raise _wrong(where, "a table", table)
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in known:
@@ -282,6 +264,8 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
+    if origin is Annotated:
+        return _within(args[1], _coerce(args[0], value, where), where)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return build(kind, value, where)
     if origin in (typing.Union, types.UnionType):
@@ -310,8 +294,15 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+def _within(limits: Range, value: Any, where: str) -> Any:
+    if value not in limits:
+        raise RefsegError(f"{where}: {value!r} is not {limits}")
+    return value
+
+
 def _is_like(value: Any, kind: Any) -> bool:
     """Whether a value of TOML is meant for this one of several kinds."""
+    kind = _bare(kind)
     plain = typing.get_origin(kind) or kind
     if plain is tuple:
         return isinstance(value, list | tuple)
@@ -319,7 +310,11 @@ def _is_like(value: Any, kind: Any) -> bool:
 
 
 def _name(kind: Any) -> str:
-    return "list" if typing.get_origin(kind) is tuple else kind.__name__
+    return "list" if typing.get_origin(kind) is tuple else _bare(kind).__name__
+
+
+def _bare(kind: Any) -> Any:
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
 
 
 def _coerce_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

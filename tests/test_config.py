@@ -95,13 +95,13 @@ def test_override_reaches_the_field_with_its_type() -> None:
         ("train.clip_norm=nan", "clip_norm: nan is not"),
         ("train.warmup_steps=-3", "warmup_steps: -3 is not"),
         ("train.eval_limit=-1", "eval_limit: -1 is not"),
-        ("train.betas=[nan, 0.9]", "two numbers from 0 to below 1"),
-        ("train.betas=[0.9, 1.0]", "two numbers from 0 to below 1"),
-        ("train.milestones=[3, -1]", "a list of epochs from 1"),
+        ("train.betas=[nan, 0.9]", "betas[0]: nan is not a number from 0 to below 1"),
+        ("train.betas=[0.9, 1.0]", "betas[1]: 1.0 is not a number from 0 to below 1"),
+        ("train.milestones=[3, -1]", "milestones[1]: -1 is not a number from 1"),
         ("train.seed=-1", "seed: -1 is not"),
-        ("train.seed=99999999999999999999", "a whole number from 0 to below 2^63"),
-        ("train.different_object=nan", "different_object: nan is not a share"),
-        ("text.max_tokens=0", "max_tokens: 0 is not a number above 0"),
+        ("train.seed=99999999999999999999", "seed: 99999999999999999999 is not a number from 0 to below 2^63"),
+        ("train.different_object=nan", "different_object: nan is not a number from 0 to 1"),
+        ("text.max_tokens=0", "max_tokens: 0 is not a number from 1 to 65536"),
         ("text.min_count=-1", "min_count: -1 is not"),
     ],
 )
@@ -118,12 +118,20 @@ def test_unknown_model_key_is_refused_where_it_is_read() -> None:
         build_model(load_recipe("vlt-tiny", ["model.dice_weigth=1.0"]), vocab_size=9)
 
 
-@pytest.mark.parametrize("size", ["model.dim=-4", "model.heads=7", "model.heads=0"])
-def test_sizes_that_make_no_model_are_named(size: str) -> None:
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.dim=-4", "vlt: [model]: dim: -4 is not a number from 1 to 65536"),
+        ("model.heads=0", "vlt: [model]: heads: 0 is not a number from 1 to 65536"),
+        ("model.heads=7", "vlt: cannot build the model: dim 64 is no multiple of heads 7"),
+    ],
+)
+def test_sizes_that_make_no_model_are_named(override: str, says: str) -> None:
     from refseg_cli.models import build_model
 
-    with pytest.raises(RefsegError, match="vlt: cannot build the model"):
-        build_model(load_recipe("vlt-tiny", [size]), vocab_size=9)
+    with pytest.raises(RefsegError) as caught:
+        build_model(load_recipe("vlt-tiny", [override]), vocab_size=9)
+    assert says in str(caught.value)
 
 
 def test_missing_recipe_names_the_nearest_or_says_where_all_are() -> None:
@@ -236,17 +244,35 @@ def test_deep_nesting_is_no_internal_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("data.std=[0.2, 0, 0.2]", "data: std: (0.2, 0.0, 0.2) is not three positive numbers"),
-        ("data.std=[0.2, nan, 0.2]", "data: std: (0.2, nan, 0.2) is not three positive numbers"),
-        ("data.mean=[inf, 0, 0]", "data: mean: (inf, 0.0, 0.0) is not three numbers"),
-        ("data.size=[-1, 416]", "data: size: (-1, 416) is not a height and a width"),
-        ("data.flip=1.5", "data: flip: 1.5 is not a probability"),
-        ("train.accumulate=0", "train: accumulate: 0 is not a number above 0"),
-        ("train.save_every_steps=0", "train: save_every_steps: 0 is not a number above 0"),
-        ("train.lr=nan", "train: lr: nan is not a learning rate"),
+        ("data.std=[0.2, 0, 0.2]", "data: std[1]: 0.0 is not a number above 0"),
+        ("data.std=[0.2, nan, 0.2]", "data: std[1]: nan is not a number above 0"),
+        ("data.mean=[inf, 0, 0]", "data: mean[0]: inf is not a number"),
+        ("data.size=[-1, 416]", "data: size[0]: -1 is not a number from 1 to 65536"),
+        ("data.flip=1.5", "data: flip: 1.5 is not a number from 0 to 1"),
+        ("train.accumulate=0", "train: accumulate: 0 is not a number from 1"),
+        ("train.save_every_steps=0", "train: save_every_steps: 0 is not a number from 1"),
+        ("train.lr=nan", "train: lr: nan is not a number from 0"),
     ],
 )
 def test_values_out_of_their_range_are_refused(override: str, says: str) -> None:
     with pytest.raises(RefsegError) as caught:
         load_recipe("vlt-tiny", [override])
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["data", "text", "train"])
+@pytest.mark.parametrize("value", ["0", "-1", "1", "10000000000000000000000", "nan", "inf", "x", "true", "[]"])
+def test_a_number_out_of_place_is_taken_or_its_key_is_named(table: str, value: str) -> None:
+    usual, unnamed = to_table(load_recipe("vlt-tiny"))[table], []
+    numbers = {name: one for name, one in usual.items() if isinstance(one, int | float | list | tuple)}
+    for name, one in numbers.items():
+        wrong = f"[{', '.join([value] * len(one))}]" if isinstance(one, list | tuple) else value
+        try:
+            load_recipe("vlt-tiny", [f"{table}.{name}={wrong}"])
+        except RefsegError as error:
+            if f"vlt-tiny.toml: {table}: {name}" not in str(error):
+                unnamed.append(str(error))
+    assert len(numbers) > 2
+    assert unnamed == []
+    with pytest.raises(RefsegError, match=f"{table}: {next(iter(numbers))}"):
+        load_recipe("vlt-tiny", [f"{table}.{next(iter(numbers))}=-{10**30}"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from refseg_cli.commands._options import Json, Model, Quiet, split_choices
+from refseg_cli.commands._question import refuse_besides
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError
 
@@ -81,6 +82,10 @@ def export(
 
     if int8 and dtype != "fp32":
         raise RefsegError(f"--int8 and --dtype {dtype} exclude each other", hint="give one of them")
+    if data is None:
+        refuse_besides("an export without --data", {"--data-split": data_split != "val"})
+    if int8 is None and dtype == "fp32":
+        refuse_besides("--dtype fp32", {"--limit": limit, "--max-loss": max_loss != 1.0})
     precisions: dict[str, Precision] = {"dynamic": "int8 dynamic", "static": "int8 static"}
     request = ExportRequest(
         model=model,

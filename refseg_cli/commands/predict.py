@@ -186,6 +186,9 @@ def predict(
 
     chosen = _format(format, json=json, explain=explain)
     if demo:
+        refuse_besides("--demo", {"IMAGE": image, "--phrase": phrase or phrase_file, "--jsonl": requests})
+        refuse_besides("--demo", {"--data": data, "--clip": clip, "--resume": resume, "--json": json})
+        refuse_besides("--demo", {"--explain": explain, "--count, -l and -L": files_with or files_without or count})
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
     options: dict[str, Any] = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}

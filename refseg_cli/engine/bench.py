@@ -45,6 +45,15 @@ ALL: Literal["all"] = "all"
 # Words of a recipe's vocabulary, where no data was read: BERT's and CLIP's own, and about as many as RefCOCO has.
 VOCABULARY = {"words": 10_000, "bert": 30_522, "clip": 49_408, "beit3": 64_010}
 MIB, GIGA = 2**20, 1e9
+PASSES: tuple[Stage, ...] = (*BETWEEN_TENSORS, "end-to-end")
+# Settings of a request that some stages do not read -> those that do.
+READERS: dict[str, tuple[Stage, ...]] = {
+    "data": ("end-to-end", "loader"),
+    "data_split": ("end-to-end",),
+    "batch_sizes": (*PASSES, "loader"),
+    "phrases": (*PASSES, "loader"),
+    "warmup": (*PASSES, "loader"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +140,12 @@ def bench(request: BenchRequest, *, progress: Progress = silent) -> BenchReport:
     """Measure.
 
     Raises:
-        RefsegError: no such model, device or data, a stage that the model does not have, a size below one, or not
-            enough memory for a row.
+        RefsegError: no such model, device or data, a stage that the model does not have, a size below one, a setting
+            that no stage reads, or not enough memory for a row.
     """
     _check(request)
     wanted, left_out = _stages(request)
+    _refuse_unread(request, wanted)
     device = pick_device(usual_device(request.model, request.device))
     bed = _Bed.of(request, wanted, device)
     sizes = list(product(request.batch_sizes, request.phrases))
@@ -192,6 +202,17 @@ def _stages(request: BenchRequest) -> tuple[list[Stage], dict[str, str]]:
     if reason is not None:
         raise RefsegError(f"--stage {chosen}: {reason}", hint="--stage all measures every stage that there is")
     return [chosen], {}
+
+
+def _refuse_unread(request: BenchRequest, wanted: Sequence[Stage]) -> None:
+    """That no setting differs from what is usual which none of the stages reads."""
+    usual = BenchRequest()
+    for name, readers in READERS.items():
+        if getattr(request, name) != getattr(usual, name) and not set(readers) & set(wanted):
+            option = f"--{name.replace('_', '-')}"
+            raise RefsegError(f"--stage {wanted[0]} has no use for {option}", hint=f"it is for {', '.join(readers)}")
+    if request.data is None and request.data_split != usual.data_split:
+        raise RefsegError("--data-split names a split of --data", hint="add --data DIR, or omit it")
 
 
 def _refusal(request: BenchRequest, stage: Stage, *, zero_shot: bool) -> str | None:

@@ -80,7 +80,7 @@ class MultiwayEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
-            raise ValueError(f"width {dim} is no multiple of its heads {heads}")
+            raise ValueError(f"width {dim} is no multiple of width_heads {heads}")
         self.grid = grid
         self.cls = nn.Parameter(torch.zeros(dim))
         self.picture_positions = nn.Parameter(torch.empty(1 + grid[0] * grid[1], dim))

@@ -10,17 +10,18 @@ from typing import Literal
 
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.clip import POSITIONS, ClipText, SpatialAttentionPool
+from refseg_cli.layers.convnet import ConvNet
 from refseg_cli.layers.language import Bert, BiGru, BiLstm, SmallTransformer, TextEncoder
 from refseg_cli.layers.video_swin import VideoSwin
 from refseg_cli.layers.vision import (
     Backbone,
-    ConvNet,
     StageLayers,
     TimmBackbone,
     VitLayers,
     freeze,
     pretrained_clip_pool,
 )
+from refseg_cli.ranges import Count, CountFrom0, CountOrAll, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +29,20 @@ class EncoderConfig:
     """Which encoders a model has, and where their weights come from."""
 
     backbone: str = "convnet"  # `convnet` (small, ours), `video_swin_b` (_s, _t) of clips, or any timm model with maps
-    backbone_channels: tuple[int, ...] = ()  # only for `convnet`: stem and four stages
+    backbone_channels: tuple[Count, ...] = ()  # only for `convnet`: stem and four stages
     # The backbone's weights: timm's from the hub; a file (.safetensors, .pth); or an installed package that holds one
     pretrained: bool | str = True
     frozen: bool = False  # no gradients for the backbone, and its stored batch statistics
-    drop_path: float | None = None  # largest stochastic depth rate in a timm model; without it timm's own
+    drop_path: Share | None = None  # largest stochastic depth rate in a timm model; without it timm's own
     text: Literal["gru", "lstm", "transformer", "bert", "clip"] = "transformer"
     text_name: str = "bert-base-uncased"  # hub name or folder of pretrained weights
     text_pretrained: bool = True
-    text_layers: int = 0  # 0: 2 for `transformer`, 12 for `bert` (BERT-base) and `clip`
-    text_dim: int = 768  # only for `bert` and `clip`: its width (CLIP's towers: 512)
-    text_positions: int = POSITIONS  # only for `clip`: rows of its position table
-    text_projection: int = 0  # only for `clip`: channels of its sentence feature; 0: the end token's state as it is
-    text_trained: int = -1  # only for `bert`: its first layers that learn, no other part of it does; -1: everything
-    embedding_dim: int = 300  # only for `gru` and `lstm`; GloVe's
+    text_layers: CountFrom0 = 0  # 0: 2 for `transformer`, 12 for `bert` (BERT-base) and `clip`
+    text_dim: Count = 768  # only for `bert` and `clip`: its width (CLIP's towers: 512)
+    text_positions: Count = POSITIONS  # only for `clip`: rows of its position table
+    text_projection: CountFrom0 = 0  # only for `clip`: channels of its sentence feature; 0: as the end token's state is
+    text_trained: CountOrAll = -1  # only for `bert`: its first layers that learn, no other part of it does; -1: all
+    embedding_dim: Count = 300  # only for `gru` and `lstm`; GloVe's
     embedding_trainable: bool = True  # only for `gru` and `lstm`
 
 

@@ -72,7 +72,10 @@ class PixelWordAttention(nn.Module):
     def __init__(self, dim: int, *, word_dim: int, heads: int = 1) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
-            raise RefsegError(f"{heads} heads do not divide the {dim} channels of a stage", hint="see model.pwam_heads")
+            raise RefsegError(
+                f"{heads} heads do not divide the {dim} channels of a stage",
+                hint="see model.pwam_heads and model.backbone_channels",
+            )
         self.heads = heads
         self.vision = nn.Linear(dim, dim)
         self.query = nn.Linear(dim, dim, bias=False)

@@ -44,6 +44,10 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "vlt-clips": (VLTClipsConfig, VLTClips),
 }
 
+# Pixels that a side of the network input has at least, and of which it is a multiple, where not (32, 1): the coarsest
+# map has a stride of 32; what doubles it meets the finer ones, and instance norms need several places of it.
+SIDES = {"cgformer": (64, 32), "cris": (32, 32), "isfp": (32, 32), "lavt": (64, 1), "rela": (64, 1)}
+
 
 def config_class(arch: str) -> type:
     """The frozen dataclass that an architecture's `[model]` table is read into."""
@@ -59,6 +63,7 @@ def build_model(recipe: Recipe, *, vocab_size: int) -> nn.Module:
         RefsegError: unknown architecture, a `[model]` key that it does not read, or sizes that do not fit.
     """
     config: Any = build(config_class(recipe.arch), recipe.model, f"{recipe.arch}: [model]")
+    _check_size(recipe)
     model = MODELS[recipe.arch][1]
     try:
         return model(config, vocab_size=vocab_size, max_tokens=recipe.text.max_tokens, size=recipe.data.size)
@@ -68,3 +73,12 @@ def build_model(recipe: Recipe, *, vocab_size: int) -> nn.Module:
         raise RefsegError(
             f"{recipe.arch}: cannot build the model: {error}", hint="check [model] in the recipe"
         ) from error
+
+
+def _check_size(recipe: Recipe) -> None:
+    least, step = SIDES.get(recipe.arch, (32, 1))
+    if any(side < least or side % step for side in recipe.data.size):
+        multiples = f", multiples of {step}" if step > 1 else ""
+        raise RefsegError(
+            f"data.size: {list(recipe.data.size)}: {recipe.arch} takes sides of at least {least} pixels{multiples}"
+        )

@@ -21,6 +21,7 @@ from refseg_cli.layers.attention import sine_positions_2d
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import WordsAndSentence
 from refseg_cli.layers.vision import PyramidSum
+from refseg_cli.ranges import Count, CountFrom0, Share, Weight
 from refseg_cli.records import Batch, Prediction
 
 
@@ -28,14 +29,14 @@ from refseg_cli.records import Batch, Prediction
 class AlignConfig(EncoderConfig):
     """Everything here is ours."""
 
-    backbone_channels: tuple[int, ...] = (24, 32, 64, 128, 192)
-    dim: int = 64
-    heads: int = 4
-    dropout: float = 0.0
-    stride: int = 8
-    positive_weight: float = 5.0  # of target pixels in the cross-entropy: they are few, and the start is slow without
-    categories: int = 0  # classify every pixel among category ids below this too; needs data.category_map; 0: off
-    category_weight: float = 0.5
+    backbone_channels: tuple[Count, ...] = (24, 32, 64, 128, 192)
+    dim: Count = 64
+    heads: Count = 4
+    dropout: Share = 0.0
+    stride: Count = 8
+    positive_weight: Weight = 5.0  # of target pixels in the cross-entropy: they are few, and the start is slow without
+    categories: CountFrom0 = 0  # classify every pixel among category ids below this too; needs data.category_map; 0: no
+    category_weight: Weight = 0.5
 
 
 class Align(nn.Module):

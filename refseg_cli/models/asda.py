@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from refseg_cli.layers.attention import Attention, EncoderLayer, feed_forward, s
 from refseg_cli.layers.clip import Phrase, PhraseReader
 from refseg_cli.layers.encoders import EncoderConfig, build_layers, build_text
 from refseg_cli.layers.vision import SLOPE, conv_bn_leaky, conv_bn_relu
+from refseg_cli.ranges import Count, CountFrom0, Number, Range, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 THIN = 32  # channels of Eq. 5's lateral and upsampled maps
@@ -48,33 +49,34 @@ class ASDAConfig(EncoderConfig):
     backbone: str = "vit_base_patch16_clip_quickgelu_224.openai"  # [4.2]
     text: Literal["gru", "transformer", "bert", "clip"] = "clip"  # [4.2]
     text_name: str = "openai/clip-vit-base-patch16"
-    text_dim: int = 512  # [CLIP]
-    stride: int = 16  # of the grid, where the backbone is no vision transformer [ours]
-    low_layers: tuple[int, ...] = (4, 5, 6)  # [3.1]; one layer: manual assignment [table 2, b]
-    mid_layers: tuple[int, ...] = (7, 8, 9)  # [3.1]
-    high_layer: int = 12  # [3.1]
+    text_dim: Count = 512  # [CLIP]
+    stride: Count = 16  # of the grid, where the backbone is no vision transformer [ours]
+    low_layers: tuple[Count, ...] = (4, 5, 6)  # [3.1]; one layer: manual assignment [table 2, b]
+    mid_layers: tuple[Count, ...] = (7, 8, 9)  # [3.1]
+    high_layer: Count = 12  # [3.1]
     scorer: Literal["linear", "conv", "mlp"] = "linear"  # Phi_as [table 5]
     scored_with: Literal["layers", "sentence"] = "layers"  # end states of the text layers [official code]; f_E [Eq. 3]
     gradient: Literal["straight-through", "soft", "none"] = "straight-through"  # of the selection [ours]; see header
     aggregator: Literal["pyramid", "eq5", "concat", "high"] = "pyramid"  # [official code; Eq. 5; table 2, b and a]
-    pyramid_dim: int = 0  # of its maps; 0: `dim` [official code]
+    pyramid_dim: CountFrom0 = 0  # of its maps; 0: `dim` [official code]
     aligner: Literal["dual", "single", "none"] = "dual"  # [table 2, f, e, d]
-    dim: int = 512  # C [official code]
-    heads: int = 8  # [official code]
-    attention_layers: int = 2  # n [table 3]
-    hidden: int = 512  # feed-forward width of the visual attention [official code]
-    word_hidden: int = 2048  # of the word attention [official code]
+    dim: Count = 512  # C [official code]
+    heads: Count = 8  # [official code]
+    attention_layers: Count = 2  # n [table 3]
+    hidden: Count = 512  # feed-forward width of the visual attention [official code]
+    word_hidden: Count = 2048  # of the word attention [official code]
     word_padding: bool = True  # only for `clip`: the word attention sees padding too [official code]
-    dropout: float = 0.1  # [official code]
-    masks: int = 32  # N_c [table 4]
-    mask_dim: int = 0  # of the segmentation decoder; 0: half of `dim` [official code]
-    upsamplings: int = 3  # in the segmentation decoder, by two each [Eq. 7]
+    dropout: Share = 0.1  # [official code]
+    masks: Count = 32  # N_c [table 4]
+    mask_dim: CountFrom0 = 0  # of the segmentation decoder; 0: half of `dim` [official code]
+    upsamplings: Count = 3  # in the segmentation decoder, by two each [Eq. 7]
     mask_activation: Literal["relu", "sigmoid"] = "relu"  # [official code; Eq. 7]
-    background: float = 0.0  # where a learned constant in the logits starts [ours]; 0: there is none; see `DualBranch`
+    background: Number = 0.0  # where a learned constant in the logits starts [ours]; 0: there is none; see `DualBranch`
     coefficients: Literal["linear", "mean"] = "linear"  # from the last map to N_c [official code; Eq. 9, ours]
-    focal_gamma: float = 0.0  # 0: cross-entropy [official code]; the paper's focal loss: 2 [Lin et al. 2017]
-    focal_alpha: float = -1.0  # weight of target pixels; negative: none [official code]; else 0.25 [Lin et al.]
-    dice_weight: float = 1.0  # [official code]
+    focal_gamma: Weight = 0.0  # 0: cross-entropy [official code]; the paper's focal loss: 2 [Lin et al. 2017]
+    # weight of target pixels; negative: none [official code]; else 0.25 [Lin et al.]
+    focal_alpha: Annotated[float, Range(most=1)] = -1.0
+    dice_weight: Weight = 1.0  # [official code]
 
 
 class ASDA(nn.Module):
@@ -95,6 +97,8 @@ class ASDA(nn.Module):
         c, groups = config.dim, (config.low_layers, config.mid_layers) if config.aggregator != "high" else ()
         layers = tuple(sorted({config.high_layer, *(n for group in groups for n in group)}))
         self.vision = build_layers(config, size=size, layers=layers, dim=c, stride=config.stride)
+        if c % 4:
+            raise ValueError(f"dim {c} is no multiple of 4: sine and cosine, for rows and columns")
         encoder = build_text(config, vocab_size=vocab_size, max_tokens=max_tokens, dim=c, heads=config.heads)
         self.reader = PhraseReader(encoder)
         by_layer = config.scored_with == "layers"

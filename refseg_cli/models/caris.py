@@ -40,6 +40,7 @@ from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.pwam import official_bert, official_stages, official_swin
 from refseg_cli.layers.pyramids import NormedMaps
 from refseg_cli.models.caris_decoder import Decoder, MaskHead, Scene, Stage
+from refseg_cli.ranges import Count, Share, check_multiple
 from refseg_cli.records import Batch, MapKind, Prediction
 
 CLASS_WEIGHTS = (0.9, 1.1)  # background, target [official code]
@@ -50,17 +51,21 @@ class CARISConfig(EncoderConfig):
     """All defaults are the official code's, but for those marked "ours"."""
 
     backbone: str = "swin_base_patch4_window7_224.ms_in22k"
-    drop_path: float | None = 0.3
+    drop_path: Share | None = 0.3
     text: Literal["transformer", "bert"] = "bert"
-    word_dim: int = 64  # of the text encoder without a published size [ours]
-    word_heads: int = 4  # likewise [ours]
-    pools: tuple[int, ...] = (1, 2)  # sides of the grids whose cells are the text's prompts
-    dim: int = 256  # of the decoder
-    heads: int = 8
-    attention_width: int = 1024  # of the dense attentions inside
-    hidden: int = 1024  # of the feed-forward parts
-    layers: int = 6
-    prompts: int = 5  # of the decoder
+    word_dim: Count = 64  # of the text encoder without a published size [ours]
+    word_heads: Count = 4  # likewise [ours]
+    pools: tuple[Count, ...] = (1, 2)  # sides of the grids whose cells are the text's prompts
+    dim: Count = 256  # of the decoder
+    heads: Count = 8
+    attention_width: Count = 1024  # of the dense attentions inside
+    hidden: Count = 1024  # of the feed-forward parts
+    layers: Count = 6
+    prompts: Count = 5  # of the decoder
+
+    def __post_init__(self) -> None:
+        if self.text == "transformer":
+            check_multiple(self, "word_dim", "word_heads")
 
 
 class CARIS(nn.Module):

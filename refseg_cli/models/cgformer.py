@@ -38,6 +38,7 @@ from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.language import mean_of_words
 from refseg_cli.layers.pwam import FusedBackbone, official_backbone, official_bert, official_swin
 from refseg_cli.layers.upsampling import TopDown, upsampled_conv, upsampled_parts
+from refseg_cli.ranges import Count, CountFrom0, Positive, Share, Weight, check_multiple
 from refseg_cli.records import Batch, MapKind, Prediction
 
 STRIDES = (16, 8, 4)  # of the three levels
@@ -49,18 +50,19 @@ class CGFormerConfig(EncoderConfig):
     """Sources in brackets: the official code unless it says otherwise; "ours" where code and slides are silent."""
 
     backbone: str = "swin_base_patch4_window12_384.ms_in22k"
-    drop_path: float | None = 0.3
+    drop_path: Share | None = 0.3
     text: Literal["gru", "lstm", "transformer", "bert", "clip"] = "bert"
-    word_dim: int = 64  # of the text encoders without a published size [ours]
-    word_heads: int = 4  # likewise [ours]
-    pwam_heads: tuple[int, ...] = (8, 8, 8, 8)
-    dim: int = 512
-    hidden: int = 1024  # of every MLP
-    dropout: float = 0.1
-    head_dims: tuple[int, int] = (512, 512)  # of the mask head's two convolutions
-    tokens: int = 2  # N; 0: the expression's feature is the kernel [table 3, row 1]
+    word_dim: Count = 64  # of the text encoders without a published size [ours]
+    word_heads: Count = 4  # likewise [ours]
+    pwam_heads: tuple[Count, Count, Count, Count] = (8, 8, 8, 8)
+    dim: Count = 512
+    hidden: Count = 1024  # of every MLP
+    dropout: Share = 0.1
+    head_dims: tuple[Count, Count] = (512, 512)  # of the mask head's two convolutions
+    tokens: CountFrom0 = 2  # N; 0: the expression's feature is the kernel [table 3, row 1]
     levels: Literal["consecutive", "parallel", "single"] = "consecutive"  # [table 3: rows 7, 6, 5]
-    group_layers: tuple[int, int, int] = (0, 1, 1)  # which group block serves which level; paper: one each
+    # which group block serves which level; paper: one each
+    group_layers: tuple[CountFrom0, CountFrom0, CountFrom0] = (0, 1, 1)
     load: tuple[bool, bool, bool] = (False, True, True)  # at which levels tokens read the words; paper: all
     readers: Literal["referent", "all"] = "referent"  # which tokens do; paper: all
     assignment: Literal["attention", "soft", "hard"] = "hard"  # [table 3: rows 3, 4, 5]
@@ -68,9 +70,14 @@ class CGFormerConfig(EncoderConfig):
     learnable_tau: bool = False  # [paper: True; table 3, row 10]
     noise: Literal["training", "always", "never"] = "training"  # official code: always
     referent: Literal["last", "first", "similar"] = "last"  # whose mask it is; `similar`: see `CGFormer.referent`
-    hit_weights: tuple[float, float, float] = (0.001, 0.01, 0.1)  # of the referent's pixels against the mask, by level
-    contrast_weight: float = 0.0  # paper has the loss, not its weight; 0.1 in the recipes [ours]
-    temperature: float = 0.07  # of that loss [ours]
+    # of the referent's pixels against the mask, by level
+    hit_weights: tuple[Weight, Weight, Weight] = (0.001, 0.01, 0.1)
+    contrast_weight: Weight = 0.0  # paper has the loss, not its weight; 0.1 in the recipes [ours]
+    temperature: Positive = 0.07  # of that loss [ours]
+
+    def __post_init__(self) -> None:
+        if self.text == "transformer":
+            check_multiple(self, "word_dim", "word_heads")
 
 
 class CGFormer(nn.Module):

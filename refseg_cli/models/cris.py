@@ -31,6 +31,7 @@ from refseg_cli.layers.clip import PhraseReader, text_rules, without_class_token
 from refseg_cli.layers.encoders import EncoderConfig, build_clip_pool, build_text, build_vision
 from refseg_cli.layers.keymap import Rule, attention_rules
 from refseg_cli.layers.vision import conv_bn_relu
+from refseg_cli.ranges import Count, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 
@@ -41,14 +42,14 @@ class CRISConfig(EncoderConfig):
     backbone: str = "resnet50_clip.openai"  # [official code]; RN101: resnet101_clip.openai
     text: Literal["gru", "transformer", "bert", "clip"] = "clip"
     text_name: str = "timm/resnet50_clip.openai"  # the same CLIP's text tower; RN101: timm/resnet101_clip.openai
-    text_dim: int = 512  # [CLIP]
-    text_projection: int = 1024  # of CLIP's joint space, and of the attention pool; RN101: 512 [CLIP]
-    dim: int = 512  # of the fused map and the decoder [official code]
-    heads: int = 8  # [official code]
-    hidden: int = 2048  # feed-forward width of the decoder [official code]
-    layers: int = 3  # of the decoder [official code]
-    dropout: float = 0.1  # of the decoder [official code]
-    dice_weight: float = 0.0  # [ours]
+    text_dim: Count = 512  # [CLIP]
+    text_projection: Count = 1024  # of CLIP's joint space, and of the attention pool; RN101: 512 [CLIP]
+    dim: Count = 512  # of the fused map and the decoder [official code]
+    heads: Count = 8  # [official code]
+    hidden: Count = 2048  # feed-forward width of the decoder [official code]
+    layers: Count = 3  # of the decoder [official code]
+    dropout: Share = 0.1  # of the decoder [official code]
+    dice_weight: Weight = 0.0  # [ours]
 
 
 class CRIS(nn.Module):
@@ -60,6 +61,8 @@ class CRIS(nn.Module):
         super().__init__()
         self.config = config
         c = config.dim
+        if c % 4:
+            raise ValueError(f"dim {c} is no multiple of 4: sine and cosine, for rows and columns")
         self.backbone = build_vision(config, size=size)
         self.pool = build_clip_pool(config, self.backbone, outputs=config.text_projection)
         text = build_text(config, vocab_size=vocab_size, max_tokens=max_tokens, dim=c, heads=config.heads)

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ from refseg_cli.layers.pixel_decoder import DeformablePixelDecoder, DensePixelDe
 from refseg_cli.layers.pyramids import NormedMaps
 from refseg_cli.layers.vision import freeze
 from refseg_cli.models.deris_decoder import Existence, QueryDecoder, Stage, Words
+from refseg_cli.ranges import Count, CountFrom0, Range, Share, ShareBelow1
 from refseg_cli.records import Batch, MapKind, Prediction
 
 CLASS_WEIGHTS = (1.0, 0.1)  # referred, other [official code]
@@ -61,38 +62,35 @@ class DeRISConfig(EncoderConfig):
 
     backbone: str = "swin_small_patch4_window7_224.ms_in1k"
     frozen: bool = True
-    drop_path: float | None = 0.0
+    drop_path: Share | None = 0.0
     text: Literal["transformer"] = "transformer"  # only for `words = "encoder"`
     words: Literal["table", "encoder"] = "table"  # what BEiT-3 reads of them: its table, or `text`'s features [ours]
     patches: Literal["small", "map"] = "small"  # and of the picture: its small copy, or the map at stride 8 [ours]
-    vocabulary: int = 64010  # rows of the table; 0: as many as the tokenizer has
-    places: int = 1022  # positions of words
-    grid: tuple[int, int] = (14, 14)  # of the patches
-    patch: int = 16  # side of a patch in pixels
-    width: int = 768  # of BEiT-3
-    width_heads: int = 12
-    width_hidden: int = 3072
-    width_layers: int = 12
-    width_drop_path: float = 0.1
-    dim: int = 256  # of everything else
-    heads: int = 8
+    vocabulary: CountFrom0 = 64010  # rows of the table; 0: as many as the tokenizer has
+    places: Count = 1022  # positions of words
+    grid: tuple[Count, Count] = (14, 14)  # of the patches
+    patch: Count = 16  # side of a patch in pixels
+    width: Count = 768  # of BEiT-3
+    width_heads: Count = 12
+    width_hidden: Count = 3072
+    width_layers: Count = 12
+    width_drop_path: ShareBelow1 = 0.1
+    dim: Count = 256  # of everything else
+    heads: Count = 8
     pixel_decoder: Literal["deformable", "dense"] = "deformable"  # [official code; ours, for small pictures]
-    pixel_layers: int = 6
-    pixel_hidden: int = 1024
-    queries: int = 10
-    layers: int = 3
-    hidden: int = 2048
+    pixel_layers: Count = 6
+    pixel_hidden: Count = 1024
+    queries: Count = 10
+    layers: Count = 3
+    hidden: Count = 2048
     among: Literal["alone", "queries"] = (
         "alone"  # whom a query attends to in a loopback [official code; as meant, ours]
     )
-    existence_layers: int = 3
-    existence_hidden: int = 512
-    points: int = 12544  # of a mask that losses and matching look at
-    score_threshold: float = 0.9  # above which a query's mask is part of the phrase's
-
-    def __post_init__(self) -> None:
-        if not 0 < self.score_threshold < 1:
-            raise RefsegError(f"score_threshold: {self.score_threshold:g} is not between 0 and 1")
+    existence_layers: Count = 3
+    existence_hidden: Count = 512
+    points: Count = 12544  # of a mask that losses and matching look at
+    # above which a query's mask is part of the phrase's
+    score_threshold: Annotated[float, Range(0, 1, above=True, below=True)] = 0.9
 
 
 class DeRIS(nn.Module):
@@ -273,6 +271,6 @@ class Cognition(nn.Module):
         if batch.small is None or batch.small.shape[-2:] != self.small:
             raise RefsegError(
                 f"deris reads every picture a second time, at {self.small[0]}x{self.small[1]} pixels",
-                hint=f"set data.small to [{self.small[0]}, {self.small[1]}]",
+                hint=f"set data.small to [{self.small[0]}, {self.small[1]}], model.grid times model.patch",
             )
         return batch.small

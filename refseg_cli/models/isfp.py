@@ -49,6 +49,7 @@ from refseg_cli.models.isfp_cells import (
     refine_loss,
     segment_loss,
 )
+from refseg_cli.ranges import Count, Number, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 CELL = 32  # pixels a side of a grid cell: 13 x 13 of 416 x 416 [IV-A]
@@ -61,27 +62,27 @@ class ISFPConfig(EncoderConfig):
     backbone: str = "darknet53"  # [IV-A]; from ImageNet, since the paper's detector weights are not distributed
     frozen: bool = True  # [VLT's]
     text: Literal["gru", "lstm", "transformer", "bert"] = "gru"  # [III-A: bi-directional GRU]
-    embedding_dim: int = 300  # [IV-A: GloVe 840B]
-    language_dim: int = 1024  # C_l [VLT's]
-    heads: int = 8  # only for `transformer`
-    dropout: float = 0.1  # of word embeddings [VLT's]
-    pyramid_dim: int = 256  # C_v [FPN]
-    fused_dim: int = 512  # C_f [VLT's]
-    instance_dim: int = 256  # C of the ISF [ours]
-    mask_dim: int = 256  # of the Segmentation Branch [ours]
-    grid: tuple[int, ...] = ()  # rows and columns of cells; (): one for each 32 x 32 pixels, S = 13 at 416 [IV-A]
+    embedding_dim: Count = 300  # [IV-A: GloVe 840B]
+    language_dim: Count = 1024  # C_l [VLT's]
+    heads: Count = 8  # only for `transformer`
+    dropout: Share = 0.1  # of word embeddings [VLT's]
+    pyramid_dim: Count = 256  # C_v [FPN]
+    fused_dim: Count = 512  # C_f [VLT's]
+    instance_dim: Count = 256  # C of the ISF [ours]
+    mask_dim: Count = 256  # of the Segmentation Branch [ours]
+    grid: tuple[Count, ...] = ()  # rows and columns of cells; (): one for each 32 x 32 pixels, S = 13 at 416 [IV-A]
     identification: Literal["fpm", "conv", "none"] = "fpm"  # `conv`: IEM alone, `none`: the baseline [table I]
-    alpha: float = 1 / 3  # Eq. 2 [ours: a mean of three; with 1 the states of 13 x 13 cells grow to 1e11]
+    alpha: Number = 1 / 3  # Eq. 2 [ours: a mean of three; with 1 the states of 13 x 13 cells grow to 1e11]
     second_projection: bool = False  # W_1 in the second direction too [Eq. 3.2]
     language_in_masks: bool = True  # [IV-E: without it 0.48 IoU less]
-    rates: tuple[int, ...] = (6, 12, 18)  # of the ASPP's dilated branches [DeepLabv3]
+    rates: tuple[Count, ...] = (6, 12, 18)  # of the ASPP's dilated branches [DeepLabv3]
     refinement: bool = True  # RM [table I]
-    refine_dim: int = 32  # [ours]
-    refine_stride: int = 4  # of image and coarse mask as RM takes them; its output has a fourth of it [ours]
-    identify_weight: float = 10.0  # w_ide [IV-A]
-    segment_weight: float = 0.03  # w_seg [IV-A]
-    refine_weight: float = 0.5  # w_ref [IV-A]
-    theta: float = 0.3  # least coarse IoU that refinement learns from [IV-A]
+    refine_dim: Count = 32  # [ours]
+    refine_stride: Count = 4  # of image and coarse mask as RM takes them; its output has a fourth of it [ours]
+    identify_weight: Weight = 10.0  # w_ide [IV-A]
+    segment_weight: Weight = 0.03  # w_seg [IV-A]
+    refine_weight: Weight = 0.5  # w_ref [IV-A]
+    theta: Share = 0.3  # least coarse IoU that refinement learns from [IV-A]
     oracle: Literal["none", "location", "mask"] = "none"  # table II, in evaluation only; needs annotated data
     no_target_head: bool = False  # [ours]
 

@@ -36,6 +36,7 @@ from refseg_cli.layers.clip import PhraseReader
 from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.vision import SLOPE, conv_bn_leaky
+from refseg_cli.ranges import Count, CountFrom0, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 
@@ -46,21 +47,21 @@ class JMCELNConfig(EncoderConfig):
     backbone: str = "resnet101_clip.openai"  # [4: ResNet-101, CLIP]
     text: Literal["gru", "lstm", "transformer", "bert", "clip"] = "clip"  # [4: CLIP]
     text_name: str = "timm/resnet101_clip.openai"  # the same CLIP's text tower
-    text_dim: int = 512  # [CLIP]
-    text_projection: int = 512  # [CLIP]
-    dim: int = 1024  # C [4]
-    heads: int = 8  # [4]
+    text_dim: Count = 512  # [CLIP]
+    text_projection: Count = 512  # [CLIP]
+    dim: Count = 1024  # C [4]
+    heads: Count = 8  # [4]
     relation: Literal["lsran", "none"] = "lsran"  # [table 2, rows 1 and 3]
-    window: int = 13  # pixels a side; 52 = 4 x 13 [ours: figure 2b's w is not in the text]
-    dilations: tuple[int, ...] = (6, 12, 18)  # of the 3x3 convolutions beside a 1x1 [ours: ASPP's]
-    stages: int = 6  # n; 0: no cascade [4; table 2, rows 1 and 2]
-    embeddings: int = 20  # Q [4]
+    window: Count = 13  # pixels a side; 52 = 4 x 13 [ours: figure 2b's w is not in the text]
+    dilations: tuple[Count, ...] = (6, 12, 18)  # of the 3x3 convolutions beside a 1x1 [ours: ASPP's]
+    stages: CountFrom0 = 6  # n; 0: no cascade [4; table 2, rows 1 and 2]
+    embeddings: Count = 20  # Q [4]
     adaptive: bool = True  # Eq. 3 reads each stage's output, not the first one's [table 2, row 6]
     alignment: Literal["pan", "none"] = "pan"  # [table 2, row 4]
-    mask_dims: tuple[int, ...] = (512, 256, 128)  # 3x3 convolutions, each before an upsampling [3.5; widths ours]
-    dice_weight: float = 0.0  # [the paper: cross-entropy only]
+    mask_dims: tuple[Count, ...] = (512, 256, 128)  # 3x3 convolutions, each before an upsampling [3.5; widths ours]
+    dice_weight: Weight = 0.0  # [the paper: cross-entropy only]
     no_target_head: bool = False  # [ours]
-    exists_weight: float = 0.1  # [ours]
+    exists_weight: Weight = 0.1  # [ours]
 
 
 class JMCELN(nn.Module):
@@ -209,6 +210,8 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, *, heads: int, side: int) -> None:
         super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is no multiple of heads {heads}")
         self.heads, self.side = heads, side
         self.norm, self.qkv, self.out = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.bias = nn.Parameter(torch.randn((2 * side - 1) ** 2, heads) * 0.02)  # by the offset of two pixels

@@ -30,6 +30,7 @@ from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.pwam import FusedBackbone, official_backbone, official_bert, official_swin
 from refseg_cli.layers.upsampling import TopDown
+from refseg_cli.ranges import Count, CountFrom0, CountOrAll, Share, check_multiple
 from refseg_cli.records import Batch, MapKind, Prediction
 
 CLASS_WEIGHTS = (0.9, 1.1)  # background, target [official code]
@@ -40,16 +41,20 @@ class LAVTConfig(EncoderConfig):
     """Sources in brackets; "ours" where neither the official code nor the paper has it."""
 
     backbone: str = "swin_base_patch4_window12_384.ms_in22k"  # [official code]
-    drop_path: float | None = 0.3  # [official code]
+    drop_path: Share | None = 0.3  # [official code]
     text: Literal["gru", "transformer", "bert"] = "bert"  # [official code]
-    text_trained: int = 10  # the optimiser has BERT's layers 0 to 9 only [official code]
+    text_trained: CountOrAll = 10  # the optimiser has BERT's layers 0 to 9 only [official code]
     text_dropout: bool = False  # in training; `lavt` never switches BERT to it, `lavt_one` does [official code]
-    word_dim: int = 64  # of the text encoders without a published size [ours]
-    word_heads: int = 4  # likewise
-    pwam_heads: tuple[int, ...] = (1, 1, 1, 1)  # [official code]
-    dim: int = 0  # of the decoder; 0: four times the finest map's [official code]
+    word_dim: Count = 64  # of the text encoders without a published size [ours]
+    word_heads: Count = 4  # likewise
+    pwam_heads: tuple[Count, Count, Count, Count] = (1, 1, 1, 1)  # [official code]
+    dim: CountFrom0 = 0  # of the decoder; 0: four times the finest map's [official code]
     full_size: bool = True  # logits at the input's size, bilinear with aligned corners [official code]
     loss: Literal["cross_entropy", "dice"] = "cross_entropy"  # [lavt; lavt_one]
+
+    def __post_init__(self) -> None:
+        if self.text == "transformer":
+            check_multiple(self, "word_dim", "word_heads")
 
 
 class LAVT(nn.Module):

@@ -45,6 +45,7 @@ from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import mean_of_words
 from refseg_cli.layers.vision import PyramidSum
+from refseg_cli.ranges import Count, CountFrom0, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 
@@ -55,25 +56,25 @@ class M3AttConfig(EncoderConfig):
     backbone: str = "darknet53"  # [5.2.1]; Swin version: swin_base_patch4_window12_384 [table 5.4]
     frozen: bool = True  # [VLT's official code, same authors]; the Swin version learns
     text: Literal["gru", "lstm", "transformer", "bert"] = "gru"  # [table 5.4]; Swin version: BERT
-    embedding_dim: int = 300  # [5.2.1: GloVe]
-    dim: int = 256  # C [5.2.1]
-    heads: int = 8  # [5.2.1]
-    hidden: int = 1024  # feed-forward width of encoder and generic decoder [ours: four times C]
-    dropout: float = 0.1  # [ours]
-    stride: int = 16  # of the grid: 26 x 26 at 416 px, 30 x 30 at 480 px [VLT's official code]
-    encoder_layers: int = 2  # N_enc [5.2.1]
-    decoder_layers: int = 3  # N_dec [table 5.1]
+    embedding_dim: Count = 300  # [5.2.1: GloVe]
+    dim: Count = 256  # C [5.2.1]
+    heads: Count = 8  # [5.2.1]
+    hidden: Count = 1024  # feed-forward width of encoder and generic decoder [ours: four times C]
+    dropout: Share = 0.1  # [ours]
+    stride: Count = 16  # of the grid: 26 x 26 at 416 px, 30 x 30 at 480 px [VLT's official code]
+    encoder_layers: Count = 2  # N_enc [5.2.1]
+    decoder_layers: Count = 3  # N_dec [table 5.1]
     attention: Literal["shared", "independent", "generic"] = "shared"  # [table 5.1]
-    decoder_hidden: int = 0  # feed-forward width of M3Dec; 0: no such part [5.1.1]
+    decoder_hidden: CountFrom0 = 0  # feed-forward width of M3Dec; 0: no such part [5.1.1]
     interaction: Literal["imi", "imi*", "none"] = "imi"  # `imi*`: untransformed words for every layer [table 5.2]
     interaction_scaled: bool = True  # scores of Eq. 5.3 over sqrt(C) [ours, as Eq. 5.1; the equation has none]
     word_norm: Literal["batch", "layer"] = "batch"  # of IMI and LFR [5.2.1]; `layer` for very small batches
     mask_decoder: Literal["kernels", "concat", "vlt"] = "kernels"  # [table 5.3]
-    mask_dims: tuple[int, ...] = (512, 512, 512)  # 3x3, each before an upsampling; a fourth to the mask [5.1.4]
-    reconstruction_weight: float = 0.1  # w_rec [5.2.1]; 0: without LFR [table 5.2]
-    dice_weight: float = 0.0  # [the thesis: cross-entropy only]
+    mask_dims: tuple[Count, ...] = (512, 512, 512)  # 3x3, each before an upsampling; a fourth to the mask [5.1.4]
+    reconstruction_weight: Weight = 0.1  # w_rec [5.2.1]; 0: without LFR [table 5.2]
+    dice_weight: Weight = 0.0  # [the thesis: cross-entropy only]
     no_target_head: bool = False  # [ours]
-    exists_weight: float = 0.1  # [ours]
+    exists_weight: Weight = 0.1  # [ours]
 
 
 class Phrases(NamedTuple):

@@ -59,6 +59,7 @@ from refseg_cli.layers.pixel_decoder import (
 from refseg_cli.layers.pwam import official_backbone, official_bert, official_swin
 from refseg_cli.layers.pyramids import FusedPyramid, PlainPyramid, TiledPyramid, VltPyramid, take, tile_size
 from refseg_cli.layers.region_decoder import MaskedRegionDecoder, Regions, as_places, mlp, region_masks
+from refseg_cli.ranges import Count, CountOrAll, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 CLASS_WEIGHTS = (0.9, 1.1)  # background, target; and target, no target [official code]
@@ -69,23 +70,23 @@ class ReLAConfig(EncoderConfig):
     """Sources in brackets; "ours" where neither the official code nor the thesis has it."""
 
     backbone: str = "swin_base_patch4_window12_384.ms_in22k"  # [official code]
-    drop_path: float | None = 0.3  # [official code]
+    drop_path: Share | None = 0.3  # [official code]
     text: Literal["gru", "transformer", "bert"] = "bert"  # [6.3.1]
-    text_trained: int = 10  # the optimiser has BERT's layers 0 to 9 only [official code]
+    text_trained: CountOrAll = 10  # the optimiser has BERT's layers 0 to 9 only [official code]
     encoder: Literal["lavt", "plain", "vlt", "tiles"] = "lavt"  # [official code; thesis; table 6.5; table 6.2, row 1]
-    vlt_dim: int = 512  # C of VLT's encoder [table 4.1]
-    vlt_layers: int = 2  # [4.2.6]
+    vlt_dim: Count = 512  # C of VLT's encoder [table 4.1]
+    vlt_layers: Count = 2  # [4.2.6]
     pixel_decoder: Literal["deformable", "dense"] = "deformable"  # [official code; ours, for small pictures]
-    pixel_layers: int = 6  # [official code]
-    pixel_hidden: int = 1024  # [official code]
+    pixel_layers: Count = 6  # [official code]
+    pixel_hidden: Count = 1024  # [official code]
     mask_stride: Literal[4, 2] = 4  # of the mask features; 2 takes details from the image itself [official code; ours]
-    dim: int = 256  # C [official code]
-    heads: int = 8  # [official code]
-    regions: int = 10  # P [table 6.4]
+    dim: Count = 256  # C [official code]
+    heads: Count = 8  # [official code]
+    regions: Count = 10  # P [table 6.4]
     reach: Literal["all", "near"] = "all"  # of a region's mask over the picture [Eq. 6.1; ours]
     decoder: Literal["official", "thesis"] = "official"
-    layers: int = 9  # of the official decoder [official code]
-    hidden: int = 2048  # its feed-forward width [official code]
+    layers: Count = 9  # of the official decoder [official code]
+    hidden: Count = 2048  # its feed-forward width [official code]
     masked: bool = True  # its regions attend to their own mask only [official code]
     language: Literal["first", "every"] = "first"  # its layers that see the words [official code; ours]
     start: Literal["learned", "pooled"] = "learned"  # its queries; `pooled`: plus what the cell holds [ours]
@@ -93,10 +94,10 @@ class ReLAConfig(EncoderConfig):
     ria: Literal["attention", "pooled"] = "attention"  # of the thesis' decoder [table 6.2]
     rla: Literal["both", "language", "region", "product"] = "both"  # of the thesis' decoder [table 6.3]
     minimap: Literal["centre", "cover"] = "centre"  # how the true mask becomes P x P [official code; ours]
-    loss_scale: float = 5.0  # of all terms [official code]
-    minimap_weight: float = 0.1  # [official code]; 0: table 6.2, row 3
-    exists_weight: float = 0.1  # [official code]
-    dice_weight: float = 0.0  # [ours]
+    loss_scale: Weight = 5.0  # of all terms [official code]
+    minimap_weight: Weight = 0.1  # [official code]; 0: table 6.2, row 3
+    exists_weight: Weight = 0.1  # [official code]
+    dice_weight: Weight = 0.0  # [ours]
 
 
 class ReLA(nn.Module):

@@ -34,6 +34,7 @@ from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import Language, WordsAndSentence
 from refseg_cli.layers.sdf import Join, SpatialDynamicFusion
 from refseg_cli.layers.vision import PyramidSum, conv_bn_relu
+from refseg_cli.ranges import Count, CountFrom0, Positive, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 
@@ -43,34 +44,34 @@ class VLTConfig(EncoderConfig):
 
     backbone: str = "darknet53"  # [4.3.1]; Swin version: swin_base_patch4_window12_384 [4.2.6]
     text: Literal["gru", "transformer", "bert"] = "gru"  # [4.3.1: bi-GRU; 4.2.6: BERT]
-    embedding_dim: int = 300  # [GloVe 840B]; frozen in the official code, learned embeddings are not
-    dim: int = 512  # C [table 4.1, see header]
-    heads: int = 8  # [4.3.1]
-    hidden: int = 1024  # feed-forward width [ours: makes table 4.1's size]
-    encoder_layers: int = 2  # [4.2.6]
-    decoder_layers: int = 2  # [4.2.6]
-    dropout: float = 0.1  # [official code]
-    stride: int = 16  # of the grid h x w: 26 x 26 at 416 px [official code]
+    embedding_dim: Count = 300  # [GloVe 840B]; frozen in the official code, learned embeddings are not
+    dim: Count = 512  # C [table 4.1, see header]
+    heads: Count = 8  # [4.3.1]
+    hidden: Count = 1024  # feed-forward width [ours: makes table 4.1's size]
+    encoder_layers: Count = 2  # [4.2.6]
+    decoder_layers: Count = 2  # [4.2.6]
+    dropout: Share = 0.1  # [official code]
+    stride: Count = 16  # of the grid h x w: 26 x 26 at 416 px [official code]
     body: Literal["transformer", "conv7"] = "transformer"  # [table 4.1]
     fusion: Literal["sdf", "tile", "tile_conv4"] = "sdf"  # [table 4.4]
     queries: Literal["qgm", "words", "learned"] = "qgm"  # [table 4.2]
-    query_count: int = 16  # N_q [table 4.3]
+    query_count: Count = 16  # N_q [table 4.3]
     balance: bool = True  # Query Balance Module [table 4.3, last row]
-    mask_dims: tuple[int, ...] = (
+    mask_dims: tuple[Count, ...] = (
         256,
         128,
         64,
     )  # three 3x3 convolutions, each before an upsampling [4.2.4; widths ours]
     contrast: Literal["none", "cl", "mcl"] = "mcl"  # [table 4.5]
     masking: Literal["random", "threshold", "probability"] = "probability"  # how MCL picks the word [table 4.6]
-    masking_threshold: float = 0.5  # theta, relative to the sentence's largest weight [ours]
-    masked_min_words: int = 5  # N_m: only longer phrases lose a word [ours]
-    temperature: float = 0.1  # tau [ours: InfoNCE's habit]
-    contrast_weight: float = 0.1  # [ours]
-    dice_weight: float = 0.0  # [the paper: cross-entropy only]
-    detail: int = 0  # channels of `Detail`; 0: none [ours]
+    masking_threshold: Weight = 0.5  # theta, relative to the sentence's largest weight [ours]
+    masked_min_words: CountFrom0 = 5  # N_m: only longer phrases lose a word [ours]
+    temperature: Positive = 0.1  # tau [ours: InfoNCE's habit]
+    contrast_weight: Weight = 0.1  # [ours]
+    dice_weight: Weight = 0.0  # [the paper: cross-entropy only]
+    detail: CountFrom0 = 0  # channels of `Detail`; 0: none [ours]
     no_target_head: bool = False  # [ours]
-    exists_weight: float = 0.1  # [ours; ReLA's weight for its no-target head]
+    exists_weight: Weight = 0.1  # [ours; ReLA's weight for its no-target head]
 
 
 class Understanding(NamedTuple):

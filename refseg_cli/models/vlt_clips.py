@@ -23,13 +23,16 @@ from torch import Tensor
 
 from refseg_cli.layers.language import Language
 from refseg_cli.models.vlt import VLT, QueryGeneration, TransformerBody, VLTConfig, contrastive_loss
+from refseg_cli.ranges import CountFrom0
 from refseg_cli.records import Batch, Prediction
 
 
 @dataclass(frozen=True, slots=True)
 class VLTClipsConfig(VLTConfig):
-    neighbours: int = 2  # frames before and behind that give S_DO [4.3.5]; 0: the frame alone, 63.5 against 63.8 J&F
-    temporal_shift: int = 0  # only for `convnet`: `ResidualBlock.share` [ours; 8 in TSM]; 0: it sees frames one by one
+    # frames before and behind that give S_DO [4.3.5]; 0: the frame alone, 63.5 against 63.8 J&F
+    neighbours: CountFrom0 = 2
+    # only for `convnet`: see layers/convnet.py [ours; 8 in TSM]; 0: it sees frames one by one
+    temporal_shift: CountFrom0 = 0
 
 
 class VLTClips(VLT):

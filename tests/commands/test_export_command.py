@@ -83,6 +83,22 @@ def test_json(requests: list[ExportRequest], capsys: Capture) -> None:
     assert report["proof"]["difference"] == 2.5e-7
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--data-split", "testA"], "an export without --data has no use for --data-split"),
+        (["--data", "scenes", "--limit", "3"], "--dtype fp32 has no use for --limit"),
+        (["--data", "scenes", "--max-loss", "3"], "--dtype fp32 has no use for --max-loss"),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(
+    requests: list[ExportRequest], capsys: Capture, words: list[str], says: str
+) -> None:
+    assert main(["export", "-o", "m.onnx", *words]) == ERROR
+    assert says in capsys.readouterr().err
+    assert not requests
+
+
 def test_no_file_no_export(requests: list[ExportRequest], capsys: Capture) -> None:
     assert main(["export"]) == ERROR
     assert "--output" in capsys.readouterr().err

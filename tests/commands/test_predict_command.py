@@ -362,6 +362,12 @@ def test_nobody_types_an_image(calls: object, capfdbinary: Capture, monkeypatch:
     assert b"which is a terminal" in capfdbinary.readouterr().err
 
 
+@pytest.mark.parametrize("words", ["a.jpg dog", "-p dog", "--jsonl -", "--data scenes", "--json", "--resume", "-l"])
+def test_demo_takes_no_question(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--demo", *words.split()]) == ERROR
+    assert capsys.readouterr().err.startswith("refseg: --demo has no use for ")
+
+
 def test_demo_says_what_was_found_and_where_to_look(
     capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -249,6 +250,32 @@ def test_a_process_is_a_predict(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stage_that_is_not_there_is_one_line(untrained: Path, settings: dict[str, object], words: str) -> None:
     with pytest.raises(RefsegError, match=words):
         bench(BenchRequest(**{"model": untrained, **settings}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"data": "scenes"}, "--stage forward has no use for --data "),
+        ({"stage": "train", "data": "scenes"}, "--stage train has no use for --data "),
+        ({"stage": "loader", "data": "scenes", "data_split": "vall"}, "--stage loader has no use for --data-split"),
+        ({"stage": "end-to-end", "data_split": "testA"}, "--data-split names a split of --data"),
+        ({"stage": "startup", "data": "scenes"}, "--stage startup has no use for --data "),
+        ({"stage": "startup", "batch_sizes": (1,)}, "--stage startup has no use for --batch-sizes"),
+        ({"stage": "startup", "phrases": (2,)}, "--stage startup has no use for --phrases"),
+        ({"stage": "startup", "warmup": 0}, "--stage startup has no use for --warmup"),
+    ],
+)
+def test_settings_that_no_stage_reads_are_refused(untrained: Path, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(RefsegError, match=words):
+        bench(BenchRequest(**{"model": untrained, **settings}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stage", ["end-to-end", "all"])
+def test_a_wrong_split_gets_the_nearest_name(
+    untrained: Path, scenes: Path, stage: Literal["end-to-end", "all"]
+) -> None:
+    with pytest.raises(RefsegError, match="did you mean 'val'"):
+        bench(BenchRequest(untrained, stage=stage, device="cpu", data=str(scenes), data_split="vall"))
 
 
 def test_a_zero_shot_model_is_asked_end_to_end(tiny: Callable[[str], str]) -> None:
