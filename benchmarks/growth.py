@@ -4,8 +4,8 @@
 
 Each step is one `refseg` process, on data of COCO's proportions with seven phrases a picture; predictions are JSON
 lines of masks. Processor seconds, start of the program included, and the most memory that the process held. The
-exponent is that of what a size adds over the smallest one, between the last two sizes: 1 is linear, and the fixed costs
-of starting do not hide what grows faster.
+exponent is that of what the last two sizes add to the smallest one, over what they add of expressions: 1 is linear, and
+the fixed costs of starting do not hide what grows faster.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def in_a_process(run: object, *words: object) -> None:
 def exponent(sizes: list[int], values: list[float]) -> float | None:
     """Of what the last two sizes add to the first; None where that is lost in noise."""
     before, after = (value - values[0] for value in values[-2:])
-    return math.log(after / before) / math.log(sizes[-1] / sizes[-2]) if before > 0 < after else None
+    more = (sizes[-1] - sizes[0]) / (sizes[-2] - sizes[0])
+    return math.log(after / before) / math.log(more) if before > 0 < after else None
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ SMALLER = {
     "train=4000,val=300,testA=300,testB=300": "train=4,val=2,testA=2,testB=2",
     "--int8 ": "--max-loss 100 --int8 ",  # of seven phrases, a wrong one is fourteen points
     "s3://bucket": "file://$PWD",
-    "train=120,val=40": "train=2,val=1",
+    "train=600,val=80": "train=2,val=1",
     "refseg bench": "refseg bench --repeat 1 --warmup 0",
     "--recipe vlt-tiny": "--recipe vlt-tiny --set data.size=[32,32] --set train.epochs=1",
 }

@@ -323,14 +323,13 @@ def _fill_targets(into: Tensor, record: Record, targets: Sequence[tuple[int, ...
         into.zero_()
         return
     fitted, places = fit([record.instances[t].rle for t in wanted]), {t: place for place, t in enumerate(wanted)}
-    # United as bytes, a quarter of the numbers they become.
-    found = fitted.index_select(0, torch.tensor([places[ids[0]] if ids else 0 for ids in targets]))
-    for row, ids in enumerate(targets):
-        if not ids:
-            found[row].zero_()
+    for row, ids in zip(into, targets, strict=True):
+        if ids:
+            row.copy_(fitted[places[ids[0]]])
+        else:
+            row.zero_()
         for t in ids[1:]:
-            torch.maximum(found[row], fitted[places[t]], out=found[row])
-    into.copy_(found)
+            torch.maximum(row, fitted[places[t]], out=row)
 
 
 def phrases_of(step: Step) -> tuple[int, Tensor | None]:

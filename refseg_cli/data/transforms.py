@@ -48,8 +48,8 @@ def to_input(
         out: the tensor to fill.
     """
     canvas = torch.empty(3, *config.size) if out is None else out
+    fill = torch.tensor(config.fill).view(-1, 1, 1).expand(3, 1, 1)
     if config.resize == "warp":
-        fill = torch.tensor(config.fill).view(-1, 1, 1).expand(3, 1, 1)
         of_input = placement.inverse((image.shape[1], image.shape[2]), config.size)
         # Beyond the picture is the padding's colour, which pixels at its border are mixed with; rounded as upstream.
         pixels = resample(image.float() - 255 * fill, of_input, config.size, mode="bicubic", padding="zeros")
@@ -60,7 +60,7 @@ def to_input(
         if mirrored:
             pixels, placement = pixels.flip(-1), placement.mirrored(config.size)
         if not placement.fills(config.size):
-            canvas.copy_(torch.tensor(config.fill).view(-1, 1, 1))
+            canvas.copy_(fill.expand_as(canvas))
         inside = canvas[:, *placement.box()]
         torch.div(pixels, 255, out=inside)
     if light is not None:

@@ -10,11 +10,11 @@ from typing import Literal
 
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.clip import POSITIONS, ClipText, SpatialAttentionPool
+from refseg_cli.layers.convnet import ConvNet
 from refseg_cli.layers.language import Bert, BiGru, BiLstm, SmallTransformer, TextEncoder
 from refseg_cli.layers.video_swin import VideoSwin
 from refseg_cli.layers.vision import (
     Backbone,
-    ConvNet,
     StageLayers,
     TimmBackbone,
     VitLayers,

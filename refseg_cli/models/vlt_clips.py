@@ -31,7 +31,7 @@ from refseg_cli.records import Batch, Prediction
 class VLTClipsConfig(VLTConfig):
     # frames before and behind that give S_DO [4.3.5]; 0: the frame alone, 63.5 against 63.8 J&F
     neighbours: CountFrom0 = 2
-    # only for `convnet`: `ResidualBlock.share` [ours; 8 in TSM]; 0: it sees frames one by one
+    # only for `convnet`: see layers/convnet.py [ours; 8 in TSM]; 0: it sees frames one by one
     temporal_shift: CountFrom0 = 0
 
 

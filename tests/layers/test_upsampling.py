@@ -38,7 +38,11 @@ def test_upsampled_conv(size: tuple[int, int], target: tuple[int, int], align_co
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize(
-    ("size", "target"), [((9, 5), (18, 10)), ((3, 5), (7, 8)), ((10, 3), (10, 3)), ((1, 2), (5, 4)), ((20, 3), (9, 4))]
+    ("size", "target"),
+    [
+        *[((9, 5), (18, 10)), ((3, 5), (7, 8)), ((10, 3), (10, 3)), ((1, 2), (5, 4)), ((20, 3), (9, 4))],
+        *[((6, 4), (12, 8)), ((2, 1), (4, 2))],
+    ],
 )
 def test_upsampled_parts(
     size: tuple[int, int], target: tuple[int, int], align_corners: bool, monkeypatch: pytest.MonkeyPatch

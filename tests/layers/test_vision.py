@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from refseg_cli.errors import RefsegError
+from refseg_cli.layers.convnet import shifted
 from refseg_cli.layers.encoders import EncoderConfig, build_vision
-from refseg_cli.layers.vision import Backbone, shifted
+from refseg_cli.layers.vision import Backbone
 
 SWIN = "swin_tiny_patch4_window7_224"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.config import build
+from refseg_cli.layers.convnet import ConvNet
 from refseg_cli.layers.pixel_decoder import (
     DeformableAttention,
     DeformablePixelDecoder,
@@ -21,7 +22,6 @@ from refseg_cli.layers.pixel_decoder import (
 )
 from refseg_cli.layers.pyramids import TiledPyramid, tile_size
 from refseg_cli.layers.region_decoder import POOLS, MaskedRegionDecoder, Regions, region_masks
-from refseg_cli.layers.vision import ConvNet
 from refseg_cli.models.rela import (
     RegionImageAttention,
     RegionLanguage,

@@ -97,6 +97,7 @@ def to_sentence(row: Mapping[str, Any]) -> Sentence:
     sent, raw = row.get("sent"), row.get("raw")
     text = string(raw if sent is None else sent, "sent")
     typed = string(sent if raw is None else raw, "raw")
+    typed = text if typed == text else typed  # held once
     return Sentence(whole(row["sent_id"], "sent_id"), text, typed, bool(row.get("exist", True)))
 
 
