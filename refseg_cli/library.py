@@ -20,6 +20,7 @@ from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found, Segmenter, check_phrases
 from refseg_cli.segmenters.choice import open_segmenter
 from refseg_cli.segmenters.follow import follow
+from refseg_cli.segmenters.several import several
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,10 +71,31 @@ class Model:
             return list(self.each(pictures, phrases))
         return self._answer(pictures, phrases)
 
-    def each(self, pictures: Sequence[Picture], phrases: str | Sequence[str]) -> Iterator[list[Found]]:
-        """As a call with a list of pictures, but one picture's answers at a time, so that memory stays small."""
-        for picture in pictures:
-            yield self._answer(picture, phrases)
+    def each(
+        self, pictures: Sequence[Picture], phrases: str | Sequence[str], *, batch_images: int = 1
+    ) -> Iterator[list[Found]]:
+        """As a call with a list of pictures, but one picture's answers at a time, so that memory stays small.
+
+        Args:
+            batch_images: pictures that go through the network together.
+
+        Raises:
+            RefsegError: as a call, once the pictures before are answered; or more than one picture a batch of a model
+                that takes one at a time.
+        """
+        answer = several(self.segmenter, batch_images)
+        asked = [phrases] if isinstance(phrases, str) else list(phrases)
+        for start in range(0, len(pictures), batch_images):
+            batch, broken = [], None
+            for picture in pictures[start : start + batch_images]:
+                try:
+                    batch.append((_image(picture) if batch_images == 1 else _pixels(picture), asked))
+                except RefsegError as error:
+                    broken = error
+                    break
+            yield from map(list, answer(batch))
+            if broken:
+                raise broken
 
     def follow(
         self, clip: str | Path | Iterable[Picture], phrases: str | Sequence[str], *, every: int = 1
@@ -134,13 +156,18 @@ def _of_pictures(pictures: Iterable[Picture], every: int) -> Iterator[Frame]:
     for number, picture in enumerate(pictures):
         if number % every:
             continue
-        image = _image(picture)
-        pixels = image if isinstance(image, np.ndarray) else read_pixels(image)
+        pixels = _pixels(picture)
         first = first or pixels.shape
         if pixels.shape != first:
             sizes = " and ".join(f"{width}x{height}" for _, height, width in (first, pixels.shape))
             raise RefsegError(f"frames of {sizes} pixels in one clip", hint="`each` takes pictures of any size")
         yield Frame(number, None, str(picture) if isinstance(picture, str | Path) else "", pixels)
+
+
+def _pixels(picture: Picture) -> np.ndarray:
+    """(3, h, w) uint8."""
+    image = _image(picture)
+    return image if isinstance(image, np.ndarray) else read_pixels(image)
 
 
 def _image(picture: Picture) -> Path | bytes | np.ndarray:

@@ -90,6 +90,32 @@ def test_one_picture_gives_answers_and_a_list_gives_lists(mirror: Mirror) -> Non
     assert len(mirror.seen) == 1  # the second is not looked at before it is asked for
 
 
+class Batching(Mirror):
+    def predict_many(self, questions: Sequence[tuple[Any, Sequence[str]]]) -> Iterator[Iterator[Found]]:
+        self.seen.append(len(questions))
+        return (iter([Found(p, image[0] > 0, True, 0.5, 0) for p in phrases]) for image, phrases in questions)
+
+
+def test_batches_of_pictures() -> None:
+    """A picture that cannot be read comes to light when those before it are answered."""
+    batching = Batching()
+    pictures = [PIXELS, PIXELS[:4], png(), PIXELS[:3], PIXELS[:2]]
+    answers = Model(batching).each(pictures, ["dog", "cat"], batch_images=2)
+    assert [[(f.phrase, len(f.mask)) for f in of] for of in answers] == [
+        [("dog", height), ("cat", height)] for height in (6, 4, 6, 3, 2)
+    ]
+    assert batching.seen == [2, 2, 1]
+    answers = Model(batching).each([PIXELS, PIXELS, b"nothing", PIXELS], "dog", batch_images=4)
+    assert len([next(answers), next(answers)]) == 2
+    with pytest.raises(RefsegError, match="cannot read the image"):
+        next(answers)
+
+
+def test_batches_of_a_model_that_takes_one_picture(mirror: Mirror) -> None:
+    with pytest.raises(RefsegError, match="mirror: this model takes one picture at a time"):
+        next(Model(mirror).each([PIXELS], "dog", batch_images=2))
+
+
 @pytest.mark.parametrize(
     ("picture", "words"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
     from refseg_cli.data.coco_ids import CocoIds
     from refseg_cli.segmenters.base import Found, Segmenter
+    from refseg_cli.segmenters.several import Several
 
 
-def refuse_useless(places: Places, listing: Listing | None, coco_ids: Path | None, simplify: float) -> None:
+def refuse_useless(
+    places: Places, listing: Listing | None, coco_ids: Path | None, simplify: float, batch_images: int
+) -> None:
     """That no option is given which this way of answering has no use for."""
     if listing:
         refuse_besides(
@@ -33,6 +36,7 @@ def refuse_useless(places: Places, listing: Listing | None, coco_ids: Path | Non
         )
     outlined = places.format in ("polygons", "labelme", "yolo-seg")
     useless = {"--coco-ids": places.format != "coco" and coco_ids, "--simplify": simplify and not outlined}
+    useless["--batch-images"] = batch_images > 1 and places.format == "explain"
     refuse_besides(f"--format {places.format}", useless)
 
 
@@ -44,6 +48,7 @@ def answer(
     coco_ids: Path | None,
     simplify: float,
     model: str | None,
+    batch_images: int,
     options: Mapping[str, Any],
 ) -> int:
     """Have the question answered by all processes of a launcher; the exit status says whether anything is found."""
@@ -63,7 +68,8 @@ def answer(
         if not question.many:
             found = read(pictures[0])
             read = partial(_again, found)
-        answering = _Answering.open(phrases, format, model, once=len(pictures) == 1, options=options)
+        once, together = len(pictures) == 1, batch_images > 1
+        answering = _Answering.open(phrases, format, model, once=once, together=together, options=options)
         write: Write
         if listing:
             write = partial(list_one, listing)
@@ -78,11 +84,20 @@ def answer(
                 write = partial(_write_file, places, written)
         until_found = listing in ("with", "without")
         if part.n == 1:
-            return each(pictures, read, answering.ask, write, until_found=until_found)
+            return each(pictures, read, answering.ask, write, until_found=until_found, batch_images=batch_images)
         from refseg_cli.commands._shared import each_shared
 
         apart = listing is None and not places.is_shared
-        return each_shared(pictures, read, answering.ask, write, part, apart=apart, until_found=until_found)
+        return each_shared(
+            pictures,
+            read,
+            answering.ask,
+            write,
+            part,
+            apart=apart,
+            until_found=until_found,
+            batch_images=batch_images,
+        )
 
 
 def _write_nothing(asked: Asked, answers: Iterable[Found]) -> None:
@@ -115,32 +130,47 @@ class _Answering:
     """A model, what it is asked, and which of its methods answers."""
 
     segmenter: Segmenter
-    answer: Callable[[np.ndarray, Sequence[str]], Iterator[Found]]
+    answer: Several
     phrases: Sequence[str]
     explains: bool
     warned: set[str] = field(default_factory=set)
 
     @classmethod
     def open(
-        cls, phrases: Sequence[str], format: Format, model: str | None, *, once: bool, options: Mapping[str, Any]
+        cls,
+        phrases: Sequence[str],
+        format: Format,
+        model: str | None,
+        *,
+        once: bool,
+        together: bool,
+        options: Mapping[str, Any],
     ) -> _Answering:
+        from refseg_cli.segmenters import several
         from refseg_cli.segmenters.choice import open_explaining, open_segmenter
 
         if format == "explain":
             explaining = open_explaining(model, **options)
-            return cls(explaining, getattr(explaining, "explain", explaining.predict), phrases, True)
+            answer = several.one_by_one(getattr(explaining, "explain", explaining.predict))
+            return cls(explaining, answer, phrases, True)
         segmenter = open_segmenter(model, once=once, **options)
-        answer = segmenter.predict if format != "soft" else getattr(segmenter, "soften", None)
-        if answer is None:
+        if together:
+            return cls(segmenter, partial(several.together(segmenter), soft=format == "soft"), phrases, False)
+        method = segmenter.predict if format != "soft" else getattr(segmenter, "soften", None)
+        if method is None:
             raise RefsegError(
                 f"{segmenter.name}: decides object by object, and has no probabilities of pixels",
                 hint="choose another --format",
             )
-        return cls(segmenter, answer, phrases, False)
+        return cls(segmenter, several.one_by_one(method), phrases, False)
 
-    def ask(self, asked: Asked) -> Iterator[Found]:
-        """The answers as they come; before the first picture's, what a user should know before relying on them."""
-        answers = self.answer(asked.pixels, self.phrases)
+    def ask(self, pictures: Sequence[Asked]) -> Iterator[Iterator[Found]]:
+        """Of each picture the answers as they come."""
+        each = self.answer([(asked.pixels, self.phrases) for asked in pictures])
+        return map(self._told, pictures, each)
+
+    def _told(self, asked: Asked, answers: Iterator[Found]) -> Iterator[Found]:
+        """The answers; before the first picture's, what a user should know before relying on them."""
         if not self.warned:
             self.warned.add(asked.name)
             for caution in self.segmenter.cautions(asked.name, self.phrases):

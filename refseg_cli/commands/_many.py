@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 Read = Callable[[str], tuple[str, "np.ndarray"]]  # the argument -> what to call it, and its pixels (3, h, w)
-Ask = Callable[[Asked], Iterator["Found"]]
+Ask = Callable[[Sequence[Asked]], Iterator[Iterator["Found"]]]  # of each picture, before the next one's
 PICTURES_AHEAD, ANSWERS_AHEAD = 2, 2  # that are ready before they are needed: large, and more would gain nothing
 T = TypeVar("T")
 
@@ -83,25 +83,32 @@ def _inside(folder: Path, endings: Sequence[str], *, recursive: bool) -> Iterato
     yield from closed
 
 
-def each(pictures: Sequence[str], read: Read, ask: Ask, write: Write, *, until_found: bool = False) -> int:
+def each(
+    pictures: Sequence[str], read: Read, ask: Ask, write: Write, *, until_found: bool = False, batch_images: int = 1
+) -> int:
     """Have every picture answered, and give the exit status.
 
     While answers are being written the model is at the next ones, and the pictures after these are being decoded.
 
     until_found: of each picture, nothing is asked any more once something is found.
+    batch_images: pictures that are asked about together.
     """
-    return report(answers_about(pictures, read, ask, until_found=until_found), len(pictures), write)
+    stream = answers_about(pictures, read, ask, until_found=until_found, batch_images=batch_images)
+    return report(stream, len(pictures), write)
 
 
 Item = tuple["Asked | RefsegError", "Found | None"]
 
 
-def answers_about(pictures: Sequence[str], read: Read, ask: Ask, *, until_found: bool) -> Generator[Item]:
+def answers_about(
+    pictures: Sequence[str], read: Read, ask: Ask, *, until_found: bool, batch_images: int
+) -> Generator[Item]:
     """Each answer with its picture, and behind a picture's last one nothing; an error with nothing."""
     loaded = _loaded(pictures, read)
     if len(pictures) < 2:
-        return _answered(loaded, ask, until_found)
-    return ahead(_answered(ahead(loaded, PICTURES_AHEAD), ask, until_found), ANSWERS_AHEAD)
+        return _answered(loaded, ask, until_found, 1)
+    loaded = ahead(loaded, max(PICTURES_AHEAD, batch_images))
+    return ahead(_answered(loaded, ask, until_found, batch_images), max(ANSWERS_AHEAD, batch_images))
 
 
 def report(stream: Generator[Item], count: int, write: Write | None) -> int:
@@ -144,15 +151,19 @@ def _loaded(pictures: Iterable[str], read: Read) -> Generator[Asked | RefsegErro
             yield error
 
 
-def _answered(loaded: Generator[Asked | RefsegError], ask: Ask, until_found: bool) -> Generator[Item]:
+def _answered(
+    loaded: Generator[Asked | RefsegError], ask: Ask, until_found: bool, batch_images: int
+) -> Generator[Item]:
     with closing(loaded):
-        for asked in loaded:
-            if isinstance(asked, Asked):
-                for found in ask(asked):
-                    yield asked, found
-                    if until_found and found.exists:
-                        break
-            yield asked, None
+        while batch := list(islice(loaded, batch_images)):
+            answers = ask([asked for asked in batch if isinstance(asked, Asked)])
+            for asked in batch:
+                if isinstance(asked, Asked):
+                    for found in next(answers):
+                        yield asked, found
+                        if until_found and found.exists:
+                            break
+                yield asked, None
 
 
 def ahead(items: Generator[T], count: int) -> Generator[T]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from refseg_cli.evaluation.parts import Part
     from refseg_cli.segmenters.base import Found
 
-ROUND = 16  # pictures of each process between two meetings
+ROUND = 16  # pictures of each process between two meetings, unless a batch has more
 Item = tuple[Asked | RefsegError, "Found | None"]
 
 
@@ -38,6 +38,7 @@ def each_shared(
     *,
     apart: bool,
     until_found: bool = False,
+    batch_images: int = 1,
 ) -> int:
     """As `_many.each`, by all processes; they end with the same status.
 
@@ -48,8 +49,9 @@ def each_shared(
     """
     if STDIO in pictures:
         raise RefsegError(f"several processes cannot share {STDIO}", hint="name the pictures")
-    answers = partial(answers_about, read=read, ask=ask, until_found=until_found)
-    status = report(_rounds(pictures, answers, part, write if apart else None), len(pictures), None if apart else write)
+    answers = partial(answers_about, read=read, ask=ask, until_found=until_found, batch_images=batch_images)
+    stream = _rounds(pictures, answers, part, write if apart else None, max(ROUND, batch_images))
+    status = report(stream, len(pictures), None if apart else write)
     return part.decided(lambda: status)
 
 
@@ -58,10 +60,14 @@ def _rounds(
     answers: Callable[[Sequence[str]], Generator[Item]],
     part: Part,
     write: Write | None,
+    count: int,
 ) -> Generator[Item]:
-    """The answers of all processes in the order of the pictures, in the first one; with `write`, masks are gone."""
-    for start in range(0, len(pictures), part.n * ROUND):
-        mine = pictures[start + part.k * ROUND : start + (part.k + 1) * ROUND]
+    """The answers of all processes in the order of the pictures, in the first one; with `write`, masks are gone.
+
+    count: pictures of each process between two meetings.
+    """
+    for start in range(0, len(pictures), part.n * count):
+        mine = pictures[start + part.k * count : start + (part.k + 1) * count]
         with closing(answers(mine)) as stream:
             own = [item for _, items in groupby(stream, key=itemgetter(0)) for item in _kept(list(items), write)]
         for items in part.collected(own):

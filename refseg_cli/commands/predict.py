@@ -14,6 +14,7 @@ from refseg_cli.commands._answering import answer, refuse_useless
 from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
 from refseg_cli.commands._forms import Listing, verdict
 from refseg_cli.commands._options import (
+    BatchImages,
     Compile,
     Device,
     Engine,
@@ -147,6 +148,7 @@ def predict(
     max_pixels: MaxPixels = None,
     precision: Precision = "fp32",
     memory: Memory = None,
+    batch_images: BatchImages = 1,
     compile: Compile = False,
     no_target_ok: Annotated[bool, typer.Option("--no-target-ok", help="Exit with 0 even if nothing is found.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Show what it does, on bundled pictures.")] = False,
@@ -188,6 +190,7 @@ def predict(
     if demo:
         refuse_besides("--demo", {"IMAGE": image, "--phrase": phrase or phrase_file, "--jsonl": requests})
         refuse_besides("--demo", {"--data": data, "--clip": clip, "--resume": resume, "--json": json})
+        refuse_besides("--demo", {"--batch-images": batch_images > 1})
         refuse_besides("--demo", {"--explain": explain, "--count, -l and -L": files_with or files_without or count})
         return _demo(Path(output or "refseg-demo"), model, device)
     listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
@@ -201,7 +204,7 @@ def predict(
         refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
         refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})
         refuse_besides("--data", {"--clip": clip, "--every": every > 1, "--simplify": simplify, "--resume": resume})
-        sizes = {"engine": engine, "workers": workers, "threads": threads}
+        sizes = {"engine": engine, "workers": workers, "threads": threads, "batch_images": batch_images}
         status = answer_data(data, split, output, json=json, model=model, **options, **sizes)
     else:
         given = {
@@ -215,7 +218,7 @@ def predict(
         if requests:
             asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
             other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
-            more = {"--simplify": simplify, "--clip": clip, "--every": every > 1}
+            more = {"--simplify": simplify, "--clip": clip, "--every": every > 1, "--batch-images": batch_images > 1}
             refuse_besides("--jsonl", {**asked, **other, **more})
             status = _serve(requests, output, max_pixels, model, options, force=force)
         else:
@@ -224,6 +227,7 @@ def predict(
                 lines = simplify if chosen != "polygons" else 0
                 refuse_besides("a clip", {"--recursive": recursive, "--resume": resume, "--coco-ids": coco_ids})
                 refuse_besides("a clip", {"--count, -l and -L": listing, "--simplify": lines})
+                refuse_besides("a clip", {"--batch-images": batch_images > 1})
                 status = answer_clip(
                     question.only_one(),
                     ClipPlaces(chosen, output, question.phrases, force),
@@ -237,9 +241,9 @@ def predict(
                 refuse_besides("a picture", {"--every": every > 1})
                 refuse_besides("--force", {"--resume": force and resume})
                 places = Places(chosen, output, question.phrases, force, resume)
-                refuse_useless(places, listing, coco_ids, simplify)
+                refuse_useless(places, listing, coco_ids, simplify, batch_images)
                 question = question.expanded(recursive=recursive)
-                status = answer(question, places, listing, max_pixels, coco_ids, simplify, model, options)
+                status = answer(question, places, listing, max_pixels, coco_ids, simplify, model, batch_images, options)
     if compiling and compiling.sizes:
         console.info(compiling.told())
     return FOUND if no_target_ok and status == NO_TARGET else status

@@ -7,7 +7,8 @@ the shards that have none. Here or on a Ray cluster, where each process holds on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,8 +19,9 @@ from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
-from refseg_cli.segmenters.base import SCHEMA, Segmenter, record
+from refseg_cli.segmenters.base import SCHEMA, Found, Segmenter, record
 from refseg_cli.segmenters.choice import open_segmenter
+from refseg_cli.segmenters.several import several, together
 
 if TYPE_CHECKING:
     from refseg_cli.segmenters.compiling import Compiling
@@ -35,6 +37,7 @@ class BulkRequest:
 
     data: folder or URI of prepared shards.  split: its name.  out: folder or URI of the answers.
     model, device, threshold, no_target_threshold, precision, memory, compile: as in `open_segmenter`.
+    batch_images: pictures that go through the network together.
     engine: this process alone, or a Ray cluster.  workers: processes of it at most.  threads: of each; 0 for one of
         Ray's, here as many as the library takes.
     """
@@ -49,6 +52,7 @@ class BulkRequest:
     precision: Wanted = "fp32"
     memory: int | None = None
     compile: Compiling | None = None
+    batch_images: int = 1
     engine: Engine = "local"
     workers: int = 1
     threads: int = 0
@@ -150,35 +154,56 @@ def _opened(request: BulkRequest) -> Callable[[int], Answered]:
         compile=request.compile,
         threads=max(1, request.threads) if request.engine == "ray" else request.threads,
     )
+    several(segmenter, request.batch_images)  # refused now, of a model that takes one at a time
     return partial(_answer, request, segmenter, open_shards(request.data, request.split))
 
 
 def _answer(request: BulkRequest, segmenter: Segmenter, shards: Shards, number: int) -> Answered:
     files = shards.manifest.splits[request.split].files
     first = sum(file.images for file in files[:number])
+    end, size = first + files[number].images, request.batch_images
     answered = Answered()
     with storage.writing(storage.locate(request.out) / answers_of(files[number].name)) as out:
-        for place in range(first, first + files[number].images):
-            found = list(_lines(segmenter, shards[place], request.split))
-            for line in found:
-                out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            hits = sum(line.get("no_target") is False for line in found)
-            answered = answered.plus(Answered(1, len(found), hits, any(line["error"] for line in found)))
+        for start in range(first, end, size):
+            pictures = [shards[place] for place in range(start, min(start + size, end))]
+            for picture, answers in zip(pictures, _answers(segmenter, pictures), strict=True):
+                found = list(_lines(segmenter, picture, answers, request.split))
+                for line in found:
+                    out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                hits = sum(line.get("no_target") is False for line in found)
+                answered = answered.plus(Answered(1, len(found), hits, any(line["error"] for line in found)))
     return answered
 
 
-def _lines(segmenter: Segmenter, picture: Record, split: str) -> Iterator[dict[str, Any]]:
+def _answers(segmenter: Segmenter, pictures: Sequence[Record]) -> Iterator[list[Found] | RefsegError]:
+    """The answers about each picture, or why there are none."""
+    phrases = [[e.text for e in picture.expressions] for picture in pictures]
+    if len(pictures) > 1:
+        with suppress(RefsegError):  # of one of them: each is asked by itself, then
+            asked = [
+                (read_pixels(one.image, one.file_name), texts) for one, texts in zip(pictures, phrases, strict=True)
+            ]
+            yield from [list(found) for found in together(segmenter)(asked)]
+            return
+    for picture, texts in zip(pictures, phrases, strict=True):
+        try:
+            pixels = read_pixels(picture.image, picture.file_name)
+            yield list(segmenter.predict(pixels, texts)) if texts else []
+        except RefsegError as error:
+            yield error
+
+
+def _lines(
+    segmenter: Segmenter, picture: Record, answers: list[Found] | RefsegError, split: str
+) -> Iterator[dict[str, Any]]:
     """A line for each phrase of a picture, which `eval --from` knows by its ids."""
     expressions = picture.expressions
     ids = [
         {"image_id": picture.image_id, "ref_id": e.ref_id, "sent_id": e.sent_id, "split": split} for e in expressions
     ]
-    try:
-        pixels = read_pixels(picture.image, picture.file_name)
-        answers = list(segmenter.predict(pixels, [e.text for e in expressions])) if expressions else []
-    except RefsegError as error:
+    if isinstance(answers, RefsegError):
         for own, e in zip(ids, expressions, strict=True):
-            yield {"schema": SCHEMA, "image": picture.file_name, "phrase": e.text, **own, "error": str(error)}
+            yield {"schema": SCHEMA, "image": picture.file_name, "phrase": e.text, **own, "error": str(answers)}
         return
     for own, found in zip(ids, answers, strict=True):
         yield {**record(segmenter, picture.file_name, found), **own}

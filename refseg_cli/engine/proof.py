@@ -24,6 +24,7 @@ from refseg_cli.engine.tracing import example
 from refseg_cli.metrics.counts import count_pixels
 from refseg_cli.records import Batch, Prediction
 from refseg_cli.segmenters.inference import postprocess
+from refseg_cli.segmenters.passes import joined
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -120,20 +121,6 @@ def real_batches(questions: Sequence[Question], loaded: Checkpoint) -> Iterator[
     )
     yield first
     yield joined(each)
-
-
-def joined(batches: Sequence[Batch]) -> Batch:
-    """One batch of several without annotations, in their order."""
-    starts = [sum(len(batch.images) for batch in batches[:place]) for place in range(len(batches))]
-    return Batch(
-        images=torch.cat([batch.images for batch in batches]),
-        small=None if batches[0].small is None else torch.cat([b.small for b in batches if b.small is not None]),
-        tokens=torch.cat([batch.tokens for batch in batches]),
-        attention_mask=torch.cat([batch.attention_mask for batch in batches]),
-        image_index=torch.cat([batch.image_index + start for batch, start in zip(batches, starts, strict=True)]),
-        sizes=torch.cat([batch.sizes for batch in batches if batch.sizes is not None]),
-        content=torch.cat([batch.content for batch in batches if batch.content is not None]),
-    )
 
 
 def _inputs(batch: Batch) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ Axes: n phrases of a batch, H W network input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import torch
@@ -104,6 +104,20 @@ def halves(batch: Batch, most: int) -> list[Batch]:
     while cut and index[cut - 1] == index[most]:
         cut -= 1
     return [batch.part(slice(cut or most)), batch.part(slice(cut or most, None))]
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of several without annotations, in their order."""
+    starts = [sum(len(batch.images) for batch in batches[:place]) for place in range(len(batches))]
+    return Batch(
+        images=torch.cat([batch.images for batch in batches]),
+        small=None if batches[0].small is None else torch.cat([b.small for b in batches if b.small is not None]),
+        tokens=torch.cat([batch.tokens for batch in batches]),
+        attention_mask=torch.cat([batch.attention_mask for batch in batches]),
+        image_index=torch.cat([batch.image_index + start for batch, start in zip(batches, starts, strict=True)]),
+        sizes=torch.cat([batch.sizes for batch in batches if batch.sizes is not None]),
+        content=torch.cat([batch.content for batch in batches if batch.content is not None]),
+    )
 
 
 def is_lack_of_memory(error: BaseException) -> bool:

@@ -5,10 +5,12 @@ Axes: N phrases, h w pixels of the picture.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,8 +27,11 @@ from refseg_cli.segmenters.compiling import Compiled, Compiling
 from refseg_cli.segmenters.decisions import Decision, override
 from refseg_cli.segmenters.explain import explain, explained, kinds_of
 from refseg_cli.segmenters.inference import pick_device, postprocess
-from refseg_cli.segmenters.passes import Passes
+from refseg_cli.segmenters.passes import Passes, joined
 from refseg_cli.segmenters.precision import Wanted, asked_at, choose
+
+if TYPE_CHECKING:
+    from refseg_cli.segmenters.several import Questions
 
 # Mask pixels brought to the picture's size at a time: 128 MB of float32 logits.
 PIXELS_AT_A_TIME = 32_000_000
@@ -84,15 +89,26 @@ class Predictor:
         Raises:
             RefsegError: the image cannot be read, or a phrase is none; said at once, before the first answer.
         """
-        return self._answer(image, phrases, {})
+        return self._answer([(image, phrases)], {})
 
     def explain(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """As `predict`, with the maps of the model's table `EXPLAIN`; without any for a model that has none."""
-        return self._answer(image, phrases, kinds_of(self.checkpoint.model))
+        return self._answer([(image, phrases)], kinds_of(self.checkpoint.model))
 
     def soften(self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str]) -> Iterator[Found]:
         """As `predict`, with the probability of each pixel."""
-        return self._answer(image, phrases, {}, soft=True)
+        return self._answer([(image, phrases)], {}, soft=True)
+
+    def predict_many(self, questions: Questions, *, soft: bool = False) -> Iterator[Iterator[Found]]:
+        """For each picture, in order, what `predict` gives, or with `soft` what `soften` gives. As many pictures are
+        encoded together as memory holds with their phrases.
+
+        questions: pictures as of `predict`, each with its phrases. Its answers are to be taken before the next one's.
+
+        Raises:
+            RefsegError: as `predict`, of any of them.
+        """
+        return _apart(self._answer(questions, {}, soft=soft), [len(phrases) for _, phrases in questions])
 
     def follow(self, frames: Iterable[np.ndarray], phrases: Sequence[str]) -> Iterator[list[Found]]:
         """The answers to all phrases about each frame of a clip, in the order of the frames.
@@ -135,31 +151,24 @@ class Predictor:
         found = self.checkpoint
         return cautions(name, phrases, model=found.name, trained_on=found.info.get("data"), tokenizer=found.tokenizer)
 
-    def _answer(
-        self,
-        image: Path | bytes | np.ndarray | Tensor,
-        phrases: Sequence[str],
-        kinds: Mapping[str, MapKind],
-        *,
-        soft: bool = False,
-    ) -> Iterator[Found]:
-        check_phrases(phrases)
-        pixels = as_tensor(image)
-        answers = self._decide(pixels, phrases, kinds, soft=soft)
+    def _answer(self, questions: Questions, kinds: Mapping[str, MapKind], *, soft: bool = False) -> Iterator[Found]:
+        asked = list(chain.from_iterable(phrases for _, phrases in questions))
+        check_phrases(asked)
+        pictures = [(as_tensor(image), phrases) for image, phrases in questions if phrases]
+        answers = self._decide(pictures, kinds, soft=soft) if pictures else iter(())
         return (
             Found(phrase, d.mask, d.exists, d.p_target, int(d.mask.sum()), maps, soft=d.soft)
-            for phrase, (d, maps) in zip(phrases, answers, strict=True)
+            for phrase, (d, maps) in zip(asked, answers, strict=True)
         )
 
     def _decide(
-        self, pixels: Tensor, phrases: Sequence[str], kinds: Mapping[str, MapKind], *, soft: bool
+        self, pictures: Sequence[tuple[Tensor, Sequence[str]]], kinds: Mapping[str, MapKind], *, soft: bool
     ) -> Iterator[tuple[Decision, tuple[Explanation, ...]]]:
-        """The decision on each phrase, and its maps of those `kinds`."""
+        """The decision on each phrase of each picture, and its maps of those `kinds`."""
         found = self.checkpoint
-        rows = max(1, PIXELS_AT_A_TIME // (pixels.shape[1] * pixels.shape[2]))
-        passes = iter(
-            (self.explaining if kinds else self.passes)(batch_for(pixels, phrases, found.tokenizer, found.recipe.data))
-        )
+        rows = max(1, PIXELS_AT_A_TIME // max(pixels[0].numel() for pixels, _ in pictures))
+        batches = [batch_for(pixels, phrases, found.tokenizer, found.recipe.data) for pixels, phrases in pictures]
+        passes = iter((self.explaining if kinds else self.passes)(joined(batches)))
         while True:
             with torch.inference_mode():  # not across a yield: whoever asks for the answers is none of its business
                 batch, prediction = next(passes, (None, None))
@@ -172,6 +181,14 @@ class Predictor:
                     decisions = postprocess(*part, self.thresholds, soft=soft)
                     drawn = list(islice(maps, len(decisions)))
                 yield from zip(decisions, drawn, strict=True)
+
+
+def _apart(answers: Iterator[Found], counts: Sequence[int]) -> Iterator[Iterator[Found]]:
+    """So many answers, and then so many."""
+    for count in counts:
+        own = islice(answers, count)
+        yield own
+        deque(own, maxlen=0)  # those that nobody wanted
 
 
 def _rows(prediction: Prediction, batch: Batch, rows: slice) -> tuple[Prediction, Batch]:

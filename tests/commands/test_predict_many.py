@@ -252,10 +252,11 @@ def pipeline(
         events.append(f"read {picture}")
         return picture, np.zeros((3, 2, 2), np.uint8)
 
-    def asking(asked: Asked) -> Iterator[Found]:
+    def asking(pictures: Sequence[Asked]) -> Iterator[Iterator[Found]]:
+        [asked] = pictures
         events.append(f"ask {asked.name}")
         ask(asked.name)
-        yield Found("dog", np.ones((2, 2), bool), True, 0.9, 4)
+        yield iter([Found("dog", np.ones((2, 2), bool), True, 0.9, 4)])
 
     def writing(asked: Asked, answers: Iterable[Found]) -> None:
         assert [found.phrase for found in answers] == ["dog"]

@@ -21,6 +21,7 @@ from refseg_cli.engine.bulk import BulkRequest, answer_shards
 from refseg_cli.engine.prepare import Output, PrepareRequest, prepare, prepare_scenes
 from refseg_cli.errors import ERROR, FOUND, RefsegError
 from refseg_cli.evaluation.outside import OutsideRequest, score_file
+from refseg_cli.segmenters.trained import Predictor
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: refseg[ray]")
 
@@ -99,6 +100,49 @@ def test_what_fails_is_named_and_counted(tmp_path: Path, capfd: pytest.CaptureFi
     [answers] = (tmp_path / "out").glob("*.jsonl")
     errors = [line for line in map(json.loads, answers.read_text().splitlines()) if line["error"]]
     assert [line["image_id"] for line in errors] == [broken[1].image_id] * len(broken[1].expressions)
+
+
+def test_batches_of_pictures_are_answered_as_one_by_one(tmp_path: Path, untrained: Path) -> None:
+    """With a picture that is none, last in a batch of its own or in one with the others, which is then asked apart."""
+    data = tmp_path / "data"
+    data.mkdir()
+    pictures = records("val")
+    assert len(pictures) == 3
+    write_split(data, "val", [*pictures[:2], replace(pictures[2], image=b"once upon a time")])
+    found = []
+    for batch in (1, 2, 3):
+        request = BulkRequest(str(data), "val", f"{tmp_path}/{batch}", str(untrained), device="cpu", batch_images=batch)
+        counts = answer_shards(request).answered
+        assert (counts.pictures, counts.broken) == (len(pictures), 1)
+        [answers] = (tmp_path / f"{batch}").glob("*.jsonl")
+        found.append([json.loads(line) for line in answers.read_text().splitlines()])
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            assert all(one[key] == other[key] for key in ("image_id", "sent_id", "error"))
+            if one["error"] is None:
+                assert one["p_target"] == pytest.approx(other["p_target"], abs=1e-5)
+                assert one["pixels"] == pytest.approx(other["pixels"], abs=2)
+
+
+def test_batches_go_through_the_network_together(
+    tmp_path: Path, untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    many = Predictor.predict_many
+
+    def counted(self: Predictor, questions: Any) -> Any:
+        sizes.append(len(questions))
+        return many(self, questions)
+
+    monkeypatch.setattr(Predictor, "predict_many", counted)
+    data = tmp_path / "data"
+    data.mkdir()
+    write_split(data, "val", records("val")[:3])
+    answer_shards(BulkRequest(str(data), "val", f"{tmp_path}/out", str(untrained), device="cpu", batch_images=2))
+    assert sizes == [2]  # and one alone
+    request = BulkRequest(str(data), "val", f"{tmp_path}/other", "scenes", device="cpu", batch_images=2)
+    with pytest.raises(RefsegError, match="takes one picture at a time"):
+        answer_shards(request)
 
 
 def test_without_ray_one_line_says_how_to_get_it(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
