@@ -20,11 +20,12 @@ from refseg_cli.data.shards import open_shards
 from refseg_cli.engine import artifacts, onnx_graph, proof
 from refseg_cli.engine import export as module
 from refseg_cli.engine.export import ExportReport, ExportRequest, export
-from refseg_cli.engine.proof import Proof, joined, prove, real_batches
+from refseg_cli.engine.proof import Proof, prove, real_batches
 from refseg_cli.engine.questions import PHRASES, Question, demo_pictures, real_questions
 from refseg_cli.engine.tracing import TRACED, Graph, example, trace
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch
+from refseg_cli.segmenters.passes import joined
 
 
 @pytest.fixture(scope="module")
