@@ -80,6 +80,7 @@ _refseg() {
             "refseg predict --max-pixels") return ;;
             "refseg predict --precision") _refseg_words fp32 bf16 fp16 auto; return ;;
             "refseg predict --memory") return ;;
+            "refseg predict --batch-images") return ;;
             "refseg predict --device") _refseg_words auto cpu cuda mps; return ;;
             "refseg export --output" | "refseg export -o") compopt -o default; return ;;
             "refseg export --model") compopt -o dirnames; return ;;
@@ -261,7 +262,7 @@ _refseg() {
                 "refseg eval") _refseg_words --data --model --set --split --protocol --limit --calibrate --from --on-error --merge --slices --curves --report --records --submission --palette --trained-on --mask-words --mask-count --sanity --resamples --batch-images --precision --memory --compile --device --json --markdown --latex --quiet -q --help -h ;;
                 "refseg calibrate") _refseg_words --model --data --split --check-precision --batch-images --device --json --quiet -q --help -h ;;
                 "refseg compare") _refseg_words --protocol --resamples --json --markdown --latex --quiet -q --help -h ;;
-                "refseg predict") _refseg_words --phrase -p --phrases --recursive -r --clip --every --jsonl --data --split --engine --workers --threads --output --out -o --force --resume --format -f --coco-ids --simplify --json --explain --files-with-matches -l --files-without-match -L --count -c --model --threshold --no-target-threshold --max-pixels --precision --memory --compile --no-target-ok --demo --device --quiet -q --help -h ;;
+                "refseg predict") _refseg_words --phrase -p --phrases --recursive -r --clip --every --jsonl --data --split --engine --workers --threads --output --out -o --force --resume --format -f --coco-ids --simplify --json --explain --files-with-matches -l --files-without-match -L --count -c --model --threshold --no-target-threshold --max-pixels --precision --memory --batch-images --compile --no-target-ok --demo --device --quiet -q --help -h ;;
                 "refseg export") _refseg_words --output -o --model --format -f --split --data --data-split --dtype --int8 --limit --max-loss --json --quiet -q --help -h ;;
                 "refseg publish") _refseg_words --model --license --private --json --quiet -q --help -h ;;
                 "refseg bench") _refseg_words --model --arch --recipe --set --stage --batch-sizes --phrases --repeat --warmup --precision --compile --data --data-split --compare --fail-below --plot --device --json --quiet -q --help -h ;;

@@ -122,6 +122,7 @@ complete -c refseg -n '__refseg_at \'refseg predict\'' -l no-target-threshold -r
 complete -c refseg -n '__refseg_at \'refseg predict\'' -l max-pixels -r -f -d 'Largest picture to read, in pixels; 179 million if not given.'
 complete -c refseg -n '__refseg_at \'refseg predict\'' -l precision -r -f -a 'fp32 bf16 fp16 auto' -d 'Of the arithmetic. auto takes bf16 where the hardware has it and the model passed \'refseg calibrate --check-precision bf16\'.'
 complete -c refseg -n '__refseg_at \'refseg predict\'' -l memory -r -f -d 'Memory that phrases may take together, e.g. 4GiB; half of what is free if not given.'
+complete -c refseg -n '__refseg_at \'refseg predict\'' -l batch-images -r -f -d 'Images per batch, each with all its phrases.'
 complete -c refseg -n '__refseg_at \'refseg predict\'' -l compile -d 'Let torch.compile make passes faster first, which takes minutes; a last line tells whether it paid.'
 complete -c refseg -n '__refseg_at \'refseg predict\'' -l no-target-ok -d 'Exit with 0 even if nothing is found.'
 complete -c refseg -n '__refseg_at \'refseg predict\'' -l demo -d 'Show what it does, on bundled pictures.'
