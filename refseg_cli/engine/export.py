@@ -35,7 +35,7 @@ from refseg_cli.engine.proof import Proof, prove
 from refseg_cli.engine.questions import real_questions
 from refseg_cli.engine.tracing import TRACED, Graph, example, trace
 from refseg_cli.errors import RefsegError
-from refseg_cli.files import part_name, whole
+from refseg_cli.files import part_name, unwritable, whole
 from refseg_cli.progress import Progress, silent
 from refseg_cli.segmenters.onnx import FACTS
 
@@ -198,7 +198,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         new.rename(path)
     except OSError as error:
-        raise RefsegError(f"{path}: cannot write: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
