@@ -196,7 +196,7 @@ def _refuse_unshown(
     if disturb is not None:
         refuse_besides("--mask-words or --sanity", shown | {"--submission": clips.submission})
     if clips.only_to_submit:
-        refuse_besides("a split without masks", shown | scores)
+        refuse_besides("a split without masks", {**shown, **scores})
 
 
 def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Disturbance | None:
