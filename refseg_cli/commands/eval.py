@@ -191,7 +191,7 @@ def _refuse_without_from(options: Mapping[str, object]) -> None:
 def _refuse_unshown(
     wanted: _Wanted, disturb: Disturbance | None, clips: ClipRequest, scores: Mapping[str, object]
 ) -> None:
-    """scores: options, by name, that ask for figures of undisturbed answers as well."""
+    """scores: further options, by name, that ask for figures, which a split without masks does not have."""
     shown = {"--slices": wanted.slices, "--curves": wanted.curves, "--trained-on": wanted.trained_on}
     if disturb is not None:
         refuse_besides("--mask-words or --sanity", shown | {"--submission": clips.submission})
