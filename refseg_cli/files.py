@@ -206,9 +206,22 @@ def _own_descriptor(path: Path) -> int | None:
     return int(found[1]) if found else None
 
 
+def file_in_the_way(path: Path) -> Path | None:
+    """The path itself or the folder above it that is a file, where a folder has to be; None if none is."""
+    return next((one for one in (path, *path.parents) if one.exists() and not one.is_dir()), None)
+
+
+def unwritable(path: Path, error: OSError) -> RefsegError:
+    """What is said of a file or folder that could not be written."""
+    file = file_in_the_way(path) if isinstance(error, FileExistsError | NotADirectoryError) else None
+    if file is not None:
+        return RefsegError(f"{path}: cannot write: {file} is a file, not a folder", hint="choose another place")
+    return RefsegError(f"{path}: cannot write: {error.strerror or error}")
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RefsegError(f"{path}: cannot write: {error.strerror or error}") from error
+        raise unwritable(path, error) from error

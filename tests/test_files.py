@@ -117,6 +117,13 @@ def test_a_link_to_itself_is_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "loop").is_symlink()
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in ("file/out", "file/folder/out"):
+        with pytest.raises(RefsegError, match=f"{path}: cannot write: .*/file is a file, not a folder .choose another"):
+            put(tmp_path / path)
+
+
 def test_our_own_standard_output_is_written_where_it_stands(tmp_path: Path) -> None:
     """`(before; refseg ... -o /dev/stdout; after) > file` keeps all three."""
     with (tmp_path / "file").open("wb", buffering=0) as file:

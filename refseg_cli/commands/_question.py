@@ -101,4 +101,4 @@ def refuse_besides(option: str, others: Mapping[str, object]) -> None:
     """That none of the others is given, for which the option has no use.  others: by name, whether they are."""
     for name, value in others.items():
         if value:
-            raise RefsegError(f"{option} has no use for {name}", hint="leave one of them away")
+            raise RefsegError(f"{option} has no use for {name}", hint="omit one of them")

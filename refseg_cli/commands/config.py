@@ -52,7 +52,8 @@ def show(
     tree = context.obj()
     chosen = [command for command in tree.walk() if command.words[1:] == words or not words]
     if not chosen:
-        raise unknown_name("command", " ".join(words), [" ".join(command.words[1:]) for command in tree.walk()])
+        names = (" ".join(command.words[1:]) for command in tree.walk())  # refseg's own is empty
+        raise unknown_name("command", " ".join(words), filter(None, names))
     rows = _rows(settings, chosen, everything=bool(words))
     files = {str(path): path.exists() for path in _sources.places(os.environ)}
     if json:

@@ -47,6 +47,7 @@ from refseg_cli.commands._options import (
     choose_protocols,
     choose_splits,
 )
+from refseg_cli.commands._question import refuse_besides
 from refseg_cli.commands._tables import Form, chosen_form, show
 from refseg_cli.commands.calibrate import choose, describe, thresholds
 from refseg_cli.commands.compare import show_differences
@@ -124,10 +125,11 @@ def eval_(
     clips = keep_or_refuse(data, splits, submission, palette=palette)
     wanted = _Wanted(choose_protocols(protocol, clips=clips.any), slices, curves, resamples, trained_on, form)
     path = _page(page, disturb, source)
+    _refuse_unshown(wanted, disturb, clips, {"--protocol": protocol, "--report": page})
     needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
-        asked |= {"--precision": precision != "fp32", "--compile": compile}
+        asked |= {"--precision": precision != "fp32", "--compile": compile, "--batch-images": batch_images != 8}
         _refuse_with_from(asked | {"--mask-words": mask_words, "--sanity": sanity})
         outside = OutsideRequest(source, data, splits, wanted.counted, on_error == "skip", needs_masks, records, merge)
         _present(_score_file(outside), wanted, data, path, clips)
@@ -184,6 +186,17 @@ def _refuse_without_from(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise RefsegError(f"{given[0]} applies to --from", hint="add --from FILE, or omit it")
+
+
+def _refuse_unshown(
+    wanted: _Wanted, disturb: Disturbance | None, clips: ClipRequest, scores: Mapping[str, object]
+) -> None:
+    """scores: further options, by name, that ask for figures, which a split without masks does not have."""
+    shown = {"--slices": wanted.slices, "--curves": wanted.curves, "--trained-on": wanted.trained_on}
+    if disturb is not None:
+        refuse_besides("--mask-words or --sanity", shown | {"--submission": clips.submission})
+    if clips.only_to_submit:
+        refuse_besides("a split without masks", {**shown, **scores})
 
 
 def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Disturbance | None:

@@ -436,10 +436,12 @@ def _scene_counts(text: str | None, usual: Mapping[str, int]) -> dict[str, int]:
     try:
         if "=" not in text:
             return share_scenes(int(text), usual)
-        pairs = (part.split("=") for part in text.split(","))
-        return {name.strip(): int(number) for name, number in pairs}
+        pairs = [(name.strip(), int(number)) for name, number in (part.split("=") for part in text.split(","))]
     except ValueError as error:
         raise RefsegError(f"--images {text}: neither a number nor SPLIT=N,...", hint="e.g. train=400,val=40") from error
+    if len(dict(pairs)) < len(pairs):
+        raise RefsegError(f"--images {text}: names a split twice", hint="give one number for each split")
+    return dict(pairs)
 
 
 def cores() -> int:

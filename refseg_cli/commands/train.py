@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from refseg_cli.commands._options import Arch, Data, Device, Json, Overrides, Quiet, RecipeName, choose_recipe
+from refseg_cli.commands._question import refuse_besides
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, INTERRUPTED, RefsegError
 
 if TYPE_CHECKING:
     from refseg_cli.config import Recipe
+    from refseg_cli.engine.train import TrainRequest
 
 
 def train(
@@ -56,6 +58,10 @@ def train(
     """
     from refseg_cli.engine.train import TrainRequest, train
 
+    if resume:
+        refuse_besides("--resume", {"--init": init})
+        if not (out or arch or recipe):
+            raise RefsegError("--resume needs the folder of the run", hint="add --out RUN")
     begun = out if resume and not (arch or recipe or overrides) else None
     chosen = _recipe_of_run(begun) if begun else choose_recipe(arch, recipe, overrides)
     out = out or Path("runs") / Path(recipe or chosen.arch).stem
@@ -78,8 +84,16 @@ def train(
         console.result(f"{result.out}: {result.steps} steps, {result.epochs} epochs, {best}")
     if result.stopped == "finished":
         return FOUND
-    console.info(f"{result.stopped}: state saved; continue with: refseg train --resume --data {data} --out {out}")
+    same = f"--data {data} --out {out}{_not_in_the_recipe(request)}"
+    console.info(f"{result.stopped}: state saved; continue with: refseg train --resume {same}")
     return INTERRUPTED
+
+
+def _not_in_the_recipe(request: TrainRequest) -> str:
+    """The options that the run does not keep, as they have to be given again."""
+    shuffled = " --shuffle-phrases" if request.shuffle_phrases else ""
+    tracked = "" if request.tracker == "none" else f" --tracker {request.tracker}"
+    return shuffled + tracked + ("" if request.device == "auto" else f" --device {request.device}")
 
 
 def _recipe_of_run(out: Path) -> Recipe:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.files import part_name, whole
+from refseg_cli.files import file_in_the_way, part_name, whole
 
 try:
     import fcntl
@@ -150,8 +150,9 @@ def locked(folder: Place) -> Iterator[None]:
     Raises:
         RefsegError: another run has it, it is a file, or it cannot be made.
     """
-    if folder.is_local and Path(folder.path).exists() and not Path(folder.path).is_dir():
-        raise RefsegError(f"{folder.uri}: is a file, not a folder", hint="choose another --out")
+    if folder.is_local and (file := file_in_the_way(Path(folder.path))):
+        named = "" if file == Path(folder.path) else f"{file} "
+        raise RefsegError(f"{folder.uri}: {named}is a file, not a folder", hint="choose another --out")
     if not folder.is_local or fcntl is None:
         yield
         return

@@ -35,7 +35,7 @@ from refseg_cli.engine.proof import Proof, prove
 from refseg_cli.engine.questions import real_questions
 from refseg_cli.engine.tracing import TRACED, Graph, example, trace
 from refseg_cli.errors import RefsegError
-from refseg_cli.files import part_name, whole
+from refseg_cli.files import part_name, unwritable, whole
 from refseg_cli.progress import Progress, silent
 from refseg_cli.segmenters.onnx import FACTS
 
@@ -166,7 +166,7 @@ def _check(request: ExportRequest) -> None:
     elif request.out.is_dir():
         raise RefsegError(f"{request.out}: is a folder")
     if request.precision != "fp32" and request.format != "onnx":
-        raise RefsegError(f"--dtype and --int8 change ONNX graphs, not {request.format}", hint="leave --format away")
+        raise RefsegError(f"--dtype and --int8 change ONNX graphs, not {request.format}", hint="omit --format")
     if request.precision != "fp32" and request.data is None:
         raise RefsegError(
             f"{request.precision} is measured on data, and none was given", hint="add --data DIR, of `refseg prepare`"
@@ -180,7 +180,7 @@ def _check_folder(request: ExportRequest) -> None:
     """That the folder of a split graph may be written, in the place of an earlier one at most."""
     out = request.out
     if request.format != "onnx":
-        raise RefsegError(f"--split cuts ONNX graphs, not {request.format}", hint="leave --format away")
+        raise RefsegError(f"--split cuts ONNX graphs, not {request.format}", hint="omit --format")
     if out.suffix in (".onnx", ".pt2"):
         raise RefsegError(f"{out}: --split writes a folder of two graphs", hint="name a folder")
     if out.exists() and not (out / FACTS).is_file() and not (out.is_dir() and not any(out.iterdir())):
@@ -198,7 +198,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         new.rename(path)
     except OSError as error:
-        raise RefsegError(f"{path}: cannot write: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)

@@ -63,7 +63,7 @@ class RunLog:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
             except OSError as error:
-                raise RefsegError(f"{self.path}: cannot write: {error.strerror or error}") from error
+                raise files.unwritable(self.path, error) from error
 
 
 def whole_lines(path: Path) -> Iterator[str]:
@@ -85,7 +85,7 @@ def claimed(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / LOCK).open("a")
     except OSError as error:
-        raise RefsegError(f"{out}: cannot write: {error.strerror or error}") from error
+        raise files.unwritable(out, error) from error
     with file:
         try:
             # Of the process, not of the open file: the loader's workers, which may outlive a kill, do not inherit it.

@@ -271,9 +271,13 @@ def read_answers(uri: str) -> Answers:
     """
     added = ("has_head", "categories", *RAW, "curve", "views")  # later than the first files
     names = [f.name for f in fields(Answer) if f.name not in (*added, *OF_PICTURES)]
-    columns, metadata = tables.read_columns(uri, names, optional=added)
+    writer = "`refseg eval --records FILE` writes one"
+    try:
+        columns, metadata = tables.read_columns(uri, names, optional=added)
+    except RefsegError as error:
+        raise RefsegError(error.message, hint=error.hint or writer) from error
     if metadata.get("format") != RECORDS_FORMAT:
-        raise RefsegError(f"{uri}: not a file of records", hint="`refseg eval --records FILE` writes one")
+        raise RefsegError(f"{uri}: not a file of records", hint=writer)
     try:
         about = _about(parse_json(metadata.get("about", "{}")), uri)
         answers = _columns(about, columns)

@@ -21,7 +21,7 @@ from refseg_cli.evaluation import report_content
 from refseg_cli.evaluation.analysis import Analysis
 from refseg_cli.evaluation.answers import Answers, concatenate
 from refseg_cli.evaluation.provenance import PublishedRow
-from refseg_cli.files import is_special, part_name, whole
+from refseg_cli.files import is_special, part_name, unwritable, whole
 from refseg_cli.metrics.scores import sample_iou
 from refseg_cli.metrics.slices import find_slices
 from refseg_cli.progress import Progress, silent
@@ -233,7 +233,7 @@ def check_place(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RefsegError(f"{path}: cannot write: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -23,7 +23,7 @@ from refseg_cli.data.sources.videos import EXPRESSIONS
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import Answers
 from refseg_cli.evaluation.predictions import Given, Problems
-from refseg_cli.files import write
+from refseg_cli.files import unwritable, whole, write
 from refseg_cli.records import Record, Rle
 
 ZIP = ".zip"
@@ -115,14 +115,14 @@ def _open(path: Path) -> Iterator[_Store]:
 
             yield keep
             return
-        with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED) as archive:
+        with whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
 
             def pack(name: str, data: bytes) -> None:
                 archive.writestr(zipfile.ZipInfo(name, LONG_AGO), data, zipfile.ZIP_DEFLATED)
 
             yield pack
     except OSError as error:
-        raise RefsegError(f"{path}: cannot write: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
 
 
 def read_submission(source: str, splits: Sequence[Shards], problems: Problems) -> list[Given]:

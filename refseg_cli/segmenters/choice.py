@@ -65,7 +65,7 @@ def open_segmenter(
 
         if compile is not None:
             raise RefsegError(
-                "--compile: the bundled model runs on onnxruntime, which is faster", hint="leave --compile away"
+                "--compile: the bundled model runs on onnxruntime, which is faster", hint="omit --compile"
             )
         usual_device(model, device)
         return OnnxSegmenter(exported, threads=threads, once=once, memory=memory, **thresholds)
@@ -152,9 +152,9 @@ def refuse_of_exported(model: str | Path | None, *, precision: Wanted, compile: 
         RefsegError: it is one, and one of them is given.
     """
     if precision not in USUAL and is_exported(model):
-        raise RefsegError(f"{model}: an exported model has its own precision", hint="leave --precision away")
+        raise RefsegError(f"{model}: an exported model has its own precision", hint="omit --precision")
     if compile and is_exported(model):
-        raise RefsegError(f"{model}: an exported model cannot be compiled", hint="leave --compile away")
+        raise RefsegError(f"{model}: an exported model cannot be compiled", hint="omit --compile")
 
 
 def is_exported(model: str | Path | None) -> bool:

@@ -178,4 +178,4 @@ def compiler_failed(error: Exception) -> RefsegError:
     """Pages of a compiler in one line."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     reason = next((line for line in lines if "error: " in line), lines[0])
-    return RefsegError(f"--compile: torch.compile failed: {reason}", hint="leave --compile away")
+    return RefsegError(f"--compile: torch.compile failed: {reason}", hint="omit --compile")

@@ -95,4 +95,8 @@ def test_errors(files: list[str], tmp_path: Path, capsys: Capture) -> None:
         assert message in capsys.readouterr().err
     assert main(["compare", *files, "--protocol", "lavt"]) == ERROR
     assert "`refseg eval --protocol lavt --records FILE`" in capsys.readouterr().err
+    (tmp_path / "empty").touch()
+    for name in ("empty", "nowhere"):
+        assert main(["compare", files[0], str(tmp_path / name)]) == ERROR
+        assert capsys.readouterr().err.endswith("(`refseg eval --records FILE` writes one)\n")
     assert main(["compare", files[0]]) == ERROR

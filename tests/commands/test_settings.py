@@ -174,6 +174,8 @@ def test_config_show(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captur
     assert not any(row["from"] == "built-in" for row in shown["settings"])
     assert shell.main(["config", "show", "bnch"]) == ERROR
     assert "unknown command 'bnch' (did you mean 'bench'?)" in capsys.readouterr().err
+    assert shell.main(["config", "show", "zzz"]) == ERROR
+    assert "(one of: annotate, " in capsys.readouterr().err
 
 
 def test_config_show_without_settings(capsys: Capture) -> None:

@@ -47,8 +47,6 @@ def test_every_option_reaches_the_engine(requests: list[TrainRequest]) -> None:
         "--shuffle-phrases",
         "--out",
         "run",
-        "--init",
-        "other",
     ]
     changes = ["--set", "train.lr=0.5", "--set", "train.epochs=3"]
     assert main(["train", "--arch", "vlt", "--data", "shards", *options, *changes]) == FOUND
@@ -57,7 +55,6 @@ def test_every_option_reaches_the_engine(requests: list[TrainRequest]) -> None:
             recipe=load_recipe(name, ["train.lr=0.5", "train.epochs=3"]),
             data="shards",
             out=Path("run"),
-            init="other",
             resume=True,
             device="cpu",
             tracker="tensorboard",
@@ -84,6 +81,26 @@ def test_resume_takes_the_recipe_of_the_run(requests: list[TrainRequest], monkey
     monkeypatch.setattr(checkpoint, "read_config", lambda folder: {Path("run/last"): (recipe, None, {})}[folder])
     assert main(["train", "--resume", "--data", "shards", "--out", "run"]) == FOUND
     assert requests[0].recipe == recipe
+
+
+def test_a_new_run_may_start_from_another(requests: list[TrainRequest]) -> None:
+    assert main(["train", "--arch", "vlt", "--data", "shards", "--init", "other"]) == FOUND
+    assert requests[0].init == "other"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arch", "vlt", "--out", "run", "--init", "other"], "--resume has no use for --init (omit one of them)"),
+        ([], "--resume needs the folder of the run (add --out RUN)"),
+    ],
+)
+def test_what_does_not_go_with_resume(
+    requests: list[TrainRequest], capsys: Capture, options: list[str], message: str
+) -> None:
+    assert main(["train", "--resume", "--data", "shards", *options]) == ERROR
+    assert capsys.readouterr().err == f"refseg: {message}\n"
+    assert requests == []
 
 
 def test_resume_without_a_run_says_so(requests: list[TrainRequest], tmp_path: Path, capsys: Capture) -> None:
@@ -125,6 +142,9 @@ def test_a_signal_is_not_success(monkeypatch: pytest.MonkeyPatch, capsys: Captur
     streams = capsys.readouterr()
     assert streams.out == "run: 3 steps, 0 epochs, not validated\n"
     assert streams.err == "SIGINT: state saved; continue with: refseg train --resume --data shards --out run\n"
+    options = ["--shuffle-phrases", "--tracker", "tensorboard", "--device", "cpu"]
+    assert main(["train", "--arch", "vlt", "--data", "shards", "--out", "run", *options]) == INTERRUPTED
+    assert capsys.readouterr().err.endswith(f"--out run {' '.join(options)}\n"), "the control stays one"
 
 
 @pytest.mark.parametrize(

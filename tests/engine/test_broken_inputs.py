@@ -294,6 +294,15 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
 
 def test_a_file_in_place_of_the_output_folder_is_named(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(RefsegError, match="out: is a file, not a folder"):
+    with pytest.raises(RefsegError, match=r"out: is a file, not a folder .choose another --out"):
         run(raw, tmp_path / "out")
+    with pytest.raises(RefsegError, match=r"deeper/in: .*out is a file, not a folder .choose another --out"):
+        run(raw, tmp_path / "out/deeper/in")
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_split_named_twice_is_refused(tmp_path: Path, capfd: Capture) -> None:
+    words = ["prepare", "scenes", "--images", "train=2,train=3", "--out", tmp_path / "out"]
+    assert refseg(*words) == ERROR
+    [line] = capfd.readouterr().err.splitlines()
+    assert line == "refseg: --images train=2,train=3: names a split twice (give one number for each split)"

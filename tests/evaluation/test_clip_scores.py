@@ -141,6 +141,8 @@ def test_a_submission_of_a_split_without_masks(data: Path, tmp_path: Path, capsy
     names = [path.relative_to(source) for path in sorted(source.rglob("*.png"))]
     assert [path.relative_to(tmp_path / "out") for path in sorted((tmp_path / "out").rglob("*.png"))] == names
     assert all((source / name).read_bytes() == (tmp_path / "out" / name).read_bytes() for name in names)
+    assert main([*words, "--submission", str(tmp_path / "none.zip"), "--slices"]) == ERROR
+    assert "a split without masks has no use for --slices" in capsys.readouterr().err
     for zipped in ("one.zip", "two.zip"):
         assert main([*words, "--submission", str(tmp_path / zipped)]) == FOUND
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
@@ -238,6 +240,10 @@ def test_pictures_have_no_protocol_of_clips(tmp_path: Path, capsys: Capture) -> 
     assert "the protocol video is for clips" in capsys.readouterr().err
     assert main(words) == FOUND
     assert "refseg" in capsys.readouterr().out
+    capsys.readouterr()
+    assert main([*words, "--submission", str(tmp_path / "out.zip")]) == ERROR
+    assert "val is of pictures: submissions are of clips (omit --submission)" in capsys.readouterr().err
     found = score_file(OutsideRequest(str(tmp_path / "answers.jsonl"), str(out), ("val",), masks=True))
     with pytest.raises(RefsegError, match="submissions are of clips"):
-        write_submission(tmp_path / "sub", rows, found.answers["val"], found.masks)
+        write_submission(tmp_path / "out.zip", rows, found.answers["val"], found.masks)
+    assert not (tmp_path / "out.zip").exists(), "nor an empty one, that would be in the next one's way"
