@@ -311,7 +311,7 @@ def test_a_compiler_that_fails_is_one_line() -> None:
         def forward(self, batch: Batch) -> Prediction:
             raise RuntimeError("no C++ compiler\nand a page more")
 
-    with pytest.raises(RefsegError, match=r"^--compile: torch\.compile failed: no C\+\+ compiler \(leave"):
+    with pytest.raises(RefsegError, match=r"^--compile: torch\.compile failed: no C\+\+ compiler \(omit"):
         bed(Broken(), compile=True).row("forward", 1, 1)
 
 

@@ -349,7 +349,7 @@ def test_the_threshold_is_a_setting_of_evaluation_alone() -> None:
 @pytest.mark.parametrize("threshold", [0.0, 1.0, float("nan")])
 def test_a_threshold_that_is_no_probability_is_named(threshold: float) -> None:
     with pytest.raises(RefsegError, match="score_threshold"):
-        DeRISConfig(score_threshold=threshold)
+        build(DeRISConfig, {"score_threshold": threshold}, "deris")
 
 
 # --- once a picture ---------------------------------------------------------------------------------------------------
