@@ -108,7 +108,7 @@ def test_lists_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     ("text", "line"),
     [
         ("\ndevcie = 'cpu'", "refseg.toml:2: unknown key 'devcie' (did you mean 'device'?)"),
-        ("[predict]\n\nslices = true", "refseg.toml:3: unknown key 'slices' in [predict] (one of: batch-images, clip, coco-ids,"),
+        ("[predict]\n\nslices = true", "refseg.toml:3: unknown key 'slices' in [predict] (one of: batch-images, clip,"),
         ("[predct]\nformat = 'png'", "refseg.toml:1: unknown key 'predct' (did you mean 'predict'?)"),
         ("[prepare.coc]\nseed = 1", "refseg.toml:1: unknown key 'coc' in [prepare] (did you mean 'coco'?)"),
         ("version = true", "refseg.toml:1: unknown key 'version' (did you mean "),
