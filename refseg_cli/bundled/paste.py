@@ -150,7 +150,7 @@ def _part(canvas: Canvas, rng: np.random.Generator) -> Canvas:
     box = slice(top, top + size[0]), slice(left, left + size[1])
 
     def spoken_of(mask: np.ndarray) -> bool:
-        return np.count_nonzero(mask[box]) >= CUT_OFF * np.count_nonzero(mask)
+        return bool(np.count_nonzero(mask[box]) >= CUT_OFF * np.count_nonzero(mask))
 
     objects = [(category, seen[box], sound and spoken_of(seen)) for category, seen, sound in canvas.objects]
     classes = {category: mask[box] for category, mask in canvas.classes.items()}

@@ -106,6 +106,15 @@ Protocols = Annotated[
 Data = Annotated[
     str, typer.Option("--data", metavar="DIR", help="Prepared data: a folder or URI that 'refseg prepare' wrote.")
 ]
+DataSets = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Prepared data: a folder or URI that 'refseg prepare' wrote. Repeat to train on several sets together, "
+        "without the pictures that any of them holds out.",
+    ),
+]
 Engine = Annotated[
     Literal["local", "ray"],
     typer.Option("--engine", help="Where the work is done: here, or on a Ray cluster (RAY_ADDRESS; docs/scale.md)."),
