@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from refseg_cli.commands._given import refuse_besides, unread
 from refseg_cli.commands._options import Arch, DataSets, Device, Json, Overrides, Quiet, RecipeName, choose_recipe
-from refseg_cli.commands._question import refuse_besides
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, INTERRUPTED, RefsegError
 
@@ -60,9 +60,10 @@ def train(
 
     if resume:
         refuse_besides("--resume", {"--init": init})
+        init = None
         if not (out or arch or recipe):
             raise RefsegError("--resume needs the folder of the run", hint="add --out RUN")
-    begun = out if resume and not (arch or recipe or overrides) else None
+    begun = out if resume and not unread({"--arch": arch, "--recipe": recipe, "--set": overrides}) else None
     chosen = _recipe_of_run(begun) if begun else choose_recipe(arch, recipe, overrides)
     out = out or Path("runs") / Path(recipe or chosen.arch).stem
     request = TrainRequest(
