@@ -33,7 +33,7 @@ from refseg_cli.config import Recipe, load_recipe
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.engine.prepare import prepare_scenes
-from refseg_cli.evaluation.evaluate import Evaluation, evaluate_model
+from refseg_cli.evaluation.scoring import Evaluation, evaluate_model
 from refseg_cli.models import build_model
 from refseg_cli.records import Record, Thresholds
 

@@ -1,6 +1,7 @@
 """Upsampling, and convolutions of upsampled maps without the work of convolving what it has only repeated.
 
-Users: models/lavt.py, caris.py, caris_decoder.py, cgformer.py, deris.py. Axes: n maps, c channels in, o channels out, h w of a map, H W upsampled.
+Users: models/lavt.py, caris.py, caris_decoder.py, cgformer.py, deris.py.
+Axes: n maps, c channels in, o channels out, h w of a map, H W upsampled.
 """
 
 from __future__ import annotations
