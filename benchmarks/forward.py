@@ -14,10 +14,7 @@ logit in standard deviations. With --precisions, the first one is the baseline o
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from programs import checkouts, machine, options_of, save, tell, variables_of
 
 RECIPES = (
     *("rela-swin-b-grefcoco", "cgformer-refcoco", "vlt-swin-b-refcoco", "lavt-refcoco"),
@@ -91,10 +89,9 @@ class Side:
     @classmethod
     def start(cls, checkout: Path, recipe: str, precision: str, folder: Path, name: str) -> Side:
         logits = folder / f"{name}.npy"
-        paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
             [sys.executable, __file__, "--work", recipe, precision, str(folder / "weights"), str(logits)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            env=variables_of(checkout),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -146,7 +143,7 @@ def measure(recipe: str, sides: dict[str, tuple[Path, str]], phrases: list[int],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--baseline", type=Path, help="another checkout")
     parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="NAME", help="the others' results stay")
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
@@ -159,20 +156,18 @@ def main() -> None:
         recipe, precision, weights, logits = arguments.work
         work(recipe, precision, Path(weights), Path(logits))
         return
-    this = Path(__file__).parents[1]
-    sides = {name: (this, name) for name in arguments.precisions}
+    builds = checkouts(arguments.baseline)
+    sides = {name: (builds["this"], name) for name in arguments.precisions}
     if arguments.baseline:
-        sides = {"baseline": (arguments.baseline, "fp32"), **sides}
+        sides = {"baseline": (builds["baseline"], "fp32"), **sides}
     out: Path | None = arguments.out
     known = json.loads(out.read_text())["results"] if out and out.exists() else {}
     for recipe in arguments.recipes:
         known.setdefault(recipe, {}).update(measure(recipe, sides, arguments.phrases, arguments.rounds))
-        about = {"machine": platform.machine(), "threads": 1, "python": platform.python_version()}
-        text = json.dumps({"benchmark": "forward", **about, "results": known}, indent=1) + "\n"
+        result = {"benchmark": "forward", **machine("torch"), "threads": 1, "results": known}
         if out:
-            out.write_text(text)
-    if not out:
-        sys.stdout.write(text)
+            save(result, out)  # after each: nothing measured is lost
+    tell(result, out)
 
 
 if __name__ == "__main__":

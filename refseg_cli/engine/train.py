@@ -341,8 +341,9 @@ class _Run:
 
     def _scores(self, split: Shards) -> dict[str, float | None]:
         """Every metric of the weights that count, in percent."""
-        from refseg_cli.evaluation.evaluate import evaluate_model, joined
+        from refseg_cli.evaluation.evaluate import joined
         from refseg_cli.evaluation.parts import Part
+        from refseg_cli.evaluation.scoring import evaluate_model
 
         self.moving.gather()
         model = self.moving.evaluated.to(self.accelerator.device).eval()

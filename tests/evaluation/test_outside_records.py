@@ -12,15 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import records, write_split
 from pycocotools import mask as coco
+from scored import half, score
 
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
-from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
-
-
-def score(data: Path, source: Path, **options) -> Outside:
-    return score_file(OutsideRequest(str(source), str(data), ("val",), **options))
 
 
 @pytest.fixture
@@ -137,13 +133,6 @@ def with_empty_runs(mask: np.ndarray) -> dict:
     """The left half in three runs, the second of which is empty."""
     inside = int(mask.sum())
     return {"size": list(mask.shape), "counts": [0, 5, 0, inside - 5, mask.size - inside]}
-
-
-def half(record) -> np.ndarray:
-    """The left half of the picture."""
-    mask = np.zeros((record.height, record.width), dtype=bool)
-    mask[:, : record.width // 2] = True
-    return mask
 
 
 @pytest.mark.parametrize("form", ["counts", "string", "records"])
