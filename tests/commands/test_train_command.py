@@ -144,7 +144,9 @@ def test_a_signal_is_not_success(monkeypatch: pytest.MonkeyPatch, capsys: Captur
     assert streams.err == "SIGINT: state saved; continue with: refseg train --resume --data shards --out run\n"
     options = ["--shuffle-phrases", "--tracker", "tensorboard", "--device", "cpu"]
     assert main(["train", "--arch", "vlt", "--data", "shards", "--out", "run", *options]) == INTERRUPTED
-    assert capsys.readouterr().err.endswith(f"--out run {' '.join(options)}\n"), "the control stays one"
+    assert capsys.readouterr().err.endswith(f"--out run {' '.join(options)}\n"), (
+        "the run itself keeps that it is a control"
+    )
 
 
 @pytest.mark.parametrize(
