@@ -121,7 +121,7 @@ def plan(images: Mapping[str, int], seed: int) -> Iterator[Job]:
             raise unknown_name("split of scenes", split, SUBJECTS)
         if not 0 <= images[split] < IDS_PER_SPLIT:
             raise RefsegError(
-                f"scenes: {split}={images[split]}: no number of pictures or clips",
+                f"scenes: {split}={images[split]}: not a number of pictures",
                 hint=f"from 0 to {IDS_PER_SPLIT - 1}",
             )
     if not any(images.values()):
