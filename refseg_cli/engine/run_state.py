@@ -16,7 +16,7 @@ from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, to_table
 from refseg_cli.engine.optimise import take_moments
 from refseg_cli.engine.run_log import flattened
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, Unread
 
 STATE = "training.pt"
 NAMED = 3  # settings that a message spells out
@@ -148,6 +148,24 @@ def resume_folder(out: Path, recipe: Recipe, *, resume: bool) -> Path | None:
             hint="--resume without --recipe, --arch and --set continues with its own; or start another run with --out",
         )
     return last
+
+
+def is_blind(resumed: Path | None, *, asked: bool) -> bool:
+    """Whether phrases are shuffled: what a run began with counts, which those of earlier versions do not tell.
+
+    resumed: the checkpoint folder to go on from; None for a new run.
+
+    Raises:
+        Unread: it is asked of a run that began without.
+    """
+    begun = None if resumed is None else checkpoint.read_config(resumed)[2].get(checkpoint.BLIND)
+    if resumed is not None and asked and begun is False:
+        raise Unread(
+            f"{resumed.parent}: the run was started without --shuffle-phrases",
+            option="--shuffle-phrases",
+            hint="omit it; or start another run with --out",
+        )
+    return asked if begun is None else bool(begun)
 
 
 def nothing_to_resume(out: Path) -> RefsegError:

@@ -76,7 +76,7 @@ class About:
     """What answers depend on.
 
     data, dataset, split_by: where the expressions come from, the name of that set, and whose splits.
-    trained_on: the set that the model was trained on, as far as it says.
+    trained_on: the set that the model was trained on, as far as it says.  blind: with shuffled phrases, as a control.
     changed: settings of the model's recipe that were others, and what was done to phrases or pictures before they were
     asked; empty for nothing.
     mask_thresholds: those of `Answer.curve`.
@@ -103,6 +103,7 @@ class About:
     rules: int = RULES
     finished: bool = False
     masks: bool = True
+    blind: bool = False
 
 
 OF_PICTURES = ("mask", "instances")  # columns that figures do not need

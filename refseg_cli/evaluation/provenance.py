@@ -103,7 +103,8 @@ def published_row(published: Published, about: About, split: str, protocol: str)
 
 
 def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = None) -> list[str]:
-    """What a reader of the figures must know, a sentence each: another training set, pictures that were trained on.
+    """What a reader of the figures must know, a sentence each: a control, another training set, pictures that were
+    trained on.
 
     Args:
         trained_on: prepared data whose train split the model saw. Without it the evaluated data's own train split is
@@ -113,6 +114,10 @@ def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = No
         RefsegError: `trained_on` is no prepared data.
     """
     said = []
+    if about.blind:
+        said.append(
+            f"{about.model}: a control, blind to language: it was trained with shuffled phrases (--shuffle-phrases)"
+        )
     if about.without_raw:
         said.append(
             f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it was asked "
