@@ -237,8 +237,9 @@ def _cells(centres: Tensor, offsets: Tensor, sizes: Tensor) -> tuple[tuple[Tenso
 class Sharpen(nn.Module):
     """Ours: mask features at stride 2, from those at stride 4 and the picture's own edges."""
 
-    def __init__(self, dim: int, *, width: int = 32) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
+        width = 32
         self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
         self.context = nn.Conv2d(dim, width, 1)
         last = nn.Conv2d(width, dim, 1)
