@@ -56,6 +56,11 @@ def test_a_union_of_data_sets_is_none_of_those_tested_on() -> None:
     assert load_recipe("caris-refcoco").published.trained_on == "refcoco"
 
 
+@pytest.mark.parametrize("name", ["cgformer-refcoco", "deris-b-refcoco"])
+def test_adam_goes_by_the_largest_moment_where_the_official_code_does(name: str) -> None:
+    assert load_recipe(name).train.amsgrad
+
+
 def test_architectures_are_those_with_a_model() -> None:
     from refseg_cli.models import MODELS
 

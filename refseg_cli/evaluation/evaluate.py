@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from refseg_cli.segmenters.compiling import Compiling
     from refseg_cli.segmenters.precision import Precision, Wanted
 
+BATCH_IMAGES = 8  # if nothing else is asked for
 
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
@@ -52,7 +53,7 @@ class EvalRequest:
     splits: tuple[str, ...]
     model: str | None = None
     device: str = "auto"
-    batch_images: int = 8
+    batch_images: int = BATCH_IMAGES
     limit: int = 0
     workers: int | None = None
     records: str | None = None
@@ -101,12 +102,8 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
         RefsegError: no such data, split, model or device, damaged shards, overrides that the model cannot take, or
             records that cannot be written there. All of it but a full disk is found before the first image.
     """
-    from refseg_cli.segmenters.choice import (
-        open_checkpoint,
-        refuse_of_exported,
-        refuse_of_zero_shot,
-        usual_device,
-    )
+    from refseg_cli.evaluation.asked import check, evaluate_segmenter
+    from refseg_cli.segmenters.choice import open_checkpoint, usual_device
     from refseg_cli.segmenters.inference import pick_device
     from refseg_cli.segmenters.precision import choose
     from refseg_cli.segmenters.zero_shot import is_zero_shot, open_zero_shot
@@ -115,16 +112,12 @@ def evaluate(request: EvalRequest, *, watch: Watch | None = None, progress: Prog
         raise RefsegError(f"cannot evaluate {request.batch_images} images at a time", hint="at least 1")
     if not request.splits:
         raise RefsegError("no split to evaluate", hint="name at least one, for example val")
+    check(request)
     if request.model is not None and is_zero_shot(request.model):
-        from refseg_cli.evaluation.asked import evaluate_segmenter
-
-        compile = request.compile is not None
-        refuse_of_zero_shot(request.model, memory=request.memory, precision=request.precision, compile=compile)
         segmenter = open_zero_shot(request.model, device=request.device)
         with sharing() as part:
             _check_watch(watch, part)
             return evaluate_segmenter(request, segmenter, watch=watch, part=part, progress=progress)
-    refuse_of_exported(request.model, precision=request.precision, compile=request.compile is not None)
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     device = pick_device(usual_device(request.model, request.device))
     loaded = open_checkpoint(request.model, device, overrides=request.overrides)

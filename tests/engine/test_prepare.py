@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,16 @@ def test_other_readers_take_the_whole_folder(raw: Path, tmp_path: Path, read: An
     report = run(raw, tmp_path / "out", on_error="skip", shard_bytes=1)
     assert report.problems
     assert read(str(tmp_path / "out")) == 3
+
+
+def test_nothing_imports_pandas(raw: Path, tmp_path: Path) -> None:
+    """Wherever it is installed, that would take 50 MB and a quarter of a second."""
+    program = (
+        "import sys; from pathlib import Path; from refseg_cli.engine.prepare import Output, PrepareRequest, prepare\n"
+        "prepare(PrepareRequest('refcoco', Path(sys.argv[1]), Output(sys.argv[2])))\n"
+        "assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(raw), str(tmp_path / "out")], check=True)
 
 
 def test_ids_that_stand_for_several_things_are_named(raw: Path, tmp_path: Path, capsys: Capture) -> None:

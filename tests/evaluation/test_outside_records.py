@@ -161,3 +161,27 @@ def test_figures_from_masks_where_counts_are_asked_for_are_told(data, recorded):
     assert score(data, recorded).cautions == ()
     (said,) = score(data, recorded, protocols=("refseg", "lavt")).cautions
     assert "without counts by lavt, or with those of earlier rules: all figures are from its masks" in said
+
+
+def test_rows_of_records_are_merged_if_that_is_asked_for(data, recorded):
+    """Each mask in two rows, its left half and its right one: together the same figures, and not those of a half."""
+    table = pq.read_table(recorded)
+    whole = [coco.decode(mask) for mask in table.column("mask").to_pylist()]
+    assert any(mask.any() for mask in whole)
+    left = [mask * (np.arange(mask.shape[1]) < mask.shape[1] / 2) for mask in whole]
+    rows = [masks.encode(mask) for mask in (*left, *(a - b for a, b in zip(whole, left, strict=True)))]
+    kind = table.schema.field("mask").type
+    column = pa.array([{"size": list(row.size), "counts": row.counts} for row in rows], kind)
+    twice = pa.concat_tables([table, table])
+    twice = twice.set_column(table.schema.get_field_index("mask"), table.schema.field("mask"), column)
+    source = recorded.with_name("halves.parquet")
+    pq.write_table(twice.replace_schema_metadata(table.schema.metadata), source)
+    with pytest.raises(RefsegError, match=r"duplicate.*--merge union makes one mask"):
+        score(data, source)
+    merged, plain = score(data, source, merge="union"), score(data, recorded, merge="union")
+    assert plain.cautions == ()  # nothing to merge: scored by their counts
+    assert [len(said) for said in (merged.problems.counts(), merged.cautions)] == [0, 1]
+    assert "several rows are one answer" in merged.cautions[0]
+    found, wanted = (outside.answers["val"].counts() for outside in (merged, plain))
+    assert found.intersection.tolist() == wanted.intersection.tolist()
+    assert found.union.tolist() == wanted.union.tolist()
