@@ -1,7 +1,7 @@
 """Pixel decoders: a backbone's pyramid to memories for attention, and one fine map for dot products with filters.
 
-Users: models/{deris,rela}.py, layers/region_decoder.py. In both kinds the places of the three coarse maps see one
-another; the finest map joins at the end.
+Users: models/{deris,rela}.py; of parts models/{caris,deris}_decoder.py, layers/region_decoder.py.
+In both kinds the places of the three coarse maps see one another; the finest map joins at the end.
 
 Axes: m maps (of an image, or of an image seen with one phrase), c channels, h w of a map, p places of all levels,
 s levels, r points sampled at a level.

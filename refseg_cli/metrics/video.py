@@ -1,5 +1,5 @@
-"""Region similarity J, boundary accuracy F and their mean, of the masks of a video (Perazzi et al., CVPR 2016); and
-how steady they are, which is our own measure.
+"""Region similarity J and boundary accuracy F of the masks of a video (Perazzi et al., CVPR 2016), and how steady
+they are, which is our own measure.
 
 As davisvideochallenge/davis2017-evaluation `davis2017/metrics.py` has them, and henghuiding/MeViS `tools/eval_mevis.py`
 uses them: each figure is the mean over all frames, and over expressions that of their figures. DAVIS leaves the first
