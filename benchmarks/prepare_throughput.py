@@ -180,7 +180,7 @@ def main() -> None:
         photos = sorted((root / "images").iterdir())
         runs = {name: defaultdict(list) for name in ("copy", "one", "several")}
         request = PrepareRequest("refcoco", root, Output(str(out), shard_bytes=shard_bytes))
-        several = replace(request, workers=arguments.workers)
+        several = replace(request, output=replace(request.output, workers=arguments.workers))
         for _ in range(arguments.rounds):
             timed(lambda: copy(photos, out, shard_bytes), out, runs["copy"])
             timed(lambda: prepare(request), out, runs["one"])
