@@ -126,7 +126,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def compare_clips(one: ClipScores, other: ClipScores, *, swaps: int = SWAPS, seed: int = 0) -> dict[str, Difference]:
+def compare_clips(one: ClipScores, other: ClipScores, *, swaps: int = SWAPS) -> dict[str, Difference]:
     """The figures of two models on the same expressions, the other's minus the one's; intervals from how clips differ.
 
     Raises:
@@ -137,7 +137,7 @@ def compare_clips(one: ClipScores, other: ClipScores, *, swaps: int = SWAPS, see
             "the two do not answer the same expressions of clips",
             hint="evaluate both models on the same data and splits",
         )
-    return differences(one.table, other.table, one.clips, swaps=swaps, seed=seed)
+    return differences(one.table, other.table, one.clips, swaps=swaps)
 
 
 def analyse_clips(found: ClipScores, *, slices: bool = False, intervals: bool = True) -> Analysis:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BATCH_IMAGES = 8  # if nothing else is asked for
 
+
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
     """What to evaluate.

@@ -1,7 +1,7 @@
 """Weight files of strangers: where they are, and the tensors in them. No code of theirs is run.
 
 A file is read with `weights_only=True` or as safetensors, never otherwise. Users: engine/importing.py for whole models,
-vision.py for backbones.
+vision.py and video_swin.py for backbones.
 """
 
 from __future__ import annotations
