@@ -6,7 +6,6 @@ docs/metrics.md lists them all. Nothing here knows the data: `matching` finds th
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from itertools import chain, zip_longest
 from typing import Any, Literal, NamedTuple
 
 from refseg_cli.data import storage
+from refseg_cli.data.sources.json_files import parse
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation import project_files
 from refseg_cli.evaluation.answers import Answers, read_answers, read_instances, read_masks
@@ -199,7 +199,7 @@ def _whole_file(text: str, uri: str) -> Iterable[tuple[int, Any]] | None:
     if start.group() not in "[{":
         raise _foreign(uri)
     try:
-        value = json.loads(text)
+        value = parse(text)
     except (ValueError, RecursionError) as error:
         if start.group() == "[":
             what = error if isinstance(error, ValueError) else "nested too deeply"
@@ -216,7 +216,7 @@ def _lines(text: str, uri: str, problems: Problems) -> Iterator[tuple[str, Any]]
         if line and not line.isspace():
             where = f"{uri}:{number}"
             try:
-                yield where, json.loads(line)
+                yield where, parse(line)
             except ValueError:
                 problems.add("unreadable", where, "not JSON")
             except RecursionError:
