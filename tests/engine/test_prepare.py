@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import raw_layout
-from preparing import photo_of_three, run
+from preparing import photo_of_three, refseg, run
 from pycocotools.coco import COCO
 
-from refseg_cli.app import main
 from refseg_cli.data import masks, shards
 from refseg_cli.data.scenes import DEFAULT_IMAGES
 from refseg_cli.data.sources.catalogue import PUBLISHED
@@ -23,14 +22,6 @@ from refseg_cli.engine.prepare import prepare_scenes, share_scenes
 from refseg_cli.errors import FOUND
 
 Capture = pytest.CaptureFixture[str]
-
-
-def refseg(*words: object) -> int:
-    """The exit status of a command line."""
-    return main([str(word) for word in words])
-
-
-# What comes out
 
 
 def test_refcoco_is_prepared_as_counted_by_hand(raw: Path, tmp_path: Path) -> None:
