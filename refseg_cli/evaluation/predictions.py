@@ -6,7 +6,6 @@ docs/metrics.md lists them all. Nothing here knows the data: `matching` finds th
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +14,11 @@ from itertools import chain, zip_longest
 from typing import Any, Literal, NamedTuple
 
 from refseg_cli.data import storage
+from refseg_cli.data.sources.json_files import parse
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation import project_files
 from refseg_cli.evaluation.answers import Answers, read_answers, read_instances, read_masks
 from refseg_cli.evaluation.outlines import KEPT, Outline, outlines
-from refseg_cli.files import parse_json
 
 Reason = Literal[
     "unreadable", "unknown", "contradictory", "ambiguous", "duplicate", "wrong size", "changed truth", "missing"
@@ -200,10 +199,11 @@ def _whole_file(text: str, uri: str) -> Iterable[tuple[int, Any]] | None:
     if start.group() not in "[{":
         raise _foreign(uri)
     try:
-        value = parse_json(text)
-    except ValueError as error:
+        value = parse(text)
+    except (ValueError, RecursionError) as error:
         if start.group() == "[":
-            raise RefsegError(f"{uri}: not valid JSON: {error}") from error
+            what = error if isinstance(error, ValueError) else "nested too deeply"
+            raise RefsegError(f"{uri}: not valid JSON: {what}") from error
         return None
     if isinstance(value, Mapping):
         value = next((value[key] for key in WRAPPERS if isinstance(value.get(key), list)), None)
@@ -216,7 +216,7 @@ def _lines(text: str, uri: str, problems: Problems) -> Iterator[tuple[str, Any]]
         if line and not line.isspace():
             where = f"{uri}:{number}"
             try:
-                yield where, json.loads(line)
+                yield where, parse(line)
             except ValueError:
                 problems.add("unreadable", where, "not JSON")
             except RecursionError:
