@@ -182,7 +182,7 @@ def _show(report: BenchReport, found: Comparison | None) -> None:
 def _verdict(found: Comparison, least: float | None) -> int:
     """Say what is not as in the baseline, and whether that is too slow."""
     for difference in found.other:
-        console.warn(f"{found.baseline}: another {difference}")
+        console.warn(f"{found.baseline}: measured with another {difference}")
     if found.missing:
         console.warn(f"{found.baseline}: has no row for {found.missing} of these")
     slow = found.below(least) if least is not None else ()

@@ -209,8 +209,8 @@ def _lacking(records: Answers, request: OutsideRequest) -> tuple[str, ...]:
 def _by_masks(request: OutsideRequest, lacking: Sequence[str]) -> Iterator[str]:
     if lacking:
         yield (
-            f"{request.source}: without counts by {', '.join(lacking)}, or with those of earlier rules: "
-            "all figures are from its masks, as of finished predictions"
+            f"{request.source}: has no counts by {', '.join(lacking)}, or only by earlier rules: "
+            "all figures are from its masks, as for finished predictions"
         )
 
 
