@@ -37,7 +37,11 @@ Stage = Annotated[
 ]
 Baseline = Annotated[
     Path | None,
-    typer.Option("--compare", metavar="FILE", help="Earlier output of --json; each row's speed as a share of its."),
+    typer.Option(
+        "--compare",
+        metavar="FILE",
+        help="Earlier output of --json: print each row's speed as a share of the speed there.",
+    ),
 ]
 FailBelow = Annotated[
     float | None,
@@ -58,7 +62,9 @@ AskedData = Annotated[
 AskedSplit = Annotated[
     str, typer.Option("--data-split", metavar="NAME", help="Split to ask.", autocompletion=split_choices)
 ]
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="SVG to draw: phrases a second over sizes.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw phrases a second over batch sizes, as SVG.")
+]
 
 
 def bench(
