@@ -20,7 +20,10 @@ DataIn = Annotated[
 ]
 SplitIn = Annotated[str, typer.Option("--split", metavar="NAME", help="With --data: the split to answer.")]
 Workers = Annotated[
-    int, typer.Option("--workers", metavar="N", min=1, help="With --engine ray: most processes, each with a model.")
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=1, help="With --engine ray: processes at most, each with its own model."
+    ),
 ]
 Threads = Annotated[
     int, typer.Option("--threads", metavar="N", min=0, help="With --data: threads of each process; 0: the default.")
