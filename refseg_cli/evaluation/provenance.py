@@ -114,13 +114,13 @@ def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = No
     said = []
     if about.without_raw:
         said.append(
-            f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it was asked "
+            f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it read "
             "the cleaned ones; prepare the data again"
         )
     if about.trained_on and about.trained_on != about.dataset:
         said.append(f"trained on {about.trained_on}, evaluated on {about.dataset}: a cross-dataset figure")
     if TRAIN in splits and about.trained_on == about.dataset:
-        said.append(f"{TRAIN}: what the model was trained on")
+        said.append(f"{TRAIN}: the model was trained on this split")
     source = trained_on or (about.data if about.trained_on == about.dataset else None)
     if source is None:
         return said

@@ -116,7 +116,7 @@ def test_shared_pictures_are_counted_by_their_ids(with_train):
         f"val: 2 of its 3 images are in the train split of {data}",
         f"testA: 1 of its 2 images are in the train split of {data}",
     ]
-    assert cautions(about, ["train"]) == ["train: what the model was trained on"]
+    assert cautions(about, ["train"]) == ["train: the model was trained on this split"]
 
 
 def test_another_training_set_is_said_and_looked_into_where_it_is_given(with_train):
