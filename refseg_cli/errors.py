@@ -34,6 +34,14 @@ class RefsegError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
+class Unread(RefsegError):
+    """An option that nothing reads in this case. option: as typed, e.g. --batch-images."""
+
+    def __init__(self, message: str, *, option: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint or f"omit {option}")
+        self.option = option
+
+
 def quoted(text: str) -> str:
     """A user's own words in a message, which stays one that can be read however long they are."""
     return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")

@@ -52,6 +52,26 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        RefsegError: it cannot be written.
+    """
+    new, old = (path.with_name(part_name(path.name)) for _ in range(2))
+    try:
+        with _explained(path):
+            new.mkdir(parents=True)
+            yield new
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
 def stream(path: Path) -> Iterator[BinaryIO]:
     """As `whole`, for what is written piece by piece: a FIFO's reader sees each as soon as it is flushed.
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refseg_cli.commands._forms import Asked, Listing, Write, Written, draw, list_one, written_as
+from refseg_cli.commands._given import fitting, refuse_besides
 from refseg_cli.commands._many import each
 from refseg_cli.commands._output import Format
 from refseg_cli.commands._places import Places
-from refseg_cli.commands._question import Question, read_picture, refuse_besides
+from refseg_cli.commands._question import Question, read_picture
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, RefsegError
 
@@ -25,19 +26,16 @@ if TYPE_CHECKING:
     from refseg_cli.segmenters.several import Several
 
 
-def refuse_useless(
-    places: Places, listing: Listing | None, coco_ids: Path | None, simplify: float, batch_images: int
-) -> None:
+def refuse_useless(format: Format, coco_ids: Path | None, simplify: float, batch_images: int) -> None:
     """That no option is given which this way of answering has no use for."""
-    if listing:
-        refuse_besides(
-            "printing names",
-            {"--output": places.output, "--format": places.format != "png", "--resume": places.resume},
-        )
-    outlined = places.format in ("polygons", "labelme", "yolo-seg")
-    useless = {"--coco-ids": places.format != "coco" and coco_ids, "--simplify": simplify and not outlined}
-    useless["--batch-images"] = batch_images > 1 and places.format == "explain"
-    refuse_besides(f"--format {places.format}", useless)
+    useless: dict[str, object] = {}
+    if format != "coco":
+        useless["--coco-ids"] = coco_ids
+    if format not in ("polygons", "labelme", "yolo-seg"):
+        useless["--simplify"] = simplify
+    if format == "explain":
+        useless["--batch-images"] = batch_images > 1
+    refuse_besides(f"--format {format}", useless)
 
 
 def answer(
@@ -68,8 +66,8 @@ def answer(
         if not question.many:
             found = read(pictures[0])
             read = partial(_again, found)
-        once, together = len(pictures) == 1, batch_images > 1
-        answering = _Answering.open(phrases, format, model, once=once, together=together, options=options)
+        once = len(pictures) == 1
+        answering = _Answering.open(phrases, format, model, batch_images, once=once, options=options)
         write: Write
         if listing:
             write = partial(list_one, listing)
@@ -141,21 +139,23 @@ class _Answering:
         phrases: Sequence[str],
         format: Format,
         model: str | None,
+        batch_images: int,
         *,
         once: bool,
-        together: bool,
         options: Mapping[str, Any],
     ) -> _Answering:
         from refseg_cli.segmenters import several
         from refseg_cli.segmenters.choice import open_explaining, open_segmenter
 
         if format == "explain":
-            explaining = open_explaining(model, **options)
+            explaining = fitting(partial(open_explaining, model), options)
             answer = several.one_by_one(getattr(explaining, "explain", explaining.predict))
             return cls(explaining, answer, phrases, True)
-        segmenter = open_segmenter(model, once=once, **options)
-        if together:
-            return cls(segmenter, partial(several.together(segmenter), soft=format == "soft"), phrases, False)
+        segmenter = fitting(partial(open_segmenter, model, once=once), options)
+        together = partial(several.together, segmenter)
+        many = fitting(lambda batch_images=1: together() if batch_images > 1 else None, {"batch_images": batch_images})
+        if many is not None:
+            return cls(segmenter, partial(many, soft=format == "soft"), phrases, False)
         method = segmenter.predict if format != "soft" else getattr(segmenter, "soften", None)
         if method is None:
             raise RefsegError(

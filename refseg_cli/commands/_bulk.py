@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from refseg_cli.commands._given import fitting
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
 
@@ -30,7 +33,9 @@ Threads = Annotated[
 ]
 
 
-def answer_data(data: str, split: str, output: str | None, *, json: bool, **options: Any) -> int:
+def answer_data(
+    data: str, split: str, output: str | None, *, json: bool, model: str | None, options: Mapping[str, Any]
+) -> int:
     """Have every phrase of a split answered; the exit status says whether anything was found.
 
     options: the rest of a `BulkRequest`.
@@ -40,7 +45,8 @@ def answer_data(data: str, split: str, output: str | None, *, json: bool, **opti
     if output is None:
         raise RefsegError("--data needs a place for the answers", hint="give -o, a folder or URI")
     with console.progress() as progress:
-        report = answer_shards(BulkRequest(data, split, output, **options), progress=progress)
+        request = partial(BulkRequest, data, split, output, model)
+        report = fitting(lambda **fit: answer_shards(request(**fit), progress=progress), options)
     for name, why in report.failed.items():
         console.error(RefsegError(f"{name}: {why}"))
     answered = report.answered

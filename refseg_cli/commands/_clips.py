@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refseg_cli.commands._given import unread
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.protocols import VIDEO
@@ -56,7 +57,7 @@ def keep_or_refuse(data: str, splits: Sequence[str], submission: Path | None, *,
         known = read_manifest(data).splits
     except RefsegError:
         known = {}
-    if submission is None and palette:
+    if submission is None and unread({"--palette": palette}):
         raise RefsegError("--palette is for submissions", hint="add --submission, or omit it")
     if submission is not None:
         if len(splits) > 1:

@@ -15,6 +15,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from refseg_cli.commands._given import noted
+
 WIDEST = 78  # columns of a page: longer lines are hard to read
 WIDEST_NAME = 30  # columns of the names of options
 LEAST_TEXT = 24  # columns beside the names; where there are fewer, the text stands below its name
@@ -50,7 +52,11 @@ class _Fitting:
 
 
 class _Command(_Fitting, TyperCommand):
-    """A command with our help page."""
+    """A command with our help page, which knows where its options come from."""
+
+    def invoke(self, context: Any) -> Any:
+        with noted(context):
+            return super().invoke(context)
 
 
 class _Group(_Fitting, TyperGroup):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from refseg_cli.commands._given import one_of
 from refseg_cli.config import ARCHITECTURES, Recipe, load_recipe, recipe_names
 from refseg_cli.console import console
 from refseg_cli.errors import RefsegError, unknown_name
@@ -105,6 +106,15 @@ Protocols = Annotated[
 ]
 Data = Annotated[
     str, typer.Option("--data", metavar="DIR", help="Prepared data: a folder or URI that 'refseg prepare' wrote.")
+]
+DataSets = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Prepared data: a folder or URI that 'refseg prepare' wrote. Repeat to train on several sets together, "
+        "without the pictures that any of them holds out.",
+    ),
 ]
 Engine = Annotated[
     Literal["local", "ray"],
@@ -237,8 +247,11 @@ def choose_recipe(arch: str | None, recipe: str | None, overrides: list[str] | N
             raise RefsegError("no --arch and no --recipe", hint=f"--arch is one of: {', '.join(ARCHITECTURES)}")
         recipe = _default_recipe(arch)
     chosen = load_recipe(recipe, overrides or ())
-    if arch not in (None, chosen.arch):
-        raise RefsegError(f"--recipe {recipe} is of {chosen.arch}, not of --arch {arch}", hint="omit --arch")
+    if arch in (None, chosen.arch):
+        return chosen
+    why = f"--recipe {recipe} is of {chosen.arch}, not of --arch {arch}"
+    if one_of({"--arch": arch, "--recipe": recipe}, why=why)[0] == "--arch":
+        return choose_recipe(arch, None, overrides)
     return chosen
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refseg_cli import files
 from refseg_cli.commands._forms import Lines, written_as
+from refseg_cli.commands._given import fitting
 from refseg_cli.commands._many import ahead
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places
@@ -118,7 +120,7 @@ def answer_clip(
         raise RefsegError(f"{name}: a clip is a file or a folder", hint="save it first")
     places.check([name])
     clip, phrases = open_video(Path(name), max_pixels=max_pixels or MAX_PIXELS), places.phrases
-    segmenter = open_segmenter(model, **options)
+    segmenter = fitting(partial(open_segmenter, model), options)
     for caution in segmenter.cautions(name, phrases):
         console.warn(caution)
     found_in, done = dict.fromkeys(range(len(phrases)), 0), 0

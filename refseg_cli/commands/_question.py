@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refseg_cli.commands._given import unread
 from refseg_cli.commands._many import expand, read_phrases
 from refseg_cli.commands._output import STDIO
 from refseg_cli.commands._places import name_of
@@ -36,7 +37,7 @@ class Question:
             return replace(self, pictures=expand(self.pictures, PICTURES, recursive=recursive))
         if Path(self.pictures[0]).is_dir():
             raise RefsegError(f"{self.pictures[0]}: a folder", hint="name phrases with -p PHRASE")
-        if recursive:
+        if unread({"--recursive": recursive}):
             raise RefsegError("--recursive is for folders of images", hint="name phrases with --phrase")
         return self
 
@@ -95,10 +96,3 @@ def _stdin() -> bytes:
             "- reads an image from standard input, which is a terminal", hint="refseg predict - ... < IMAGE"
         )
     return sys.stdin.buffer.read()
-
-
-def refuse_besides(option: str, others: Mapping[str, object]) -> None:
-    """That none of the others is given, for which the option has no use.  others: by name, whether they are."""
-    for name, value in others.items():
-        if value:
-            raise RefsegError(f"{option} has no use for {name}", hint="omit one of them")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from refseg_cli.commands._given import one_of
 from refseg_cli.console import cell, console, is_number
-from refseg_cli.errors import RefsegError
 
 Form = Literal["text", "json", "markdown", "latex"]
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
@@ -30,12 +30,12 @@ def chosen_form(*, json: bool, markdown: bool, latex: bool) -> Form:
     Raises:
         RefsegError: more than one was.
     """
-    asked: list[Form] = []
-    for wanted, name in ((json, "json"), (markdown, "markdown"), (latex, "latex")):
-        asked += [name] if wanted else []  # type: ignore[list-item]
-    if len(asked) > 1:
-        raise RefsegError(f"--{asked[0]} and --{asked[1]} exclude each other", hint="give one of them")
-    return asked[0] if asked else "text"
+    forms: dict[str, Form | None] = {
+        "--json": "json" if json else None,
+        "--markdown": "markdown" if markdown else None,
+        "--latex": "latex" if latex else None,
+    }
+    return one_of(forms)[1] or "text"
 
 
 def show(tables: Sequence[Table], form: Form) -> None:

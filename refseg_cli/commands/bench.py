@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from refseg_cli.commands._given import fitting, one_of, unread
 from refseg_cli.commands._options import (
     Arch,
     Compile,
@@ -62,6 +65,7 @@ AskedData = Annotated[
 AskedSplit = Annotated[
     str, typer.Option("--data-split", metavar="NAME", help="Split to ask.", autocompletion=split_choices)
 ]
+TWO = "a trained model and a recipe were asked for"
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw phrases a second over batch sizes, as SVG.")
 ]
@@ -111,15 +115,23 @@ def bench(
     from refseg_cli.engine.baseline import read_baseline
     from refseg_cli.engine.bench import BenchRequest
 
-    if overrides and not (arch or recipe):
+    random = one_of({"--model": model, "--recipe or --arch": recipe or arch}, why=TWO)[0] not in (None, "--model")
+    if not random and unread({"--set": overrides}):
         raise RefsegError("--set changes a recipe, and none was given", hint="add --recipe or --arch")
-    if fail_below is not None and compare is None:
+    if compare is None and unread({"--fail-below": fail_below is not None}):
         raise RefsegError("--fail-below needs something to compare with", hint="add --compare FILE")
     earlier = read_baseline(compare) if compare else None
-    chosen = choose_recipe(arch, recipe, overrides) if arch or recipe else None
-    sizes = _numbers("--batch-sizes", batch_sizes), _numbers("--phrases", phrases)
-    request = BenchRequest(model, chosen, stage, *sizes, repeat, warmup, device, precision, compile, data, data_split)
-    report, found = _measured(request, earlier, str(compare))
+    chosen = choose_recipe(arch, recipe, overrides) if random else None
+    options: dict[str, Any] = {
+        "batch_sizes": _numbers("--batch-sizes", batch_sizes),
+        "phrases": _numbers("--phrases", phrases),
+        "data": data,
+        "data_split": data_split,
+    }
+    options |= {"repeat": repeat, "warmup": warmup, "device": device, "precision": precision, "compile": compile}
+    request = partial(BenchRequest, None if random else model, chosen, stage)
+    call = partial(_measured, request, earlier=earlier, name=str(compare))
+    report, found = fitting(call, options)
     if plot:
         _draw(report, plot)
     if json:
@@ -130,14 +142,14 @@ def bench(
 
 
 def _measured(
-    request: BenchRequest, earlier: dict[str, Any] | None, name: str
+    request: Callable[..., BenchRequest], *, earlier: dict[str, Any] | None, name: str, **options: Any
 ) -> tuple[BenchReport, Comparison | None]:
     """earlier: the baseline in the file of that `name`, if there is one."""
     from refseg_cli.engine.baseline import compare
     from refseg_cli.engine.bench import bench
 
     with console.progress() as progress:
-        report = bench(request, progress=progress)
+        report = bench(request(**options), progress=progress)
     return report, None if earlier is None else compare(report, earlier, name)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refseg_cli.commands._clips import KeptMasks, by_clip, keep_or_refuse, scored_by_clip, submit
 from refseg_cli.commands._eval_options import (
@@ -29,6 +30,7 @@ from refseg_cli.commands._eval_options import (
     TrainedOn,
     Words,
 )
+from refseg_cli.commands._given import fitting, one_of, refuse_besides, unread
 from refseg_cli.commands._options import (
     BatchImages,
     Compile,
@@ -47,7 +49,6 @@ from refseg_cli.commands._options import (
     choose_protocols,
     choose_splits,
 )
-from refseg_cli.commands._question import refuse_besides
 from refseg_cli.commands._tables import Form, chosen_form, show
 from refseg_cli.commands.calibrate import choose, describe, thresholds
 from refseg_cli.commands.compare import show_differences
@@ -66,6 +67,10 @@ if TYPE_CHECKING:
     from refseg_cli.evaluation.watching import Watch
     from refseg_cli.records import Rle
     from refseg_cli.report.content import PackedMap
+
+
+NO_MAPS = "--compile: a compiled model has no maps for --report"
+AS_IT_IS = "--calibrate stores thresholds of the model without --set"
 
 
 def eval_(
@@ -121,26 +126,29 @@ def eval_(
     from refseg_cli.segmenters.compiling import Compiling
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
-    splits, disturb = choose_splits(split), _disturbance(mask_words, mask_count, sanity)
+    splits = choose_splits(split)
+    page, disturb = _page_or_disturbance(page, mask_words, mask_count, sanity, source)
     clips = keep_or_refuse(data, splits, submission, palette=palette)
     wanted = _Wanted(choose_protocols(protocol, clips=clips.any), slices, curves, resamples, trained_on, form)
-    path = _page(page, disturb, source)
+    path = _place(page, source)
     _refuse_unshown(wanted, disturb, clips, {"--protocol": protocol, "--report": page})
     needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
         asked |= {"--precision": precision != "fp32", "--compile": compile, "--batch-images": batch_images != 8}
-        _refuse_with_from(asked | {"--mask-words": mask_words, "--sanity": sanity})
+        _refuse_with_from(asked | {"--device": device != "auto", "--mask-words": mask_words, "--sanity": sanity})
         outside = OutsideRequest(source, data, splits, wanted.counted, on_error == "skip", needs_masks, records, merge)
         _present(_score_file(outside), wanted, data, path, clips)
         return
     _refuse_without_from({"--on-error": on_error != "fail", "--merge": merge})
-    plain = EvalRequest(data, splits, model, device, batch_images, limit, records=records, precision=precision)
-    request = replace(plain, curve=curves or path is not None, overrides=tuple(overrides or ()))
-    if compile and path is not None:
-        raise RefsegError("--compile: a compiled model has no maps for --report", hint="omit one of them")
-    compiling = Compiling() if compile else None
-    request = replace(request, protocols=wanted.counted, memory=choose_memory(memory), compile=compiling)
+    if one_of({"--compile": compile, "--report": page}, why=NO_MAPS)[0] == "--report":
+        compile = False
+    if one_of({"--calibrate": calibrate, "--set": overrides}, why=AS_IT_IS)[0] == "--calibrate":
+        overrides = None
+    options = {"device": device, "batch_images": batch_images, "precision": precision, "memory": choose_memory(memory)}
+    options |= {"compile": Compiling() if compile else None, "overrides": tuple(overrides or ())}
+    plain = EvalRequest(data, splits, model, limit=limit, records=records, protocols=wanted.counted)
+    request = fitting(partial(_checked, plain), {**options, "curve": curves or path is not None})
     _ask(request, wanted, path, clips, calibrate=calibrate, disturb=disturb, masks=needs_masks)
 
 
@@ -176,16 +184,23 @@ class _Found:
     cautions: tuple[str, ...] = ()
 
 
+def _checked(request: EvalRequest, **options: Any) -> EvalRequest:
+    """The request with the options, if its model has a use for them."""
+    from refseg_cli.evaluation.asked import check
+
+    request = replace(request, **options)
+    check(request)
+    return request
+
+
 def _refuse_with_from(options: Mapping[str, object]) -> None:
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise RefsegError(f"--from scores finished predictions: {given[0]} needs a model", hint="omit one of them")
+    for name in unread(options):
+        raise RefsegError(f"--from scores finished predictions: {name} needs a model", hint="omit one of them")
 
 
 def _refuse_without_from(options: Mapping[str, object]) -> None:
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise RefsegError(f"{given[0]} applies to --from", hint="add --from FILE, or omit it")
+    for name in unread(options):
+        raise RefsegError(f"{name} applies to --from", hint="add --from FILE, or omit it")
 
 
 def _refuse_unshown(
@@ -199,32 +214,34 @@ def _refuse_unshown(
         refuse_besides("a split without masks", {**shown, **scores})
 
 
-def _disturbance(words: Words | None, count: int, sanity: Sanity | None) -> Disturbance | None:
-    if words and sanity:
-        raise RefsegError("--mask-words and --sanity exclude each other", hint="give one of them")
-    if count > 1 and not words:
-        raise RefsegError("--mask-count needs --mask-words", hint="add --mask-words random, or omit it")
-    kind = words or sanity
+def _page_or_disturbance(
+    page: str | None, words: Words | None, count: int, sanity: Sanity | None, source: str | None
+) -> tuple[str | None, Disturbance | None]:
+    """The one of them that is asked for: a page shows questions as they are, and finished answers know no others."""
+    what: dict[str, Words | Sanity | None] = {"--mask-words": words, "--sanity": sanity} if source is None else {}
+    option = one_of({**what, "--report": page})[0]
+    if option != "--mask-words":
+        for name in unread({"--mask-count": count > 1}):
+            raise RefsegError(f"{name} needs --mask-words", hint="add --mask-words random, or omit it")
+    kind = what.get(option or "")
     if kind is None:
-        return None
+        return page, None
     from refseg_cli.evaluation.disturb import Disturbance
 
-    return Disturbance(kind, count)
+    return None, Disturbance(kind, count if option == "--mask-words" else 1)
 
 
-def _page(file: str | None, disturb: Disturbance | None, source: str | None) -> Path | None:
+def _place(page: str | None, source: str | None) -> Path | None:
     """Where the report goes, if one is asked for: found wrong before an evaluation of hours, not behind it."""
-    if file is None:
+    if page is None:
         return None
-    if disturb is not None:
-        raise RefsegError("--report cannot be combined with --mask-words or --sanity", hint="omit one of them")
     from refseg_cli.evaluation.report import check_place
     from refseg_cli.files import refuse_input
 
     if source is not None:
-        refuse_input(Path(file), Path(source))
-    check_place(Path(file))
-    return Path(file)
+        refuse_input(Path(page), Path(source))
+    check_place(Path(page))
+    return Path(page)
 
 
 def _score_file(request: OutsideRequest) -> _Found:
@@ -257,8 +274,6 @@ def _answers(report: EvalReport) -> dict[str, Answers]:
 
 
 def _calibrate(request: EvalRequest, split: str) -> None:
-    if request.overrides:
-        raise RefsegError("--calibrate stores thresholds of the model without --set", hint="omit one of them")
     console.info(describe(choose(request, split)))
     if split in request.splits:
         console.warn(f"{split}: the thresholds were calibrated on this split, so its figures are optimistic")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from refseg_cli.commands._given import is_typed, one_of, refuse_besides
 from refseg_cli.commands._options import Json, Model, Quiet, split_choices
-from refseg_cli.commands._question import refuse_besides
 from refseg_cli.console import console
-from refseg_cli.errors import RefsegError
 
 if TYPE_CHECKING:
     from refseg_cli.engine.export import ExportReport
@@ -47,6 +46,9 @@ MaxLoss = Annotated[
 ]
 
 
+ONE_GRAPH = "--split cuts ONNX graphs, not pt2"
+
+
 def export(
     out: Out,
     model: Model = None,
@@ -80,13 +82,15 @@ def export(
     """
     from refseg_cli.engine.export import ExportRequest, export
 
-    if int8 and dtype != "fp32":
-        raise RefsegError(f"--int8 and --dtype {dtype} exclude each other", hint="give one of them")
+    precision = _precision(dtype, int8)
+    if one_of({"--format pt2": format == "pt2", "--split": split}, why=ONE_GRAPH)[0] == "--format pt2":
+        split = False
+    elif split:
+        format = "onnx"
     if data is None:
         refuse_besides("an export without --data", {"--data-split": data_split != "val"})
-    if int8 is None and dtype == "fp32":
+    if precision == "fp32":
         refuse_besides("--dtype fp32", {"--limit": limit, "--max-loss": max_loss != 1.0})
-    precisions: dict[str, Precision] = {"dynamic": "int8 dynamic", "static": "int8 static"}
     request = ExportRequest(
         model=model,
         format=format,
@@ -94,7 +98,7 @@ def export(
         split=split,
         data=data,
         data_split=data_split,
-        precision=precisions[int8] if int8 else dtype,
+        precision=precision,
         limit=limit,
         max_loss=max_loss,
     )
@@ -104,6 +108,15 @@ def export(
         console.json(report)
     else:
         console.result(_described(report))
+
+
+def _precision(dtype: Literal["fp32", "fp16"], int8: Literal["dynamic", "static"] | None) -> Precision:
+    """The one that is asked for."""
+    names: dict[str, Precision] = {"dynamic": "int8 dynamic", "static": "int8 static"}
+    wanted: dict[str, Precision | None] = {"--int8": names[int8] if int8 else None}
+    if dtype != "fp32" or is_typed("--dtype"):
+        wanted[f"--dtype {dtype}"] = dtype
+    return one_of(wanted)[1] or "fp32"
 
 
 def _described(report: ExportReport) -> str:

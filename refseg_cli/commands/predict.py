@@ -13,6 +13,7 @@ from refseg_cli import files
 from refseg_cli.commands._answering import answer, refuse_useless
 from refseg_cli.commands._bulk import DataIn, SplitIn, Threads, Workers, answer_data
 from refseg_cli.commands._forms import Listing, verdict
+from refseg_cli.commands._given import fitting, is_set, one_of, refuse_all_but, refuse_besides, unread
 from refseg_cli.commands._options import (
     BatchImages,
     Compile,
@@ -28,9 +29,21 @@ from refseg_cli.commands._options import (
 from refseg_cli.commands._output import STDIO, Format, Sink
 from refseg_cli.commands._places import Places
 from refseg_cli.commands._predict_clips import ClipPlaces, answer_clip, is_clip
-from refseg_cli.commands._question import question_of, read_picture, refuse_besides
+from refseg_cli.commands._question import question_of, read_picture
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, NO_TARGET, RefsegError
+
+BATCH = "--batch-images"
+OF_MODEL = (
+    "--model",
+    "--device",
+    "--threshold",
+    "--no-target-threshold",
+    "--precision",
+    "--memory",
+    "--compile",
+    "--no-target-ok",
+)
 
 FormatName = Annotated[
     Format | None,
@@ -187,63 +200,64 @@ def predict(
     from refseg_cli.segmenters.compiling import Compiling
 
     chosen = _format(format, json=json, explain=explain)
-    if demo:
-        refuse_besides("--demo", {"IMAGE": image, "--phrase": phrase or phrase_file, "--jsonl": requests})
-        refuse_besides("--demo", {"--data": data, "--clip": clip, "--resume": resume, "--json": json})
-        refuse_besides("--demo", {"--batch-images": batch_images > 1})
-        refuse_besides("--demo", {"--explain": explain, "--count, -l and -L": files_with or files_without or count})
+    mode = _mode({"--demo": demo, "--data": data, "--jsonl": requests, "IMAGE": image})
+    if mode == "--demo":
+        refuse_all_but(mode, "--output", "--model", "--device")
         return _demo(Path(output or "refseg-demo"), model, device)
-    listing = _listing({"--files-with-matches": files_with, "--files-without-match": files_without, "--count": count})
+    kinds: dict[str, Listing | None] = {
+        "--files-with-matches": "with" if files_with else None,
+        "--files-without-match": "without" if files_without else None,
+        "--count": "count" if count else None,
+    }
+    listing = one_of(kinds)[1]
     options: dict[str, Any] = {"device": device, "threshold": threshold, "no_target_threshold": no_target_threshold}
     options |= {"precision": precision, "memory": choose_memory(memory)}
-    compiling = Compiling() if compile else None
+    apart = {"--format explain": chosen == "explain", "--engine ray": mode == "--data" and engine == "ray"}
+    compiling = Compiling() if _compiled(compile, apart) else None
     if compiling:
-        refuse_besides("--compile", {"--format explain": chosen == "explain", "--engine ray": engine == "ray"})
         options["compile"] = compiling
-    if data:
-        refuse_besides("--data", {"IMAGE": image, "--phrase": phrase or phrase_file, "--format": format or explain})
-        refuse_besides("--data", {"--jsonl": requests, "--count": listing, "--coco-ids": coco_ids, "--force": force})
-        refuse_besides("--data", {"--clip": clip, "--every": every > 1, "--simplify": simplify, "--resume": resume})
+    if mode == "--data":
+        refuse_all_but(mode, *OF_MODEL, "--split", "--output", "--json", "--engine", "--workers", "--threads", BATCH)
+        if engine == "local":
+            refuse_besides("--engine local", {"--workers": workers > 1})
         sizes = {"engine": engine, "workers": workers, "threads": threads, "batch_images": batch_images}
-        status = answer_data(data, split, output, json=json, model=model, **options, **sizes)
+        status = answer_data(data or "", split, output, json=json, model=model, options=options | sizes)
+    elif mode == "--jsonl":
+        refuse_all_but(mode, *OF_MODEL, "--output", "--force", "--max-pixels", "--format", "--json")
+        if chosen != "json":
+            refuse_besides(mode, {"--format": format})
+        status = _serve(requests or "", output, max_pixels, model, options, force=force)
     else:
-        given = {
-            "--engine": engine != "local",
-            "--workers": workers > 1,
-            "--threads": threads,
-            "--split": split != "val",
-        }
-        if alone := [name for name, value in given.items() if value]:
-            raise RefsegError(f"{alone[0]} applies to --data", hint="add --data, or omit it")
-        if requests:
-            asked = {"IMAGE": image, "--phrase": phrase or phrase_file, "--recursive": recursive, "--resume": resume}
-            other = {"--format": chosen != "json" and (format or explain), "--coco-ids": coco_ids, "--count": listing}
-            more = {"--simplify": simplify, "--clip": clip, "--every": every > 1, "--batch-images": batch_images > 1}
-            refuse_besides("--jsonl", {**asked, **other, **more})
-            status = _serve(requests, output, max_pixels, model, options, force=force)
+        of_data = {"--engine": engine != "local", "--workers": workers > 1, "--threads": threads}
+        for name in unread({**of_data, "--split": split != "val"}):
+            raise RefsegError(f"{name} applies to --data", hint="add --data, or omit it")
+        question = question_of(image, phrases or [], phrase or [], phrase_file)
+        if clip or any(is_clip(name, output) for name in question.pictures):
+            refuse_besides("a clip", {"--recursive": recursive, "--resume": resume, "--coco-ids": coco_ids})
+            refuse_besides("a clip", {"--count, -l and -L": listing, BATCH: batch_images > 1})
+            if chosen != "polygons":
+                refuse_besides("a clip", {"--simplify": simplify})
+            status = answer_clip(
+                question.only_one(),
+                ClipPlaces(chosen, output, question.phrases, force),
+                every=every,
+                simplify=simplify,
+                max_pixels=max_pixels,
+                model=model,
+                options=options,
+            )
         else:
-            question = question_of(image, phrases or [], phrase or [], phrase_file)
-            if clip or any(is_clip(name, output) for name in question.pictures):
-                lines = simplify if chosen != "polygons" else 0
-                refuse_besides("a clip", {"--recursive": recursive, "--resume": resume, "--coco-ids": coco_ids})
-                refuse_besides("a clip", {"--count, -l and -L": listing, "--simplify": lines})
-                refuse_besides("a clip", {"--batch-images": batch_images > 1})
-                status = answer_clip(
-                    question.only_one(),
-                    ClipPlaces(chosen, output, question.phrases, force),
-                    every=every,
-                    simplify=simplify,
-                    max_pixels=max_pixels,
-                    model=model,
-                    options=options,
-                )
+            refuse_besides("a picture", {"--every": every > 1})
+            if listing:
+                refuse_besides("printing names", {"--output": output, "--format": format, "--json": json})
+                refuse_besides("printing names", {"--explain": explain, "--resume": resume, "--force": force})
+                places = Places("png", None, question.phrases)
             else:
-                refuse_besides("a picture", {"--every": every > 1})
-                refuse_besides("--force", {"--resume": force and resume})
-                places = Places(chosen, output, question.phrases, force, resume)
-                refuse_useless(places, listing, coco_ids, simplify, batch_images)
-                question = question.expanded(recursive=recursive)
-                status = answer(question, places, listing, max_pixels, coco_ids, simplify, model, batch_images, options)
+                kept = one_of({"--resume": resume, "--force": force}, why="--force has no use for --resume")[0]
+                places = Places(chosen, output, question.phrases, kept == "--force", kept == "--resume")
+            refuse_useless(places.format, coco_ids, simplify, batch_images)
+            question = question.expanded(recursive=recursive)
+            status = answer(question, places, listing, max_pixels, coco_ids, simplify, model, batch_images, options)
     if compiling and compiling.sizes:
         console.info(compiling.told())
     return FOUND if no_target_ok and status == NO_TARGET else status
@@ -265,17 +279,21 @@ def _serve(
         files.refuse_input(sink.path, 0 if requests == STDIO else Path(requests))
         if not force:
             files.refuse_existing(sink.path)
-    return answer_requests(
-        requests, sink, partial(open_segmenter, model, **options), partial(read_picture, max_pixels=max_pixels)
-    )
+    opened = partial(fitting, partial(open_segmenter, model), options)
+    return answer_requests(requests, sink, opened, partial(read_picture, max_pixels=max_pixels))
 
 
-def _listing(flags: Mapping[str, bool]) -> Listing | None:
-    kinds: tuple[Listing, ...] = ("with", "without", "count")
-    given = [(name, kind) for (name, wanted), kind in zip(flags.items(), kinds, strict=True) if wanted]
-    if len(given) > 1:
-        raise RefsegError(f"{' and '.join(name for name, _ in given)} exclude each other", hint="give one of them")
-    return given[0][1] if given else None
+def _mode(modes: Mapping[str, object]) -> str | None:
+    """What is asked: the first that is given; a typed one outranks those that are set."""
+    given = [name for name, value in modes.items() if value]
+    return next((name for name in given if not is_set(name)), next(iter(given), None))
+
+
+def _compiled(compile: bool, others: Mapping[str, bool]) -> bool:
+    """Whether to compile, which none of the others can be."""
+    why = "--compile has no use for {}"
+    kept = [one_of({"--compile": compile, name: on}, why=why.format(name))[0] for name, on in others.items()]
+    return compile and set(kept) == {"--compile"}
 
 
 def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
@@ -284,10 +302,8 @@ def _format(given: Format | None, *, json: bool, explain: bool) -> Format:
         "--explain": "explain" if explain else None,
         f"--format {given}": given,
     }
-    named = {option: format for option, format in wanted.items() if format}
-    if len(set(named.values())) > 1:
-        raise RefsegError(f"{' and '.join(named)} exclude each other", hint="give one of them")
-    return next(iter(named.values()), "png")
+    named = {format for format in wanted.values() if format}
+    return named.pop() if len(named) == 1 else one_of(wanted)[1] or "png"
 
 
 def _demo(out: Path, model: str | None, device: str) -> int:

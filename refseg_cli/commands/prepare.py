@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from refseg_cli.commands._given import unread
 from refseg_cli.commands._help import Commands
 from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet, split_choices
 from refseg_cli.console import console
@@ -285,7 +286,7 @@ def scenes(
     from refseg_cli.engine.prepare import prepare_scenes
     from refseg_cli.engine.prepare_video import prepare_moving_scenes
 
-    if frames is not None and not video:
+    if not video and unread({"--frames": frames}):
         raise RefsegError("--frames is for clips", hint="add --video")
     wanted = _scene_counts(images, DEFAULT_CLIPS if video else DEFAULT_IMAGES)
     with console.progress() as progress:

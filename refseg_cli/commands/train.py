@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from refseg_cli.commands._options import Arch, Data, Device, Json, Overrides, Quiet, RecipeName, choose_recipe
-from refseg_cli.commands._question import refuse_besides
+from refseg_cli.commands._given import refuse_besides, unread
+from refseg_cli.commands._options import Arch, DataSets, Device, Json, Overrides, Quiet, RecipeName, choose_recipe
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, INTERRUPTED, RefsegError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Data,
+    data: DataSets,
     arch: Arch = None,
     recipe: RecipeName = None,
     overrides: Overrides = None,
@@ -60,9 +60,10 @@ def train(
 
     if resume:
         refuse_besides("--resume", {"--init": init})
+        init = None
         if not (out or arch or recipe):
             raise RefsegError("--resume needs the folder of the run", hint="add --out RUN")
-    begun = out if resume and not (arch or recipe or overrides) else None
+    begun = out if resume and not unread({"--arch": arch, "--recipe": recipe, "--set": overrides}) else None
     chosen = _recipe_of_run(begun) if begun else choose_recipe(arch, recipe, overrides)
     out = out or Path("runs") / Path(recipe or chosen.arch).stem
     request = TrainRequest(
@@ -84,7 +85,8 @@ def train(
         console.result(f"{result.out}: {result.steps} steps, {result.epochs} epochs, {best}")
     if result.stopped == "finished":
         return FOUND
-    same = f"--data {data} --out {out}{_not_in_the_recipe(request)}"
+    sets = " ".join(f"--data {uri}" for uri in data)
+    same = f"{sets} --out {out}{_not_in_the_recipe(request)}"
     console.info(f"{result.stopped}: state saved; continue with: refseg train --resume {same}")
     return INTERRUPTED
 

@@ -22,7 +22,7 @@ from refseg_cli.engine.measuring import device_name, environment, peak_memory, t
 from refseg_cli.engine.questions import Question, real_questions
 from refseg_cli.engine.recomputing import recompute_layers
 from refseg_cli.engine.stages import BETWEEN_TENSORS, STAGES, Call, Stage, Subject, count_flops
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, Unread
 from refseg_cli.models import build_model
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Thresholds
@@ -47,6 +47,7 @@ VOCABULARY = {"words": 10_000, "bert": 30_522, "clip": 49_408, "beit3": 64_010}
 MIB, GIGA = 2**20, 1e9
 PASSES: tuple[Stage, ...] = (*BETWEEN_TENSORS, "end-to-end")
 # Settings of a request that some stages do not read -> those that do.
+OF_PASSES = "--precision and --compile are of the passes of refseg's own models"
 READERS: dict[str, tuple[Stage, ...]] = {
     "data": ("end-to-end", "loader"),
     "data_split": ("end-to-end",),
@@ -200,7 +201,10 @@ def _stages(request: BenchRequest) -> tuple[list[Stage], dict[str, str]]:
     chosen: Stage = request.stage or ("end-to-end" if zero_shot else "forward")
     reason = _refusal(request, chosen, zero_shot=zero_shot)
     if reason is not None:
-        raise RefsegError(f"--stage {chosen}: {reason}", hint="--stage all measures every stage that there is")
+        said, hint = f"--stage {chosen}: {reason}", "--stage all measures every stage that there is"
+        if reason == OF_PASSES:
+            raise Unread(said, option="--compile" if request.compile else "--precision", hint=hint)
+        raise RefsegError(said, hint=hint)
     return [chosen], {}
 
 
@@ -210,9 +214,11 @@ def _refuse_unread(request: BenchRequest, wanted: Sequence[Stage]) -> None:
     for name, readers in READERS.items():
         if getattr(request, name) != getattr(usual, name) and not set(readers) & set(wanted):
             option = f"--{name.replace('_', '-')}"
-            raise RefsegError(f"--stage {wanted[0]} has no use for {option}", hint=f"it is for {', '.join(readers)}")
+            said = f"--stage {wanted[0]} has no use for {option}"
+            raise Unread(said, option=option, hint=f"it is for {', '.join(readers)}")
     if request.data is None and request.data_split != usual.data_split:
-        raise RefsegError("--data-split names a split of --data", hint="add --data DIR, or omit it")
+        said = "--data-split names a split of --data"
+        raise Unread(said, option="--data-split", hint="add --data DIR, or omit it")
 
 
 def _refusal(request: BenchRequest, stage: Stage, *, zero_shot: bool) -> str | None:
@@ -221,7 +227,7 @@ def _refusal(request: BenchRequest, stage: Stage, *, zero_shot: bool) -> str | N
     if zero_shot and stage in ("forward", "train", "loader"):
         return "a model of transformers is asked end to end"
     if not plain and (zero_shot or stage not in BETWEEN_TENSORS):
-        return "--precision and --compile are of the passes of refseg's own models"
+        return OF_PASSES
     if is_exported(request.model) and (stage == "train" or request.compile):
         return "an exported graph is neither trained nor compiled"
     if request.recipe is not None and stage in ("end-to-end", "startup"):

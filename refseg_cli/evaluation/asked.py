@@ -16,16 +16,25 @@ from refseg_cli.config import Published
 from refseg_cli.data import masks, shards
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.shards import Shards
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, Unread
 from refseg_cli.evaluation.answers import About, Answer, collect, concatenate
-from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, Evaluation, Keep, Watch, joined
+from refseg_cli.evaluation.evaluate import BATCH_IMAGES, EvalReport, EvalRequest, joined
 from refseg_cli.evaluation.finished import Counted, Read, answer, plan
 from refseg_cli.evaluation.parts import ALL, Part, writing_shared
+from refseg_cli.evaluation.scoring import Evaluation, Keep, Watch
 from refseg_cli.metrics.counts import Counts, count_pixels
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Expression, Record
 from refseg_cli.segmenters.base import Found, Segmenter
+from refseg_cli.segmenters.choice import (
+    is_exported,
+    refuse_of_exported,
+    refuse_of_zero_shot,
+    unchangeable,
+    usual_device,
+)
+from refseg_cli.segmenters.zero_shot import is_zero_shot
 
 Asked = tuple[Record, list[tuple[Expression, Found]]]
 
@@ -46,9 +55,7 @@ def evaluate_segmenter(
         RefsegError: no such data or split, damaged shards, records that cannot be written there, or a request that
             only a model with logits or a recipe can fulfil.
     """
-    if request.overrides or request.disturb:
-        what = "has no recipe to change" if request.overrides else "cannot be asked disturbed questions"
-        raise RefsegError(f"{segmenter.name}: {what}", hint="omit it, or name a refseg checkpoint")
+    _check_asked(request, segmenter.name)
     splits = {name: shards.open_shards(request.data, name) for name in request.splits}
     about = _about(request, segmenter)
     evaluations = {}
@@ -59,6 +66,34 @@ def evaluate_segmenter(
             own = _evaluate_split(request, segmenter, split, about, keep.take if keep else None, watch, part, progress)
             evaluations[name] = joined(own, part, keep)
     return EvalReport(about, evaluations, Published(), request.records)
+
+
+def check(request: EvalRequest) -> None:
+    """That the model has a use for everything in the request.
+
+    Raises:
+        Unread: an option that it has none for.
+        RefsegError: questions that it cannot be asked.
+    """
+    compile = request.compile is not None
+    if request.model is not None and is_zero_shot(request.model):
+        refuse_of_zero_shot(request.model, memory=request.memory, precision=request.precision, compile=compile)
+        _check_asked(request, request.model)
+    else:
+        refuse_of_exported(request.model, precision=request.precision, compile=compile)
+        usual_device(request.model, request.device)
+        if request.overrides and is_exported(request.model):
+            raise unchangeable(request.model)
+
+
+def _check_asked(request: EvalRequest, name: str) -> None:
+    hint = "omit it, or name a refseg checkpoint"
+    if request.overrides:
+        raise Unread(f"{name}: has no recipe to change", option="--set", hint=hint)
+    if request.batch_images != BATCH_IMAGES:
+        raise Unread(f"{name}: this model takes one picture at a time", option="--batch-images")
+    if request.disturb:
+        raise RefsegError(f"{name}: cannot be asked disturbed questions", hint=hint)
 
 
 def counts_of(request: EvalRequest, segmenter: Segmenter, split: Shards, *, progress: Progress = silent) -> Counts:

@@ -12,7 +12,8 @@ from refseg_cli.data import masks, shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import Answer
 from refseg_cli.evaluation.calibrate import own_checkpoint
-from refseg_cli.evaluation.evaluate import EvalRequest, Evaluation, evaluate_model
+from refseg_cli.evaluation.evaluate import EvalRequest
+from refseg_cli.evaluation.scoring import Evaluation, evaluate_model
 from refseg_cli.progress import Progress, silent
 from refseg_cli.segmenters.inference import pick_device
 from refseg_cli.segmenters.precision import CHECKED, Precision

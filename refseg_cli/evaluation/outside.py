@@ -88,10 +88,10 @@ class Outside:
 def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outside:
     """Match a file of predictions with prepared data, and count.
 
-    A file of refseg's records that holds the counts of every protocol asked for is scored from these, to the last bit;
-    so is one that holds those of several, if all protocols are asked for, and the others are left out. Like any other
-    it has to answer every expression of the splits, and each once, and its counts have to be of the truth that the data
-    have now.
+    A file of refseg's records that holds the counts of every protocol asked for is scored from these, to the last
+    bit, unless several of its rows are to be merged; so is one that holds those of several, if all protocols are
+    asked for, and the others are left out. Like any other it has to answer every expression of the splits, and each
+    once, and its counts have to be of the truth that the data have now.
 
     Raises:
         RefsegError: no such data or file, damaged shards; or, unless `skip`, entries that cannot be scored (the reasons
@@ -107,9 +107,10 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
     rows: list[Answer] = []
     records = read_answers(request.source) if request.source.endswith(".parquet") else None
     lacking = () if records is None else _lacking(records, request)
-    if records is None or lacking:
+    parts = records is not None and not lacking and _has_parts(request, records, splits)
+    if records is None or lacking or parts:
         found, rows = _matched(request, splits, problems, progress)
-        found = replace(found, cautions=(*found.cautions, *_by_masks(request, lacking)))
+        found = replace(found, cautions=(*found.cautions, *_by_masks(request, lacking, parts=parts)))
     elif request.records:
         raise RefsegError(f"{request.source} has these records already", hint="omit --records")
     else:
@@ -206,7 +207,21 @@ def _lacking(records: Answers, request: OutsideRequest) -> tuple[str, ...]:
     return () if counted and set(request.protocols) == set(PROTOCOLS) else lacking
 
 
-def _by_masks(request: OutsideRequest, lacking: Sequence[str]) -> Iterator[str]:
+def _has_parts(request: OutsideRequest, records: Answers, splits: Sequence[Shards]) -> bool:
+    """Whether rows are to be joined to one answer, which has none of their counts."""
+    if request.merge is None:
+        return False
+    given = from_records(request.source, records, request.splits, ())
+    wanted = [one for split in splits for one in _wanted(split)]
+    return any(len(entries) > 1 for entries in match(given, wanted, Problems(), union=True).values())
+
+
+def _by_masks(request: OutsideRequest, lacking: Sequence[str], *, parts: bool) -> Iterator[str]:
+    if parts:
+        yield (
+            f"{request.source}: several rows are one answer, by --merge union: all figures are from their masks, as of "
+            "finished predictions"
+        )
     if lacking:
         yield (
             f"{request.source}: has no counts by {', '.join(lacking)}, or only by earlier rules: "

@@ -19,6 +19,7 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation import project_files
 from refseg_cli.evaluation.answers import Answers, read_answers, read_instances, read_masks
 from refseg_cli.evaluation.outlines import KEPT, Outline, outlines
+from refseg_cli.files import parse_json
 
 Reason = Literal[
     "unreadable", "unknown", "contradictory", "ambiguous", "duplicate", "wrong size", "changed truth", "missing"
@@ -199,11 +200,10 @@ def _whole_file(text: str, uri: str) -> Iterable[tuple[int, Any]] | None:
     if start.group() not in "[{":
         raise _foreign(uri)
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         if start.group() == "[":
-            what = error if isinstance(error, ValueError) else "nested too deeply"
-            raise RefsegError(f"{uri}: not valid JSON: {what}") from error
+            raise RefsegError(f"{uri}: not valid JSON: {error}") from error
         return None
     if isinstance(value, Mapping):
         value = next((value[key] for key in WRAPPERS if isinstance(value.get(key), list)), None)

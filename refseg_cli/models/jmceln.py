@@ -115,16 +115,9 @@ class JMCELN(nn.Module):
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms by name; their sum is the training loss: cross-entropy at the logits' resolution [3.5]."""
-        assert batch.masks is not None
-        assert batch.has_target is not None
-        h, w = prediction.mask_logits.shape[-2:]
-        target = losses.resize_targets(batch.masks, (h, w))
-        terms = {"mask": losses.mask_bce(prediction.mask_logits, target)}
-        if self.config.dice_weight:
-            terms["dice"] = self.config.dice_weight * losses.dice(prediction.mask_logits, target)
-        if prediction.exists_logit is not None:
-            terms["exists"] = self.config.exists_weight * losses.exists_bce(prediction.exists_logit, batch.has_target)
-        return terms
+        return losses.mask_and_existence(
+            prediction, batch, dice_weight=self.config.dice_weight, exists_weight=self.config.exists_weight
+        )
 
     def pretrained_modules(self) -> list[nn.Module]:
         """The encoders that a recipe may train at a lower rate."""

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, Unread
 
 if TYPE_CHECKING:
     from refseg_cli.checkpoint import Checkpoint
@@ -64,9 +64,7 @@ def open_segmenter(
         from refseg_cli.segmenters.onnx import OnnxSegmenter
 
         if compile is not None:
-            raise RefsegError(
-                "--compile: the bundled model runs on onnxruntime, which is faster", hint="omit --compile"
-            )
+            raise Unread("--compile: the bundled model runs on onnxruntime, which is faster", option="--compile")
         usual_device(model, device)
         return OnnxSegmenter(exported, threads=threads, once=once, memory=memory, **thresholds)
     if threads:
@@ -117,12 +115,12 @@ def refuse_of_zero_shot(model: str | Path, *, memory: int | None, precision: Wan
     """Options that models of transformers have no use for.
 
     Raises:
-        RefsegError: one of them is given.
+        Unread: one of them is given.
     """
     options = {"--memory": memory is not None, "--precision": precision not in USUAL, "--compile": compile}
     for name, given in options.items():
         if given:
-            raise RefsegError(f"{model}: a zero-shot model has no use for {name}", hint=f"omit {name}")
+            raise Unread(f"{model}: a zero-shot model has no use for {name}", option=name)
 
 
 def open_checkpoint(model: str | Path | None, device: Any = "cpu", *, overrides: Sequence[str] = ()) -> Checkpoint:
@@ -139,22 +137,28 @@ def open_checkpoint(model: str | Path | None, device: Any = "cpu", *, overrides:
     if exported is None:
         return checkpoint.load(model, device, overrides=overrides)
     if overrides:
-        raise RefsegError(f"{model}: --set cannot change an exported model", hint="change the checkpoint and export it")
+        raise unchangeable(model)
     from refseg_cli.segmenters.graph_module import load_module
 
     return load_module(exported)
+
+
+def unchangeable(model: str | Path | None) -> Unread:
+    """Overrides of a recipe that is frozen in a graph."""
+    said = f"{model}: --set cannot change an exported model"
+    return Unread(said, option="--set", hint="change the checkpoint and export it")
 
 
 def refuse_of_exported(model: str | Path | None, *, precision: Wanted, compile: bool) -> None:
     """Options that an export has no use for: its precision is its own, and it was compiled when it was made.
 
     Raises:
-        RefsegError: it is one, and one of them is given.
+        Unread: it is one, and one of them is given.
     """
     if precision not in USUAL and is_exported(model):
-        raise RefsegError(f"{model}: an exported model has its own precision", hint="omit --precision")
+        raise Unread(f"{model}: an exported model has its own precision", option="--precision")
     if compile and is_exported(model):
-        raise RefsegError(f"{model}: an exported model cannot be compiled", hint="omit --compile")
+        raise Unread(f"{model}: an exported model cannot be compiled", option="--compile")
 
 
 def is_exported(model: str | Path | None) -> bool:
@@ -166,12 +170,12 @@ def usual_device(model: str | Path | None, device: str) -> str:
     """The device that `auto` is for this model: the CPU for an exported one.
 
     Raises:
-        RefsegError: an exported model and another device.
+        Unread: an exported model and another device.
     """
     if not is_exported(model):
         return device
     if device not in ("auto", "cpu"):
-        raise RefsegError(f"{model}: an exported model runs on the CPU, not on {device}", hint="omit --device")
+        raise Unread(f"{model}: an exported model runs on the CPU, not on {device}", option="--device")
     return "cpu"
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, Unread
 from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found
 from refseg_cli.segmenters.pretrained import Opening, Pretrained, load_model, load_processor, quiet
@@ -29,8 +29,12 @@ CORNERS = 3  # that an outline has at least
 
 class Florence2(Pretrained):
     def __init__(self, opening: Opening) -> None:
-        if opening.threshold is not None or opening.no_target_threshold is not None:
-            raise RefsegError(f"{opening.name}: has no thresholds: it writes outlines", hint="omit them")
+        for option, threshold in (
+            ("--threshold", opening.threshold),
+            ("--no-target-threshold", opening.no_target_threshold),
+        ):
+            if threshold is not None:
+                raise Unread(f"{opening.name}: has no thresholds: it writes outlines", option=option)
         super().__init__(opening, Thresholds())
         self.processor = load_processor(Florence2Processor, opening)
         if "polygons" not in (self.processor.post_processor_config or {}):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, Unread
 from refseg_cli.segmenters.base import Found, Segmenter
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ def together(segmenter: Segmenter) -> Callable[..., Iterator[Iterator[Found]]]:
     """The segmenter's method `predict_many`, see `trained.Predictor`.
 
     Raises:
-        RefsegError: it has none.
+        Unread: it has none.
     """
     many: Callable[..., Iterator[Iterator[Found]]] | None = getattr(segmenter, "predict_many", None)
     if many is None:
-        raise RefsegError(
+        raise Unread(
             f"{segmenter.name}: this model takes one picture at a time",
+            option="--batch-images",
             hint="omit --batch-images; checkpoints take several, and so do bundled models on a GPU",
         )
     return many

@@ -14,7 +14,8 @@ from refseg_cli.config import Published
 from refseg_cli.errors import ERROR, FOUND
 from refseg_cli.evaluation import evaluate as engine
 from refseg_cli.evaluation.answers import NO_MASK, About, Answer, collect, plan_views, read_answers
-from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, Evaluation
+from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest
+from refseg_cli.evaluation.scoring import Evaluation
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress
 from refseg_cli.records import Thresholds

@@ -56,7 +56,7 @@ def test_slices_and_curves_of_the_page_are_not_printed(
     ("arguments", "words"),
     [
         (["--report", "{folder}"], "is a folder, and the report is a single file"),
-        (["--report", "{folder}/r.html", "--sanity", "wrong-image"], "--report cannot be combined with"),
+        (["--report", "{folder}/r.html", "--sanity", "wrong-image"], "--sanity and --report exclude each other"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_first_image(

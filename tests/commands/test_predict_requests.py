@@ -164,8 +164,9 @@ def test_files_of_requests_and_answers(capfdbinary: Capture) -> None:
         (["a.png"], "--jsonl has no use for IMAGE"),
         (["-p", "a dog"], "--jsonl has no use for --phrase"),
         (["--format", "rle"], "--jsonl has no use for --format"),
-        (["--explain"], "--jsonl has no use for --format"),
-        (["-l"], "--jsonl has no use for --count"),
+        (["--explain"], "--jsonl has no use for --explain"),
+        (["-l"], "--jsonl has no use for --files-with-matches"),
+        (["--no-target-ok", "--every", "1"], "--jsonl has no use for --every"),
         (["--resume", "-o", "x"], "--jsonl has no use for --resume"),
     ],
 )

@@ -18,7 +18,7 @@ from refseg_cli.data.shards import open_shards
 from refseg_cli.data.text import PAD_ID, Tokenizer, build_tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.disturb import Disturbance
-from refseg_cli.evaluation.evaluate import evaluate_model
+from refseg_cli.evaluation.scoring import evaluate_model
 from refseg_cli.records import Batch, Prediction, Thresholds
 
 PHRASES = ["the large red bus", "dog", "two  people, on left", "a cat"]

@@ -12,13 +12,15 @@ import pytest
 from pictures import RECIPE, Fake, everything, left_half, left_half_but_says_none, picture, records, truth, write_split
 from pycocotools import mask as coco
 
+from refseg_cli.data import masks
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation import evaluate as module
 from refseg_cli.evaluation.analysis import unfit
 from refseg_cli.evaluation.answers import About, read_answers
-from refseg_cli.evaluation.evaluate import EvalRequest, evaluate, evaluate_model
+from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
+from refseg_cli.evaluation.scoring import evaluate_model
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
 from refseg_cli.records import Batch, Prediction, Thresholds
@@ -325,7 +327,7 @@ def test_a_watcher_sees_every_batch_with_its_maps_and_masks(data, saved):
 
 
 def test_training_pays_for_no_mask_and_no_further_view(val, tokenizer, monkeypatch):
-    monkeypatch.setattr(module.masks, "encode", lambda mask: pytest.fail("nobody asked for masks"))
+    monkeypatch.setattr(masks, "encode", lambda mask: pytest.fail("nobody asked for masks"))
     evaluation = run(everything, val, tokenizer)
     assert evaluation.answers.views.shape == (6, 0, 3)
     assert evaluation.answers.curve.shape == (6, 0, 2)

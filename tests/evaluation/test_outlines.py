@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pictures import records, write_split
+from scored import lines, rle, score
 
 from refseg_cli.app import main
 from refseg_cli.data import masks
@@ -18,7 +19,7 @@ from refseg_cli.evaluation.analysis import analyse, table_of, unfit
 from refseg_cli.evaluation.answers import read_answers, read_instances
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
 from refseg_cli.evaluation.outlines import Outline, outlines
-from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
+from refseg_cli.evaluation.outside import Outside
 from refseg_cli.evaluation.predictions import Problems, read_predictions
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
@@ -27,20 +28,6 @@ from refseg_cli.segmenters import base
 
 RECORDS = records("val")
 PAIRS = [(record, expression) for record in RECORDS for expression in record.expressions]
-
-
-def rle(mask: np.ndarray) -> dict:
-    found = masks.encode(mask)
-    return {"size": list(found.size), "counts": found.counts.decode()}
-
-
-def score(data: Path, source: Path, *protocols: str, **options) -> Outside:
-    return score_file(OutsideRequest(str(source), str(data), ("val",), protocols or ("refseg",), **options))
-
-
-def lines(path: Path, entries: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    return path
 
 
 def kept(outside: Outside, path: Path) -> list:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from pictures import records, write_split
 from PIL import Image
+from scored import lines, rle, score
 
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
+from refseg_cli.evaluation.outside import Outside
 from refseg_cli.metrics.scores import scores
 from refseg_cli.records import Expression, Record
 
@@ -47,11 +48,6 @@ def truth(pair: Pair) -> np.ndarray:
     return found
 
 
-def rle(mask: np.ndarray) -> dict:
-    found = masks.encode(mask)
-    return {"size": list(found.size), "counts": found.counts.decode()}
-
-
 def parts(pair: Pair) -> list[dict]:
     record, expression = pair
     return [rle(masks.decode(record.instances[t].rle)) for t in expression.targets]
@@ -75,15 +71,6 @@ def photos(tmp_path: Path) -> Path:
 
 def pairs(content: list[Record]) -> list[Pair]:
     return [(record, expression) for record in content for expression in record.expressions]
-
-
-def score(data: Path, source: Path, **options) -> Outside:
-    return score_file(OutsideRequest(str(source), str(data), ("val",), **options))
-
-
-def lines(path: Path, found: list) -> Path:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in found))
-    return path
 
 
 def assert_perfect(outside: Outside, expressions: int) -> None:

@@ -12,15 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import records, write_split
 from pycocotools import mask as coco
+from scored import half, score
 
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
-from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
-
-
-def score(data: Path, source: Path, **options) -> Outside:
-    return score_file(OutsideRequest(str(source), str(data), ("val",), **options))
 
 
 @pytest.fixture
@@ -139,13 +135,6 @@ def with_empty_runs(mask: np.ndarray) -> dict:
     return {"size": list(mask.shape), "counts": [0, 5, 0, inside - 5, mask.size - inside]}
 
 
-def half(record) -> np.ndarray:
-    """The left half of the picture."""
-    mask = np.zeros((record.height, record.width), dtype=bool)
-    mask[:, : record.width // 2] = True
-    return mask
-
-
 @pytest.mark.parametrize("form", ["counts", "string", "records"])
 def test_masks_of_predictions_have_no_empty_runs(data, tmp_path, recorded, form):
     expressions = [(r, e) for r in records("val") for e in r.expressions]
@@ -172,3 +161,27 @@ def test_figures_from_masks_where_counts_are_asked_for_are_told(data, recorded):
     assert score(data, recorded).cautions == ()
     (said,) = score(data, recorded, protocols=("refseg", "lavt")).cautions
     assert "has no counts by lavt, or only by earlier rules: all figures are from its masks" in said
+
+
+def test_rows_of_records_are_merged_if_that_is_asked_for(data, recorded):
+    """Each mask in two rows, its left half and its right one: together the same figures, and not those of a half."""
+    table = pq.read_table(recorded)
+    whole = [coco.decode(mask) for mask in table.column("mask").to_pylist()]
+    assert any(mask.any() for mask in whole)
+    left = [mask * (np.arange(mask.shape[1]) < mask.shape[1] / 2) for mask in whole]
+    rows = [masks.encode(mask) for mask in (*left, *(a - b for a, b in zip(whole, left, strict=True)))]
+    kind = table.schema.field("mask").type
+    column = pa.array([{"size": list(row.size), "counts": row.counts} for row in rows], kind)
+    twice = pa.concat_tables([table, table])
+    twice = twice.set_column(table.schema.get_field_index("mask"), table.schema.field("mask"), column)
+    source = recorded.with_name("halves.parquet")
+    pq.write_table(twice.replace_schema_metadata(table.schema.metadata), source)
+    with pytest.raises(RefsegError, match=r"duplicate.*--merge union makes one mask"):
+        score(data, source)
+    merged, plain = score(data, source, merge="union"), score(data, recorded, merge="union")
+    assert plain.cautions == ()  # nothing to merge: scored by their counts
+    assert [len(said) for said in (merged.problems.counts(), merged.cautions)] == [0, 1]
+    assert "several rows are one answer" in merged.cautions[0]
+    found, wanted = (outside.answers["val"].counts() for outside in (merged, plain))
+    assert found.intersection.tolist() == wanted.intersection.tolist()
+    assert found.union.tolist() == wanted.union.tolist()

@@ -119,6 +119,14 @@ def test_shared_pictures_are_counted_by_their_ids(with_train):
     assert cautions(about, ["train"]) == ["train: the model was trained on this split"]
 
 
+def test_one_of_the_sets_that_were_trained_on_together_is_no_other_set(with_train):
+    """What it holds out was left out of training, in whichever of them it was."""
+    about = About(data=str(with_train), dataset="test", trained_on="refcoco+, test")
+    assert cautions(about, ["val"]) == []
+    assert cautions(about, ["train"]) == ["train: the model was trained on this split"]
+    assert "cross-dataset" in cautions(replace(about, dataset="refcoco"), ["val"])[0]
+
+
 def test_another_training_set_is_said_and_looked_into_where_it_is_given(with_train):
     data = str(with_train)
     about = About(data=data, dataset="test", trained_on="scenes")

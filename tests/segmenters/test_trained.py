@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import encoded
 from PIL import Image
 
 from refseg_cli import checkpoint
@@ -29,12 +30,6 @@ from refseg_cli.segmenters.base import Found, record
 from refseg_cli.segmenters.trained import Predictor
 
 PHRASES = ["two people on left", "the red car", "dog", "a cat and the big dog"]
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def a_picture(height: int = 50, width: int = 120) -> Image.Image:
