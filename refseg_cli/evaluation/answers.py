@@ -290,7 +290,7 @@ def read_answers(uri: str) -> Answers:
             answers.counts(PROTOCOLS[name])
         return answers
     except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise RefsegError(f"{uri}: damaged records: {error}") from error
+        raise RefsegError(f"{uri}: damaged records: {error}", hint=writer) from error
 
 
 def read_masks(uri: str) -> list[Any]:
@@ -359,7 +359,7 @@ def _whole(column: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         found = values.astype(np.int64, copy=False)
     if values.dtype.kind not in "iuf" or (found != values).any():
-        raise ValueError(f"{name} has values that are no whole numbers")
+        raise ValueError(f"{name} has values that are not whole numbers")
     return found
 
 
