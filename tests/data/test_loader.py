@@ -175,12 +175,14 @@ def test_a_warped_picture_is_mirrored_with_its_place(tokenizer: Tokenizer) -> No
         assert torch.equal(back[0], target if batch is straight else target.flip(-1))
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("resize", ["letterbox", "squash"])
-def test_a_picture_shown_smaller_takes_its_masks_along(tokenizer: Tokenizer, resize: str) -> None:
+def test_a_picture_shown_smaller_takes_its_masks_along(tokenizer: Tokenizer, resize: str, flip: float) -> None:
     record = pictures.records("val")[1]  # 20 x 40 pixels
     step = (Pick(0, (0,)),)
-    shrunk = replace(PLAIN, resize=resize, shrink=0.5)  # type: ignore[arg-type]
+    shrunk = replace(PLAIN, resize=resize, shrink=0.5, flip=flip)  # type: ignore[arg-type]
     target = torch.from_numpy(masks.decode(record.instances[0].rle)).bool()
+    target = target.flip(-1) if flip else target
     seen = set()
     for epoch in range(8):
         batch = StepDataset([record], tokenizer, shrunk, augment=(0, epoch))[step]  # type: ignore[arg-type]
