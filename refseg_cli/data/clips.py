@@ -43,7 +43,7 @@ class Clips(Sequence[Clip]):
         for name, rows in groupby(enumerate(shards.clip_names()), key=lambda row: row[1]):
             places = [place for place, _ in rows]
             if not name:
-                raise RefsegError(f"{shards.uri}: {shards.split} is of pictures, not of clips", hint=MAKE)
+                raise RefsegError(f"{shards.uri}: {shards.split} has pictures, not clips", hint=MAKE)
             self._clips.append(Clip(name, range(places[0], places[-1] + 1), int(counts[places[0]])))
 
     def __len__(self) -> int:

@@ -92,7 +92,9 @@ def score_clips(split: Shards, answers: Answers, predicted: Sequence[Rle]) -> Cl
     tracks: dict[tuple[str, int], _Track] = {}
     for record in split.annotations():
         if not record.clip:
-            raise RefsegError(f"{split.uri}: {split.split} is of pictures: the protocol video is for clips", hint=MAKE)
+            raise RefsegError(
+                f"{split.uri}: {split.split} has pictures, not clips: the protocol video is for clips", hint=MAKE
+            )
         for expression in record.expressions:
             row = row_of.get((record.image_id, expression.sent_id))
             if row is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from refseg_cli.checkpoint import BLIND
 from refseg_cli.data import shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import (
@@ -191,6 +192,7 @@ def describe(request: EvalRequest, loaded: Checkpoint, precision: Precision = "f
         model=loaded.name,
         arch=loaded.recipe.arch,
         trained_on=loaded.info.get("data"),
+        blind=bool(loaded.info.get(BLIND)),
         thresholds=loaded.thresholds,
         changed=", ".join(loaded.changed + lowered + disturbed),
         mask_thresholds=MASK_THRESHOLDS if request.curve else (),

@@ -105,5 +105,5 @@ def test_pictures_are_no_clips(tmp_path: Path) -> None:
     info = shards.write_shard(place, [record], plan="p", problems=[])
     manifest = shards.Manifest("d", "own", "d", {}, "p", {"train": info})
     storage.write(storage.locate(tmp_path / shards.MANIFEST), manifest.to_json())
-    with pytest.raises(RefsegError, match="train is of pictures, not of clips"):
+    with pytest.raises(RefsegError, match="train has pictures, not clips"):
         Clips(shards.open_shards(tmp_path, "train"))

@@ -242,7 +242,7 @@ def test_pictures_have_no_protocol_of_clips(tmp_path: Path, capsys: Capture) -> 
     assert "refseg" in capsys.readouterr().out
     capsys.readouterr()
     assert main([*words, "--submission", str(tmp_path / "out.zip")]) == ERROR
-    assert "val is of pictures: submissions are of clips (omit --submission)" in capsys.readouterr().err
+    assert "val has pictures, not clips: --submission is for clips (omit --submission)" in capsys.readouterr().err
     found = score_file(OutsideRequest(str(tmp_path / "answers.jsonl"), str(out), ("val",), masks=True))
     with pytest.raises(RefsegError, match="submissions are of clips"):
         write_submission(tmp_path / "out.zip", rows, found.answers["val"], found.masks)
