@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet
-from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
+from refseg_cli.commands._prepared import MasksOn, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
 from refseg_cli.console import console
 from refseg_cli.errors import nearest_name, unknown_name
 
