@@ -4,7 +4,7 @@
     python benchmarks/growth.py --steps prepare eval --expressions 500 1000 2000 --out benchmarks/growth_eval.json
 
 Each step is one `refseg` process, on data of COCO's proportions with seven phrases a picture; predictions are JSON
-lines of masks, and the model of eval is the bundled one of scenes. Processor seconds, start of the program included, and
+lines of masks; eval is that of the bundled model of scenes. Processor seconds, start of the program included, and
 the most memory that the process held. The exponent is that of what the last two sizes add to the smallest one, over
 what they add of expressions: 1 is linear, and the fixed costs of starting do not hide what grows faster.
 """
