@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BLIND = "shuffle_phrases"  # in config.json: whether the model was trained with shuffled phrases, as a control
 _OLD_PART = re.compile(r"\.(best|last)-[a-z0-9_]{8}")  # how earlier versions called a folder being written
 BUNDLE = Path(__file__).with_name("bundled")  # what comes with the package: models, and pictures to show them on
 BUNDLED = ("photos", "scenes")  # the models; the first is the one that answers where none is named
@@ -279,7 +280,7 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
     try:
         table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RefsegError(f"{path}: cannot read: {error}") from error
+        raise RefsegError(f"{path}: cannot read: {error}", hint="copy or download the whole folder again") from error
     return (*parse_config(table, str(path)), table)
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, on the local disk and without pyarrow's start-up time; JSON from anywhere.
+"""Local files and folders that appear whole or not at all, without pyarrow's start-up time; JSON from anywhere.
 
 What a name stands for is respected: links are followed, a file's mode is kept, and what is no regular file (a device, a
 FIFO, standard output by its name) is written to, never replaced.

@@ -1,4 +1,4 @@
-"""Losses with two or more users. Every one takes raw logits and returns a scalar.
+"""Losses with two or more users: of raw logits, a scalar each, or several by name.
 
 Axes: N expressions, h w network output. Of set losses: n expressions, q queries, t targets, p points.
 """

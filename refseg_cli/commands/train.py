@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from refseg_cli.commands._given import refuse_besides, unread
+from refseg_cli.commands._given import fitting, refuse_besides, unread
 from refseg_cli.commands._options import Arch, DataSets, Device, Json, Overrides, Quiet, RecipeName, choose_recipe
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, INTERRUPTED, RefsegError
 
 if TYPE_CHECKING:
     from refseg_cli.config import Recipe
-    from refseg_cli.engine.train import TrainRequest
+    from refseg_cli.engine.train import TrainRequest, TrainResult
+    from refseg_cli.progress import Progress
 
 
 def train(
@@ -56,7 +59,7 @@ def train(
       refseg train --recipe vlt-tiny --data scenes --set train.epochs=1 --out runs/first
       refseg train --resume --data scenes --out runs/first
     """
-    from refseg_cli.engine.train import TrainRequest, train
+    from refseg_cli.engine.train import TrainRequest
 
     if resume:
         refuse_besides("--resume", {"--init": init})
@@ -66,18 +69,10 @@ def train(
     begun = out if resume and not unread({"--arch": arch, "--recipe": recipe, "--set": overrides}) else None
     chosen = _recipe_of_run(begun) if begun else choose_recipe(arch, recipe, overrides)
     out = out or Path("runs") / Path(recipe or chosen.arch).stem
-    request = TrainRequest(
-        recipe=chosen,
-        data=data,
-        out=out,
-        init=init,
-        resume=resume,
-        device=device,
-        tracker=tracker,
-        shuffle_phrases=shuffle_phrases,
-    )
+    request = TrainRequest(recipe=chosen, data=data, out=out, init=init, resume=resume, device=device, tracker=tracker)
     with console.progress() as progress:
-        result = train(request, progress=progress)
+        call = partial(_train, request, progress=progress)
+        result = fitting(call, {"shuffle_phrases": shuffle_phrases})
     if json:
         console.json(result)
     else:
@@ -91,11 +86,16 @@ def train(
     return INTERRUPTED
 
 
+def _train(request: TrainRequest, *, shuffle_phrases: bool = False, progress: Progress) -> TrainResult:
+    from refseg_cli.engine.train import train
+
+    return train(replace(request, shuffle_phrases=shuffle_phrases), progress=progress)
+
+
 def _not_in_the_recipe(request: TrainRequest) -> str:
     """The options that the run does not keep, as they have to be given again."""
-    shuffled = " --shuffle-phrases" if request.shuffle_phrases else ""
     tracked = "" if request.tracker == "none" else f" --tracker {request.tracker}"
-    return shuffled + tracked + ("" if request.device == "auto" else f" --device {request.device}")
+    return tracked + ("" if request.device == "auto" else f" --device {request.device}")
 
 
 def _recipe_of_run(out: Path) -> Recipe:

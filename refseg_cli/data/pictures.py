@@ -62,11 +62,11 @@ def from_pillow(image: Image) -> np.ndarray:
         raise _unreadable("picture", formats.refused(error)) from error
 
 
-def load_image(source: Path | bytes, name: str | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+def load_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """As `read_pixels`, for torch."""
     import torch
 
-    return torch.from_numpy(read_pixels(source, name, max_pixels=max_pixels))
+    return torch.from_numpy(read_pixels(source, max_pixels=max_pixels))
 
 
 def as_tensor(image: Path | bytes | np.ndarray | Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def row_count(place: Place) -> int:
         with place.open() as stream:
             return pq.read_metadata(stream).num_rows
     except (pa.ArrowException, OSError) as error:
-        raise RefsegError(f"{place.uri}: not a Parquet file: {error}") from error
+        raise RefsegError(f"{place.uri}: not a Parquet file: {error}", hint=REPAIR) from error
 
 
 def read_manifest(uri: str | Place) -> Manifest:

@@ -161,9 +161,9 @@ def _check(request: ExportRequest) -> None:
     if request.split:
         _check_folder(request)
     elif request.out.suffix != f".{request.format}":
-        raise RefsegError(f"{request.out}: not a name for {request.format}", hint=f"let it end in .{request.format}")
+        raise RefsegError(f"{request.out}: not a name for {request.format}", hint=f"end it with .{request.format}")
     elif request.out.is_dir():
-        raise RefsegError(f"{request.out}: is a folder")
+        raise RefsegError(f"{request.out}: is a folder", hint="name a file, or add --split")
     if request.precision != "fp32" and request.format != "onnx":
         raise RefsegError(f"--dtype and --int8 change ONNX graphs, not {request.format}", hint="omit --format")
     if request.precision != "fp32" and request.data is None:

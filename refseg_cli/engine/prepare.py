@@ -209,7 +209,8 @@ def share_scenes(number: int, usual: Mapping[str, int]) -> dict[str, int]:
         RefsegError: fewer scenes than splits.
     """
     if number < len(usual):
-        raise RefsegError(f"cannot make {number} scenes", hint=f"at least one for each of {', '.join(usual)}")
+        each = f"at least {len(usual)}, one for each of {', '.join(usual)}"
+        raise RefsegError(f"cannot make {number} scenes", hint=f"{each}; or name splits, e.g. train=1")
     whole = sum(usual.values())
     shares = {split: max(1, number * share // whole) for split, share in usual.items()}
     return {**shares, "train": shares["train"] + number - sum(shares.values())}

@@ -112,6 +112,9 @@ def _training(table: Mapping[str, Any], published: Mapping[str, Any]) -> Iterato
     if table.get("data"):
         yield ""
         yield f"Trained on **{table['data']}**" + (f", to {', '.join(parts)}." if parts else ".")
+    if table.get(checkpoint.BLIND):
+        yield ""
+        yield "**A control, blind to language**: it was trained with shuffled phrases (--shuffle-phrases)."
     row = [part for part in (published.get("paper"), published.get("table"), published.get("row")) if part]
     if row:
         yield ""

@@ -16,10 +16,11 @@ from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, to_table
 from refseg_cli.engine.optimise import take_moments
 from refseg_cli.engine.run_log import flattened
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, Unread
 
 STATE = "training.pt"
 NAMED = 3  # settings that a message spells out
+_ANEW = "start another run from its weights, with --init RUN/last and another --out"
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ def restore_state(folder: Path, moving: Moving, *, data: str, earlier: str, proc
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise RefsegError(f"{folder / STATE}: cannot read: {str(error).splitlines()[0]}") from error
+        raise RefsegError(f"{folder / STATE}: cannot read: {str(error).splitlines()[0]}", hint=_ANEW) from error
     try:
         if state["data"] not in (data, earlier):
             raise RefsegError(
@@ -122,7 +123,9 @@ def restore_state(folder: Path, moving: Moving, *, data: str, earlier: str, proc
             moving.scaler.load_state_dict(state["scaler"])
         return Position(*state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RefsegError(f"{folder / STATE}: not the state of this run: {str(error).splitlines()[0]}") from error
+        raise RefsegError(
+            f"{folder / STATE}: not the state of this run: {str(error).splitlines()[0]}", hint=_ANEW
+        ) from error
 
 
 def resume_folder(out: Path, recipe: Recipe, *, resume: bool) -> Path | None:
@@ -148,6 +151,24 @@ def resume_folder(out: Path, recipe: Recipe, *, resume: bool) -> Path | None:
             hint="--resume without --recipe, --arch and --set continues with its own; or start another run with --out",
         )
     return last
+
+
+def is_blind(resumed: Path | None, *, asked: bool) -> bool:
+    """Whether phrases are shuffled: what a run began with counts, which those of earlier versions do not tell.
+
+    resumed: the checkpoint folder to go on from; None for a new run.
+
+    Raises:
+        Unread: it is asked of a run that began without.
+    """
+    begun = None if resumed is None else checkpoint.read_config(resumed)[2].get(checkpoint.BLIND)
+    if resumed is not None and asked and begun is False:
+        raise Unread(
+            f"{resumed.parent}: the run was started without --shuffle-phrases",
+            option="--shuffle-phrases",
+            hint="omit it; or start another run with --out",
+        )
+    return asked if begun is None else bool(begun)
 
 
 def nothing_to_resume(out: Path) -> RefsegError:

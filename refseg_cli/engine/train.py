@@ -42,6 +42,7 @@ from refseg_cli.engine.run_log import RunLog, claimed, flattened, peak_memory, s
 from refseg_cli.engine.run_state import (
     Moving,
     Position,
+    is_blind,
     nothing_to_resume,
     restore_state,
     resume_folder,
@@ -67,7 +68,8 @@ class TrainRequest:
         training phrases that it does not know are added, and begin as unknown words.
     resume: go on from `out`/last; without it an existing run there is refused.
     tracker: further experiment log beside metrics.jsonl.
-    shuffle_phrases: a language-blind control: in training, each batch's phrases are dealt out anew at random.
+    shuffle_phrases: a language-blind control: in training, each batch's phrases are dealt out anew at random. A run
+        that is resumed stays what it is.
     """
 
     recipe: Recipe
@@ -134,6 +136,7 @@ class _Run:
             error = unknown_name("metric", self.config.best_metric, names)
             raise RefsegError(f"train.best_metric: {error.message}", hint=error.hint)
         resumed = resume_folder(request.out, self.recipe, resume=request.resume)
+        self.blind = is_blind(resumed, asked=request.shuffle_phrases)
         torch.manual_seed(self.config.seed)
         self.shards = open_mixture(request.sources, "train")
         if isinstance(self.shards, Mixture) and (left_out := int(self.shards.left_out.sum())):
@@ -177,7 +180,7 @@ class _Run:
             field=self.recipe.text.field,
             augment=(self.config.seed, 0),
             unknown=self.recipe.text.unknown,
-            shuffle_phrases=request.shuffle_phrases,
+            shuffle_phrases=self.blind,
         )
         self.steps_per_epoch = len(self._epoch_steps(0))
         self.total = self.config.steps or self.config.epochs * math.ceil(self.steps_per_epoch / self.config.accumulate)
@@ -375,6 +378,7 @@ class _Run:
         if name := checkpoint.not_finite(self.moving.evaluated):
             raise not_finite(name, self.position.epoch, self.position.step, self.request.out / "last")
         info = {"step": self.position.step, "epoch": self.position.epoch, "scores": scores, "data": self._data_name()}
+        info[checkpoint.BLIND] = self.blind
         checkpoint.save(folder, self.moving.evaluated, self.recipe, self.tokenizer, info=info, extra=extra)
 
     def _facts(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Evaluation of whatever answers phrases: its finished masks are counted as those of a file are (outside.py).
 
-Our own checkpoints go through evaluate.py instead, which has their logits, and so the protocols' grids to the last bit.
+Our own checkpoints go through scoring.py instead, which has their logits, and so the protocols' grids to the last bit.
 
 Axes: h w original picture.
 """

@@ -74,7 +74,7 @@ def check_precision(
 
     (full, one), (lower, other) = answer("fp32"), answer(precision)
     if not one:
-        raise RefsegError(f"{request.data}: no expression in {split} to check on")
+        raise RefsegError(f"{request.data}: no expression in {split} to check on", hint="name another --split")
     alike = np.array([_iou(a, b) for a, b in zip(one, other, strict=True)])
     found = PrecisionCheck(
         folder=folder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from refseg_cli.checkpoint import BLIND
 from refseg_cli.data import shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from refseg_cli.segmenters.precision import Precision, Wanted
 
 BATCH_IMAGES = 8  # if nothing else is asked for
+
 
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
@@ -190,6 +192,7 @@ def describe(request: EvalRequest, loaded: Checkpoint, precision: Precision = "f
         model=loaded.name,
         arch=loaded.recipe.arch,
         trained_on=loaded.info.get("data"),
+        blind=bool(loaded.info.get(BLIND)),
         thresholds=loaded.thresholds,
         changed=", ".join(loaded.changed + lowered + disturbed),
         mask_thresholds=MASK_THRESHOLDS if request.curve else (),

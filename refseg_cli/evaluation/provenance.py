@@ -103,7 +103,8 @@ def published_row(published: Published, about: About, split: str, protocol: str)
 
 
 def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = None) -> list[str]:
-    """What a reader of the figures must know, a sentence each: another training set, pictures that were trained on.
+    """What a reader of the figures must know, a sentence each: a control, another training set, pictures that were
+    trained on.
 
     Args:
         trained_on: prepared data whose train split the model saw. Without it the evaluated data's own train split is
@@ -113,16 +114,20 @@ def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = No
         RefsegError: `trained_on` is no prepared data.
     """
     said = []
+    if about.blind:
+        said.append(
+            f"{about.model}: a control, blind to language: it was trained with shuffled phrases (--shuffle-phrases)"
+        )
     if about.without_raw:
         said.append(
-            f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it was asked "
+            f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it read "
             "the cleaned ones; prepare the data again"
         )
     sets = names_of(about.trained_on or "")
     if about.trained_on and about.dataset not in sets:
         said.append(f"trained on {about.trained_on}, evaluated on {about.dataset}: a cross-dataset figure")
     if TRAIN in splits and about.dataset in sets:
-        said.append(f"{TRAIN}: what the model was trained on")
+        said.append(f"{TRAIN}: the model was trained on this split")
     source = trained_on or (about.data if about.trained_on == about.dataset else None)
     if source is None:
         return said

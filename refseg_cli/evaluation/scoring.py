@@ -67,10 +67,6 @@ class Evaluation:
         return scores(self.counts)
 
     @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds
-
-    @property
     def expressions_per_second(self) -> float:
         return len(self.answers) / self.seconds
 

@@ -6,6 +6,7 @@ training loss) and `pretrained_modules() -> modules that a recipe may train at a
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from torch import nn
@@ -44,9 +45,10 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "vlt-clips": (VLTClipsConfig, VLTClips),
 }
 
-# Pixels that a side of the network input has at least, and of which it is a multiple, where not (32, 1): the coarsest
-# map has a stride of 32; what doubles it meets the finer ones, and instance norms need several places of it.
-SIDES = {"cgformer": (64, 32), "cris": (32, 32), "isfp": (32, 32), "lavt": (64, 1), "rela": (64, 1)}
+STRIDE = 32  # of the coarsest map, in pixels: sides have at least as many
+# What sides are multiples of, where a doubled map meets a finer one, and the cells that the coarsest map has at least,
+# where an instance norm takes the mean over them; (1, 1) for the others.
+SIDES = {"cgformer": (16, 2), "cris": (32, 1), "isfp": (32, 1), "lavt": (1, 2), "rela": (1, 2)}
 
 
 def config_class(arch: str) -> type:
@@ -76,9 +78,12 @@ def build_model(recipe: Recipe, *, vocab_size: int) -> nn.Module:
 
 
 def _check_size(recipe: Recipe) -> None:
-    least, step = SIDES.get(recipe.arch, (32, 1))
-    if any(side < least or side % step for side in recipe.data.size):
-        multiples = f", multiples of {step}" if step > 1 else ""
-        raise RefsegError(
-            f"data.size: {list(recipe.data.size)}: {recipe.arch} takes sides of at least {least} pixels{multiples}"
-        )
+    step, cells = SIDES.get(recipe.arch, (1, 1))
+    size = recipe.data.size
+    if all(side >= STRIDE and not side % step for side in size) and prod(-(-side // STRIDE) for side in size) >= cells:
+        return
+    multiples = f", multiples of {step}" if step > 1 else ""
+    larger = ", and one that is longer" if cells > 1 else ""
+    raise RefsegError(
+        f"data.size: {list(size)}: {recipe.arch} takes sides of at least {STRIDE} pixels{multiples}{larger}"
+    )

@@ -373,6 +373,9 @@ class Unaligned(nn.Module):
         return current
 
 
+MOMENTUM, EPS = 0.1, 1e-5  # PyTorch's of batch normalisation
+
+
 class SwitchNorm(nn.Module):
     """Switchable normalisation (Luo et al., ICLR 2019): means and variances of instance, layer and batch
     normalisation, mixed with learned weights.
@@ -383,9 +386,8 @@ class SwitchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, dim: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
         self.mean_mix, self.var_mix = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
         self.register_buffer("running_mean", torch.zeros(dim))
@@ -403,7 +405,7 @@ class SwitchNorm(nn.Module):
         a, b = self.mean_mix.softmax(0), self.var_mix.softmax(0)
         mean = a[0] * mean_in + a[1] * mean_ln + a[2] * mean_bn
         var = b[0] * var_in + b[1] * var_ln + b[2] * var_bn
-        scale = self.weight * (var + self.eps).rsqrt()
+        scale = self.weight * (var + EPS).rsqrt()
         return (y * scale[..., None, None] + (self.bias - mean * scale)[..., None, None]).to(x.dtype)
 
     def _batch(self, mean_in: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
@@ -413,8 +415,8 @@ class SwitchNorm(nn.Module):
         mean = mean_in.mean(0)
         var = square.mean(0) - mean.square()
         with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), MOMENTUM)
+            self.running_var.lerp_(var.to(self.running_var.dtype), MOMENTUM)
         return mean, var
 
 

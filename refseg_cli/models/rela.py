@@ -21,7 +21,7 @@ What differs from both:
 - Padding has token 0 whatever it was, as in the official data: layer 0 sees what BERT makes of it.
 - Gates start at random: no gradient reaches them if both their matrices start at zero, as in the official code. The
   R50's batch normalisation learns where the official one is frozen; weight decay spares biases.
-- E empties no mask in here; the `engine` decides by it.
+- E empties no mask in here; segmenters/decisions.py decides by it.
 - Parameters at full size (Swin-B): 225.52 M, the official 225,521,469 without 5,760 biases that have no influence, see
   layers/pwam.py. The R50 has 153.42 M, Swin-T 162.56 M; nothing published.
 - Where the thesis is silent: F_i is the map at stride 16 behind the pixel decoder's 1x1 convolution, the pixel decoder

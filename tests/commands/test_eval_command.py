@@ -353,6 +353,6 @@ def test_somebodys_predictions_are_scored_and_faults_are_errors(
 def test_the_training_set_is_named(run: Path, scenes: Path, capsys: Capture) -> None:
     asked = ["eval", "--data", str(scenes), "--model", str(run), "--device", "cpu", "--limit", "2", *SHORT]
     assert main([*asked, "--split", "train"]) == FOUND
-    assert "train: what the model was trained on" in capsys.readouterr().err
+    assert "train: the model was trained on this split" in capsys.readouterr().err
     assert main([*asked, "--split", "val", "--trained-on", str(scenes)]) == FOUND
     assert "images are in the train split" not in capsys.readouterr().err

@@ -134,6 +134,24 @@ def test_a_model_that_has_no_use_for_a_setting_is_opened_without_it(
     assert "no use for it" in said("", "predict a.jpg dog --model x --memory 4GB", monkeypatch, capsys)
 
 
+def test_a_run_that_sees_is_resumed_though_the_house_trains_blind(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    asked = []
+
+    def resumed(request: train.TrainRequest, **options: Any) -> Any:
+        asked.append(request.shuffle_phrases)
+        if request.shuffle_phrases:
+            raise Unread("it sees", option="--shuffle-phrases")
+        raise RefsegError(REACHED)
+
+    monkeypatch.setattr(train, "train", resumed)
+    words = "train --data d --resume --recipe vlt-tiny --out run"
+    assert REACHED in said("shuffle-phrases = true", words, monkeypatch, capsys)
+    assert asked == [True, False]
+    assert "it sees" in said("", f"{words} --shuffle-phrases", monkeypatch, capsys)
+
+
 def test_a_variable_is_a_setting_like_any_other(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("REFSEG_MEMORY", "4G")
     assert REACHED in said("", "eval --data d --from p.jsonl", monkeypatch, capsys)

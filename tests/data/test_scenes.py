@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from refseg_cli.data.phrases.colours import PAINTS, hsv, hue_difference, repaint, repaintable
 from refseg_cli.data.phrases.logic import Is, Placed, Ranked, assert_unambiguous, targets
 from refseg_cli.data.phrases.scene import Scene, Thing
-from refseg_cli.data.scenes import compose, generate
+from refseg_cli.data.scenes import compose, generate, generate_films
 from refseg_cli.data.scenes.catalogue import HERE, atlas, catalogue
 from refseg_cli.errors import RefsegError
 
@@ -98,6 +98,21 @@ def test_counts_and_progress(tmp_path: Path) -> None:
 def test_unknown_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(RefsegError, match="test_a"):
         generate(tmp_path, images={"test_a": 1})
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ({"train": 0}, r"scenes: train=0: nothing to make \(give a split more than 0, e.g. train=400,val=40\)"),
+        ({"val": 0, "testA": 0}, "scenes: val=0,testA=0: nothing to make"),
+        ({"val": 2, "train": -1}, r"scenes: train=-1: not a number of pictures \(from 0 to 999999\)"),
+    ],
+)
+def test_no_pictures_are_no_dataset(tmp_path: Path, images: dict[str, int], said: str) -> None:
+    for make, counts in ((generate, "images"), (generate_films, "clips")):
+        with pytest.raises(RefsegError, match=said):
+            make(tmp_path / "raw", **{counts: images})
+    assert not (tmp_path / "raw").exists()
 
 
 def test_torch_stays_out() -> None:

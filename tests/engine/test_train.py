@@ -22,7 +22,7 @@ from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, TrainConfig
 from refseg_cli.data import shards
 from refseg_cli.engine.train import TrainRequest, train
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, Unread
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
 
 PROGRAM = """
@@ -366,10 +366,12 @@ def test_tensorboard_events_are_written(scenes: Path, recipe: Recipe, tmp_path: 
     assert list((tmp_path / "run" / "logs").rglob("events.*"))
 
 
-def test_language_blind_control_reaches_the_loader(
+def test_a_language_blind_control_stays_one_and_is_called_one(
     scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from refseg_cli.engine import publish
     from refseg_cli.engine import train as engine
+    from refseg_cli.evaluation.provenance import cautions
 
     seen: list[bool] = []
     real = engine.StepDataset
@@ -380,8 +382,26 @@ def test_language_blind_control_reaches_the_loader(
 
     monkeypatch.setattr(engine, "StepDataset", spy)
     settings = replace(recipe, train=replace(recipe.train, epochs=1, eval_split=""))
-    train(TrainRequest(settings, str(scenes), tmp_path / "run", shuffle_phrases=True, device="cpu"))
-    assert seen == [True]
+    run = tmp_path / "run"
+    train(TrainRequest(settings, str(scenes), run, shuffle_phrases=True, device="cpu"))
+    again = TrainRequest(settings, str(scenes), run, resume=True, device="cpu")
+    train(again)
+    assert seen == [True, True]
+
+    about = evaluate(EvalRequest(str(scenes), ("val",), str(run), "cpu", limit=1)).about
+    assert any("blind to language" in said for said in cautions(about, ["val"]))
+    publish.publish(str(run), str(tmp_path / "shared"))
+    assert "blind to language" in (tmp_path / "shared" / "README.md").read_text()
+
+    config = run / "last" / checkpoint.CONFIG
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps({**told, "shuffle_phrases": False}))
+    with pytest.raises(Unread, match="was started without --shuffle-phrases"):
+        train(replace(again, shuffle_phrases=True))
+    del told["shuffle_phrases"]  # as earlier versions wrote it: what is asked for counts
+    config.write_text(json.dumps(told))
+    train(replace(again, shuffle_phrases=True))
+    assert seen[2:] == [True]
 
 
 def test_a_recipe_of_typed_sentences_wants_data_that_has_them(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:

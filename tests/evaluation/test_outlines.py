@@ -143,13 +143,13 @@ def test_a_mask_alone_tells_no_instances_apart_and_a_score_of_it_does():
 
 
 BROKEN = {
-    "instances is no list": {"instances": {}},
-    "instances are no objects": {"instances": [3]},
+    "instances is not a list": {"instances": {}},
+    "instances are not objects": {"instances": [3]},
     "an instance without box and mask": {"instances": [{"score": 1}]},
-    "a score that is no number": {"boxes": [[0, 0, 1, 1]], "scores": [True]},
+    "a score that is not a number": {"boxes": [[0, 0, 1, 1]], "scores": [True]},
     "1 boxes and 2 scores": {"boxes": [[0, 0, 1, 1]], "scores": [0.5, 0.5]},
     "scores without boxes or masks": {"scores": [0.5]},
-    "a box that is no list of four numbers": {"boxes": [[0, 0, 1]]},
+    "a box that is not a list of four numbers": {"boxes": [[0, 0, 1]]},
     "a box of negative width or height": {"bbox": [5, 5, 4, 6], "box_format": "xyxy"},
     "box_format is neither": {"bbox": [0, 0, 1, 1], "box_format": "cxcywh"},
     "box_scale is no positive number": {"bbox": [0, 0, 1, 1], "box_scale": 0},

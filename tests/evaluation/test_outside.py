@@ -167,7 +167,7 @@ FAULTS = {
     "no name": ([*entries(), {"mask": None}], "1 unreadable", ":7: unreadable: names no expression"),
     "an error": ([*entries(), {"sent_id": 1, "error": "no such file"}], "1 unreadable", "holds an error: no such file"),
     "no object": ([*entries(), [1]], "1 unreadable", ":7: unreadable: not an object"),
-    "an id of words": ([*entries(), {"sent_id": "x", "mask": None}], "1 unreadable", "'x' is no whole number"),
+    "an id of words": ([*entries(), {"sent_id": "x", "mask": None}], "1 unreadable", "'x' is not a whole number"),
     "no boolean": (
         [*entries(), {"sent_id": 1, "mask": None, "no_target": "no"}],
         "1 unreadable",

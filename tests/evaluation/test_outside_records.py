@@ -116,7 +116,7 @@ def test_a_column_of_strings_is_no_masks(data, recorded):
     ],
 )
 def test_numbers_of_records_that_are_no_counts_are_named(data, recorded, column, values):
-    with pytest.raises(RefsegError, match=f"damaged records: {column} has values that are no whole numbers"):
+    with pytest.raises(RefsegError, match=f"damaged records: {column} has values that are not whole numbers"):
         score(data, changed(recorded, column, values))
 
 
@@ -160,7 +160,7 @@ def test_masks_of_predictions_have_no_empty_runs(data, tmp_path, recorded, form)
 def test_figures_from_masks_where_counts_are_asked_for_are_told(data, recorded):
     assert score(data, recorded).cautions == ()
     (said,) = score(data, recorded, protocols=("refseg", "lavt")).cautions
-    assert "without counts by lavt, or with those of earlier rules: all figures are from its masks" in said
+    assert "has no counts by lavt, or only by earlier rules: all figures are from its masks" in said
 
 
 def test_rows_of_records_are_merged_if_that_is_asked_for(data, recorded):

@@ -84,7 +84,7 @@ def test_a_file_of_rela_is_scored_at_480_as_it_lies(data: Path, tmp_path: Path) 
         ious.append(i / u)
     expected = {"cIoU": intersection / union, "gIoU": np.mean(ious), "N-acc": 1.0, "T-acc": 3 / 4}
     assert {name: figures(found, "rela")[name] for name in expected} == pytest.approx(expected, abs=1e-12)
-    assert any("at the input of a network" in caution for caution in found.cautions)
+    assert any("the size of a network's input" in caution for caution in found.cautions)
     for (record, expression), row, said in zip(EXPRESSIONS, rows, found.answers["val"].raw_intersection, strict=True):
         size = (record.height, record.width)
         mask = masks.resize_by_centres(row["pred_mask"] > 0, size)

@@ -89,7 +89,7 @@ def generate(
         progress: called with the pictures done and their total.
 
     Raises:
-        RefsegError: an unknown split, or more pictures than ids.
+        RefsegError: an unknown split, no pictures, or more than ids.
     """
     jobs = list(plan(images, seed))
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,13 @@ def plan(images: Mapping[str, int], seed: int) -> Iterator[Job]:
         if split not in SUBJECTS:
             raise unknown_name("split of scenes", split, SUBJECTS)
         if not 0 <= images[split] < IDS_PER_SPLIT:
-            raise RefsegError(f"scenes: {split}={images[split]}", hint=f"from 0 to {IDS_PER_SPLIT - 1} images")
+            raise RefsegError(
+                f"scenes: {split}={images[split]}: not a number of pictures",
+                hint=f"from 0 to {IDS_PER_SPLIT - 1}",
+            )
+    if not any(images.values()):
+        asked = ",".join(f"{split}={number}" for split, number in images.items())
+        raise RefsegError(f"scenes: {asked}: nothing to make", hint="give a split more than 0, e.g. train=400,val=40")
     for split in SUBJECTS:
         yield from (Job(seed, split, index) for index in range(images.get(split, 0)))
 

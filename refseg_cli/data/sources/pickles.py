@@ -305,7 +305,7 @@ def read(path: Path) -> Any:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise RefsegError(f"{path}: {size} bytes", hint=f"more than {MAX_BYTES} are not read")
+            raise RefsegError(f"{path}: too large: {size} bytes", hint=f"at most {MAX_BYTES} are read")
         data = path.read_bytes()
     except OSError as error:
         raise RefsegError(f"{path}: {error.strerror}") from error

@@ -55,7 +55,12 @@ def read_rows(path: Path) -> tuple[list[Row], str]:
         raise recognised(path, data, form="CSV or JSON", otherwise=unread) from error
     start = text.lstrip()[:1]
     if not start or start == "<":
-        raise recognised(path, data, form="CSV or JSON", otherwise=RefsegError(f"{path}: no table"))
+        raise recognised(
+            path,
+            data,
+            form="CSV or JSON",
+            otherwise=RefsegError(f"{path}: no table", hint="rows as CSV, JSON, JSON lines or Parquet"),
+        )
     if start == "[":
         rows = list(_json_list(text, path))
     else:
