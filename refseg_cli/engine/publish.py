@@ -71,7 +71,10 @@ def _beside(target: str) -> Path:
     if wanted.exists():
         raise RefsegError(f"{target}: in the way of a new folder", hint="move it, or name another folder")
     part = wanted.with_name(part_name(wanted.name))
-    part.mkdir(parents=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise RefsegError(f"{target}: cannot be written: {error.strerror or error}") from error
     return part
 
 

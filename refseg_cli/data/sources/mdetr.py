@@ -15,7 +15,7 @@ from refseg_cli.data.sources import Ref
 from refseg_cli.data.sources.gathering import File, Gathering, load
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import string, whole
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, reason_of
 
 
 def tells(value: Any) -> bool:
@@ -41,7 +41,7 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
             targets[row["image_id"]].append(row)
         objects = [row for row in table["annotations"] if not _is_empty(row)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RefsegError(f"{file.path}: not as MDETR has it: {type(error).__name__}: {error}") from error
+        raise RefsegError(f"{file.path}: not as MDETR has it: {reason_of(error)}") from error
     if objects and gathering.known is None and not any(row.get("segmentation") for row in objects):
         raise RefsegError(
             f"{file.path}: boxes, and no masks",
