@@ -17,10 +17,8 @@ with the interval of `refseg compare`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -31,9 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from programs import machine, options_of, save
 
-from refseg_cli import files
 from refseg_cli.evaluation.answers import read_answers
 from refseg_cli.metrics.curves import no_target_curve
 
@@ -187,7 +184,7 @@ def result_of(study: Study, arch: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for scenes and runs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
@@ -209,15 +206,13 @@ def main() -> None:
     known |= {arch: result_of(study, arch) for arch in ARCHITECTURES if study.finished(arch)}
     result = {
         "benchmark": "architectures",
-        "machine": platform.machine(),
+        **machine("torch"),
         "jobs": options.jobs,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "images": IMAGES,
         "epochs": options.epochs,
         "results": {arch: known[arch] for arch in ARCHITECTURES if arch in known},
     }
-    files.write(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    save(result, options.out)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,6 @@ over the standard deviation of the official one.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +23,11 @@ from statistics import median
 from typing import Any
 
 import torch
+from programs import machine, options_of, tell
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from refseg_cli import files
 from refseg_cli.layers.upsampling import JoinFiner
 from refseg_cli.models.cgformer import CGFormer, CGFormerConfig, MaskHead
 from refseg_cli.records import Batch
@@ -134,7 +131,7 @@ def whole_model(side: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--side", type=int, default=480, help="height and width of the network input")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
@@ -148,10 +145,8 @@ def main() -> None:
     saved = {key: sum(part["official"][key] - part["ours"][key] for part in results.values()) for key in model}
     result = {
         "benchmark": "cgformer_head",
-        "machine": platform.machine(),
+        **machine("torch"),
         "threads": 1,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "side": arguments.side,
         "rounds": arguments.rounds,
         "results": results,
@@ -160,9 +155,7 @@ def main() -> None:
             "official form, by the differences above": {k: round(model[k] + saved[k], 2) for k in model},
         },
     }
-    text = json.dumps(result, indent=1)
-    print(text)  # noqa: T201
-    files.write(arguments.out, (text + "\n").encode())
+    tell(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ intervals held the truth, of the `trials` in which the metric had one (a metric 
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from programs import options_of, save
 
 from refseg_cli.metrics.counts import Counts
 from refseg_cli.metrics.intervals import FEWEST, differences, estimates
@@ -132,13 +131,13 @@ def _percent(part: int, whole: int) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=2000)
     options = parser.parse_args()
     found = {name: measure(population, options.trials) for name, population in POPULATIONS.items()}
     result = {"trials": options.trials, "fewest": FEWEST, "level": 95, "populations": found}
-    options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    save(result, options.out)
 
 
 if __name__ == "__main__":

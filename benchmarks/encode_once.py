@@ -17,9 +17,6 @@ alone: full_size.py.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,13 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from programs import machine, options_of, save
 
-from refseg_cli import files
 from refseg_cli.config import Recipe, load_recipe
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.engine.prepare import prepare_scenes
-from refseg_cli.evaluation.evaluate import Evaluation, evaluate_model
+from refseg_cli.evaluation.scoring import Evaluation, evaluate_model
 from refseg_cli.models import build_model
 from refseg_cli.records import Record, Thresholds
 
@@ -156,7 +153,7 @@ def without_downloads(recipe: Recipe) -> Recipe:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument(
         "--case",
         action="append",
@@ -184,14 +181,12 @@ def main() -> None:
         }
     result = {
         "benchmark": "encode_once",
-        "machine": platform.machine(),
+        **machine("torch"),
         "threads": 1,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "data": "scenes, seed 1",
         "results": results,
     }
-    files.write(arguments.out, (json.dumps(result, indent=1) + "\n").encode())
+    save(result, arguments.out)
 
 
 if __name__ == "__main__":

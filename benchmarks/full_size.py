@@ -15,17 +15,15 @@ forms alternate.
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from programs import machine, options_of, save
 
-from refseg_cli import files
 from refseg_cli.config import load_recipe
 from refseg_cli.engine.bench import untrained
 from refseg_cli.engine.stages import Subject, count_flops
@@ -79,7 +77,7 @@ def measure(recipe: str, *, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="NAME", help="the others' results stay")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
@@ -90,15 +88,13 @@ def main() -> None:
     known = json.loads(options.out.read_text())["results"] if options.out.exists() else {}
     result: dict[str, Any] = {
         "benchmark": "full_size",
-        "machine": platform.machine(),
+        **machine("torch"),
         "threads": 1,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "results": {recipe: known[recipe] for recipe in RECIPES if recipe in known},
     }
     for recipe in options.recipes:
         result["results"][recipe] = measure(recipe, rounds=options.rounds)
-        files.write(options.out, (json.dumps(result, indent=1) + "\n").encode())  # after each: nothing measured is lost
+        save(result, options.out)  # after each: nothing measured is lost
 
 
 if __name__ == "__main__":

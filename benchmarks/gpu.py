@@ -12,7 +12,9 @@ Parts, each in a process of its own with a time of its own, so that one that fai
 
 MFU is the share of the card's peak at that precision: operations by torch.utils.flop_counter, a step of training
 counted as three forward passes. --official FILE measures other code beside it: a Python file with
-`forward(name, images, phrases, size, device)`, which gives a function that makes one pass, for names of MODELS.
+`forward(recipe, images, phrases, size, device)`, which gives a function that asks once as many phrases about each of as
+many images of that (height, width), or None for the name of a recipe that it does not know. It may be called several
+times, for other numbers, and does well to keep its model.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 Row = dict[str, Any]
@@ -130,21 +134,27 @@ def models(name: str, size: Size, tell: Tell) -> None:
                 run = make(subject, size.device, precision, images, phrases)
                 tell(measured(run, size, row, operations))
                 if stage == "forward" and size.official:
-                    other = official(size.official, name, images, phrases, subject.recipe.data.size, size.device)
-                    run = beside(other, size, precision)
-                    tell(measured(run, size, {**row, "model": f"{name}, official"}, operations))
+                    recipe, pixels = MODELS[name][size.dry], subject.recipe.data.size
+                    if other := official(size.official, recipe, images, phrases, pixels, size.device):
+                        run = beside(other, size, precision)
+                        tell(measured(run, size, {**row, "model": f"{name}, official"}, operations))
 
 
-def official(
-    file: Path, name: str, images: int, phrases: int, shape: tuple[int, int], device: Any
-) -> Callable[[], Any]:
-    """A pass of other code."""
+@cache
+def other_code(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("official", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.forward(name, images, phrases, shape, device)
+    return module
+
+
+def official(
+    file: Path, recipe: str, images: int, phrases: int, size: tuple[int, int], device: Any
+) -> Callable[[], Any] | None:
+    """A pass of other code; None if it does not know the recipe."""
+    return other_code(file).forward(recipe, images, phrases, size, device)
 
 
 def beside(other: Callable[[], Any], size: Size, precision: Any) -> Callable[[], None]:

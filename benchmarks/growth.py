@@ -10,10 +10,7 @@ the fixed costs of starting do not hide what grows faster.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -21,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from prepare_throughput import make_raw
+from programs import in_a_process, options_of, tell
 from scoring import PHRASES, make
 
 
@@ -50,15 +48,6 @@ def measured(words: list[str]) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def in_a_process(run: object, *words: object) -> None:
-    """The most memory that one held passes to what it starts, so data are made elsewhere."""
-    maker = multiprocessing.get_context("spawn").Process(target=run, args=words)  # type: ignore[arg-type]
-    maker.start()
-    maker.join()
-    if maker.exitcode:
-        raise SystemExit(maker.exitcode)
-
-
 def exponent(sizes: list[int], values: list[float]) -> float | None:
     """Of what the last two sizes add to the first; None where that is lost in noise."""
     before, after = (value - values[0] for value in values[-2:])
@@ -67,7 +56,7 @@ def exponent(sizes: list[int], values: list[float]) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--expressions", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -89,10 +78,7 @@ def main() -> None:
         for name, of_step in found.items()
     }
     result = {"expressions": sizes, "steps": found, "exponents": exponents}
-    text = json.dumps(result, indent=1) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text)
-    sys.stdout.write(text)
+    tell(result, arguments.out)
 
 
 if __name__ == "__main__":

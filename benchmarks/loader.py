@@ -11,14 +11,14 @@ Processor milliseconds a picture, the best of the rounds; the process keeps free
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+
+from programs import checkouts, options_of, tell, variables_of
 
 PICTURES = 120
 MEASURES = {  # name -> data, pixels, phrases a picture
@@ -66,14 +66,13 @@ def measure(data: str, size: int, phrases: int) -> dict[str, float]:
 
 
 def ran(name: str, checkout: Path, data: str) -> dict[str, float]:
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
     words = [sys.executable, __file__, "--measure", name, "--scenes", data, "--photos", data]
-    found = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+    found = subprocess.run(words, env=variables_of(checkout), check=True, capture_output=True, text=True)
     return json.loads(found.stdout)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--scenes", required=True, help="prepared scenes, in a format that both builds read")
     parser.add_argument("--photos", help="prepared photos, likewise")
     parser.add_argument("--baseline", type=Path, help="another checkout")
@@ -86,11 +85,10 @@ def main() -> None:
         kind, size, phrases = MEASURES[arguments.measure]
         sys.stdout.write(json.dumps(measure(folders[kind], size, phrases)))
         return
-    checkouts = {"this": Path(__file__).parents[1]} | ({"baseline": arguments.baseline} if arguments.baseline else {})
     result: dict[str, dict[str, dict[str, float]]] = {}
     for _ in range(arguments.rounds):
         for name, (kind, _, _) in MEASURES.items():
-            for build, checkout in checkouts.items() if folders[kind] else ():
+            for build, checkout in checkouts(arguments.baseline).items() if folders[kind] else ():
                 found = ran(name, checkout, folders[kind])
                 known = result.setdefault(name, {}).setdefault(build, found)
                 for what, value in found.items():
@@ -101,10 +99,7 @@ def main() -> None:
         name: {build: {what: round(value, 3) for what, value in one.items()} for build, one in builds.items()}
         for name, builds in result.items()
     }
-    text = json.dumps({"milliseconds a picture": rounded}, indent=1) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text)
-    sys.stdout.write(text)
+    tell({"milliseconds a picture": rounded}, arguments.out)
 
 
 if __name__ == "__main__":

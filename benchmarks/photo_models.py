@@ -13,10 +13,8 @@ So short a training tells what learns fastest, not what is best at the end.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -25,9 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from refseg_cli import files
+from programs import machine, options_of, save
 
 # A short schedule, alike for all; the rest is the recipe's.
 SCHEDULE = (
@@ -108,7 +104,7 @@ class Study:
             )
             scores = json.loads(told)["splits"]["test"]["protocols"]["refseg"]
             facts = {"steps": steps, "cpu_minutes": seconds / 60, "scores": scores}
-            files.write(file, (json.dumps(facts, indent=1) + "\n").encode())
+            save(facts, file)
         return json.loads(file.read_text("utf-8"))
 
 
@@ -122,7 +118,7 @@ def _plain(name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="what `refseg prepare coco` wrote (recipe's header)")
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--out", type=Path, required=True)
@@ -136,12 +132,11 @@ def main() -> None:
         results[name] = study.result(name, steps)
         result = {
             "benchmark": "photo_models",
-            "machine": platform.machine(),
-            "torch": torch.__version__,
+            **machine("torch"),
             "minutes": options.minutes,
             "results": results,
         }
-        files.write(options.out, (json.dumps(result, indent=1) + "\n").encode())
+        save(result, options.out)
 
 
 if __name__ == "__main__":

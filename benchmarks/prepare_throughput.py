@@ -16,12 +16,10 @@ say what both cost whatever else the machine is doing.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
 import pickle
-import platform
 import resource
 import subprocess
 import sys
@@ -36,8 +34,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from programs import machine, options_of, tell
 
-from refseg_cli import files
 from refseg_cli.data.shards import ROWS_PER_GROUP
 from refseg_cli.engine.prepare import Output, PrepareRequest, prepare
 
@@ -168,7 +166,7 @@ def rounded(times: Mapping[str, list[float]]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -182,7 +180,7 @@ def main() -> None:
         photos = sorted((root / "images").iterdir())
         runs = {name: defaultdict(list) for name in ("copy", "one", "several")}
         request = PrepareRequest("refcoco", root, Output(str(out), shard_bytes=shard_bytes))
-        several = replace(request, workers=arguments.workers)
+        several = replace(request, output=replace(request.output, workers=arguments.workers))
         for _ in range(arguments.rounds):
             timed(lambda: copy(photos, out, shard_bytes), out, runs["copy"])
             timed(lambda: prepare(request), out, runs["one"])
@@ -196,9 +194,7 @@ def main() -> None:
         "cores": len(os.sched_getaffinity(0)),
         "workers": arguments.workers,
         "load_before": round(load, 2),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "pyarrow": pa.__version__,
+        **machine("pyarrow"),
         "seconds": {
             "copy": rounded(runs["copy"]),
             "prepare_1_worker": rounded(runs["one"]),
@@ -220,10 +216,7 @@ def main() -> None:
         },
         "peak_process_mebibytes": round(memory, 1),
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if arguments.out:
-        files.write(arguments.out, text.encode())
-    sys.stdout.write(text)
+    tell(result, arguments.out)
 
 
 if __name__ == "__main__":

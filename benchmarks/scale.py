@@ -8,17 +8,14 @@ their phrases, each in this process on one thread. Seconds are the processor's.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from programs import machine, options_of, save
 
-from refseg_cli import files
 from refseg_cli.data import scenes
 from refseg_cli.engine.bulk import BulkRequest, answer_shards
 from refseg_cli.engine.measuring import device_name
@@ -52,7 +49,7 @@ def measure(images: int, model: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--models", nargs="+", default=["scenes", "photos"])
     parser.add_argument("--out", type=Path, required=True)
@@ -64,11 +61,11 @@ def main() -> None:
             rows.append(measure(options.images, model, Path(folder)))
     result = {
         "benchmark": "scale",
-        "machine": platform.machine(),
+        **machine("torch"),
         "cpu": device_name(torch.device("cpu")),
         "rows": rows,
     }
-    files.write(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    save(result, options.out)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,7 @@ seconds, the best of the rounds, since other programs only ever slow one down; m
 
 from __future__ import annotations
 
-import argparse
 import json
-import multiprocessing
-import os
 import resource
 import subprocess
 import sys
@@ -25,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from programs import checkouts, in_a_process, options_of, tell, variables_of
 
 MEASURES = ("records", "slices", "lines")
 PHRASES = 7  # of a picture
@@ -111,15 +109,14 @@ def measure(name: str, folder: Path) -> dict[str, float]:
 
 
 def in_turns(
-    folder: Path, checkouts: dict[str, Path], rounds: int, measures: Sequence[str]
+    folder: Path, builds: dict[str, Path], rounds: int, measures: Sequence[str]
 ) -> Iterator[tuple[str, str, dict[str, float]]]:
     for _ in range(rounds):
         for name in measures:
-            for build, checkout in checkouts.items():
-                paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
+            for build, checkout in builds.items():
                 ran = subprocess.run(
                     [sys.executable, __file__, "--measure", name, "--files", str(folder)],
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                    env=variables_of(checkout),
                     check=True,
                     capture_output=True,
                     text=True,
@@ -128,7 +125,7 @@ def in_turns(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--expressions", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
@@ -143,16 +140,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="refseg-benchmark-") as temporary:
         folder = arguments.files or Path(temporary)
         if not (folder / "lines.jsonl").exists():
-            # In a process of its own: the most that one held passes to what it starts.
-            context = multiprocessing.get_context("spawn")
-            maker = context.Process(target=make, args=(folder, arguments.expressions))
-            maker.start()
-            maker.join()
-        checkouts = {"this": Path(__file__).parents[1]}
-        if arguments.baseline:
-            checkouts["baseline"] = arguments.baseline
+            in_a_process(make, folder, arguments.expressions)
         best: dict[str, dict[str, dict[str, float]]] = {}
-        for name, build, found in in_turns(folder, checkouts, arguments.rounds, arguments.measures):
+        for name, build, found in in_turns(folder, checkouts(arguments.baseline), arguments.rounds, arguments.measures):
             known = best.setdefault(name, {}).setdefault(build, found)
             assert known["found"] == found["found"]
             best[name][build] = min(known, found, key=lambda one: one["seconds"])
@@ -164,10 +154,7 @@ def main() -> None:
             assert builds["this"]["found"] == builds["baseline"]["found"], f"{name}: other figures"
             kept["ratio"] = {k: round(kept["this"][k] / kept["baseline"][k], 3) for k in ("seconds", "gibibytes")}
         result["processor"][name] = kept  # type: ignore[index]
-    text = json.dumps(result, indent=1) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text)
-    sys.stdout.write(text)
+    tell(result, arguments.out)
 
 
 if __name__ == "__main__":

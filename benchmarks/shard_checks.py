@@ -17,9 +17,6 @@ What records would take without verification is what they take less the differen
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -30,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from prepare_throughput import clear, make_raw
+from programs import options_of, tell
 
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.shards import ROWS_PER_GROUP, Shards, open_shards
@@ -55,7 +53,7 @@ def decode_records(split: Shards, *, seed: int | None = None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
@@ -98,10 +96,7 @@ def main() -> None:
             "rerun_to_fresh": round(best["rerun"] / best["fresh"], 3),
         },
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text)
-    sys.stdout.write(text)
+    tell(result, arguments.out)
 
 
 if __name__ == "__main__":

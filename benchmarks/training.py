@@ -10,7 +10,6 @@ rounds; and the loss at the last step.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from programs import checkouts, options_of, tell, variables_of
 
 FIRST, LAST = 10, 30  # steps between which it is measured; a run reports every tenth
 
@@ -45,14 +46,13 @@ def measure(recipe: str, data: str) -> dict[str, float]:
 
 
 def ran(checkout: Path, recipe: str, data: str) -> dict[str, float]:
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, __file__, "--measure", "--recipe", recipe, "--scenes", data]
-    found = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+    found = subprocess.run(words, env=variables_of(checkout), check=True, capture_output=True, text=True)
     return json.loads(found.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--scenes", required=True, help="prepared scenes, in a format that both builds read")
     parser.add_argument("--recipe", default="vlt-tiny")
     parser.add_argument("--baseline", type=Path, help="another checkout")
@@ -63,20 +63,16 @@ def main() -> None:
     if options.measure:
         sys.stdout.write(json.dumps(measure(options.recipe, options.scenes)) + "\n")
         return
-    checkouts = {"this": Path(__file__).parents[1]} | ({"baseline": options.baseline} if options.baseline else {})
     best: dict[str, dict[str, float]] = {}
     for _ in range(options.rounds):
-        for build, checkout in checkouts.items():
+        for build, checkout in checkouts(options.baseline).items():
             found = ran(checkout, options.recipe, options.scenes)
             sys.stderr.write(f"{build}: {found}\n")
             best[build] = min(best.get(build, found), found, key=lambda one: one["milliseconds"])
     result = {"recipe": options.recipe, "builds": best}
     if "baseline" in best:
         result["times as many phrases"] = round(best["baseline"]["milliseconds"] / best["this"]["milliseconds"], 3)
-    text = json.dumps(result, indent=1) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    sys.stdout.write(text)
+    tell(result, options.out)
 
 
 if __name__ == "__main__":

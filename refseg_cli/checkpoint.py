@@ -280,7 +280,7 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
     try:
         table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RefsegError(f"{path}: cannot read: {error}") from error
+        raise RefsegError(f"{path}: cannot read: {error}", hint="copy or download the whole folder again") from error
     return (*parse_config(table, str(path)), table)
 
 

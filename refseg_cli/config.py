@@ -71,15 +71,15 @@ class DataConfig:
     fill:   colour of the padding in [0, 1], one number or R, G and B.
     flip:   probability of a horizontal flip in training; left and right are swapped in the phrase.
     jitter: strength of brightness and contrast changes in training, 0 for none (hue is never touched: colour words).
-    shrink: smallest scale at which a picture is shown in training, anywhere in the input; 1 for always whole. The whole
-            picture stays in sight, so every phrase stays true, and large objects become small ones.
+    shrink: smallest scale at which a picture is shown in training, anywhere in the input; 1 for full size always. No
+            part of it is cut off, so every phrase stays true, and large objects become small ones.
     phrases_per_image: expressions drawn per image and epoch in training, of clips per clip; 0 for all.
-    smooth: make a picture smaller by averages; without, each pixel is made of the four around its place, as OpenCV's
-            bilinear resize has it.
+    smooth: shrink pictures with antialiasing; otherwise each pixel is interpolated from the four around its place, as
+            by OpenCV's bilinear resize.
     small:  (height, width) at which the model sees every picture a second time; (0, 0) for not at all.
     objects: also give the model each target by itself in training, not just their union.
     clip_frames: frames of a clip that a model of clips is trained on at once; 0 for a model of pictures.
-    clip_window: how many it looks at together afterwards.
+    clip_window: frames that it looks at together in evaluation and prediction.
     category_map: also give the model the annotated category of every pixel (training of `align`'s encoders).
     """
 
@@ -146,7 +146,7 @@ class TrainConfig:
     """The optimisation. Epochs count passes over the images' expressions.
 
     batch_images:  images per step and process, all with their drawn expressions.
-    eps, amsgrad:  of Adam and AdamW; the latter by the largest second moment that there was.
+    eps, amsgrad:  of Adam and AdamW; amsgrad divides by the largest second moment so far.
     schedule:      `constant`; `poly` (1 - t/T)^power; `cosine`; `step`: times `gamma` at each of `milestones` (epochs).
     backbone_lr:   factor on `lr` for the pretrained vision and text encoders.
     clip_norm:     largest gradient norm, 0 for no clipping.
@@ -156,7 +156,7 @@ class TrainConfig:
     shard_model:   several processes keep one share each of every weight, gradient and moment (FSDP2), not a whole copy.
     gradient_checkpointing: the encoders' layers compute again in the backward pass what they would have to keep for it:
                    less memory, more time, the same figures.
-    steps:         optimiser steps after which the run ends, in the middle of an epoch or not; 0: it ends with `epochs`.
+    steps:         optimiser steps after which the run ends, even within an epoch; 0: it ends with `epochs`.
     """
 
     epochs: Steps = 50

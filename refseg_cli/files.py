@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, on the local disk and without pyarrow's start-up time; JSON from anywhere.
+"""Local files and folders that appear whole or not at all, without pyarrow's start-up time; JSON from anywhere.
 
 What a name stands for is respected: links are followed, a file's mode is kept, and what is no regular file (a device, a
 FIFO, standard output by its name) is written to, never replaced.
@@ -49,6 +49,26 @@ def whole(path: Path) -> Iterator[Path]:
         else:
             with _beside(Path(os.path.realpath(path))) as part:
                 yield part
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        RefsegError: it cannot be written.
+    """
+    new, old = (path.with_name(part_name(path.name)) for _ in range(2))
+    try:
+        with _explained(path):
+            new.mkdir(parents=True)
+            yield new
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

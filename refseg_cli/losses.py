@@ -1,4 +1,4 @@
-"""Losses with two or more users. Every one takes raw logits and returns a scalar.
+"""Losses with two or more users: of raw logits, a scalar each, or several by name.
 
 Axes: N expressions, h w network output. Of set losses: n expressions, q queries, t targets, p points.
 """
@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from refseg_cli.records import Batch, Prediction
 
 
 def resize_targets(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -52,6 +54,26 @@ def weighted_bce(logits: Tensor, target: Tensor, weights: tuple[float, float]) -
 
 
 # --- sets of masks (Mask2Former, Cheng et al., CVPR 2022, 3.3; points: PointRend, Kirillov et al., CVPR 2020) ---------
+
+
+def mask_and_existence(
+    prediction: Prediction, batch: Batch, *, dice_weight: float, exists_weight: float
+) -> dict[str, Tensor]:
+    """Weighted terms of a model with one mask: cross-entropy and Dice at the logits' resolution, existence with a head.
+
+    A weight of 0 leaves Dice out.
+    """
+    assert batch.masks is not None
+    assert batch.has_target is not None
+    h, w = prediction.mask_logits.shape[-2:]
+    target = resize_targets(batch.masks, (h, w))
+    terms = {"mask": mask_bce(prediction.mask_logits, target)}
+    if dice_weight:
+        terms["dice"] = dice_weight * dice(prediction.mask_logits, target)
+    if prediction.exists_logit is not None:
+        terms["exists"] = exists_weight * exists_bce(prediction.exists_logit, batch.has_target)
+    return terms
+
 
 OVERSAMPLED = 3  # points drawn for each that is kept
 UNCERTAIN = 0.75  # of those kept, the share taken where the mask is least sure

@@ -285,4 +285,4 @@ class Thresholds:
             if not 0 <= getattr(self, name) <= 1:
                 raise RefsegError(f"{name}: {getattr(self, name):g} is not a probability", hint="from 0 to 1")
         if self.min_pixels < 0:
-            raise RefsegError(f"min_pixels: {self.min_pixels} is not a number of pixels")
+            raise RefsegError(f"min_pixels: {self.min_pixels} is not a number of pixels", hint="from 0")

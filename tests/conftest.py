@@ -16,7 +16,7 @@ from refseg_cli import checkpoint
 from refseg_cli.config import DataConfig, Recipe, TextConfig, TrainConfig
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
-from refseg_cli.evaluation.evaluate import evaluate_model
+from refseg_cli.evaluation.scoring import evaluate_model
 from refseg_cli.models import build_model
 from refseg_cli.records import Thresholds
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,13 @@ RECIPE = Recipe(
 )
 
 
+def encoded(picture: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture's file.  picture: also (h, w) or (h, w, 3) uint8."""
+    file = io.BytesIO()
+    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(file, kind, **options)
+    return file.getvalue()
+
+
 def instance(number: int, size: tuple[int, int], top: int, left: int, height: int, width: int) -> Instance:
     mask = np.zeros(size, dtype=bool)
     mask[top : top + height, left : left + width] = True
@@ -35,13 +43,11 @@ def instance(number: int, size: tuple[int, int], top: int, left: int, height: in
 
 def picture(number: int, split: str, size: tuple[int, int], instances: tuple, phrases: list) -> Record:
     """phrases: (text, targets) of each expression."""
-    file = io.BytesIO()
     pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file, "PNG")
     expressions = tuple(
         Expression(text, 10 * number + i, 100 * number + i, targets) for i, (text, targets) in enumerate(phrases)
     )
-    return Record(number, f"{number}.png", split, *size, file.getvalue(), instances, expressions)
+    return Record(number, f"{number}.png", split, *size, encoded(pixels), instances, expressions)
 
 
 def records(split: str) -> list[Record]:

@@ -7,12 +7,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from refseg_cli.app import main
 from refseg_cli.engine.prepare import Output, PrepareReport, PrepareRequest, prepare
 
 
 def run(raw: Path, out: str | Path, dataset: str = "refcoco", **options: Any) -> PrepareReport:
     made = {name: options.pop(name) for name in [f.name for f in fields(Output)] if name in options}
     return prepare(PrepareRequest(dataset, raw, Output(str(out), **made), **options))
+
+
+def refseg(*words: object) -> int:
+    """The exit status of a command line."""
+    return main([str(word) for word in words])
 
 
 def hashes(folder: Path) -> dict[str, str]:

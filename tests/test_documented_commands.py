@@ -24,6 +24,7 @@ import yard
 from PIL import Image
 
 from refseg_cli.app import main
+from refseg_cli.config import recipe_names
 from refseg_cli.data import masks
 from refseg_cli.data.shards import open_shards
 
@@ -184,6 +185,12 @@ def test_every_fence_says_what_it_holds() -> None:
         fences = re.findall(r"^```(\w*)$", page.read_text("utf-8"), re.MULTILINE)[::2]
         assert set(fences) <= {"", "sh", "bash", "console", "python", "toml", "json", "csv"}, page
         assert not any(re.match(r"\$ |refseg ", line) for text in plain for line in text.splitlines()), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_recipes_that_a_page_names_exist(page: Path) -> None:
+    named = set(re.findall(r"--recipe ([\w.+-]+)", page.read_text("utf-8")))
+    assert {name for name in named if not name.endswith(".toml")} <= {*recipe_names(), "NAME"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```bash" in page.read_text("utf-8")], ids=lambda p: p.name)

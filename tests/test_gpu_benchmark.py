@@ -16,8 +16,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 OFFICIAL = """
 import torch
-def forward(name, images, phrases, size, device):
-    assert (name, tuple(size)) == ("vlt-swin-b", (128, 128))
+def forward(recipe, images, phrases, size, device):
+    assert (recipe, tuple(size)) == ("vlt-tiny", (128, 128))
     x = torch.randn(images * phrases, 3, *size, device=device)
     return lambda: x.mean()
 """

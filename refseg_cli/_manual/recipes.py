@@ -12,18 +12,22 @@ HEADER = """\
 
 # Recipes
 
-A recipe stands for one row of one table of a paper: everything that the run depends on besides the data, and the figure
-that was published. `refseg recipes list` finds one, `refseg recipes show NAME` prints it whole, and
+A recipe holds everything that a training depends on besides the data. Most stand for one row of one table of a paper,
+and hold the figure that was published; those without a paper are ours. `refseg recipes list` finds one. `refseg recipes
+show NAME` prints it whole; the comment at its head has the commands that prepare its data and, where it has several
+stages, train the earlier ones. Then
 
 ```sh
 refseg train --recipe NAME --data DIR --out runs/NAME
 refseg eval --model runs/NAME --data DIR --split val,testA,testB
 ```
 
-trains and scores it; DIR is what `refseg prepare` wrote for the data set that the last column names. Recipes that read
-with CLIP look for the merges file of its release, `bpe_simple_vocab_16e6.txt.gz`, in the current folder;
-`--set text.vocab=FILE` names another place. Of several published metrics the first is shown, as the paper reports it;
-what each paper's metric means stands in [metrics.md](metrics.md). The figures are the papers', not ours.
+train and score it; DIR is a folder that `refseg prepare` wrote. Recipes with CLIP's text encoder look for the
+vocabulary of its release, `bpe_simple_vocab_16e6.txt.gz`, in the current folder; `--set text.vocab=FILE` names another
+place.
+
+"published" is the first of the paper's metrics, as the paper reports it; no figure here is ours.
+[metrics.md](metrics.md) says what each paper's metric means.
 """
 
 

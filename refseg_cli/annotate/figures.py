@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import combinations
+from operator import add
 
 from refseg_cli.annotate.rules import State, kind
 from refseg_cli.annotate.store import Sample
@@ -41,13 +42,7 @@ class Agreement:
         return (observed - by_chance) / (n * n - by_chance) if n * n != by_chance else None
 
     def plus(self, other: Agreement) -> Agreement:
-        return Agreement(
-            self.both + other.both,
-            self.first + other.first,
-            self.second + other.second,
-            self.neither + other.neither,
-            self.samples + other.samples,
-        )
+        return Agreement(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ def open_gallery(data: str, *, images: Path | None = None, splits: Sequence[str]
             raise RefsegError(f"--data {data} is a COCO file", hint="--images is the folder of its photos")
         return _open_coco(Path(data), images, splits)
     if images is not None:
-        raise RefsegError("--images goes with a COCO file", hint="prepared data has its pictures in it")
+        raise RefsegError("--images is for a COCO file", hint="omit it: prepared data hold their pictures")
     return _open_prepared(data, splits)
 
 
@@ -194,7 +194,7 @@ def _open_coco(path: Path, images: Path, splits: Sequence[str]) -> Gallery:
         raise RefsegError(f"--split {','.join(splits)}: a COCO file is one split", hint="name one")
     split = splits[0] if splits else ONLY_SPLIT
     if not instances.SPLIT_NAME.fullmatch(split):
-        raise RefsegError(f"--split {split}: no name for a split", hint="letters, digits and _")
+        raise RefsegError(f"--split {split}: not a valid split name", hint="letters, digits and _")
     if not images.is_dir():
         raise RefsegError(f"{images}: no such folder", hint="--images is the folder of the photos")
     found, digest = instances.read(path, number=identifier, hint=_COCO_FILE)

@@ -62,7 +62,7 @@ def begin_game(folder: Path, about: Mapping[str, Any]) -> None:
         os.link(part, path)  # fails if another process was faster, whose game it is then
     except FileExistsError:
         if not path.is_file():
-            raise RefsegError(f"{folder}: is no folder", hint="--out is the folder of the game") from None
+            raise RefsegError(f"{folder}: not a folder", hint="--out is the folder of the game") from None
     except (OSError, sqlite3.Error) as error:
         raise RefsegError(f"{folder}: cannot begin a game: {error}") from error
     finally:

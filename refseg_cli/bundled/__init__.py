@@ -1,1 +1,1 @@
-"""The model that comes with the package, and the scenes of `refseg predict --demo`."""
+"""The models that come with the package, and the pictures of `refseg predict --demo`."""

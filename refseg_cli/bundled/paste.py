@@ -1,9 +1,10 @@
 """More photographs to train on, of objects cut from some and pasted into others:
-`python -m refseg_cli.bundled.paste photos/instances.json photos/images photos OUT`.
+`python -m refseg_cli.bundled.paste photos/instances.json photos/images photos OUT [--seed N] [--rounds N] [--crop]`.
 
 A maintainer's script. Few photographs make a model that knows them by heart, and most of these show one large thing.
 Copy-paste (Ghiasi et al., CVPR 2021, arXiv 2012.07177) shows each object in other company, and smaller. Only
-photographs of the prepared set's `train` are cut up or pasted into. OUT gets all photographs, the new ones beside them,
+photographs of the prepared set's `train` are cut up or pasted into. OUT gets all photographs, the new ones beside them
+(one of each a round; with `--crop` from a part of it, in which objects are nearer, cut off and elsewhere),
 `instances.json` and `splits.csv`, which `refseg prepare coco --phrases generate` takes.
 
 Axes: h w pixels of a photograph.
@@ -11,9 +12,9 @@ Axes: h w pixels of a photograph.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ PASTED = (1, 4)  # objects in a picture
 SIDE = (20.0, 150.0)  # of the square with as many pixels as the pasted object; uniform in the logarithm
 SMALLEST_CUT = 48.0  # the same of an object that is cut out: what is smaller is a blur
 SEEN = 0.4  # share of an object that others must leave free
+CROP = 0.55  # smallest share of a photo's height and width that is kept
+CUT_OFF = 0.3  # share of an object that has to be left of it in a part of the photo, to be spoken of
 TRIES = 20  # places for an object, before the picture does without it
 
 
@@ -55,7 +58,9 @@ class Canvas:
     complete: frozenset[int]
 
 
-def main(annotations: str, images: str, prepared: str, out: str, seed: int = 0) -> None:
+def main(
+    annotations: str, images: str, prepared: str, out: str, *, seed: int = 0, rounds: int = 1, crop: bool = False
+) -> None:
     table = json.loads(Path(annotations).read_text())
     splits = _splits(Path(prepared))
     (place := Path(out) / "images").mkdir(parents=True)
@@ -65,14 +70,21 @@ def main(annotations: str, images: str, prepared: str, out: str, seed: int = 0) 
     for image in table["images"]:
         name = image["file_name"]
         (place / name).symlink_to((Path(images) / name).resolve())
-        if splits.get(name) != "train" or (canvas := source.canvas(image)) is None:
+        if splits.get(name) != "train":
             continue
-        for _ in range(int(rng.integers(*PASTED, endpoint=True))):
-            _paste(canvas, source.cut(rng), rng)
-        name = f"pasted_{name}"
-        Image.fromarray(canvas.pixels).save(place / name, quality=90)
-        splits[name] = "train"
-        _add(new, canvas, {**image, "id": last + image["id"], "file_name": name, "coco_id": None})
+        for number in range(rounds):
+            if (canvas := source.canvas(image)) is None:
+                break
+            if crop:
+                canvas = _part(canvas, rng)
+            for _ in range(int(rng.integers(*PASTED, endpoint=True))):
+                _paste(canvas, source.cut(rng), rng)
+            pasted = f"pasted{number or ''}_{name}"
+            Image.fromarray(canvas.pixels).save(place / pasted, quality=90)
+            splits[pasted] = "train"
+            h, w = canvas.pixels.shape[:2]
+            about = {"id": last * (number + 1) + image["id"], "file_name": pasted, "coco_id": None}
+            _add(new, canvas, {**image, **about, "height": h, "width": w})
     first = max(row["id"] for row in table["annotations"]) + 1
     for number, row in enumerate(new["annotations"]):
         row["id"] = first + number
@@ -128,6 +140,21 @@ class _Source:
     def _mask(self, row: Mapping[str, Any]) -> np.ndarray:
         image = self._images[row["image_id"]]
         return masks.decode(masks.from_segmentation(row["segmentation"], image["height"], image["width"])).astype(bool)
+
+
+def _part(canvas: Canvas, rng: np.random.Generator) -> Canvas:
+    """A part of the photo, of any shape. An object that is hardly in it is there, but its mask is no truth."""
+    h, w = canvas.pixels.shape[:2]
+    size = [round(side * rng.uniform(CROP, 1)) for side in (h, w)]
+    top, left = (int(rng.integers(whole - kept + 1)) for whole, kept in zip((h, w), size, strict=True))
+    box = slice(top, top + size[0]), slice(left, left + size[1])
+
+    def spoken_of(mask: np.ndarray) -> bool:
+        return bool(np.count_nonzero(mask[box]) >= CUT_OFF * np.count_nonzero(mask))
+
+    objects = [(category, seen[box], sound and spoken_of(seen)) for category, seen, sound in canvas.objects]
+    classes = {category: mask[box] for category, mask in canvas.classes.items()}
+    return Canvas(canvas.pixels[box].copy(), objects, classes, canvas.complete)
 
 
 def _paste(canvas: Canvas, cut: Cut, rng: np.random.Generator) -> None:
@@ -187,5 +214,15 @@ def _splits(prepared: Path) -> dict[str, str]:
     return {row["file_name"]: row["split"] for row in rows}
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("annotations", "images", "prepared", "out"):
+        parser.add_argument(name)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=1, help="new pictures of each photograph")
+    parser.add_argument("--crop", action="store_true", help="paste into a part of the photograph, anew in each round")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4])
+    main(**vars(_arguments()))

@@ -177,5 +177,5 @@ class _Answering:
                 console.warn(caution)
         for number, found in enumerate(answers):
             if self.explains and number == 0 and not found.maps:
-                console.warn(f"{self.segmenter.name} has no maps to show: this is its answer alone")
+                console.warn(f"{self.segmenter.name} has no maps to show: only its answer is drawn")
             yield found

@@ -23,7 +23,10 @@ DataIn = Annotated[
 ]
 SplitIn = Annotated[str, typer.Option("--split", metavar="NAME", help="With --data: the split to answer.")]
 Workers = Annotated[
-    int, typer.Option("--workers", metavar="N", min=1, help="With --engine ray: processes at most, a model each.")
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=1, help="With --engine ray: processes at most, each with its own model."
+    ),
 ]
 Threads = Annotated[
     int, typer.Option("--threads", metavar="N", min=0, help="With --data: threads of each process; 0: the default.")

@@ -64,7 +64,9 @@ def keep_or_refuse(data: str, splits: Sequence[str], submission: Path | None, *,
             raise RefsegError("--submission is of one split", hint="name it with --split")
         check_place(submission)
         if any(not known[name].clips for name in splits if name in known):
-            raise RefsegError(f"{data}: {splits[0]} is of pictures: submissions are of clips", hint="omit --submission")
+            raise RefsegError(
+                f"{data}: {splits[0]} has pictures, not clips: --submission is for clips", hint="omit --submission"
+            )
     secret = [name for name in splits if name in known and not known[name].masks]
     if secret and submission is None:
         raise RefsegError(

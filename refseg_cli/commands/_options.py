@@ -107,6 +107,15 @@ Protocols = Annotated[
 Data = Annotated[
     str, typer.Option("--data", metavar="DIR", help="Prepared data: a folder or URI that 'refseg prepare' wrote.")
 ]
+DataSets = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Prepared data: a folder or URI that 'refseg prepare' wrote. Repeat to train on several sets together, "
+        "without the pictures that any of them holds out.",
+    ),
+]
 Engine = Annotated[
     Literal["local", "ray"],
     typer.Option("--engine", help="Where the work is done: here, or on a Ray cluster (RAY_ADDRESS; docs/scale.md)."),
@@ -149,8 +158,8 @@ Precision = Annotated[
     Literal["fp32", "bf16", "fp16", "auto"],
     typer.Option(
         "--precision",
-        help="Of the arithmetic. auto takes bf16 where the hardware has it and the model passed 'refseg calibrate "
-        "--check-precision bf16'.",
+        help="Precision of the arithmetic; `auto` is bf16 where the hardware has it and the model passed 'refseg "
+        "calibrate --check-precision bf16'.",
     ),
 ]
 Memory = Annotated[
@@ -158,14 +167,14 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="Memory that phrases may take together, e.g. 4GiB; half of what is free if not given.",
+        help="Memory for the phrases answered together, e.g. 4GiB; half of what is free if not given.",
     ),
 ]
 Compile = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="Let torch.compile make passes faster first, which takes minutes; a last line tells whether it paid.",
+        help="Compile the model with torch.compile first, which takes minutes; the last line says if it paid off.",
     ),
 ]
 BatchImages = Annotated[

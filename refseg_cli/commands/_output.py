@@ -1,4 +1,4 @@
-"""Where the answers of `refseg predict` go: down a pipe, or into files with names that one can foresee."""
+"""The formats of what `refseg predict` answers, and where it is written: down a pipe, or into a file."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Question:
         if Path(self.pictures[0]).is_dir():
             raise RefsegError(f"{self.pictures[0]}: a folder", hint="name phrases with -p PHRASE")
         if unread({"--recursive": recursive}):
-            raise RefsegError("--recursive is about folders of images", hint="name phrases with --phrase")
+            raise RefsegError("--recursive is for folders of images", hint="name phrases with --phrase")
         return self
 
     def only_one(self) -> str:

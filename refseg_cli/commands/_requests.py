@@ -96,12 +96,12 @@ def _request(table: dict[str, Any]) -> Request:
             raise unknown_name("key", key, KEYS)
     image = table.get("image")
     if not isinstance(image, str) or not image or image == STDIO:
-        raise RefsegError("image is no path", hint='{"image": "photo.jpg", "phrase": "a dog"}')
+        raise RefsegError("image is not a path", hint='{"image": "photo.jpg", "phrase": "a dog"}')
     if ("phrase" in table) == ("phrases" in table):
         raise RefsegError("either phrase or phrases is needed", hint="phrases is a list of them")
     phrases = [table["phrase"]] if "phrase" in table else table["phrases"]
     if not isinstance(phrases, list) or not phrases or not all(isinstance(phrase, str) for phrase in phrases):
-        raise RefsegError("a phrase is no text", hint='"phrase": "a dog", or "phrases": ["a dog", "a cat"]')
+        raise RefsegError("a phrase is not text", hint='"phrase": "a dog", or "phrases": ["a dog", "a cat"]')
     return Request(image, phrases)
 
 

@@ -40,7 +40,11 @@ Stage = Annotated[
 ]
 Baseline = Annotated[
     Path | None,
-    typer.Option("--compare", metavar="FILE", help="Earlier output of --json; each row's speed as a share of its."),
+    typer.Option(
+        "--compare",
+        metavar="FILE",
+        help="Earlier output of --json: print each row's speed as a share of the speed there.",
+    ),
 ]
 FailBelow = Annotated[
     float | None,
@@ -62,7 +66,9 @@ AskedSplit = Annotated[
     str, typer.Option("--data-split", metavar="NAME", help="Split to ask.", autocompletion=split_choices)
 ]
 TWO = "a trained model and a recipe were asked for"
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="SVG to draw: phrases a second over sizes.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw phrases a second over batch sizes, as SVG.")
+]
 
 
 def bench(
@@ -194,7 +200,7 @@ def _show(report: BenchReport, found: Comparison | None) -> None:
 def _verdict(found: Comparison, least: float | None) -> int:
     """Say what is not as in the baseline, and whether that is too slow."""
     for difference in found.other:
-        console.warn(f"{found.baseline}: another {difference}")
+        console.warn(f"{found.baseline}: measured with another {difference}")
     if found.missing:
         console.warn(f"{found.baseline}: has no row for {found.missing} of these")
     slow = found.below(least) if least is not None else ()

@@ -68,9 +68,9 @@ def export(
     The graph takes images and tokens. It is run on real pictures: how far its outputs and masks are from the model's,
     and how fast it is, are printed and stored in it, and an export that differs is not written. With --split,
     image.onnx computes what depends on the picture alone, and phrase.onnx the rest: one encoding serves many phrases.
-    Where the cut lies is the architecture's: behind its backbone, or behind the last layer without language.
+    The architecture decides where the cut is: behind its backbone, or behind the last layer without language.
 
-    Of --dtype fp16 and --int8 the gIoU that they cost on --data is measured, printed and stored; an export that costs
+    For --dtype fp16 and --int8, the gIoU that they cost on --data is measured, printed and stored; an export that costs
     more than --max-loss is not written.
 
     \b

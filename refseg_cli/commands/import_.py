@@ -40,7 +40,7 @@ def import_(
         typer.Option(
             "--expect",
             metavar="NAME",
-            help="The release that the file has to be, a recipe's name from docs/weights.md; refuse any other.",
+            help="Refuse the file unless it is this release, named by its recipe in docs/weights.md.",
         ),
     ] = None,
     json: Json = False,

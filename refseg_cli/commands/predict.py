@@ -117,7 +117,7 @@ Requests = Annotated[
 ClipFlag = Annotated[
     bool, typer.Option("--clip", help="IMAGE is one clip: a folder of frames, an animated picture, or a video.")
 ]
-Every = Annotated[int, typer.Option("--every", metavar="N", min=1, help="Of a clip, ask each N-th frame only.")]
+Every = Annotated[int, typer.Option("--every", metavar="N", min=1, help="Answer only every N-th frame of a clip.")]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Search folders for images at any depth.")]
 ListWith = Annotated[
     bool, typer.Option("--files-with-matches", "-l", help="Print the names of images in which a phrase is found.")
@@ -176,8 +176,8 @@ def predict(
     With --phrase, all arguments are images or folders of them. Existing files are kept unless --force is given.
     -o may be a template, as in 'out/{stem}-{phrase}.png'; its fields are {stem}, {name} and {folder} of the image,
     {phrase}, and the phrase's number {n}.
-    A video is answered frame by frame, and becomes a video, PNG frames in a folder, or a line of text for each frame;
-    with --clip, so are a folder of frames and an animated picture.
+    A video is answered frame by frame; the answers are a video, PNG frames in a folder, or a line of text for each
+    frame. With --clip, the same holds for a folder of frames and an animated picture.
 
     \b
     Example:

@@ -425,7 +425,9 @@ def show(report: PrepareReport, json: bool) -> None:
     )
     for name, split in manifest.splits.items():
         if not split.masks:
-            console.info(f"{name} has no masks: it can be answered (`eval --submission`), and is scored elsewhere")
+            console.info(
+                f"{name} has no masks: `refseg eval --submission` writes answers for the server that scores it"
+            )
 
 
 def _scene_counts(text: str | None, usual: Mapping[str, int]) -> dict[str, int]:

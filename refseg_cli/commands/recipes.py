@@ -29,8 +29,7 @@ def list_(
 ) -> None:
     """List the recipes and what they reproduce.
 
-    A recipe stands for one row of one table of a paper. The first metric of its published figures is shown; --json has
-    all of them.
+    Most stand for one row of one table of a paper. The first metric of the published figures is shown; --json has all.
 
     \b
     Example:
@@ -55,7 +54,13 @@ def list_(
 @app.command("show")
 def show(
     recipe: Annotated[
-        str, typer.Argument(metavar="NAME|FILE", help="Recipe.", autocompletion=recipe_choices, show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME|FILE",
+            help="Name of a recipe that comes with refseg, or a TOML file.",
+            autocompletion=recipe_choices,
+            show_default=False,
+        ),
     ],
     json: Json = False,
     quiet: Quiet = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from refseg_cli.commands._given import fitting, refuse_besides, unread
-from refseg_cli.commands._options import Arch, Data, Device, Json, Overrides, Quiet, RecipeName, choose_recipe
+from refseg_cli.commands._options import Arch, DataSets, Device, Json, Overrides, Quiet, RecipeName, choose_recipe
 from refseg_cli.console import console
 from refseg_cli.errors import FOUND, INTERRUPTED, RefsegError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Data,
+    data: DataSets,
     arch: Arch = None,
     recipe: RecipeName = None,
     overrides: Overrides = None,
@@ -80,7 +80,8 @@ def train(
         console.result(f"{result.out}: {result.steps} steps, {result.epochs} epochs, {best}")
     if result.stopped == "finished":
         return FOUND
-    same = f"--data {data} --out {out}{_not_in_the_recipe(request)}"
+    sets = " ".join(f"--data {uri}" for uri in data)
+    same = f"{sets} --out {out}{_not_in_the_recipe(request)}"
     console.info(f"{result.stopped}: state saved; continue with: refseg train --resume {same}")
     return INTERRUPTED
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Expression, Record
 
 if TYPE_CHECKING:
     from refseg_cli.data.shards import Shards
@@ -44,7 +43,7 @@ class Clips(Sequence[Clip]):
         for name, rows in groupby(enumerate(shards.clip_names()), key=lambda row: row[1]):
             places = [place for place, _ in rows]
             if not name:
-                raise RefsegError(f"{shards.uri}: {shards.split} is of pictures, not of clips", hint=MAKE)
+                raise RefsegError(f"{shards.uri}: {shards.split} has pictures, not clips", hint=MAKE)
             self._clips.append(Clip(name, range(places[0], places[-1] + 1), int(counts[places[0]])))
 
     def __len__(self) -> int:
@@ -52,14 +51,6 @@ class Clips(Sequence[Clip]):
 
     def __getitem__(self, index: int) -> Clip:  # type: ignore[override]
         return self._clips[index]
-
-    def frames(self, clip: Clip, every: int = 1) -> Iterator[Record]:
-        """The frames of a clip in their order, the first of each `every`."""
-        return (self.shards[row] for row in clip.rows[::every])
-
-    def expressions(self, clip: Clip) -> tuple[Expression, ...]:
-        """What is asked of a clip, by its first frame; `targets` are those that this frame shows."""
-        return self.shards[clip.rows[0]].expressions
 
 
 MAKE = "`refseg prepare scenes --video` makes some; see docs/video.md"

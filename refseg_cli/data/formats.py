@@ -32,6 +32,7 @@ _ORIENTATION = 0x0112  # EXIF and TIFF
 _SUBFILE, _BITS, _PHOTOMETRIC, _DNG = 0x00FE, 0x0102, 0x0106, 0xC612  # TIFF
 _BYTES = {"RGBA": 4, "RGBX": 4, "CMYK": 4, "YCbCr": 3, "LAB": 3, "I": 4, "F": 4}  # a pixel; RGB of the others: 3
 _CONVERT = "convert it to JPEG or PNG"
+COPY_AGAIN = "copy or download it again"
 # What is told by its first bytes, so that the message can say what it is. Offset, bytes, name.
 _FOREIGN = (
     (0, b"\xff\x0a", "JPEG XL"),
@@ -71,6 +72,7 @@ _LFS = b"version https://git-lfs.github.com/"
 # How Pillow's readers end at damaged files: saying what is wrong with them, or not.
 _REFUSALS = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, struct.error)
 _STUMBLES = (LookupError, TypeError, ArithmeticError)
+_CUT = re.compile("truncated|eof|only got", re.IGNORECASE)  # in their words for a file that ends too early
 _LOCK = threading.Lock()
 
 
@@ -104,11 +106,18 @@ def opened(data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> Iterator[Imag
     except UnreadablePicture:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadablePicture("cannot identify image file", f"it reads {READ}") from error
+        raise UnreadablePicture("cannot identify image file", f"refseg reads {READ}") from error
     except _REFUSALS as error:
-        raise UnreadablePicture(str(error) or type(error).__name__) from error
+        raise refused(error) from error
     except _STUMBLES as error:
-        raise UnreadablePicture("damaged file") from error
+        raise UnreadablePicture("damaged file", COPY_AGAIN) from error
+
+
+def refused(error: Exception) -> UnreadablePicture:
+    """What Pillow said when it gave up, in our words if that is that the file ends too early."""
+    if isinstance(error, EOFError | struct.error) or _CUT.search(str(error)):
+        return UnreadablePicture("the file is cut off", COPY_AGAIN)
+    return UnreadablePicture(str(error) or type(error).__name__, f"{COPY_AGAIN}, or {_CONVERT}")
 
 
 def check_size(size: tuple[int, int], pixel_bytes: int, max_pixels: int) -> None:
@@ -175,7 +184,7 @@ def rgb(image: Image.Image) -> Image.Image:
     """The picture in eight-bit RGB.
 
     Raises:
-        ValueError: 32-bit or floating point pixels, which have no black and no white.
+        UnreadablePicture: 32-bit or floating point pixels, which have no black and no white.
     """
     return image if image.mode == "RGB" else _eight_bit(image).convert("RGB")
 
@@ -200,7 +209,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     # Pillow gives sixteen bits of PGM as 32, brought to 0..65535 whatever its white is.
     if not image.mode.startswith("I;16") and (image.mode, image.format) != ("I", "PPM"):
         if image.mode in ("I", "F"):
-            raise ValueError(f"pixels of {'floating point' if image.mode == 'F' else '32 bits'} have no fixed range")
+            kind = "floating point" if image.mode == "F" else "32 bits"
+            raise UnreadablePicture(f"pixels of {kind} have no fixed range", "scale them to 8 or 16 bits")
         return image
     tags = getattr(image, "tag_v2", {})
     bits = int(tags.get(_BITS, (16,))[0])  # TIFF has twelve, too, which Pillow leaves in the lower ones

@@ -358,9 +358,9 @@ def _checked(polygon: Any, height: int, width: int) -> Sequence[float]:
     except OverflowError:  # a whole number that no float holds
         raise ValueError("a polygon with NaN or infinite coordinates") from None
     except (TypeError, ValueError, KeyError):
-        raise ValueError("a polygon that is no list of numbers") from None
+        raise ValueError("a polygon that is not a list of numbers") from None
     if len(polygon) % 2:
-        raise ValueError("a polygon that is no list of x, y pairs")
+        raise ValueError("a polygon that is not a list of x, y pairs")
     if not finite:
         raise ValueError("a polygon with NaN or infinite coordinates")
     if low < -OVERSHOOT or right > width + OVERSHOOT or bottom > height + OVERSHOOT:

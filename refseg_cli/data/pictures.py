@@ -40,7 +40,7 @@ def read_pixels(source: Path | bytes, name: str | None = None, *, max_pixels: in
         except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
             raise RefsegError(f"{name}: cannot read the image: {getattr(error, 'strerror', None) or error}") from error
     if not data:
-        raise RefsegError(f"{name}: cannot read the image: it is empty")
+        raise RefsegError(f"{name}: cannot read the image: it is empty", hint=formats.COPY_AGAIN)
     try:
         with formats.opened(data, max_pixels=max_pixels) as image:
             return _pixels(np.asarray(formats.rgb(image)), formats.orientation(image))
@@ -59,14 +59,14 @@ def from_pillow(image: Image) -> np.ndarray:
     except UnreadablePicture as error:
         raise _unreadable("picture", error) from error
     except OSError as error:
-        raise RefsegError(f"picture: cannot read the image: {error}") from error
+        raise _unreadable("picture", formats.refused(error)) from error
 
 
-def load_image(source: Path | bytes, name: str | None = None, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+def load_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """As `read_pixels`, for torch."""
     import torch
 
-    return torch.from_numpy(read_pixels(source, name, max_pixels=max_pixels))
+    return torch.from_numpy(read_pixels(source, max_pixels=max_pixels))
 
 
 def as_tensor(image: Path | bytes | np.ndarray | Tensor) -> Tensor:

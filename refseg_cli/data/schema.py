@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from refseg_cli.data import masks
 from refseg_cli.data.orientation import AS_STORED, ORIENTATIONS
@@ -37,7 +37,9 @@ _EXPRESSION = pa.struct(
         ("ignored", _RLE),
     ]
 )
-_REPEATING = frozenset({"split", "instances.list.element.category", "clip"})  # columns
+# Columns, by Parquet's names
+_PHOTO, _RUNS = "image.bytes", "instances.list.element.rle.counts"
+_REPEATING = frozenset({"split", "instances.list.element.category", "clip"})
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -78,20 +80,20 @@ CLIP_SCHEMA = _described(_COLUMNS.append(pa.field("clip", pa.string())).append(p
 
 def to_batch(records: Sequence[Record], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
     """Rows in the order of the records."""
-    images = [pa.array([r.image for r in records], pa.binary()), pa.array([r.file_name for r in records], pa.string())]
-    of_clips = [pa.array([getattr(r, f.name) for r in records], f.type) for f in list(schema)[len(SCHEMA) :]]
+    images = [_bytes([r.image for r in records], pa.binary()), _strings([r.file_name for r in records])]
+    clip = [_strings([r.clip for r in records]), _numbers([r.frame for r in records], np.int32)]
     return pa.RecordBatch.from_arrays(
         [
             pa.StructArray.from_arrays(images, fields=list(_IMAGE)),
-            pa.array([r.image_id for r in records], pa.int64()),
+            _numbers([r.image_id for r in records], np.int64),
             images[1],
-            pa.array([r.split for r in records], pa.string()),
-            pa.array([r.height for r in records], pa.int32()),
-            pa.array([r.width for r in records], pa.int32()),
-            pa.array([r.orientation for r in records], pa.int8()),
+            _strings([r.split for r in records]),
+            _numbers([r.height for r in records], np.int32),
+            _numbers([r.width for r in records], np.int32),
+            _numbers([r.orientation for r in records], np.int8),
             _lists([r.instances for r in records], _instances),
             _lists([r.expressions for r in records], _expressions),
-            *of_clips,
+            *clip[: len(schema) - len(SCHEMA)],
         ],
         schema=schema,
     )
@@ -99,19 +101,19 @@ def to_batch(records: Sequence[Record], schema: pa.Schema = SCHEMA) -> pa.Record
 
 def _lists(parts: Sequence[Sequence[T]], to_array: Callable[[list[T]], pa.Array]) -> pa.ListArray:
     """A list column: one array of all the parts together, and where each begins."""
-    offsets = pa.array([0, *accumulate(len(part) for part in parts)], pa.int32())
-    return pa.ListArray.from_arrays(offsets, to_array([item for part in parts for item in part]))
+    offsets = _numbers([0, *accumulate(map(len, parts))], np.int32)
+    return pa.ListArray.from_arrays(offsets, to_array(list(chain.from_iterable(parts))))
 
 
 def _instances(instances: list[Instance]) -> pa.StructArray:
     return pa.StructArray.from_arrays(
         [
-            pa.array([i.ann_id for i in instances], pa.int64()),
-            pa.array([i.category_id for i in instances], pa.int64()),
-            pa.array([i.category for i in instances], pa.string()),
-            _lists([i.box for i in instances], lambda sides: pa.array(sides, pa.float64())),
+            _numbers([i.ann_id for i in instances], np.int64),
+            _numbers([i.category_id for i in instances], np.int64),
+            _strings([i.category for i in instances]),
+            _lists([i.box for i in instances], lambda sides: _numbers(sides, np.float64)),
             _rles([i.rle for i in instances]),
-            pa.array([i.iscrowd for i in instances], pa.bool_()),
+            _flags([i.iscrowd for i in instances]),
         ],
         fields=list(_INSTANCE),
     )
@@ -120,26 +122,50 @@ def _instances(instances: list[Instance]) -> pa.StructArray:
 def _rles(rles: list[Rle | None] | list[Rle]) -> pa.StructArray:
     return pa.StructArray.from_arrays(
         [
-            _lists([rle.size if rle else () for rle in rles], lambda sides: pa.array(sides, pa.int32())),
-            pa.array([rle.counts.decode("ascii") if rle else None for rle in rles], pa.string()),
+            _lists([rle.size if rle else () for rle in rles], lambda sides: _numbers(sides, np.int32)),
+            _bytes([rle.counts if rle else b"" for rle in rles], pa.string()),
         ],
         fields=list(_RLE),
-        mask=pa.array([rle is None for rle in rles], pa.bool_()),
+        mask=_flags([rle is None for rle in rles]),
     )
 
 
 def _expressions(expressions: list[Expression]) -> pa.StructArray:
     return pa.StructArray.from_arrays(
         [
-            pa.array([e.text for e in expressions], pa.string()),
-            pa.array([e.ref_id for e in expressions], pa.int64()),
-            pa.array([e.sent_id for e in expressions], pa.int64()),
-            _lists([e.targets for e in expressions], lambda targets: pa.array(targets, pa.int32())),
-            pa.array([e.raw for e in expressions], pa.string()),
+            _strings([e.text for e in expressions]),
+            _numbers([e.ref_id for e in expressions], np.int64),
+            _numbers([e.sent_id for e in expressions], np.int64),
+            _lists([e.targets for e in expressions], lambda targets: _numbers(targets, np.int32)),
+            _strings([e.raw for e in expressions]),
             _rles([e.ignored for e in expressions]),
         ],
         fields=list(_EXPRESSION),
     )
+
+
+# Arrays are made of their memory. `pa.array` takes longer, and imports pandas wherever that is installed: 50 MB and a
+# quarter of a second.
+
+
+def _numbers(values: Sequence[float], kind: type[np.number]) -> pa.Array:
+    memory = np.array(values, kind)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(kind), len(memory), [None, pa.py_buffer(memory)])
+
+
+def _flags(values: Sequence[bool]) -> pa.BooleanArray:
+    memory = np.packbits(np.array(values, np.bool_), bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(memory)])
+
+
+def _strings(values: Iterable[str]) -> pa.StringArray:
+    return _bytes([value.encode() for value in values], pa.string())
+
+
+def _bytes(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
+    """kind: of bytes, or of strings, as whose UTF-8 they are taken."""
+    ends = np.array([0, *accumulate(map(len, values))], np.int32)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))])
 
 
 def to_records(rows: Sequence[Mapping[str, Any]]) -> list[Record]:
@@ -197,26 +223,31 @@ def _to_instance(row: Mapping[str, Any], rle: Rle) -> Instance:
 
 
 def storage_settings(schema: pa.Schema = SCHEMA) -> dict[str, Any]:
-    """How a shard is laid out: photos stored as they are, everything else zstd, an index of the pages and
-    a checksum for each.
+    """How a shard is laid out: photos stored as they are, runs of masks in zstd, everything else in snappy; an index
+    of the pages and a checksum for each.
 
-    Statistics are off for photos, which they would copy; dictionaries are on where values repeat.
+    The other pages have a few hundred bytes, for which zstd takes longer to begin than to compress. Statistics are kept
+    of what a row has one value of, by which readers choose rows, but not of photos, which they would copy. Dictionaries
+    are on where values repeat.
     """
-    leaves = _leaves(schema)
-    photo = "image.bytes"
+    leaves = [leaf for f in schema for leaf in _leaves(f.type, f.name)]
+    codecs = {_PHOTO: "NONE", _RUNS: "ZSTD"}
     return {
-        "compression": {leaf: "NONE" if leaf == photo else "ZSTD" for leaf in leaves},
+        "compression": {leaf: codecs.get(leaf, "SNAPPY") for leaf in leaves},
         "use_dictionary": [leaf for leaf in leaves if leaf in _REPEATING],
-        "write_statistics": [leaf for leaf in leaves if leaf != photo],
+        "write_statistics": [leaf for leaf in leaves if leaf != _PHOTO and ".list." not in leaf],
         "write_page_index": True,
         "write_page_checksum": True,
         "store_schema": True,
     }
 
 
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Parquet's names of the columns, e.g. ``instances.list.element.ann_id``."""
-    empty = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), empty)
-    stored = pq.ParquetFile(pa.BufferReader(empty.getvalue())).schema
-    return [stored.column(i).path for i in range(len(stored))]
+def _leaves(kind: pa.DataType, name: str) -> Iterator[str]:
+    """Parquet's names of the columns that a field is stored in, e.g. ``instances.list.element.ann_id``."""
+    if pa.types.is_struct(kind):
+        for part in kind:
+            yield from _leaves(part.type, f"{name}.{part.name}")
+    elif pa.types.is_list(kind):
+        yield from _leaves(kind.value_type, f"{name}.list.element")
+    else:
+        yield name

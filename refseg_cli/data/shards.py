@@ -191,7 +191,7 @@ def row_count(place: Place) -> int:
         with place.open() as stream:
             return pq.read_metadata(stream).num_rows
     except (pa.ArrowException, OSError) as error:
-        raise RefsegError(f"{place.uri}: not a Parquet file: {error}") from error
+        raise RefsegError(f"{place.uri}: not a Parquet file: {error}", hint=REPAIR) from error
 
 
 def read_manifest(uri: str | Place) -> Manifest:
@@ -262,8 +262,8 @@ class Shards:
 
     def __init__(self, uri: str, split: str, manifest: Manifest) -> None:
         self.uri, self.split, self.manifest = uri, split, manifest
-        self._files = manifest.splits[split].files
-        self._starts = np.cumsum([0, *(file.images for file in self._files)])
+        self.files = manifest.splits[split].files
+        self._starts = np.cumsum([0, *(file.images for file in self.files)])
         self._counts: np.ndarray | None = None
         self._forget()
 
@@ -289,13 +289,13 @@ class Shards:
         return self._without("image", "instances")
 
     def _without(self, *left_out: str) -> Iterator[Record]:
-        for file in range(len(self._files)):
+        for file in range(len(self.files)):
             parquet = self._open(file)
             columns = [name for name in parquet.schema_arrow.names if name not in left_out]
             groups = range(parquet.metadata.num_row_groups)
             for start in range(0, len(groups), GROUPS_AT_A_TIME):
                 part = list(groups[start : start + GROUPS_AT_A_TIME])
-                with _explained(self._place(file)):
+                with _explained(self.place(file)):
                     records = to_records(parquet.read_row_groups(part, columns=columns, use_threads=False).to_pylist())
                 yield from records
 
@@ -314,17 +314,17 @@ class Shards:
         Raises:
             RefsegError: a file is damaged or missing.
         """
-        for number, file in enumerate(self._files):
-            if self._place(number).sha256() != file.sha256:
+        for number, file in enumerate(self.files):
+            if self.place(number).sha256() != file.sha256:
                 raise RefsegError(
-                    f"{self._place(number).uri}: damaged shard: its SHA-256 is not that of the manifest", hint=REPAIR
+                    f"{self.place(number).uri}: damaged shard: its SHA-256 is not that of the manifest", hint=REPAIR
                 )
 
     @property
     def expression_counts(self) -> np.ndarray:
         """(images,) int64, how many expressions each image has."""
         if self._counts is None:
-            columns = [self._column(file, "expressions.list.element.sent_id") for file in range(len(self._files))]
+            columns = [self._column(file, "expressions.list.element.sent_id") for file in range(len(self.files))]
             lengths = [numbers(chunk.value_lengths()) for column in columns for chunk in column.chunks]
             self._counts = np.concatenate([np.zeros(0, np.int64), *lengths]).astype(np.int64)
         return self._counts
@@ -332,7 +332,7 @@ class Shards:
     def target_ids(self) -> list[list[int]]:
         """For each image, an id of the referred instances for each expression: equal ids, equal targets."""
         images: list[list[int]] = []
-        for file in range(len(self._files)):
+        for file in range(len(self.files)):
             for expressions in self._column(file, "expressions.list.element.targets").to_pylist():
                 seen: dict[tuple[int, ...], int] = {}
                 keys = [tuple(sorted(expression["targets"])) for expression in expressions]
@@ -342,23 +342,23 @@ class Shards:
     def clip_names(self) -> list[str]:
         """(images,) the video of each frame; empty for pictures."""
         names: list[str] = []
-        for file, info in enumerate(self._files):
+        for file, info in enumerate(self.files):
             known = "clip" in self._open(file).schema_arrow.names
             names += self._column(file, "clip").to_pylist() if known else [""] * info.images
         return names
 
     def image_ids(self) -> np.ndarray:
         """(images,) int64."""
-        columns = [numbers(self._column(file, "image_id")) for file in range(len(self._files))]
+        columns = [numbers(self._column(file, "image_id")) for file in range(len(self.files))]
         return np.concatenate([np.zeros(0, np.int64), *columns])
 
     def row_groups(self) -> np.ndarray:
         """(images,) int64: the same for images that are read at once, ascending."""
-        sizes = [np.diff([*self._group_starts(n), file.images]) for n, file in enumerate(self._files)]
+        sizes = [np.diff([*self._group_starts(n), file.images]) for n, file in enumerate(self.files)]
         return np.repeat(np.arange(sum(map(len, sizes))), np.concatenate([np.zeros(0, np.int64), *sizes]))
 
     def _column(self, file: int, name: str) -> pa.ChunkedArray:
-        with _explained(self._place(file)):
+        with _explained(self.place(file)):
             return self._open(file).read(columns=[name], use_threads=False).column(0)
 
     def _group_starts(self, file: int) -> np.ndarray:
@@ -371,7 +371,7 @@ class Shards:
 
     def _row_group(self, file: int, group: int) -> list[Record]:
         if (file, group) not in self._groups or self._process != os.getpid():
-            with _explained(self._place(file)):
+            with _explained(self.place(file)):
                 table = self._open(file).read_row_group(group, use_threads=False)
                 rows = table.to_pylist()
             self._groups[file, group] = self._converted(file, group, rows), table.nbytes
@@ -387,7 +387,7 @@ class Shards:
             return to_records(rows)
         except (KeyError, TypeError, ValueError):
             for place, row in enumerate(rows, start=int(self._group_starts(file)[group])):
-                with _explained(self._place(file), f"row {place}: "):
+                with _explained(self.place(file), f"row {place}: "):
                     to_records([row])
             raise
 
@@ -395,7 +395,7 @@ class Shards:
         if self._process != os.getpid():  # a file position must not be shared across a fork
             self._forget()
         if file not in self._opened:
-            place = self._place(file)
+            place = self.place(file)
             with _explained(place):
                 # What lies far away is fetched in few pieces; a local file is mapped into memory.
                 self._opened[file] = pq.ParquetFile(
@@ -403,8 +403,9 @@ class Shards:
                 )
         return self._opened[file]
 
-    def _place(self, file: int) -> Place:
-        return locate(self.uri) / self._files[file].name
+    def place(self, file: int) -> Place:
+        """Where a file of `files` is."""
+        return locate(self.uri) / self.files[file].name
 
     def _forget(self) -> None:
         self._process = os.getpid()

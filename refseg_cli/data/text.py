@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PAD = "[PAD]"
 _NO_WORD = "\ue000"  # of the private use area
 FILE_NAME = "tokenizer.json"
+_WHOLE = "is it whole? copy or download it again"
 
 # CLIP's pattern for words, numbers and punctuation; https://github.com/openai/CLIP, simple_tokenizer.py.
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -101,9 +102,9 @@ class Tokenizer:
         try:
             text = path.read_text("utf-8")
         except FileNotFoundError as error:
-            raise RefsegError(f"{path}: no tokenizer in this checkpoint folder") from error
+            raise RefsegError(f"{path}: no tokenizer in this checkpoint folder", hint=_WHOLE) from error
         except (OSError, UnicodeDecodeError) as error:
-            raise RefsegError(f"{path}: not a tokenizer file: {error}") from error
+            raise RefsegError(f"{path}: not a tokenizer file: {error}", hint=_WHOLE) from error
         return cls.from_text(text, str(path), spelling=spelling)
 
     @classmethod
@@ -114,7 +115,7 @@ class Tokenizer:
             pipeline = tokenizers.Tokenizer.from_str(text)
             return cls(pipeline, max_tokens=truncation["max_length"], pad_id=padding["pad_id"], spelling=spelling)
         except Exception as error:  # the library raises bare Exception on a malformed file
-            raise RefsegError(f"{name}: not a tokenizer file: {error}") from error
+            raise RefsegError(f"{name}: not a tokenizer file: {error}", hint=_WHOLE) from error
 
 
 def with_unknown_words(phrase: str, share: float, rng: np.random.Generator) -> str:
@@ -167,7 +168,7 @@ def _bert(path: Path, *, max_tokens: int) -> Tokenizer:
     pipeline = BertWordPieceTokenizer(str(path), lowercase=True)
     pad_id = pipeline.token_to_id(PAD)
     if pad_id is None:
-        raise RefsegError(f"{path}: not a BERT vocabulary: it has no {PAD}")
+        raise RefsegError(f"{path}: not a BERT vocabulary: it has no {PAD}", hint="set text.vocab to BERT's vocab.txt")
     return Tokenizer(pipeline._tokenizer, max_tokens=max_tokens, pad_id=pad_id)
 
 
@@ -176,7 +177,9 @@ def _clip(path: Path, *, max_tokens: int) -> Tokenizer:
     try:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise RefsegError(f"{path}: not CLIP's merges file: {error}") from error
+        raise RefsegError(
+            f"{path}: not CLIP's merges file: {error}", hint="set text.vocab to bpe_simple_vocab_16e6.txt.gz"
+        ) from error
     merges = [(line.split()[0], line.split()[1]) for line in lines[1 : _CLIP_MERGES + 1]]
     symbols = _byte_symbols()
     start, end = "<|startoftext|>", "<|endoftext|>"
@@ -251,7 +254,10 @@ def read_glove(path: Path, tokenizer: Tokenizer) -> tuple[Tensor, int]:
         ) from error
     dims = {v.size for v in found.values()}
     if len(dims) != 1:
-        raise RefsegError(f"{path}: not a GloVe file for this vocabulary: vector lengths {sorted(dims)}")
+        reason = f"vectors of lengths {sorted(dims)}" if dims else "none of its words"
+        raise RefsegError(
+            f"{path}: not a GloVe file for this vocabulary: {reason}", hint="set text.glove to the .txt file"
+        )
     table = torch.zeros(tokenizer.vocab_size, dims.pop())
     for i, vector in found.items():
         table[i] = torch.from_numpy(vector)

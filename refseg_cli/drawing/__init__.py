@@ -1,1 +1,1 @@
-"""Pictures of answers: masks, overlays, maps."""
+"""Pictures of answers: masks, overlays, maps; and line charts."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
+from operator import add
 from typing import TYPE_CHECKING, Any, Literal
 
 from refseg_cli.data import storage
@@ -68,12 +69,7 @@ class Answered:
     broken: int = 0
 
     def plus(self, other: Answered) -> Answered:
-        return Answered(
-            self.pictures + other.pictures,
-            self.phrases + other.phrases,
-            self.found + other.found,
-            self.broken + other.broken,
-        )
+        return Answered(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refseg_cli.config import (
-    ARCHITECTURES,
-    EVALUATION_ONLY,
-    Recipe,
-    load_recipe,
-    recipe_names,
-    recipe_table,
-    recipe_text,
-)
+from refseg_cli.config import ARCHITECTURES, load_recipe, recipe_names, recipe_table, recipe_text
 from refseg_cli.errors import RefsegError, nearest_name, unknown_name
 
 
@@ -26,8 +18,8 @@ class Entry:
     """A recipe in the catalogue.
 
     paper, table, row, metric, figures: its [published] table; "" and {} where nothing was published.
-    command: trains it on what `refseg prepare` wrote into a folder of the data set's name; scores what its base trained
-        where it differs in evaluation alone.
+    command: trains it; imports it where it cannot be trained from what `refseg prepare` writes; scores what its base
+        trained where it differs in evaluation alone. The header has those before and after it.
     """
 
     name: str
@@ -101,22 +93,22 @@ def _entry(name: str) -> Entry:
         row=published.row,
         metric=published.metric,
         figures=published.figures,
-        command=_command(name, recipe),
+        command=_command(name),
     )
 
 
-def _command(name: str, recipe: Recipe) -> str:
-    data = recipe.published.trained_on or "scenes"
-    own = tomllib.loads(recipe_text(name))
-    tables = {key: own[key] for key in ("model", "data", "text", "train") if key in own}
-    changed = {f"{table}.{key}": value for table, values in tables.items() for key, value in values.items()}
-    if not changed or not changed.keys() <= EVALUATION_ONLY.get(recipe.arch, frozenset()):  # another set, other weights
-        return f"refseg train --recipe {name} --data {data} --out runs/{name}"
-    places = [place.partition("/") for place in recipe.published.figures]
-    splits = ",".join(split for of, _, split in places if of == data)
-    settings = " ".join(f"--set {key}={value}" for key, value in changed.items())
-    how = f"--data {data} --split {splits} --protocol {recipe.published.protocol} {settings}"
-    return f"refseg eval --model runs/{own['base']} {how}"
+def _command(name: str) -> str:
+    """The last command under "Reproduce" in the recipe's header that names it; the last one, if none does."""
+    text = re.sub(r" \\\n#\s*", " ", _header(recipe_text(name)))
+    commands: list[str] = re.findall(r"^#(?: Reproduce:)?  +(refseg .*)$", text, re.MULTILINE)
+    return ([command for command in commands if f"--recipe {name} " in command] or commands)[-1]
+
+
+def _header(text: str) -> str:
+    """The comment at the head of a recipe."""
+    header = re.match(r"(?:#.*\n)*", text)
+    assert header is not None
+    return header[0]
 
 
 def _in_order(text: str) -> list[tuple[int, str]]:
@@ -133,9 +125,7 @@ def whole_text(name_or_path: str) -> str:
     table, text = recipe_table(name_or_path), recipe_text(name_or_path)
     if "base" not in tomllib.loads(text):
         return text
-    header = re.match(r"(?:#.*\n)*", text)
-    assert header is not None
-    return header[0] + _toml(table)
+    return _header(text) + _toml(table)
 
 
 def _toml(table: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ one encoding of a picture serves any number of calls; `refseg.json` and `tokeniz
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -35,7 +34,7 @@ from refseg_cli.engine.proof import Proof, prove
 from refseg_cli.engine.questions import real_questions
 from refseg_cli.engine.tracing import TRACED, Graph, example, trace
 from refseg_cli.errors import RefsegError
-from refseg_cli.files import part_name, unwritable, whole
+from refseg_cli.files import whole, whole_folder
 from refseg_cli.progress import Progress, silent
 from refseg_cli.segmenters.onnx import FACTS
 
@@ -93,7 +92,7 @@ def export(request: ExportRequest, *, progress: Progress = silent) -> ExportRepo
     loaded = checkpoint.load(request.model)
     graph = Graph(loaded.model).eval()
     form = SPLIT if request.split else FORMS[request.format]
-    with _new_folder(request.out) if request.split else whole(request.out) as file:
+    with whole_folder(request.out) if request.split else whole(request.out) as file:
         progress("export", 0, 4)
         with _quiet(loaded, request.format):
             program = trace(graph, example(loaded, *TRACED))
@@ -162,9 +161,9 @@ def _check(request: ExportRequest) -> None:
     if request.split:
         _check_folder(request)
     elif request.out.suffix != f".{request.format}":
-        raise RefsegError(f"{request.out}: not a name for {request.format}", hint=f"let it end in .{request.format}")
+        raise RefsegError(f"{request.out}: not a name for {request.format}", hint=f"end it with .{request.format}")
     elif request.out.is_dir():
-        raise RefsegError(f"{request.out}: is a folder")
+        raise RefsegError(f"{request.out}: is a folder", hint="name a file, or add --split")
     if request.precision != "fp32" and request.format != "onnx":
         raise RefsegError(f"--dtype and --int8 change ONNX graphs, not {request.format}", hint="omit --format")
     if request.precision != "fp32" and request.data is None:
@@ -185,23 +184,6 @@ def _check_folder(request: ExportRequest) -> None:
         raise RefsegError(f"{out}: --split writes a folder of two graphs", hint="name a folder")
     if out.exists() and not (out / FACTS).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise RefsegError(f"{out}: in the way of the exported folder", hint="move it, or name another folder")
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `path` when the block ends well, and vanishes otherwise."""
-    new, old = (path.with_name(part_name(path.name)) for _ in range(2))
-    try:
-        new.mkdir(parents=True)
-        yield new
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _metadata(loaded: Checkpoint, outputs: Sequence[str], more: Mapping[str, object]) -> dict[str, str]:

@@ -230,7 +230,7 @@ def settle_lang_weight(arch: str, renamed: Renamed, wanted: LangWeight | None) -
     ours = next((name for name, key in renamed.sources.items() if key.endswith(".lang_weight")), None)
     if arch != "rela" or ours is None:
         if wanted is not None:
-            raise RefsegError(f"--lang-weight is a choice for rela, and {arch} has no such weight")
+            raise RefsegError(f"--lang-weight is for rela: {arch} has no such weight", hint="omit it")
         return []
     stored = renamed.weights[ours]
     if wanted == "stored":

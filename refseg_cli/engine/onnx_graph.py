@@ -97,7 +97,9 @@ def split(model: Any) -> tuple[Any, Any]:
         if values is not None:
             values.update(node.output)
     if not first:
-        raise RefsegError("language enters at the input: no part of the model depends on the picture alone")
+        raise RefsegError(
+            "language enters at the input: no part of the model depends on the picture alone", hint="omit --split"
+        )
     outputs = [value.name for value in model.graph.output]
     read_later = {name for node in second for name in _reads(node)} | set(outputs)
     made = dict.fromkeys([*pictures, *(name for node in first for name in node.output)])

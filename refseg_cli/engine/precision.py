@@ -18,7 +18,7 @@ from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.data.loader import StepDataset, sequential_steps
 from refseg_cli.data.shards import Shards, open_shards, read_manifest
 from refseg_cli.engine.onnx_graph import INPUTS
-from refseg_cli.evaluation.evaluate import evaluate_model
+from refseg_cli.evaluation.scoring import evaluate_model
 from refseg_cli.progress import Progress, silent
 from refseg_cli.segmenters.graph_module import GraphModule
 from refseg_cli.segmenters.onnx import Graphs

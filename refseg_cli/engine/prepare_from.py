@@ -20,6 +20,7 @@ from refseg_cli.engine.sharding import Entry
 from refseg_cli.errors import RefsegError
 from refseg_cli.progress import Progress, silent
 
+_FORMS = "see docs/data.md for the forms"
 _SPLITS = {name.lower(): name for name in ("train", "val", "test", "testA", "testB", "testC", "miniv")}
 _SPLITS |= {"validation": "val"}
 
@@ -117,14 +118,14 @@ def _files(root: Path) -> list[Path]:
     """
     if root.is_file():
         if root.suffix not in (PARQUET, JSON):
-            raise RefsegError(f"{root}: neither {PARQUET} nor {JSON}", hint="see docs/data.md for the forms")
+            raise RefsegError(f"{root}: neither {PARQUET} nor {JSON}", hint=_FORMS)
         return [root]
     if not root.is_dir():
         raise RefsegError(f"{root}: no such file or folder")
     for ending in (PARQUET, JSON):  # repositories of Parquet hold small JSON files about it
         if found := sorted(path for path in root.rglob(f"*{ending}") if path.is_file() and path.name[0] not in "._"):
             return found
-    raise RefsegError(f"{root}: no {PARQUET} and no {JSON} file in this folder, or below")
+    raise RefsegError(f"{root}: no {PARQUET} and no {JSON} file in this folder, or below", hint=_FORMS)
 
 
 def _file(path: Path, root: Path, split: str | None, *, by_name: bool) -> File:

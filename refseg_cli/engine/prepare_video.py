@@ -13,7 +13,6 @@ from refseg_cli.engine.prepare import Material, Output, PrepareReport, write
 from refseg_cli.errors import RefsegError
 from refseg_cli.progress import Progress, silent
 
-DATASETS = ("ref-youtube-vos", "mevis", "ref-davis17")
 SPLIT_BY = "official"
 
 
@@ -21,7 +20,7 @@ SPLIT_BY = "official"
 class VideoRequest:
     """Which videos to prepare.
 
-    dataset: one of `DATASETS`.  root: its folder.  splits: the wanted ones; none for all.
+    dataset: `ref-youtube-vos`, `mevis` or `ref-davis17`.  root: its folder.  splits: the wanted ones; none for all.
     """
 
     dataset: str

@@ -87,6 +87,6 @@ def together(accelerator: Accelerator) -> Iterator[None]:
         if accelerator.num_processes > 1 and any(word in str(error).lower() for word in SEVERED):
             raise RefsegError(
                 f"another of the {accelerator.num_processes} processes of this run ended",
-                hint="what it says above tells why; --resume goes on from what was saved",
+                hint="its own message above says why; --resume continues from what was saved",
             ) from error
         raise

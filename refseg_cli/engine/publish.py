@@ -15,7 +15,7 @@ from typing import Any
 from refseg_cli import checkpoint, hub
 from refseg_cli.data import text
 from refseg_cli.errors import RefsegError
-from refseg_cli.files import part_name
+from refseg_cli.files import whole_folder
 from refseg_cli.records import Thresholds
 
 CARD = "README.md"
@@ -48,34 +48,20 @@ def publish(model: str | Path | None, target: str, *, license: str | None = None
     """
     source = checkpoint.resolve(model)
     on_hub = hub.is_hub_name(target)
-    name = hub.split_name(target)[0] if on_hub else Path(target).expanduser().resolve().name
-    with tempfile.TemporaryDirectory(prefix="refseg-") as folder:
-        place = Path(folder) if on_hub else _beside(target)
-        try:
+    wanted = Path(target).expanduser()
+    if not on_hub and wanted.exists():
+        raise RefsegError(f"{target}: in the way of a new folder", hint="move it, or name another folder")
+    name = hub.split_name(target)[0] if on_hub else wanted.resolve().name
+    try:
+        with tempfile.TemporaryDirectory(prefix="refseg-") if on_hub else whole_folder(wanted) as folder:
+            place = Path(folder)
             signed = _write(source, place, name, usage=target if on_hub else name, license=license)
             size = sum(file.stat().st_size for file in place.iterdir())
             if on_hub:
                 return Publication(hub.upload(place, target, private=private), signed, size)
-            place.rename(Path(target).expanduser())
-        except OSError as error:
-            raise RefsegError(f"{target}: cannot be written: {error.strerror or error}") from error
-        finally:
-            if not on_hub:
-                shutil.rmtree(place, ignore_errors=True)
-    return Publication(target, signed, size)
-
-
-def _beside(target: str) -> Path:
-    """A new folder that becomes the target when it is whole."""
-    wanted = Path(target).expanduser()
-    if wanted.exists():
-        raise RefsegError(f"{target}: in the way of a new folder", hint="move it, or name another folder")
-    part = wanted.with_name(part_name(wanted.name))
-    try:
-        part.mkdir(parents=True)
     except OSError as error:
         raise RefsegError(f"{target}: cannot be written: {error.strerror or error}") from error
-    return part
+    return Publication(target, signed, size)
 
 
 def _write(source: Path, place: Path, name: str, *, usage: str, license: str | None) -> str:

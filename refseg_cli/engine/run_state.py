@@ -20,6 +20,7 @@ from refseg_cli.errors import RefsegError, Unread
 
 STATE = "training.pt"
 NAMED = 3  # settings that a message spells out
+_ANEW = "start another run from its weights, with --init RUN/last and another --out"
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ def restore_state(folder: Path, moving: Moving, *, data: str, earlier: str, proc
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise RefsegError(f"{folder / STATE}: cannot read: {str(error).splitlines()[0]}") from error
+        raise RefsegError(f"{folder / STATE}: cannot read: {str(error).splitlines()[0]}", hint=_ANEW) from error
     try:
         if state["data"] not in (data, earlier):
             raise RefsegError(
@@ -122,7 +123,9 @@ def restore_state(folder: Path, moving: Moving, *, data: str, earlier: str, proc
             moving.scaler.load_state_dict(state["scaler"])
         return Position(*state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RefsegError(f"{folder / STATE}: not the state of this run: {str(error).splitlines()[0]}") from error
+        raise RefsegError(
+            f"{folder / STATE}: not the state of this run: {str(error).splitlines()[0]}", hint=_ANEW
+        ) from error
 
 
 def resume_folder(out: Path, recipe: Recipe, *, resume: bool) -> Path | None:

@@ -199,7 +199,7 @@ def load_batches(subject: Subject, data: str, images: int, phrases: int) -> Gene
     dataset = StepDataset(shards, tokenizer, recipe.data, field=recipe.text.field, augment=(0, 0))
     counts = np.array(shards.expression_counts)
     if not counts.any():
-        raise RefsegError(f"{data}: no phrase in {shards.split}")
+        raise RefsegError(f"{data}: no phrase in {shards.split}", hint="name other --data")
     for epoch in range(sys.maxsize):
         steps = loader.grouped_steps(
             counts, shards.row_groups(), batch_images=images, phrases=phrases, rng=np.random.default_rng((0, epoch))

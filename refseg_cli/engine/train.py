@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,8 @@ from refseg_cli.checkpoint import Checkpoint
 from refseg_cli.config import Recipe, TrainConfig, to_table
 from refseg_cli.data import loader
 from refseg_cli.data.loader import Share, StepDataset
-from refseg_cli.data.shards import MANIFESTS, Shards, open_shards
+from refseg_cli.data.mixture import Mixture, open_mixture
+from refseg_cli.data.shards import MANIFESTS, Shards, read_manifest
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.engine.epochs import epoch_parts
 from refseg_cli.engine.faults import Faults, not_finite
@@ -61,7 +62,8 @@ LOG_EVERY = 10  # optimiser steps between lines of metrics.jsonl
 class TrainRequest:
     """What to train.
 
-    data: folder or URI of prepared shards with a `train` split.  out: the run's folder.
+    data: folder or URI of prepared shards with a `train` split, or several to train on together.
+    out: the run's folder.
     init: checkpoint whose tokenizer is taken over, and every weight that has the same name and shape; words of the
         training phrases that it does not know are added, and begin as unknown words.
     resume: go on from `out`/last; without it an existing run there is refused.
@@ -71,13 +73,18 @@ class TrainRequest:
     """
 
     recipe: Recipe
-    data: str
+    data: str | Sequence[str]
     out: Path
     init: str | None = None
     resume: bool = False
     device: str = "auto"
     tracker: Literal["none", "tensorboard"] = "none"
     shuffle_phrases: bool = False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The URIs of `data`."""
+        return (self.data,) if isinstance(self.data, str) else tuple(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +138,12 @@ class _Run:
         resumed = resume_folder(request.out, self.recipe, resume=request.resume)
         self.blind = is_blind(resumed, asked=request.shuffle_phrases)
         torch.manual_seed(self.config.seed)
-        self.shards = open_shards(request.data, "train")
+        self.shards = open_mixture(request.sources, "train")
+        if isinstance(self.shards, Mixture) and (left_out := int(self.shards.left_out.sum())):
+            progress("images left out of training, as a set holds them out", left_out, len(self.shards))
         if self.recipe.text.field == "raw" and not self.shards.manifest.has_raw_sentences:
             raise RefsegError(
-                f"{request.data}: holds no sentences as they were typed, which this recipe reads (text.field = raw)",
+                f"{self.shards.uri}: holds no sentences as they were typed, which this recipe reads (text.field = raw)",
                 hint="prepare the data again, or --set text.field=sent",
             )
         self.validation = self._validation_shards()
@@ -335,8 +344,9 @@ class _Run:
 
     def _scores(self, split: Shards) -> dict[str, float | None]:
         """Every metric of the weights that count, in percent."""
-        from refseg_cli.evaluation.evaluate import evaluate_model, joined
+        from refseg_cli.evaluation.evaluate import joined
         from refseg_cli.evaluation.parts import Part
+        from refseg_cli.evaluation.scoring import evaluate_model
 
         self.moving.gather()
         model = self.moving.evaluated.to(self.accelerator.device).eval()
@@ -407,10 +417,11 @@ class _Run:
 
     def _validation_shards(self) -> Shards | None:
         name = self.config.eval_split
-        splits = self.shards.manifest.splits
-        if name and name not in splits and name != TrainConfig().eval_split:  # which not every data set has
-            raise unknown_name("train.eval_split", name, splits)
-        return open_shards(self.request.data, name) if name and name in splits else None
+        splits = {uri: read_manifest(uri).splits for uri in self.request.sources}
+        having = [uri for uri, known in splits.items() if name in known]
+        if name and not having and name != TrainConfig().eval_split:  # which not every data set has
+            raise unknown_name("train.eval_split", name, [known for one in splits.values() for known in one])
+        return open_mixture(having, name) if having else None
 
     def _data_name(self) -> str:
         return self.shards.manifest.dataset

@@ -146,9 +146,7 @@ def _lacks_instances(matching: Matching) -> str:
     return f"it needs {what} of each instance, which these answers do not give"
 
 
-def compare(
-    a: Answers, b: Answers, protocol: Protocol = REFSEG, *, swaps: int = SWAPS, seed: int = 0
-) -> dict[str, Difference]:
+def compare(a: Answers, b: Answers, protocol: Protocol = REFSEG, *, swaps: int = SWAPS) -> dict[str, Difference]:
     """The protocol's metrics of two models on the same expressions, B minus A.
 
     Raises:
@@ -167,11 +165,11 @@ def compare(
         raise RefsegError(
             "the two files have different ground truth for the same expressions", hint="prepare the data once"
         )
-    return differences(table_of(one, protocol), table_of(other, protocol), one.image_id, swaps=swaps, seed=seed)
+    return differences(table_of(one, protocol), table_of(other, protocol), one.image_id, swaps=swaps)
 
 
 def compare_by_split(
-    a: Answers, b: Answers, protocols: Sequence[str], *, swaps: int = SWAPS, seed: int = 0
+    a: Answers, b: Answers, protocols: Sequence[str], *, swaps: int = SWAPS
 ) -> dict[tuple[str, str], dict[str, Difference]]:
     """`compare` for each (split, protocol).
 
@@ -184,7 +182,7 @@ def compare_by_split(
             hint="evaluate both models on the same ones",
         )
     return {
-        (split, name): compare(a.of_split(split), b.of_split(split), PROTOCOLS[name], swaps=swaps, seed=seed)
+        (split, name): compare(a.of_split(split), b.of_split(split), PROTOCOLS[name], swaps=swaps)
         for split in a.splits
         for name in protocols
     }

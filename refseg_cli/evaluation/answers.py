@@ -290,11 +290,11 @@ def read_answers(uri: str) -> Answers:
             answers.counts(PROTOCOLS[name])
         return answers
     except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise RefsegError(f"{uri}: damaged records: {error}") from error
+        raise RefsegError(f"{uri}: damaged records: {error}", hint=writer) from error
 
 
-def read_masks(uri: str, rows: Sequence[int] | None = None) -> list[Any]:
-    """The predicted masks of a file of records, of those rows in that order, or of all.
+def read_masks(uri: str) -> list[Any]:
+    """The predicted masks of a file of records.
 
     As they stand there, which nobody has looked at: COCO's RLE as a dictionary, as a rule.
 
@@ -302,8 +302,7 @@ def read_masks(uri: str, rows: Sequence[int] | None = None) -> list[Any]:
         RefsegError: no such file, or without masks.
     """
     columns, _ = tables.read_columns(uri, ["mask"])
-    found = columns["mask"] if rows is None else columns["mask"][np.asarray(rows, dtype=np.int64)]
-    return [_listed(mask) for mask in found]
+    return [_listed(mask) for mask in columns["mask"]]
 
 
 def read_instances(uri: str) -> list[Any]:
@@ -360,7 +359,7 @@ def _whole(column: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         found = values.astype(np.int64, copy=False)
     if values.dtype.kind not in "iuf" or (found != values).any():
-        raise ValueError(f"{name} has values that are no whole numbers")
+        raise ValueError(f"{name} has values that are not whole numbers")
     return found
 
 

@@ -62,7 +62,7 @@ def _calibrate_checkpoint(
     passed = replace(request, splits=(split,), protocols=("refseg",), curve=True, records=None, disturb=None)
     answers = evaluate(passed, progress=progress).evaluations[split].answers
     if not len(answers):
-        raise RefsegError(f"{request.data}: no expression in {split} to calibrate on")
+        raise RefsegError(f"{request.data}: no expression in {split} to calibrate on", hint="name another --split")
     return part.decided(lambda: _chosen(answers, folder, split))
 
 
@@ -119,7 +119,7 @@ def _chosen_zero_shot(request: EvalRequest, name: str, split: str, progress: Pro
     old = segmenter.thresholds
     counts = counts_of(request, segmenter.reporting_all(), opened, progress=progress)
     if not len(counts):
-        raise RefsegError(f"{request.data}: no expression in {split} to calibrate on")
+        raise RefsegError(f"{request.data}: no expression in {split} to calibrate on", hint="name another --split")
     says = (counts.predicted >= max(1, old.min_pixels)) & (counts.p_target >= old.exists)
     before = scores(replace(counts, says_target=says)).values["gIoU"]
     best = tune([counts], [old.mask], min_pixels=old.min_pixels)

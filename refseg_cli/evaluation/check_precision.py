@@ -12,7 +12,8 @@ from refseg_cli.data import masks, shards
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.answers import Answer
 from refseg_cli.evaluation.calibrate import own_checkpoint
-from refseg_cli.evaluation.evaluate import EvalRequest, Evaluation, evaluate_model
+from refseg_cli.evaluation.evaluate import EvalRequest
+from refseg_cli.evaluation.scoring import Evaluation, evaluate_model
 from refseg_cli.progress import Progress, silent
 from refseg_cli.segmenters.inference import pick_device
 from refseg_cli.segmenters.precision import CHECKED, Precision
@@ -73,7 +74,7 @@ def check_precision(
 
     (full, one), (lower, other) = answer("fp32"), answer(precision)
     if not one:
-        raise RefsegError(f"{request.data}: no expression in {split} to check on")
+        raise RefsegError(f"{request.data}: no expression in {split} to check on", hint="name another --split")
     alike = np.array([_iou(a, b) for a, b in zip(one, other, strict=True)])
     found = PrecisionCheck(
         folder=folder,

@@ -92,7 +92,9 @@ def score_clips(split: Shards, answers: Answers, predicted: Sequence[Rle]) -> Cl
     tracks: dict[tuple[str, int], _Track] = {}
     for record in split.annotations():
         if not record.clip:
-            raise RefsegError(f"{split.uri}: {split.split} is of pictures: the protocol video is for clips", hint=MAKE)
+            raise RefsegError(
+                f"{split.uri}: {split.split} has pictures, not clips: the protocol video is for clips", hint=MAKE
+            )
         for expression in record.expressions:
             row = row_of.get((record.image_id, expression.sent_id))
             if row is not None:
@@ -126,7 +128,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def compare_clips(one: ClipScores, other: ClipScores, *, swaps: int = SWAPS, seed: int = 0) -> dict[str, Difference]:
+def compare_clips(one: ClipScores, other: ClipScores, *, swaps: int = SWAPS) -> dict[str, Difference]:
     """The figures of two models on the same expressions, the other's minus the one's; intervals from how clips differ.
 
     Raises:
@@ -137,7 +139,7 @@ def compare_clips(one: ClipScores, other: ClipScores, *, swaps: int = SWAPS, see
             "the two do not answer the same expressions of clips",
             hint="evaluate both models on the same data and splits",
         )
-    return differences(one.table, other.table, one.clips, swaps=swaps, seed=seed)
+    return differences(one.table, other.table, one.clips, swaps=swaps)
 
 
 def analyse_clips(found: ClipScores, *, slices: bool = False, intervals: bool = True) -> Analysis:

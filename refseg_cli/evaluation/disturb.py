@@ -22,6 +22,7 @@ from refseg_cli.data.loader import Pick, StepDataset
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Sample
+from refseg_cli.segmenters.explain import explained
 
 Kind = Literal["random", "attended", "shuffled-phrases", "wrong-image"]
 Change = Callable[[Batch], Batch]
@@ -69,7 +70,7 @@ class Disturbance:
     def _without_attended(
         self, batch: Batch, model: nn.Module, tokenizer: Tokenizer, device: torch.device | str
     ) -> Batch:
-        aux = model(batch.to(device)).aux
+        aux = explained(model, batch.to(device)).aux
         shown = [name for name, kind in getattr(model, "EXPLAIN", {}).items() if kind == "words"]
         name = next((name for name in (*shown, "query_attention") if name in aux), None)
         if name is None:
@@ -93,8 +94,8 @@ def _without_heaviest(text: str, weights: Tensor, tokenizer: Tokenizer, count: i
     weight = [0.0] * len(words)
     encoding = tokenizer.pipeline.encode(text)
     for place, (start, end) in enumerate(encoding.offsets[: len(weights)]):
-        # A special token or padding covers nothing.
-        word = next((w for w, (a, b) in enumerate(words) if start < end and a <= start < b), None)
+        # A special token or padding covers nothing; a piece of sentencepiece may begin with the space before its word.
+        word = next((w for w, (a, b) in enumerate(words) if start < end and a < end <= b), None)
         if word is not None:
             weight[word] += float(weights[place])
     heaviest = sorted(range(len(words)), key=lambda w: (-weight[w], w))[: min(count, len(words) - 1)]

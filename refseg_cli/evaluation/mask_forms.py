@@ -50,7 +50,7 @@ def lying(entries: Sequence[Given]) -> Rle | None:
 
 def _squashed(value: Any) -> Rle:
     if not isinstance(value, Mapping) or not _is_size(value.get("size")):
-        raise ValueError("a squashed mask that is no RLE")
+        raise ValueError("a squashed mask that is not an RLE")
     height, width = value["size"]
     return masks.upright(mask_values.as_coco(value, (height, width)), (height, width), AS_STORED)
 

@@ -67,7 +67,7 @@ def _columns(entry: Mapping[str, Any], form: str, scale: float | None) -> list[O
 
 def _one(part: Any, form: str, scale: float | None) -> Outline:
     if not isinstance(part, Mapping):
-        raise ValueError("instances are no objects")
+        raise ValueError("instances are not objects")
     return _outline(_first(part, BOX), part.get("score"), _first(part, MASK), form, scale)
 
 
@@ -75,13 +75,13 @@ def _outline(box: Any, score: Any, mask: Any, form: str, scale: float | None) ->
     if box is None and mask is None:
         raise ValueError("an instance without box and mask")
     if score is not None and not _is_number(score):
-        raise ValueError("a score that is no number")
+        raise ValueError("a score that is not a number")
     return Outline(None if box is None else _box(box, form), 1.0 if score is None else float(score), mask, scale)
 
 
 def _box(box: Any, form: str) -> tuple[float, float, float, float]:
     if not isinstance(box, Sequence) or isinstance(box, str) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError("a box that is no list of four numbers")
+        raise ValueError("a box that is not a list of four numbers")
     x, y, a, b = map(float, box)
     width, height = (a, b) if form == "xywh" else (a - x, b - y)
     if width < 0 or height < 0:
@@ -105,7 +105,7 @@ def _is_number(value: Any) -> bool:
 def _listed(entry: Mapping[str, Any], name: str) -> Sequence[Any]:
     value = entry[name]
     if not isinstance(value, list):
-        raise ValueError(f"{name} is no list")
+        raise ValueError(f"{name} is not a list")
     return value
 
 

@@ -172,8 +172,8 @@ def _matched(
 def _resized(request: OutsideRequest, answered: Mapping[int, Sequence[Given]]) -> Iterator[str]:
     if any(entry.squashed and entry.masks for entries in answered.values() for entry in entries):
         yield (
-            f"{request.source}: masks lie at the input of a network: protocols of that size take them as they are, "
-            "for all others they are brought to each picture's size by nearest neighbours"
+            f"{request.source}: masks have the size of a network's input: protocols of that size take them as they "
+            "are, for all others they are resized to each picture's size by nearest neighbours"
         )
 
 
@@ -224,8 +224,8 @@ def _by_masks(request: OutsideRequest, lacking: Sequence[str], *, parts: bool) -
         )
     if lacking:
         yield (
-            f"{request.source}: without counts by {', '.join(lacking)}, or with those of earlier rules: "
-            "all figures are from its masks, as of finished predictions"
+            f"{request.source}: has no counts by {', '.join(lacking)}, or only by earlier rules: "
+            "all figures are from its masks, as for finished predictions"
         )
 
 

@@ -86,7 +86,8 @@ class Part(NamedTuple):
             yield
         except RuntimeError as error:
             raise RefsegError(
-                f"another of the {self.n} processes of this command ended", hint="what it says tells why; start anew"
+                f"another of the {self.n} processes of this command ended",
+                hint="its own message says why; run the command again",
             ) from error
 
 

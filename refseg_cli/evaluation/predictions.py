@@ -6,7 +6,6 @@ docs/metrics.md lists them all. Nothing here knows the data: `matching` finds th
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from itertools import chain, zip_longest
 from typing import Any, Literal, NamedTuple
 
 from refseg_cli.data import storage
+from refseg_cli.data.sources.json_files import parse
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation import project_files
 from refseg_cli.evaluation.answers import Answers, read_answers, read_instances, read_masks
@@ -195,11 +195,11 @@ def _whole_file(text: str, uri: str) -> Iterable[tuple[int, Any]] | None:
     """The entries of one JSON value, numbered from 0; None if the file is not one with a list of them."""
     start = re.search(r"\S", text)
     if not start:
-        raise RefsegError(f"{uri}: empty", hint="a line of JSON for each expression")
+        raise RefsegError(f"{uri}: empty", hint="it needs a line of JSON for each expression")
     if start.group() not in "[{":
         raise _foreign(uri)
     try:
-        value = json.loads(text)
+        value = parse(text)
     except (ValueError, RecursionError) as error:
         if start.group() == "[":
             what = error if isinstance(error, ValueError) else "nested too deeply"
@@ -216,7 +216,7 @@ def _lines(text: str, uri: str, problems: Problems) -> Iterator[tuple[str, Any]]
         if line and not line.isspace():
             where = f"{uri}:{number}"
             try:
-                yield where, json.loads(line)
+                yield where, parse(line)
             except ValueError:
                 problems.add("unreadable", where, "not JSON")
             except RecursionError:
@@ -242,7 +242,7 @@ def _entry(where: str, entry: Any) -> Given:
     images = _images(entry)
     phrase = _first(entry, PHRASES)
     if phrase is not None and not isinstance(phrase, str):
-        raise ValueError(f"phrase {quoted(phrase)} is no text")
+        raise ValueError(f"phrase {quoted(phrase)} is not text")
     if sent_id is None and ref_id is None and not (images and phrase is not None):
         raise ValueError("names no expression: neither sent_id, nor ref_id, nor image and phrase")
     no_target = entry.get("no_target")
@@ -277,7 +277,7 @@ def _whole(value: Any, name: str) -> int | None:
         return value
     if (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and value.isdecimal()):
         return int(value)
-    raise ValueError(f"{name} {quoted(value)} is no whole number")
+    raise ValueError(f"{name} {quoted(value)} is not a whole number")
 
 
 def _images(entry: Mapping[str, Any]) -> tuple[int | str, ...]:
@@ -297,6 +297,6 @@ def _masks(entry: Mapping[str, Any], instances: Sequence[Outline]) -> tuple[Any,
             if key != "masks":
                 return (value,)
             if not isinstance(value, list):
-                raise ValueError("masks is no list")
+                raise ValueError("masks is not a list")
             return tuple(part for part in value if part is not None and part != [])
     return tuple(one.mask for one in instances if one.mask is not None and one.score >= KEPT)

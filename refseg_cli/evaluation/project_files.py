@@ -7,7 +7,6 @@ facebookresearch/sam3 `sam3/agent/inference.py` and `sam3/agent/client_sam3.py`.
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from refseg_cli.data import masks, storage
 from refseg_cli.data.sources import phrasecut, torch_files
 from refseg_cli.errors import RefsegError
+from refseg_cli.files import parse_json
 
 ARCHIVES = (".pth", ".pt")
 PHRASECUT = re.compile(r"(\d+)__(\d+)\.png")
@@ -66,8 +66,8 @@ def read_folder(uri: str, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
         yield f"{uri}: {name}", {"image_id": int(found[1]), "ref_id": number, "mask": posixpath.join(beside, name)}
     for name in answers:
         try:
-            answer = json.loads((storage.locate(uri) / name).read())
-        except (ValueError, RecursionError):
+            answer = parse_json((storage.locate(uri) / name).read())
+        except ValueError:
             answer = None
         yield f"{uri}: {name}", _from_agent(answer) if isinstance(answer, Mapping) else answer
 

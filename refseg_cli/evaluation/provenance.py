@@ -11,6 +11,7 @@ import numpy as np
 from refseg_cli.config import EVALUATION_ONLY, Published, Recipe, load_recipe, recipe_names
 from refseg_cli.data import shards
 from refseg_cli.data.check import TRAIN
+from refseg_cli.data.mixture import names_of
 from refseg_cli.evaluation.answers import About
 from refseg_cli.metrics.protocols import BY_NAME
 
@@ -119,13 +120,14 @@ def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = No
         )
     if about.without_raw:
         said.append(
-            f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it was asked "
+            f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it read "
             "the cleaned ones; prepare the data again"
         )
-    if about.trained_on and about.trained_on != about.dataset:
+    sets = names_of(about.trained_on or "")
+    if about.trained_on and about.dataset not in sets:
         said.append(f"trained on {about.trained_on}, evaluated on {about.dataset}: a cross-dataset figure")
-    if TRAIN in splits and about.trained_on == about.dataset:
-        said.append(f"{TRAIN}: what the model was trained on")
+    if TRAIN in splits and about.dataset in sets:
+        said.append(f"{TRAIN}: the model was trained on this split")
     source = trained_on or (about.data if about.trained_on == about.dataset else None)
     if source is None:
         return said

@@ -69,7 +69,7 @@ def write_submission(
     with _open(path) as keep:
         for record in split.annotations():
             if not record.clip:
-                raise RefsegError(f"{split.uri}: {split.split} is of pictures: submissions are of clips")
+                raise RefsegError(f"{split.uri}: {split.split} has pictures, not clips: submissions are of clips")
             for expression in record.expressions:
                 row = row_of.get((record.image_id, expression.sent_id))
                 if row is None:

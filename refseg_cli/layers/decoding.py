@@ -1,6 +1,6 @@
 """From mask features to a mask, and to the word whether there is a target at all.
 
-Users: models/vlt.py, models/m3att.py. Axes: n expressions, k channels of the mask feature, h w its grid.
+Users: models/{vlt,m3att,jmceln}.py. Axes: n expressions, k channels of the mask feature, h w its grid.
 """
 
 from __future__ import annotations

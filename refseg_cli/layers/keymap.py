@@ -40,6 +40,14 @@ def attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+def attend_and_norm_rules(theirs: str, attention: str, ours: str) -> tuple[Rule, ...]:
+    """An attention and the norm behind it to layers/region_decoder.py's `AttendAndNorm`."""
+    return (
+        *attention_rules(rf"{theirs}\.{attention}", f"{ours}.attention"),
+        Rule(rf"{theirs}\.norm\.(?P<kind>weight|bias)", rf"{ours}.norm.\g<kind>"),
+    )
+
+
 def feed_forward_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     """`linear1` and `linear2` of torch's transformer layers to layers/attention.py's `feed_forward` (as `mlp`)."""
     return (

@@ -1,7 +1,7 @@
 """Pixel decoders: a backbone's pyramid to memories for attention, and one fine map for dot products with filters.
 
-Users: models/{deris,rela}.py, layers/region_decoder.py. In both kinds the places of the three coarse maps see one
-another; the finest map joins at the end.
+Users: models/{deris,rela}.py; of parts models/{caris,deris}_decoder.py, layers/region_decoder.py.
+In both kinds the places of the three coarse maps see one another; the finest map joins at the end.
 
 Axes: m maps (of an image, or of an image seen with one phrase), c channels, h w of a map, p places of all levels,
 s levels, r points sampled at a level.
@@ -237,8 +237,9 @@ def _cells(centres: Tensor, offsets: Tensor, sizes: Tensor) -> tuple[tuple[Tenso
 class Sharpen(nn.Module):
     """Ours: mask features at stride 2, from those at stride 4 and the picture's own edges."""
 
-    def __init__(self, dim: int, *, width: int = 32) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
+        width = 32
         self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
         self.context = nn.Conv2d(dim, width, 1)
         last = nn.Conv2d(width, dim, 1)

@@ -1,7 +1,8 @@
 """A backbone that language enters stage by stage: LAVT's Pixel-Word Attention Module and language gate (Yang et al.,
 CVPR 2022, arXiv:2112.02244).
 
-Users: models/lavt.py (1 head), models/rela.py (1 head), models/cgformer.py (8 heads).
+Users: models/lavt.py (1 head), models/rela.py (1 head), models/cgformer.py (8 heads); of the names of official weights
+also models/caris.py, models/deris_official.py.
 
 What differs from the official code, all of it without effect on the result:
 - Patch embedding, the blocks of stage 1, and stage 1's projections of pixels see no language: once per image.

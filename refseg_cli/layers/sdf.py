@@ -1,6 +1,7 @@
 """Spatial-Dynamic Fusion: every pixel with a language feature of its own (VLT, thesis 4.2.1).
 
-Users: models/vlt.py, models/rela.py. Axes: i images, n expressions, t language features, c channels, h w feature grid.
+Users: models/vlt.py, layers/pyramids.py.
+Axes: i images, n expressions, t language features, c channels, h w feature grid.
 """
 
 from __future__ import annotations

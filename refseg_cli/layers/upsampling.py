@@ -1,6 +1,7 @@
-"""Convolutions of upsampled maps, without the work of convolving what upsampling has only repeated.
+"""Upsampling, and convolutions of upsampled maps without the work of convolving what it has only repeated.
 
-Users: models/lavt.py, models/cgformer.py. Axes: n maps, c channels in, o channels out, h w of a map, H W upsampled.
+Users: models/lavt.py, caris.py, caris_decoder.py, cgformer.py, deris.py.
+Axes: n maps, c channels in, o channels out, h w of a map, H W upsampled.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from torch.nn import functional as F
 
 ROWS = 16  # of a map that `upsampled_parts` makes at a time
 WIDE = 256  # input channels from which the detour of `upsampled_conv` is faster, measured on a CPU
+
+
+def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bilinear, the corners' centres on the corners' centres."""
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_corners: bool) -> Tensor:

@@ -1,7 +1,7 @@
 """Weight files of strangers: where they are, and the tensors in them. No code of theirs is run.
 
 A file is read with `weights_only=True` or as safetensors, never otherwise. Users: engine/importing.py for whole models,
-vision.py for backbones.
+vision.py and video_swin.py for backbones.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         name = str(key).removeprefix("module.")
         if not isinstance(value, Tensor):
             raise RefsegError(
-                f"{path}: {key!r} is no tensor but a {type(value).__name__}",
+                f"{path}: {key!r} is not a tensor but of type {type(value).__name__}",
                 hint=f"expected a state dict, at the top or under one of: {', '.join(NESTS)}",
             )
         if name in weights:

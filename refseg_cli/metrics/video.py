@@ -1,5 +1,5 @@
-"""Region similarity J, boundary accuracy F and their mean, of the masks of a video (Perazzi et al., CVPR 2016); and
-how steady they are, which is our own measure.
+"""Region similarity J and boundary accuracy F of the masks of a video (Perazzi et al., CVPR 2016), and how steady
+they are, which is our own measure.
 
 As davisvideochallenge/davis2017-evaluation `davis2017/metrics.py` has them, and henghuiding/MeViS `tools/eval_mevis.py`
 uses them: each figure is the mean over all frames, and over expressions that of their figures. DAVIS leaves the first
@@ -11,62 +11,21 @@ Axes: f frames, h w pixels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 TOLERANCE = 0.008  # of the frame's diagonal: how far boundaries that match may lie apart
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class VideoScore:
-    """One expression, one video. regions, boundaries: (f,) float64 in [0, 1], J and F of each frame.
-
-    steadiness: (f - 1,) float64 in [0, 1], of each frame against the one before.
-    """
-
-    regions: np.ndarray
-    boundaries: np.ndarray
-    steadiness: np.ndarray
-
-    @property
-    def j(self) -> float:
-        return math.fsum(self.regions.tolist()) / len(self.regions)
-
-    @property
-    def f(self) -> float:
-        return math.fsum(self.boundaries.tolist()) / len(self.boundaries)
-
-    @property
-    def j_and_f(self) -> float:
-        return (self.j + self.f) / 2
-
-
-def score_video(predicted: np.ndarray, true: np.ndarray) -> VideoScore:
-    """Two (f, h, w) bool masks of the same frames.
-
-    Raises:
-        ValueError: they differ in shape, or have no frame.
-    """
-    if predicted.shape != true.shape or predicted.ndim != 3 or not predicted.size:
-        raise ValueError(f"predicted masks of {predicted.shape} against targets of {true.shape}")
-    return VideoScore(
-        region_similarity(predicted, true), boundary_accuracy(predicted, true), steadiness(predicted, true)
-    )
-
-
-def steadiness(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(f, h, w) bool each -> (f - 1,): how far each mask keeps to the one before, beside how far the truth does.
+def steady(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """(f - 1,) each -> (f - 1,): how far each mask keeps to the one before, beside how far the truth does.
 
     1 - max(0, IoU of the two true masks - IoU of the two predicted ones): 1 where the answer changes no more than the
     truth, 0 where it changes altogether while the truth stands. It says nothing of being right: an answer that never
     changes is steady.
+
+    predicted, true: IoU of each two neighbouring masks.
     """
-    return steady(*(region_similarity(masks[1:], masks[:-1]) for masks in (predicted, true)))
-
-
-def steady(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """`steadiness` from the IoU of each two neighbouring masks, (f - 1,) each."""
     return 1 - np.maximum(true - predicted, 0)
 
 

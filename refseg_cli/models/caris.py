@@ -39,6 +39,7 @@ from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.pwam import official_bert, official_stages, official_swin
 from refseg_cli.layers.pyramids import NormedMaps
+from refseg_cli.layers.upsampling import upsample
 from refseg_cli.models.caris_decoder import Decoder, MaskHead, Scene, Stage
 from refseg_cli.ranges import Count, Share, check_multiple
 from refseg_cli.records import Batch, MapKind, Prediction
@@ -158,11 +159,6 @@ def by_class(classes: Tensor) -> tuple[Tensor, Tensor]:
     """(n, 2, h, w) -> background and target (n, h, w)."""
     background, target = classes.unbind(1)
     return background, target
-
-
-def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bilinear, the corners' centres on the corners' centres."""
-    return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 class ImagePrompts(nn.Module):

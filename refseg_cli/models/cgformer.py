@@ -12,7 +12,6 @@ What differs from the official code, and why:
   before it upsamples; the last 1x1 convolution, 512 to 512 at 480 x 480, is folded into the token's kernel. The fusions
   upsample late too, and values are projected after they were grouped, not before. benchmarks/cgformer_head.py measures.
 - What does not see language runs once per image, and tensors without influence are left out: see layers/pwam.py.
-- AdamW without amsgrad.
 - Parameters at full size: 249.50 M, the official 253.71 M without 4.21 M that have no influence: the last stage's gate
   (2,097,152), norms and MLPs that nothing reads (2,102,272), biases (5,760), and the two tau. The paper's model, as
   recipes/cgformer-full.toml has it: 254.37 M; nothing published.

@@ -37,7 +37,6 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from refseg_cli import losses
 from refseg_cli.errors import RefsegError
@@ -46,6 +45,7 @@ from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import TextEncoder
 from refseg_cli.layers.pixel_decoder import DeformablePixelDecoder, DensePixelDecoder, Pixels, resized
 from refseg_cli.layers.pyramids import NormedMaps
+from refseg_cli.layers.upsampling import upsample
 from refseg_cli.layers.vision import freeze
 from refseg_cli.models.deris_decoder import Existence, QueryDecoder, Stage, Words
 from refseg_cli.ranges import Count, CountFrom0, Range, Share, ShareBelow1
@@ -154,7 +154,7 @@ class DeRIS(nn.Module):
     def _answer(self, batch: Batch, stages: list[Stage], features: Tensor, words: Words) -> Prediction:
         last = stages[-1]
         passes = passing(last.referred, self.config.score_threshold)
-        masks = upsampled(last.masks, batch.images.shape[-2:])
+        masks = upsample(last.masks, batch.images.shape[-2:])
         aux = {
             "query_masks": last.masks,
             "scores": last.referred.softmax(-1)[..., 0],
@@ -177,7 +177,7 @@ class DeRIS(nn.Module):
                 refers,
                 targets,
                 owners,
-                enlarge=lambda some: upsampled(some[None], targets.shape[-2:])[0],
+                enlarge=lambda some: upsample(some[None], targets.shape[-2:])[0],
                 class_weights=CLASS_WEIGHTS,
                 costs=WEIGHTS,
                 points=self.config.points,
@@ -208,11 +208,6 @@ def build_pixel_decoder(config: DeRISConfig, channels: tuple[int, ...]) -> Defor
     if config.pixel_decoder == "dense":
         return DensePixelDecoder(channels, dim=c, heads=heads, hidden=hidden, layers=layers)
     return DeformablePixelDecoder(channels, dim=c, heads=heads, hidden=hidden, layers=layers, simplified=True)
-
-
-def upsampled(masks: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bilinear, the corners' centres on the corners' centres; the masks' only resize that is."""
-    return F.interpolate(masks, size, mode="bilinear", align_corners=True)
 
 
 def passing(referred: Tensor, threshold: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers.keymap import Rule, attention_rules, feed_forward_rules
+from refseg_cli.layers.keymap import Rule, attend_and_norm_rules, attention_rules, feed_forward_rules
 from refseg_cli.layers.pixel_decoder import pixel_decoder_rules
 from refseg_cli.layers.pwam import official_stages, official_swin
 
@@ -78,14 +78,6 @@ def _beit_rules() -> tuple[Rule, ...]:
     )
 
 
-def _attend_and_norm_rules(theirs: str, attention: str, ours: str) -> tuple[Rule, ...]:
-    """An attention and the norm behind it to layers/region_decoder.py's `AttendAndNorm`."""
-    return (
-        *attention_rules(rf"{theirs}\.{attention}", f"{ours}.attention"),
-        Rule(rf"{theirs}\.norm\.(?P<kind>weight|bias)", rf"{ours}.norm.\g<kind>"),
-    )
-
-
 def _predictor_rules() -> tuple[Rule, ...]:
     layer, told = r"decoder.layers.\1", rf"{PREDICTOR}\.Q2TCA\.(\d+)"
     loop, alone = r"decoder.loopbacks.\1", rf"{PREDICTOR}\.query_SA\.(\d+)"
@@ -95,10 +87,10 @@ def _predictor_rules() -> tuple[Rule, ...]:
         Rule(rf"{PREDICTOR}\.cls_embed\..*", None, why="the classes of the perception alone have no loss"),
         Rule(rf"{PREDICTOR}\.SEG_proj\..*", None, why="nothing calls it"),
         Rule(rf"{told}\.cross_attn\.mapmlp\..*", None, why="its attention masks are never given"),
-        *_attend_and_norm_rules(
+        *attend_and_norm_rules(
             rf"{PREDICTOR}\.transformer_cross_attention_layers\.(\d+)", "multihead_attn", f"{layer}.image"
         ),
-        *_attend_and_norm_rules(
+        *attend_and_norm_rules(
             rf"{PREDICTOR}\.transformer_self_attention_layers\.(\d+)", "self_attn", f"{layer}.region"
         ),
         *feed_forward_rules(rf"{PREDICTOR}\.transformer_ffn_layers\.(\d+)", layer),

@@ -115,16 +115,9 @@ class JMCELN(nn.Module):
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms by name; their sum is the training loss: cross-entropy at the logits' resolution [3.5]."""
-        assert batch.masks is not None
-        assert batch.has_target is not None
-        h, w = prediction.mask_logits.shape[-2:]
-        target = losses.resize_targets(batch.masks, (h, w))
-        terms = {"mask": losses.mask_bce(prediction.mask_logits, target)}
-        if self.config.dice_weight:
-            terms["dice"] = self.config.dice_weight * losses.dice(prediction.mask_logits, target)
-        if prediction.exists_logit is not None:
-            terms["exists"] = self.config.exists_weight * losses.exists_bce(prediction.exists_logit, batch.has_target)
-        return terms
+        return losses.mask_and_existence(
+            prediction, batch, dice_weight=self.config.dice_weight, exists_weight=self.config.exists_weight
+        )
 
     def pretrained_modules(self) -> list[nn.Module]:
         """The encoders that a recipe may train at a lower rate."""
@@ -380,6 +373,9 @@ class Unaligned(nn.Module):
         return current
 
 
+MOMENTUM, EPS = 0.1, 1e-5  # PyTorch's of batch normalisation
+
+
 class SwitchNorm(nn.Module):
     """Switchable normalisation (Luo et al., ICLR 2019): means and variances of instance, layer and batch
     normalisation, mixed with learned weights.
@@ -390,9 +386,8 @@ class SwitchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, dim: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
         self.mean_mix, self.var_mix = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
         self.register_buffer("running_mean", torch.zeros(dim))
@@ -410,7 +405,7 @@ class SwitchNorm(nn.Module):
         a, b = self.mean_mix.softmax(0), self.var_mix.softmax(0)
         mean = a[0] * mean_in + a[1] * mean_ln + a[2] * mean_bn
         var = b[0] * var_in + b[1] * var_ln + b[2] * var_bn
-        scale = self.weight * (var + self.eps).rsqrt()
+        scale = self.weight * (var + EPS).rsqrt()
         return (y * scale[..., None, None] + (self.bias - mean * scale)[..., None, None]).to(x.dtype)
 
     def _batch(self, mean_in: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
@@ -420,8 +415,8 @@ class SwitchNorm(nn.Module):
         mean = mean_in.mean(0)
         var = square.mean(0) - mean.square()
         with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), MOMENTUM)
+            self.running_var.lerp_(var.to(self.running_var.dtype), MOMENTUM)
         return mean, var
 
 

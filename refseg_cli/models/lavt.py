@@ -23,13 +23,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from refseg_cli import losses
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.pwam import FusedBackbone, official_backbone, official_bert, official_swin
-from refseg_cli.layers.upsampling import TopDown
+from refseg_cli.layers.upsampling import TopDown, upsample
 from refseg_cli.ranges import Count, CountFrom0, CountOrAll, Share, check_multiple
 from refseg_cli.records import Batch, MapKind, Prediction
 
@@ -104,11 +103,6 @@ class LAVT(nn.Module):
         super().train(mode)
         self.text.train(mode and self.config.text_dropout)
         return self
-
-
-def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bilinear, the corners' centres on the corners' centres [official code]."""
-    return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -146,18 +146,12 @@ class M3Att(nn.Module):
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms by name; their sum is the training loss (Eq. 5.5 with w_mask 1)."""
         config, aux = self.config, prediction.aux
-        assert batch.masks is not None
-        assert batch.has_target is not None
-        h, w = prediction.mask_logits.shape[-2:]
-        target = losses.resize_targets(batch.masks, (h, w))
-        terms = {"mask": losses.mask_bce(prediction.mask_logits, target)}
-        if config.dice_weight:
-            terms["dice"] = config.dice_weight * losses.dice(prediction.mask_logits, target)
+        terms = losses.mask_and_existence(
+            prediction, batch, dice_weight=config.dice_weight, exists_weight=config.exists_weight
+        )
         if "reconstructed" in aux:
             distance = F.mse_loss(aux["reconstructed"].float(), aux["projected"].float())
             terms["reconstruction"] = config.reconstruction_weight * distance
-        if prediction.exists_logit is not None:
-            terms["exists"] = config.exists_weight * losses.exists_bce(prediction.exists_logit, batch.has_target)
         return terms
 
     def pretrained_modules(self) -> list[nn.Module]:

@@ -21,7 +21,7 @@ What differs from both:
 - Padding has token 0 whatever it was, as in the official data: layer 0 sees what BERT makes of it.
 - Gates start at random: no gradient reaches them if both their matrices start at zero, as in the official code. The
   R50's batch normalisation learns where the official one is frozen; weight decay spares biases.
-- E empties no mask in here; the `engine` decides by it.
+- E empties no mask in here; segmenters/decisions.py decides by it.
 - Parameters at full size (Swin-B): 225.52 M, the official 225,521,469 without 5,760 biases that have no influence, see
   layers/pwam.py. The R50 has 153.42 M, Swin-T 162.56 M; nothing published.
 - Where the thesis is silent: F_i is the map at stride 16 behind the pixel decoder's 1x1 convolution, the pixel decoder
@@ -47,7 +47,7 @@ from refseg_cli import losses
 from refseg_cli.errors import RefsegError
 from refseg_cli.layers.attention import Attention
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
-from refseg_cli.layers.keymap import Rule, attention_rules, feed_forward_rules
+from refseg_cli.layers.keymap import Rule, attend_and_norm_rules, feed_forward_rules
 from refseg_cli.layers.pixel_decoder import (
     DeformablePixelDecoder,
     DensePixelDecoder,
@@ -350,14 +350,6 @@ MINIMAPS = {"centre": centre_minimap, "cover": cover_minimap}
 # --- official files: `model`, branch main -----------------------------------------------------------------------------
 
 
-def _attend_and_norm_rules(theirs: str, attention: str, ours: str) -> tuple[Rule, ...]:
-    """An attention and the norm behind it to layers/region_decoder.py's `AttendAndNorm`."""
-    return (
-        *attention_rules(rf"{theirs}\.{attention}", f"{ours}.attention"),
-        Rule(rf"{theirs}\.norm\.(?P<kind>weight|bias)", rf"{ours}.norm.\g<kind>"),
-    )
-
-
 def _pixel_decoder_rules() -> tuple[Rule, ...]:
     theirs, ours = r"sem_seg_head\.pixel_decoder", "pixel_decoder"
     return (
@@ -372,9 +364,9 @@ def _pixel_decoder_rules() -> tuple[Rule, ...]:
 def _region_decoder_rules() -> tuple[Rule, ...]:
     theirs, ours = r"sem_seg_head\.predictor", "region_decoder"
     return (
-        *_attend_and_norm_rules(rf"{theirs}\.RIA_layers\.(\d+)", "multihead_attn", rf"{ours}.layers.\1.image"),
-        *_attend_and_norm_rules(rf"{theirs}\.RLA_vision\.(\d+)", "self_attn", rf"{ours}.layers.\1.region"),
-        *_attend_and_norm_rules(rf"{theirs}\.RLA_lang_att", "multihead_attn", f"{ours}.layers.0.language.attend"),
+        *attend_and_norm_rules(rf"{theirs}\.RIA_layers\.(\d+)", "multihead_attn", rf"{ours}.layers.\1.image"),
+        *attend_and_norm_rules(rf"{theirs}\.RLA_vision\.(\d+)", "self_attn", rf"{ours}.layers.\1.region"),
+        *attend_and_norm_rules(rf"{theirs}\.RLA_lang_att", "multihead_attn", f"{ours}.layers.0.language.attend"),
         Rule(rf"{theirs}\.lang_weight", f"{ours}.layers.0.language.weight"),
         *feed_forward_rules(rf"{theirs}\.transformer_ffn_layers\.(\d+)", rf"{ours}.layers.\1"),
         Rule(rf"{theirs}\.transformer_ffn_layers\.(\d+)\.norm\.(.*)", rf"{ours}.layers.\1.norm.\2"),

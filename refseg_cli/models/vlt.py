@@ -159,15 +159,9 @@ class VLT(nn.Module):
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms by name; their sum is the training loss. Cross-entropy on the mask [4.2.4], Eq. 4.8 on F_m."""
         config = self.config
-        assert batch.masks is not None
-        assert batch.has_target is not None
-        h, w = prediction.mask_logits.shape[-2:]
-        target = losses.resize_targets(batch.masks, (h, w))
-        terms = {"mask": losses.mask_bce(prediction.mask_logits, target)}
-        if config.dice_weight:
-            terms["dice"] = config.dice_weight * losses.dice(prediction.mask_logits, target)
-        if prediction.exists_logit is not None:
-            terms["exists"] = config.exists_weight * losses.exists_bce(prediction.exists_logit, batch.has_target)
+        terms = losses.mask_and_existence(
+            prediction, batch, dice_weight=config.dice_weight, exists_weight=config.exists_weight
+        )
         if config.contrast != "none":
             terms["contrast"] = config.contrast_weight * self.contrast(prediction.aux, batch)
         return terms

@@ -239,8 +239,8 @@ def _page(report: Report, index: dict[str, Any], inlined: Sequence[_Piece]) -> b
     script = f'"use strict";\n(() => {{\n{parts}\n}})();\n'
     # A page on disk has no "self": its neighbours go by their scheme. Over HTTP they are "self".
     policy = (
-        f"default-src 'none'; img-src 'self' data: file:; script-src {_hash(script)} 'self' file:; "
-        f"style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src 'self' data: file:; script-src {policy_hash(script)} 'self' file:; "
+        f"style-src {policy_hash(style)}; base-uri 'none'; form-action 'none'"
     )
     data = [("data", _json(index)), *((piece.name.removesuffix(".json"), piece.data) for piece in inlined)]
     elements = "\n".join(f'<script type="application/json" id="{id}">{text.decode()}</script>' for id, text in data)
@@ -250,5 +250,6 @@ def _page(report: Report, index: dict[str, Any], inlined: Sequence[_Piece]) -> b
     ).encode("utf-8")
 
 
-def _hash(text: str) -> str:
+def policy_hash(text: str) -> str:
+    """What a content security policy calls an inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"

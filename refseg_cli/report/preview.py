@@ -8,7 +8,6 @@ Axes: h w pixels of the picture.
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from PIL import Image
 from refseg_cli.data import formats, masks
 from refseg_cli.drawing.overlay import lay_over
 from refseg_cli.records import Expression, Record
+from refseg_cli.report.page import policy_hash
 
 LONGEST = 420  # pixels of a drawn picture's longer side
 QUALITY = 80
@@ -30,10 +30,9 @@ def render(title: str, records: Iterable[Record]) -> bytes:
     """The page, with a section for each record: a picture for all phrases of the same targets."""
     here = files("refseg_cli.report")
     style = (here / "preview.css").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     page = Template((here / "preview.html").read_text("utf-8"))
     pictures = "\n".join(_section(record) for record in records)
-    text = page.substitute(title=html.escape(title), hash=f"'sha256-{digest}'", style=style, pictures=pictures)
+    text = page.substitute(title=html.escape(title), hash=policy_hash(style), style=style, pictures=pictures)
     return text.encode("utf-8", "backslashreplace")
 
 

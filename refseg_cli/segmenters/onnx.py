@@ -172,11 +172,11 @@ def _read(file: Path) -> str:
 def _checkpoint_of(facts: str | None, path: Path) -> Any:
     """The config.json of the checkpoint that was exported."""
     if facts is None:
-        raise RefsegError(f"{path}: not written by `refseg export`: it has no {FACTS}")
+        raise RefsegError(f"{path}: not written by `refseg export`: it has no {FACTS}", hint="export the model with it")
     try:
         table = parse_json(facts)
     except ValueError as error:
-        raise RefsegError(f"{path}: {FACTS} is damaged: {error}") from error
+        raise RefsegError(f"{path}: {FACTS} is damaged: {error}", hint="export it again") from error
     if not isinstance(table, dict) or "checkpoint" not in table:
         raise RefsegError(f"{path}: exported by an earlier version of refseg", hint="export it again")
     return table["checkpoint"]

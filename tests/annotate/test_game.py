@@ -229,7 +229,7 @@ def test_a_coco_file_is_played_with(tmp_path: Path) -> None:
         (lambda path: open_gallery(str(path)), "--images is the folder"),
         (lambda path: open_gallery(str(path), images=path.parent / "none"), "no such folder"),
         (lambda path: open_gallery(str(path), images=path.parent, splits=["a", "b"]), "one split"),
-        (lambda path: open_gallery(str(path), images=path.parent, splits=["../a"]), "no name for a split"),
+        (lambda path: open_gallery(str(path), images=path.parent, splits=["../a"]), "not a valid split name"),
         (lambda path: open_gallery(str(path.parent)), "no complete prepared data"),
         (lambda path: open_gallery(str(path.parent / "gone.json")), "no complete prepared data"),
     ],
@@ -251,7 +251,7 @@ def test_data_without_objects_or_photos_is_named(tmp_path: Path) -> None:
 def test_a_split_that_is_not_there_is_named(prepared: Path) -> None:
     with pytest.raises(RefsegError, match=r"unknown split.*'trian'.*did you mean 'train'"):
         open_gallery(str(prepared), splits=["trian"])
-    with pytest.raises(RefsegError, match="goes with a COCO file"):
+    with pytest.raises(RefsegError, match="is for a COCO file"):
         open_gallery(str(prepared), images=prepared)
 
 

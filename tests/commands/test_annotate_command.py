@@ -119,7 +119,7 @@ def test_a_served_game_prints_its_links_and_stops_at_ctrl_c(data: Path) -> None:
         (["--data", "data", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid, port 8765"),
         (["--data", "data", "--model", "no/model"], "no/model"),
         (["--data", "data", "--split", "val", "--out", "game"], "not the data that this game was begun with"),
-        (["--data", "data", "--out", "data/_manifest.json"], "is no folder"),
+        (["--data", "data", "--out", "data/_manifest.json"], "not a folder"),
     ],
 )
 def test_what_stands_in_the_way_is_one_line(

@@ -14,7 +14,8 @@ from refseg_cli.config import Published
 from refseg_cli.errors import ERROR, FOUND
 from refseg_cli.evaluation import evaluate as engine
 from refseg_cli.evaluation.answers import NO_MASK, About, Answer, collect, plan_views, read_answers
-from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, Evaluation
+from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest
+from refseg_cli.evaluation.scoring import Evaluation
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress
 from refseg_cli.records import Thresholds
@@ -352,6 +353,6 @@ def test_somebodys_predictions_are_scored_and_faults_are_errors(
 def test_the_training_set_is_named(run: Path, scenes: Path, capsys: Capture) -> None:
     asked = ["eval", "--data", str(scenes), "--model", str(run), "--device", "cpu", "--limit", "2", *SHORT]
     assert main([*asked, "--split", "train"]) == FOUND
-    assert "train: what the model was trained on" in capsys.readouterr().err
+    assert "train: the model was trained on this split" in capsys.readouterr().err
     assert main([*asked, "--split", "val", "--trained-on", str(scenes)]) == FOUND
     assert "images are in the train split" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_every_option_that_a_model_refuses_says_which_it_is(name: str, tmp_path:
                 "--set": {"overrides": ()},
                 "--batch-images": {"batch_images": 8},
             }
-            request = evaluate.replace(request, **usual[error.option])
+            request = replace(request, **usual[error.option])
         else:
             break
     assert refused == ["--precision", "--set", *(["--batch-images"] if name == "clipseg" else [])]

@@ -190,7 +190,7 @@ def test_explain_draws_the_maps_below_the_answer(
     monkeypatch.setattr(FakePredictor, "shows", False)
     assert main(["predict", "photo.png", "no dog", "--explain"]) == NO_TARGET
     without, err = capfdbinary.readouterr()
-    assert b"refseg: warning: fake has no maps to show: this is its answer alone" in err
+    assert b"refseg: warning: fake has no maps to show: only its answer is drawn" in err
     assert read_mask(with_maps).shape[0] > read_mask(without).shape[0] > 0
 
 

@@ -176,7 +176,7 @@ def test_what_is_no_picture_s_fault_stops(capfdbinary: Capture) -> None:
         (["dark.png", "light.png", "-p", "dog", "-f", "rle"], "rle does not say which of 2 pictures it is of"),
         (["dark.png", "-p", "light.png"], "'light.png': a file, not a phrase"),
         (["photos", "dog"], "photos: a folder (name phrases with -p PHRASE"),
-        (["dark.png", "dog", "-r"], "--recursive is about folders of images"),
+        (["dark.png", "dog", "-r"], "--recursive is for folders of images"),
         (["photos/below", "-r", "-p", "dog", "-l", "-L"], "exclude each other"),
         (["dark.png", "dog", "-l", "--json"], "printing names has no use for --json"),
         (["dark.png", "dog", "-l", "--force"], "printing names has no use for --force"),

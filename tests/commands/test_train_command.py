@@ -53,7 +53,7 @@ def test_every_option_reaches_the_engine(requests: list[TrainRequest]) -> None:
     assert requests == [
         TrainRequest(
             recipe=load_recipe(name, ["train.lr=0.5", "train.epochs=3"]),
-            data="shards",
+            data=["shards"],
             out=Path("run"),
             resume=True,
             device="cpu",
@@ -66,7 +66,7 @@ def test_every_option_reaches_the_engine(requests: list[TrainRequest]) -> None:
 def test_defaults(requests: list[TrainRequest]) -> None:
     name = recipe_names()[0]
     assert main(["train", "--recipe", name, "--data", "shards"]) == FOUND
-    assert requests == [TrainRequest(recipe=load_recipe(name), data="shards", out=Path("runs") / name)]
+    assert requests == [TrainRequest(recipe=load_recipe(name), data=["shards"], out=Path("runs") / name)]
 
 
 def test_a_recipe_of_ones_own_gives_the_run_its_name(requests: list[TrainRequest]) -> None:

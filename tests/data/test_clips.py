@@ -73,9 +73,8 @@ def test_clips_are_read_back_frame_by_frame(tmp_path: Path) -> None:
         ("v0", range(11), 3),
         ("v1", range(11, 22), 3),
     ]
-    assert [list(clips.frames(clip)) for clip in clips] == [[frame(c, n) for n in range(11)] for c in range(2)]
-    assert [record.frame for record in clips.frames(clips[1], every=5)] == [0, 5, 10]
-    assert [e.text for e in clips.expressions(clips[0])] == ["both", "the second", "a horse"]
+    assert [[split[row] for row in clip.rows] for clip in clips] == [[frame(c, n) for n in range(11)] for c in range(2)]
+    assert [e.text for e in split[clips[0].rows[0]].expressions] == ["both", "the second", "a horse"]
 
 
 def test_an_expression_counts_once_a_clip(tmp_path: Path) -> None:
@@ -106,5 +105,5 @@ def test_pictures_are_no_clips(tmp_path: Path) -> None:
     info = shards.write_shard(place, [record], plan="p", problems=[])
     manifest = shards.Manifest("d", "own", "d", {}, "p", {"train": info})
     storage.write(storage.locate(tmp_path / shards.MANIFEST), manifest.to_json())
-    with pytest.raises(RefsegError, match="train is of pictures, not of clips"):
+    with pytest.raises(RefsegError, match="train has pictures, not clips"):
         Clips(shards.open_shards(tmp_path, "train"))

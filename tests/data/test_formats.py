@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import subprocess
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pictures import encoded
 from PIL import EpsImagePlugin, Image
 
 from refseg_cli.data import formats, masks
@@ -22,12 +22,6 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.records import Expression
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-
-
-def encoded(image: Image.Image | np.ndarray, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, kind, **options)
-    return file.getvalue()
 
 
 def claiming(height: int, width: int) -> bytes:

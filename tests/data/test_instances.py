@@ -209,3 +209,18 @@ def test_a_wrong_description_of_r_refcoco_has_no_target(tmp_path: Path, exist: o
     [draft], problems = drafts(tmp_path, [raw_layout.annotation(10, 1)], [row])
     assert [(e.text, e.ref_id, e.targets) for e in draft.expressions] == [("the cat", 7, (0,)), ("the horse", 7, ())]
     assert not problems
+
+
+def test_a_class_mask_that_is_nested_too_deeply_is_a_caution(tmp_path: Path) -> None:
+    sound = {"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]]}
+    table = {
+        "images": [],
+        "annotations": [],
+        "categories": [],
+        "class_masks": [sound, {**sound, "segmentation": [[[[1]]]]}],
+    }
+    found = instances.parse(table, file="instances.json")
+    assert found.class_masks == {1: {1: sound["segmentation"]}}
+    assert [str(caution) for caution in found.cautions] == [
+        "instances.json: broken annotation: class_masks, row 1: ValueError: nested too deeply"
+    ]

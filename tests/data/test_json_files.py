@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from refseg_cli.data.sources import instances, json_files
@@ -24,6 +24,7 @@ VALUES = st.recursive(
 )
 
 
+@example({"id": 1, "segmentation": [[[0]], None]}, None, 7)
 @given(VALUES, st.sampled_from([None, 1]), st.integers(1, 40))
 @settings(max_examples=150, deadline=None)
 def test_pieces_of_any_size_say_what_the_whole_does(
@@ -36,6 +37,22 @@ def test_pieces_of_any_size_say_what_the_whole_does(
         patch.setattr(json_files, "CHUNK", chunk)
         found = json_files.load_json(path)
     assert found == (json_files._whole(path, data), hashlib.sha256(data).hexdigest())
+
+
+JSON = SCALARS | st.sampled_from([float("nan"), float("inf"), "\ud800", 2**64, -(2**80), 10**400, "\x00"])
+
+
+@given(st.recursive(JSON, lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner), max_leaves=8))
+def test_a_text_says_what_it_says_to_the_standard_library(value: Any) -> None:
+    for ascii_only in (True, False):
+        text = json.dumps(value, ensure_ascii=ascii_only)
+        assert repr(json_files.parse(text)) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize("text", ["", "[1] x", "[1,]", "\ufeff[1]", '["\t"]', "[" * 100_000, "01", '{"a" 1}'])
+def test_what_is_no_json_text_is_refused(text: str) -> None:
+    with pytest.raises((ValueError, RecursionError)):
+        json_files.parse(text)
 
 
 @pytest.mark.parametrize("data", [b'[{"a":1},]', b'[{"a":1}', b'{"a":[1] "b":2}', b"[1]]", b"{1:2}", b'{"a":1},', b"["])

@@ -57,9 +57,9 @@ def _prepared(folder: Path, out: Path) -> int:
     return refseg(["prepare", "coco", *where, *how, "-q"])
 
 
-def _run(photos: Path, name: str) -> tuple[Path, dict[str, Any]]:
+def _run(photos: Path, name: str, **how: Any) -> tuple[Path, dict[str, Any]]:
     out = photos / name
-    paste.main(str(photos / "instances.json"), str(photos / "images"), str(photos / "prepared"), str(out))
+    paste.main(str(photos / "instances.json"), str(photos / "images"), str(photos / "prepared"), str(out), **how)
     return out, json.loads((out / "instances.json").read_text())
 
 
@@ -88,6 +88,27 @@ def test_masks_are_what_is_to_be_seen(photos: Path) -> None:
         for row in (row for row in table["class_masks"] if row["image_id"] == image["id"]):
             together = [m for r, m in zip(rows, found, strict=True) if r["category_id"] == row["category_id"]]
             assert np.array_equal(_decoded(row), np.any(together, axis=0))
+
+
+def test_each_round_pastes_into_another_part_of_a_photo(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paste, "CUT_OFF", 0.9)
+    out, table = _run(photos, "out", seed=3, rounds=3, crop=True)
+    new = [image for image in table["images"] if image["file_name"].startswith("pasted")]
+    assert len(new) == len({image["id"] for image in table["images"]}) - 6 == 3 * 5
+    sizes = {image["id"]: (image["height"], image["width"]) for image in new}
+    assert len(set(sizes.values())) > 10, "parts differ"
+    largest = max(row["area"] for row in table["annotations"] if row["id"] <= 6)
+    hardly = 0
+    for image in new:
+        pixels = np.array(Image.open(out / "images" / image["file_name"]))
+        assert pixels.shape[:2] == sizes[image["id"]]
+        for row in (row for row in table["annotations"] if row["image_id"] == image["id"]):
+            mask = masks.decode(masks.from_segmentation(row["segmentation"], *sizes[image["id"]])).astype(bool)
+            assert np.argmax(np.median(pixels[mask], axis=0)) == np.argmax(COLOURS[row["category_id"]])
+            assert row["reliable"] or row["area"] < 0.9 * largest
+            hardly += not row["reliable"]
+    assert hardly, "the case has to occur"
+    assert _prepared(out, photos / "more") == 0
 
 
 def test_what_is_not_known_of_the_source_is_not_known_here(photos: Path) -> None:

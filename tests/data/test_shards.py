@@ -8,7 +8,7 @@ import os
 import pickle
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from pycocotools import mask as coco
 from raw_layout import flip, jpeg
 
 from refseg_cli.data import masks, shards, storage, tally
-from refseg_cli.data.schema import storage_settings
+from refseg_cli.data.schema import CLIP_SCHEMA, SCHEMA, storage_settings, to_batch
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Expression, Instance, Record, Rle
 
@@ -119,16 +119,29 @@ def test_hash_and_size_are_those_of_the_file(tmp_path: Path) -> None:
         assert (file.bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
+def test_a_batch_is_what_arrow_makes_of_the_same_values() -> None:
+    ignored = masks.encode(np.tri(24, 32, dtype=bool))
+    records = [replace(record(i), clip="c" * i, frame=i) for i in range(4)]
+    records[3] = replace(records[3], expressions=tuple(replace(e, ignored=ignored) for e in records[3].expressions[:2]))
+    rows = [{**asdict(r), "image": {"bytes": r.image, "path": r.file_name}, "file_name": r.file_name} for r in records]
+    for schema in (SCHEMA, CLIP_SCHEMA):
+        found = to_batch(records, schema)
+        found.validate(full=True)
+        assert found.to_pylist() == pa.RecordBatch.from_pylist(rows, schema).to_pylist()
+
+
 def test_photos_are_stored_as_they_are_and_the_rest_is_compressed(tmp_path: Path) -> None:
     write(str(tmp_path))
     metadata = pq.read_metadata(tmp_path / "val-0.parquet")
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [8, 1]
     for i in range(metadata.num_columns):
         column = metadata.row_group(0).column(i)
-        is_photo = column.path_in_schema == "image.bytes"
-        assert column.compression == ("UNCOMPRESSED" if is_photo else "ZSTD")
+        name = column.path_in_schema
+        codecs = {"image.bytes": "UNCOMPRESSED", "instances.list.element.rle.counts": "ZSTD"}
+        assert column.compression == codecs.get(name, "SNAPPY")
         assert column.has_offset_index
-        assert column.has_column_index != is_photo
+        # Readers choose rows by what a row has one value of.
+        assert column.has_column_index == (name != "image.bytes" and ".list." not in name)
     assert jpeg(3) in (tmp_path / "val-0.parquet").read_bytes()
 
 

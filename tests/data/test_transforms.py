@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import encoded
 from PIL import Image
 
 from refseg_cli.config import DataConfig
@@ -18,13 +19,6 @@ from refseg_cli.data.masks import encode
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.placement import Placement, place
 from refseg_cli.errors import RefsegError
-
-
-def encoded(picture: np.ndarray, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, kind, **options)
-    return buffer.getvalue()
-
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 

@@ -12,18 +12,13 @@ from typing import Any
 
 import pytest
 import raw_layout
-from preparing import cut, hashes, run
+from hostile import Attack
+from preparing import cut, hashes, refseg, run
 
-from refseg_cli.app import main
 from refseg_cli.data.sources import Reason
 from refseg_cli.errors import ERROR, FOUND, RefsegError
 
 Capture = pytest.CaptureFixture[str]
-
-
-def refseg(*words: object) -> int:
-    """The exit status of a command line."""
-    return main([str(word) for word in words])
 
 
 def broken_photo(raw: Path) -> Reason:
@@ -222,14 +217,6 @@ def test_what_is_left_out_is_told(raw: Path, tmp_path: Path, capfd: Capture) -> 
     columns = "split  images  refs  expressions  single  multi  no target  published"
     assert told.out.splitlines()[1] == columns
     assert told.out.splitlines()[2].split() == ["train", "2", "3", "4", "4", "0", "0", "120624"]
-
-
-class Attack:
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> Any:
-        return os.system, (self.command,)
 
 
 def test_a_pickle_that_runs_a_command_is_refused_and_nothing_is_written(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from refseg_cli.config import load_recipe, recipe_names
+from refseg_cli.app import main
+from refseg_cli.config import load_recipe, recipe_names, recipe_text
 from refseg_cli.engine import catalogue as module
 from refseg_cli.engine.catalogue import Entry, catalogue, whole_text
 from refseg_cli.errors import RefsegError
@@ -31,11 +33,32 @@ def test_an_entry_says_what_the_recipe_reproduces() -> None:
 def test_what_acts_in_evaluation_alone_is_not_trained_for() -> None:
     [found] = [e for e in catalogue(arch="isfp") if e.name == "isfp-oracle-mask"]
     assert found.command == (
-        "refseg eval --model runs/isfp-darknet53-refcoco --data refcoco --split val,testA,testB --protocol vlt "
+        "refseg eval --model runs/isfp-darknet53-refcoco --data refcoco --protocol vlt --split val,testA,testB "
         "--set model.oracle=mask"
     )
-    others = {e.command.split()[1] for e in catalogue() if "oracle" not in e.name}
-    assert others == {"train"}
+
+
+def test_the_command_is_the_one_of_the_recipes_header() -> None:
+    """With the data and the first stage that it needs; weights whose training data nobody else has are imported."""
+    found = {e.name: e.command for e in catalogue()}
+    assert found["caris-photos"] == "refseg train --recipe caris-photos --data photos --out runs/caris-photos"
+    assert "--init runs/vlt-2 --out runs/vlt-tiny" in found["vlt-tiny"]
+    imported = {name for name, command in found.items() if command.split()[1] == "import"}
+    assert imported == {"caris-combined", *(name for name in found if re.fullmatch("deris-[bl]-.*", name))}
+    assert all(f"--recipe {name} " in command for name, command in found.items() if "oracle" not in name)
+
+
+def test_commands_of_headers_have_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    known: dict[str, set[str]] = {}
+    for name in recipe_names():
+        text = recipe_text(name).partition("\n\n")[0].replace("\\\n#", "")
+        for command in re.findall(r"^#(?: Reproduce:)?  +refseg (.*)$", text, re.MULTILINE):
+            words = command.split()
+            verb = words[: 2 if words[0] == "prepare" else 1]
+            if " ".join(verb) not in known:
+                assert main([*verb, "--help"]) == 0
+                known[" ".join(verb)] = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out))
+            assert {word for word in words if word.startswith("-")} <= known[" ".join(verb)], f"{name}: {command}"
 
 
 def test_a_cross_dataset_figure_is_trained_for_on_the_first_set() -> None:

@@ -7,20 +7,14 @@ from pathlib import Path
 
 import pytest
 import raw_layout
-from preparing import run
+from preparing import refseg, run
 
-from refseg_cli.app import main
 from refseg_cli.data import shards
 from refseg_cli.data.check import Leak, check
 from refseg_cli.engine.prepare import prepare_scenes
 from refseg_cli.errors import ERROR, FOUND
 
 Capture = pytest.CaptureFixture[str]
-
-
-def refseg(*words: object) -> int:
-    """The exit status of a command line."""
-    return main([str(word) for word in words])
 
 
 def test_sound_data_without_leaks_is_clean(raw: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -213,7 +213,7 @@ def test_exporters_do_not_talk(
 
 @pytest.mark.parametrize(("kind", "name"), [("onnx", "vlt.pt2"), ("pt2", "vlt"), ("pt2", "vlt.onnx")])
 def test_the_name_must_fit_the_format(untrained: Path, tmp_path: Path, kind: str, name: str) -> None:
-    with pytest.raises(RefsegError, match=rf"let it end in \.{kind}"):
+    with pytest.raises(RefsegError, match=rf"end it with \.{kind}"):
         export(ExportRequest(untrained, kind, tmp_path / name))  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forms import FIRST, FIRST_BOX, SECOND, SECOND_BOX, meaning, meanings, pixels, points, records, run
+from forms import FIRST, FIRST_BOX, SECOND, SECOND_BOX, meaning, meanings, pixels, points, records, run, write_json
 from PIL import Image
 from raw_layout import HEIGHT, WIDTH, jpeg
 
@@ -46,12 +46,6 @@ def labelme(name: str | None, *shapes: Json, **more: Any) -> Json:
     }
 
 
-def write(path: Path, value: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-    return path
-
-
 def photo(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(jpeg(seed))
@@ -71,7 +65,7 @@ def test_labelme(tmp_path):
         shape("dog", [[16.0, 12.0], [18.0, 12.0]], "circle"),
         shape("bird", [[20.0, 4.0], [22.0, 5.0]], "mask", mask=png(PATCH)),
     ]
-    write(tmp_path / "labels/train/a.json", labelme("..\\photos\\a.jpg", *shapes))
+    write_json(tmp_path / "labels/train/a.json", labelme("..\\photos\\a.jpg", *shapes))
     report = run(tmp_path / "out", tmp_path / "labels", images=tmp_path / "photos")
     disc, patch = np.zeros((HEIGHT, WIDTH), int), np.zeros((HEIGHT, WIDTH), int)
     disc[10:14, 14:18] = 1
@@ -92,9 +86,9 @@ def test_labelme(tmp_path):
 def test_parts_of_a_group_are_one_object(tmp_path):
     photo(tmp_path / "a.jpg", 1)
     parts = [shape("cat", points(FIRST), group_id=4), shape("cat", points(SECOND), group_id=4)]
-    write(tmp_path / "a.json", labelme("a.jpg", *parts))
+    write_json(tmp_path / "a.json", labelme("a.jpg", *parts))
     patch = shape("dog", [[10.0, 10.0], [16.0, 12.0]], "mask", mask=png(np.ones((2, 6), bool)), group_id=4)
-    write(tmp_path / "b.json", labelme("a.jpg", shape("dog", points(FIRST), group_id=4), patch))
+    write_json(tmp_path / "b.json", labelme("a.jpg", shape("dog", points(FIRST), group_id=4), patch))
     run(tmp_path / "out", tmp_path, split="val")
     both = pixels(FIRST_BOX, SECOND_BOX).tolist()
     assert meanings(tmp_path / "out", "val") == [("cat", 1, both), ("dog", 1, both)]  # one photo, two files
@@ -104,7 +98,7 @@ def test_a_mask_at_the_border_is_cut(tmp_path):
     photo(tmp_path / "a.jpg", 1)
     ones = png(np.ones((4, 4), bool))
     shapes = [shape("a", [[-2, -1]], "mask", mask=ones), shape("b", [[30, 22]], "mask", mask=ones)]
-    write(tmp_path / "a.json", labelme("a.jpg", *shapes))
+    write_json(tmp_path / "a.json", labelme("a.jpg", *shapes))
     run(tmp_path / "out", tmp_path, split="val")
     assert meanings(tmp_path / "out", "val") == [meaning("a", [0, 0, 2, 3]), meaning("b", [30, 22, 2, 2])]
 
@@ -114,7 +108,7 @@ def test_photos_of_one_name_are_told_apart(tmp_path):
     for number, split in enumerate(("train", "val")):
         photo(tmp_path / f"labels/{split}/a.jpg", number)
         photo(tmp_path / f"photos/{split}/a.jpg", number + 5)
-        write(tmp_path / f"labels/{split}/a.json", labelme("a.jpg", shape("cat", points(FIRST))))
+        write_json(tmp_path / f"labels/{split}/a.json", labelme("a.jpg", shape("cat", points(FIRST))))
     labels = [tmp_path / "labels/train", tmp_path / "labels/val"]
     run(tmp_path / "beside", *labels)
     assert [records(tmp_path / "beside", s)[0].image for s in ("train", "val")] == [jpeg(0), jpeg(1)]
@@ -132,7 +126,7 @@ def test_photos_of_one_name_are_told_apart(tmp_path):
 def test_a_photo_within_the_file(tmp_path):
     data = base64.b64encode(jpeg(3)).decode()
     row = labelme("gone.jpg", shape("cat", points(FIRST)), imageData=data, imageHeight=None, imageWidth=None)
-    write(tmp_path / "a.json", row)
+    write_json(tmp_path / "a.json", row)
     run(tmp_path / "out", tmp_path / "a.json", split="val")
     assert records(tmp_path / "out", "val")[0].image == jpeg(3)
 
@@ -143,7 +137,7 @@ def test_shapes_on_a_photo_that_is_turned(tmp_path, masks_on, upright):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter clockwise
     Image.open(io.BytesIO(jpeg(1))).save(tmp_path / "a.jpg", exif=exif)
-    write(tmp_path / "a.json", labelme("a.jpg", shape("cat", points(FIRST)), imageHeight=None))
+    write_json(tmp_path / "a.json", labelme("a.jpg", shape("cat", points(FIRST)), imageHeight=None))
     run(tmp_path / "out", tmp_path, split="val", rules=Rules(masks_on=masks_on))
     (record,) = records(tmp_path / "out", "val")
     assert (record.height, record.width) == (WIDTH, HEIGHT)
@@ -174,8 +168,8 @@ def test_broken_labelme_is_named(tmp_path, message):
     photo(tmp_path / "train/a.jpg", 1)
     photo(tmp_path / "train/c.jpg", 2)
     (tmp_path / "train/text.jpg").write_text("no photo")
-    write(tmp_path / "train/a.json", labelme("a.jpg", shape("cat", points(FIRST))))
-    write(tmp_path / "train/b.json", BROKEN[message])
+    write_json(tmp_path / "train/a.json", labelme("a.jpg", shape("cat", points(FIRST))))
+    write_json(tmp_path / "train/b.json", BROKEN[message])
     with pytest.raises(RefsegError) as error:
         run(tmp_path / "out", tmp_path)
     assert message in error.value.message
@@ -185,7 +179,7 @@ def test_broken_labelme_is_named(tmp_path, message):
 def test_a_file_that_is_no_json_is_left_out_like_other_broken_inputs(tmp_path):
     photo(tmp_path / "train/b.jpg", 1)
     (tmp_path / "train/a.json").write_text("{")
-    write(tmp_path / "train/b.json", labelme("b.jpg", shape("cat", points(FIRST))))
+    write_json(tmp_path / "train/b.json", labelme("b.jpg", shape("cat", points(FIRST))))
     with pytest.raises(RefsegError, match=r"a\.json: broken annotation: not JSON"):
         run(tmp_path / "out", tmp_path)
     (problem,) = run(tmp_path / "out", tmp_path, on_error="skip").problems
@@ -206,8 +200,8 @@ def test_reasonseg(tmp_path):
     """All phrases mean all targets; what a smaller ignore region covers is none, and a larger one takes nothing."""
     photo(tmp_path / "ReasonSeg/train/1.jpg", 1)
     photo(tmp_path / "ReasonSeg/val/2.jpg", 2)
-    small = shape("target", points(FIRST))
-    write(tmp_path / "ReasonSeg/train/1.json", reasonseg(["what it sits on", "the seat"], small, shape("flag", LARGE)))
+    said = reasonseg(["what it sits on", "the seat"], shape("target", points(FIRST)), shape("flag", LARGE))
+    write_json(tmp_path / "ReasonSeg/train/1.json", said)
     shapes = [shape("Ignore", points(FIRST)), shape("target", LARGE), shape("target", [[22, 2], [25, 2], [25, 6]])]
     text = json.dumps(reasonseg(["the one\u2019s seat"], *shapes), ensure_ascii=False)
     (tmp_path / "ReasonSeg/val/2.json").write_bytes(text.encode("cp1252"))  # as some of them are
@@ -232,7 +226,7 @@ def ignored(expression: Expression) -> list[list[int]] | None:
 
 def test_a_larger_ignore_region_lies_below(tmp_path):
     photo(tmp_path / "val/1.jpg", 1)
-    write(tmp_path / "val/1.json", reasonseg(["it"], shape("ignore", LARGE), shape("target", points(FIRST))))
+    write_json(tmp_path / "val/1.json", reasonseg(["it"], shape("ignore", LARGE), shape("target", points(FIRST))))
     run(tmp_path / "out", tmp_path)
     assert meanings(tmp_path / "out", "val") == [meaning("it", FIRST_BOX)]
     (only,) = records(tmp_path / "out", "val")[0].expressions
@@ -250,7 +244,7 @@ def test_reasonseg_is_drawn_as_lisa_draws_it(tmp_path):
         shapes = [
             shape(kind, [[x, y], [x + w, y + h]], "rectangle") for kind, (x, y, w, h) in zip(kinds, boxes, strict=True)
         ]
-        write(tmp_path / f"val/{number}.json", reasonseg(["it"], *shapes))
+        write_json(tmp_path / f"val/{number}.json", reasonseg(["it"], *shapes))
         painted = np.zeros((HEIGHT, WIDTH), np.uint8)
         for kind, box in sorted(zip(kinds, boxes, strict=True), key=lambda pair: -pair[1][2] * pair[1][3]):
             painted[pixels(box) == 1] = 255 if kind == "ignore" else 1
@@ -271,7 +265,7 @@ def test_what_is_ignored_is_turned_with_the_photo(tmp_path):
     (tmp_path / "val").mkdir()
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "val/1.jpg", exif=exif)
     shapes = [shape("target", points(SECOND)), shape("ignore", points(FIRST))]
-    write(tmp_path / "val/1.json", reasonseg(["it"], *shapes))
+    write_json(tmp_path / "val/1.json", reasonseg(["it"], *shapes))
     run(tmp_path / "out", tmp_path, rules=Rules(masks_on="stored"))
     (record,) = records(tmp_path / "out", "val")
     assert (record.height, record.width) == (WIDTH, HEIGHT)
@@ -286,7 +280,7 @@ def test_broken_reasonseg_is_named(tmp_path):
         "label None": reasonseg(["it"], {"points": LARGE}),
     }
     for message, row in rows.items():
-        write(tmp_path / "val/1.json", row)
+        write_json(tmp_path / "val/1.json", row)
         with pytest.raises(RefsegError, match=r"1\.json") as error:
             run(tmp_path / "out", tmp_path)
         assert message in error.value.message

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from forms import FIRST, FIRST_BOX, SECOND, SECOND_BOX, meaning, meanings, pixels, points, records, run
+from forms import FIRST, FIRST_BOX, SECOND, SECOND_BOX, meaning, meanings, pixels, points, records, run, write_json
 from PIL import Image
 from raw_layout import HEIGHT, WIDTH, jpeg
 
@@ -29,12 +28,6 @@ def photos(tmp_path: Path) -> Path:
     for i in range(1, 4):
         (folder / coco_name(i)).write_bytes(jpeg(i))
     return folder.parent
-
-
-def write(path: Path, value: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-    return path
 
 
 def refuse(tmp_path: Path, path: Path, message: str, **options: Any) -> None:
@@ -99,7 +92,7 @@ MDETR_MEANS = [
 
 def test_mdetr(tmp_path, photos):
     """A caption is a phrase; photos and objects have COCO's ids, and those of the same targets are one reference."""
-    path = write(tmp_path / "finetune_refcoco_train.json", mdetr())
+    path = write_json(tmp_path / "finetune_refcoco_train.json", mdetr())
     report = run(tmp_path / "out", path, images=photos)
     assert meanings(tmp_path / "out", "train") == MDETR_MEANS
     first, second = records(tmp_path / "out", "train")
@@ -111,7 +104,7 @@ def test_mdetr(tmp_path, photos):
 
 
 def test_mdetr_without_masks_takes_cocos(tmp_path, photos):
-    path = write(tmp_path / "finetune_grefcoco_val.json", mdetr(masks_within=False))
+    path = write_json(tmp_path / "finetune_grefcoco_val.json", mdetr(masks_within=False))
     refuse(tmp_path, path, "boxes, and no masks", images=photos)
     with pytest.raises(RefsegError, match=r"gone\.json: no such file") as error:
         run(tmp_path / "out", path, images=photos, instances=tmp_path / "gone.json")
@@ -125,7 +118,7 @@ def test_mdetr_without_masks_takes_cocos(tmp_path, photos):
         ],
         "categories": [{"id": 17, "name": "cat"}],
     }
-    instances = write(tmp_path / "instances_train2014.json", coco)
+    instances = write_json(tmp_path / "instances_train2014.json", coco)
     run(tmp_path / "out", path, images=photos, instances=instances)
     assert meanings(tmp_path / "out", "val") == MDETR_MEANS
 
@@ -133,15 +126,15 @@ def test_mdetr_without_masks_takes_cocos(tmp_path, photos):
 def test_broken_mdetr_is_named(tmp_path, photos):
     broken = mdetr()
     broken["annotations"][3]["tokens_positive"] = [[0, 2]]
-    path = write(tmp_path / "final_refexp_val.json", broken)
+    path = write_json(tmp_path / "final_refexp_val.json", broken)
     refuse(tmp_path, path, "row 2: a caption whose words have targets of their own", images=photos)
     broken = mdetr()
     broken["images"][0]["original_id"] = 3
-    path = write(tmp_path / "final_refexp_val.json", broken)
+    path = write_json(tmp_path / "final_refexp_val.json", broken)
     refuse(tmp_path, path, f"row 0: image_id 3, but the photo is {coco_name(1)}", images=photos)
     broken["annotations"] = [{"id": 1}]
-    refuse(tmp_path, write(path, broken), "not as MDETR has it: without 'image_id'", images=photos)
-    refuse(tmp_path, write(tmp_path / "final_val.json", mdetr()), "not in ", images=tmp_path)
+    refuse(tmp_path, write_json(path, broken), "not in MDETR's form: without 'image_id'", images=photos)
+    refuse(tmp_path, write_json(tmp_path / "final_val.json", mdetr()), "not in ", images=tmp_path)
 
 
 # SeqTR and SimVG
@@ -162,7 +155,7 @@ def test_seqtr(tmp_path, photos):
         "val": [seqtr(2, ["that"], [FIRST], FIRST_BOX)],
         "testA": [],
     }
-    report = run(tmp_path / "out", write(tmp_path / "refcoco-unc/instances.json", table), images=photos)
+    report = run(tmp_path / "out", write_json(tmp_path / "refcoco-unc/instances.json", table), images=photos)
     assert list(report.manifest.splits) == ["train", "val"]
     assert meanings(tmp_path / "out", "train") == [
         meaning("left cat", FIRST_BOX),
@@ -175,7 +168,7 @@ def test_seqtr(tmp_path, photos):
 
 def test_seqtr_of_other_photos(tmp_path):
     (tmp_path / "7.jpg").write_bytes(jpeg(7))
-    path = write(tmp_path / "instances.json", {"train": [seqtr(7, ["a"], [FIRST], FIRST_BOX)]})
+    path = write_json(tmp_path / "instances.json", {"train": [seqtr(7, ["a"], [FIRST], FIRST_BOX)]})
     assert run(tmp_path / "out", path, name="referit").manifest.image_source == "referit"
     assert records(tmp_path / "out", "train")[0].image_id == 7
 
@@ -190,7 +183,7 @@ def test_broken_seqtr_is_named(tmp_path, photos):
         "empty expression": seqtr(1, [""], [FIRST], FIRST_BOX),
     }
     for message, row in rows.items():
-        refuse(tmp_path, write(path, {"val": [row]}), message, images=photos)
+        refuse(tmp_path, write_json(path, {"val": [row]}), message, images=photos)
 
 
 # PhraseCut
@@ -218,7 +211,7 @@ def test_phrasecut(tmp_path):
         phrasecut(3, 2, "cat", (FIRST, FIRST_BOX)),
     ]
     rows[2]["Polygons"][0].append(points(SECOND))  # an object in two parts
-    report = run(tmp_path / "out", write(tmp_path / "refer_miniv.json", rows), images=tmp_path)
+    report = run(tmp_path / "out", write_json(tmp_path / "refer_miniv.json", rows), images=tmp_path)
     assert meanings(tmp_path / "out", "miniv") == [
         ("cat", 1, pixels(FIRST_BOX, SECOND_BOX).tolist()),
         meaning("left cat", FIRST_BOX),
@@ -241,7 +234,7 @@ def test_broken_phrasecut_is_named(tmp_path):
         "ref 90001: missing image": {**sound, "image_id": 9, "task_id": "9__1"},
     }
     for message, row in rows.items():
-        path = write(tmp_path / "refer_val.json", [sound, row])
+        path = write_json(tmp_path / "refer_val.json", [sound, row])
         with pytest.raises(RefsegError) as error:
             run(tmp_path / "refused", path)
         assert message in error.value.message
@@ -263,7 +256,7 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
 
 def test_cris(tmp_path, photos):
     rows = [cris(3, coco_name(1), "left cat", "a cat"), cris(4, coco_name(2), "it")]
-    path = write(tmp_path / "anns/refcoco/testA.json", rows)
+    path = write_json(tmp_path / "anns/refcoco/testA.json", rows)
     write_mask(tmp_path / "masks/refcoco/3.png", pixels(FIRST_BOX))
     write_mask(tmp_path / "masks/refcoco/4.png", pixels(SECOND_BOX))
     report = run(tmp_path / "out", path, images=photos)
@@ -284,7 +277,7 @@ def test_cris(tmp_path, photos):
 
 
 def test_broken_cris_is_named(tmp_path, photos):
-    path = write(tmp_path / "anns/val.json", [cris(3, coco_name(1), "left cat")])
+    path = write_json(tmp_path / "anns/val.json", [cris(3, coco_name(1), "left cat")])
     refuse(tmp_path, path, "3.png: No such file or directory; --masks is the folder", images=photos)
     write_mask(tmp_path / "masks/3.png", np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH))
     refuse(tmp_path, path, "3.png: no mask of two values", images=photos)
@@ -296,18 +289,18 @@ def test_broken_cris_is_named(tmp_path, photos):
 
 
 def test_other_json_is_named(tmp_path):
-    refs = write(tmp_path / "refs(unc).json", [{"ref_id": 1, "ann_id": 2, "sentences": []}])
+    refs = write_json(tmp_path / "refs(unc).json", [{"ref_id": 1, "ann_id": 2, "sentences": []}])
     refuse(tmp_path, refs, "a list of rows with the keys ref_id, ann_id, sentences")
-    coco = write(tmp_path / "instances.json", {"images": [{"id": 1}], "annotations": [], "categories": []})
+    coco = write_json(tmp_path / "instances.json", {"images": [{"id": 1}], "annotations": [], "categories": []})
     refuse(tmp_path, coco, "JSON with the keys images, annotations, categories")
     (tmp_path / "page.json").write_text("<html>")
     refuse(tmp_path, tmp_path / "page.json", "a web page in place of JSON")
-    refuse(tmp_path, write(tmp_path / "x.txt", []), r"neither .parquet nor .json")
-    refuse(tmp_path, write(tmp_path / "number.json", 3), "unknown form: JSON, a int")
+    refuse(tmp_path, write_json(tmp_path / "x.txt", []), r"neither .parquet nor .json")
+    refuse(tmp_path, write_json(tmp_path / "number.json", 3), "unknown form: JSON, a int")
 
 
 @pytest.mark.parametrize("form", ["mdetr", "seqtr", "phrasecut", "cris", "labelme", "reasonseg"])
 def test_a_form_that_files_do_not_have_is_refused(tmp_path, form):
-    path = write(tmp_path / "val.json", {"a": 1})
+    path = write_json(tmp_path / "val.json", {"a": 1})
     with pytest.raises(RefsegError, match=r"val\.json: (not of the form|broken ref: row 0: no shapes)"):
         run(tmp_path / "out", path, form=form)

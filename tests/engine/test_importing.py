@@ -294,7 +294,7 @@ def test_relas_lang_weight_is_a_choice(wanted: Any, value: float, note: str) -> 
     renamed = Renamed({"gate": torch.tensor(0.75)}, {"gate": "sem_seg_head.predictor.lang_weight"})
     assert importing.settle_lang_weight("rela", renamed, wanted) == [note]
     assert renamed.weights["gate"].item() == value
-    with pytest.raises(RefsegError, match="--lang-weight is a choice for rela"):
+    with pytest.raises(RefsegError, match="--lang-weight is for rela"):
         importing.settle_lang_weight("lavt", Renamed(), "zero")
     assert importing.settle_lang_weight("lavt", Renamed(), None) == []
 

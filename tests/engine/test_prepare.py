@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import raw_layout
-from preparing import photo_of_three, run
+from preparing import photo_of_three, refseg, run
 from pycocotools.coco import COCO
 
-from refseg_cli.app import main
 from refseg_cli.data import masks, shards
 from refseg_cli.data.scenes import DEFAULT_IMAGES
 from refseg_cli.data.sources.catalogue import PUBLISHED
@@ -21,14 +22,6 @@ from refseg_cli.engine.prepare import prepare_scenes, share_scenes
 from refseg_cli.errors import FOUND
 
 Capture = pytest.CaptureFixture[str]
-
-
-def refseg(*words: object) -> int:
-    """The exit status of a command line."""
-    return main([str(word) for word in words])
-
-
-# What comes out
 
 
 def test_refcoco_is_prepared_as_counted_by_hand(raw: Path, tmp_path: Path) -> None:
@@ -166,6 +159,16 @@ def test_other_readers_take_the_whole_folder(raw: Path, tmp_path: Path, read: An
     report = run(raw, tmp_path / "out", on_error="skip", shard_bytes=1)
     assert report.problems
     assert read(str(tmp_path / "out")) == 3
+
+
+def test_nothing_imports_pandas(raw: Path, tmp_path: Path) -> None:
+    """Wherever it is installed, that would take 50 MB and a quarter of a second."""
+    program = (
+        "import sys; from pathlib import Path; from refseg_cli.engine.prepare import Output, PrepareRequest, prepare\n"
+        "prepare(PrepareRequest('refcoco', Path(sys.argv[1]), Output(sys.argv[2])))\n"
+        "assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(raw), str(tmp_path / "out")], check=True)
 
 
 def test_ids_that_stand_for_several_things_are_named(raw: Path, tmp_path: Path, capsys: Capture) -> None:

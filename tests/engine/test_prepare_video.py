@@ -178,11 +178,11 @@ YOUTUBE_FAULTS = {
     "unknown ann_id: expression 0: obj_id 3": edit(YOUTUBE_META, "videos", "aa1", "expressions", "0", "obj_id", to="3"),
     "expression '0': no 'exp'": edit(YOUTUBE_META, "videos", "aa1", "expressions", "0", to={"obj_id": "1"}),
     "empty expression: video aa1": edit(YOUTUBE_META, "videos", "aa1", "expressions", "0", "exp", to="  "),
-    "expression 'x': its id is no number": edit(
+    "expression 'x': its id is not a number": edit(
         YOUTUBE_META, "videos", "aa1", "expressions", "x", to={"exp": "a", "obj_id": "1"}
     ),
     "expression 0: no obj_id": edit(YOUTUBE_META, "videos", "aa1", "expressions", "0", to={"exp": "a"}),
-    "video 'aa1': frame '../x' is no name": edit(YOUTUBE_META, "videos", "aa1", "frames", to=["../x"]),
+    "video 'aa1': frame '../x' is not the name": edit(YOUTUBE_META, "videos", "aa1", "frames", to=["../x"]),
     "video 'aa1': a frame twice": edit(YOUTUBE_META, "videos", "aa1", "frames", to=["00000", "00000"]),
     "video 'aa1': no frames": edit(YOUTUBE_META, "videos", "aa1", "frames", to=[]),
     "video 'aa1': ": edit(YOUTUBE_META, "videos", "aa1", to=5),

@@ -9,20 +9,14 @@ from pathlib import Path
 
 import pytest
 import raw_layout
-from preparing import run
+from preparing import refseg, run
 
-from refseg_cli.app import main
 from refseg_cli.data import masks, shards
 from refseg_cli.data.sources import Reason
 from refseg_cli.data.sources.catalogue import PUBLISHED, RELEASED
 from refseg_cli.errors import ERROR, FOUND
 
 Capture = pytest.CaptureFixture[str]
-
-
-def refseg(*words: object) -> int:
-    """The exit status of a command line."""
-    return main([str(word) for word in words])
 
 
 SQUARE = [2.0, 5.0, 6.0, 5.0, 6.0, 8.0, 2.0, 8.0]

@@ -195,7 +195,7 @@ def test_a_failed_validation_loses_nothing(
     scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken off in it and resumed, a run validates the epoch, and is the run that was never broken off."""
-    from refseg_cli.evaluation import evaluate
+    from refseg_cli.evaluation import scoring
 
     def broken(*args: Any, **options: Any) -> None:
         raise RefsegError("val-00000-of-00001.parquet: damaged shard", hint="prepare again")
@@ -204,7 +204,7 @@ def test_a_failed_validation_loses_nothing(
     train(TrainRequest(recipe, str(scenes), whole, device="cpu"))
     for _ in range(recipe.train.epochs):
         with monkeypatch.context() as patch:
-            patch.setattr(evaluate, "evaluate_model", broken)
+            patch.setattr(scoring, "evaluate_model", broken)
             with pytest.raises(RefsegError, match=r"validation after epoch \d: val-.*damaged") as caught:
                 train(TrainRequest(recipe, str(scenes), out, resume=out.exists(), device="cpu"))
         assert "prepare again" in str(caught.value)

@@ -88,7 +88,7 @@ def test_it_begins_with_a_model_of_pictures(films: Path, of_clips: Recipe, tmp_p
 
 
 def test_pictures_are_no_clips(scenes: Path, of_clips: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RefsegError, match=r"train is of pictures, not of clips"):
+    with pytest.raises(RefsegError, match=r"train has pictures, not clips"):
         train(TrainRequest(of_clips, str(scenes), tmp_path / "run", device="cpu"))
 
 

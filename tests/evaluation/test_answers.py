@@ -74,7 +74,6 @@ def test_what_is_read_is_what_was_written(tmp_path):
             assert column == other, f.name
     as_coco = [{"size": list(row.mask.size), "counts": row.mask.counts.decode()} for row in ROWS]
     assert read_masks(uri) == as_coco
-    assert read_masks(uri, [2, 0]) == [as_coco[2], as_coco[0]]
 
 
 def test_a_reference_is_one_of_its_split_and_picture():

@@ -23,7 +23,7 @@ from refseg_cli.errors import ERROR, FOUND, RefsegError
 from refseg_cli.evaluation.clips import score_clips
 from refseg_cli.evaluation.outside import OutsideRequest, score_file
 from refseg_cli.evaluation.submission import png, write_submission
-from refseg_cli.metrics.video import score_video
+from refseg_cli.metrics.video import boundary_accuracy, region_similarity, steady
 
 Capture = pytest.CaptureFixture[str]
 
@@ -40,9 +40,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def truths(data: Path, split: str = "train") -> Iterator[tuple[str, np.ndarray]]:
     """VIDEO/EXPRESSION/FRAME and the mask, (h, w) bool."""
-    clips = Clips(open_shards(data, split))
-    for clip in clips:
-        for record in clips.frames(clip):
+    shards = open_shards(data, split)
+    for clip in Clips(shards):
+        for record in (shards[row] for row in clip.rows):
             for e in record.expressions:
                 name = f"{clip.name}/{e.sent_id % 10_000}/{Path(record.file_name).stem}"
                 yield name, masks.decode(masks.targets(record, e)).astype(bool)
@@ -85,11 +85,11 @@ def test_figures_are_means_over_frames_and_then_expressions(data: Path, tmp_path
     tracks: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for name, mask in truths(data):
         tracks.setdefault(name.rpartition("/")[0], []).append((shifted(mask, name), mask))
-    by_hand = [score_video(*(np.stack(part) for part in zip(*track, strict=True))) for track in tracks.values()]
-    assert found["J"] == pytest.approx(np.mean([score.j for score in by_hand]))
-    assert found["F"] == pytest.approx(np.mean([score.f for score in by_hand]))
-    assert found["J&F"] == pytest.approx(np.mean([score.j_and_f for score in by_hand]))
-    assert found["steadiness"] == pytest.approx(np.mean([score.steadiness.mean() for score in by_hand]))
+    pairs = [[np.stack(part) for part in zip(*track, strict=True)] for track in tracks.values()]
+    j, f = (np.mean([score(*pair).mean() for pair in pairs]) for score in (region_similarity, boundary_accuracy))
+    steadiness = [steady(*(region_similarity(masks[1:], masks[:-1]) for masks in pair)).mean() for pair in pairs]
+    expected = {"J": j, "F": f, "J&F": (j + f) / 2, "steadiness": np.mean(steadiness)}
+    assert found == pytest.approx(expected)
     assert 0 < found["steadiness"] < 1
 
 
@@ -242,7 +242,7 @@ def test_pictures_have_no_protocol_of_clips(tmp_path: Path, capsys: Capture) -> 
     assert "refseg" in capsys.readouterr().out
     capsys.readouterr()
     assert main([*words, "--submission", str(tmp_path / "out.zip")]) == ERROR
-    assert "val is of pictures: submissions are of clips (omit --submission)" in capsys.readouterr().err
+    assert "val has pictures, not clips: --submission is for clips (omit --submission)" in capsys.readouterr().err
     found = score_file(OutsideRequest(str(tmp_path / "answers.jsonl"), str(out), ("val",), masks=True))
     with pytest.raises(RefsegError, match="submissions are of clips"):
         write_submission(tmp_path / "out.zip", rows, found.answers["val"], found.masks)

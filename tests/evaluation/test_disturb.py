@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from pictures import RECIPE, Fake, everything, picture, records, write_split
+from sentencepieces import PIECES, SPACE, written
 from torch import nn
 
 from refseg_cli.data.loader import StepDataset, sequential_steps
+from refseg_cli.data.sentencepiece import read_sentencepiece
 from refseg_cli.data.shards import open_shards
-from refseg_cli.data.text import build_tokenizer
+from refseg_cli.data.text import PAD_ID, Tokenizer, build_tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.disturb import Disturbance
-from refseg_cli.evaluation.evaluate import evaluate_model
+from refseg_cli.evaluation.scoring import evaluate_model
 from refseg_cli.records import Batch, Prediction, Thresholds
 
 PHRASES = ["the large red bus", "dog", "two  people, on left", "a cat"]
@@ -99,6 +101,17 @@ def test_the_most_attended_words_go(dataset):
     assert texts(changed("attended", dataset, model, words=2))[0] == "the large"
 
 
+def test_a_piece_that_begins_with_a_space_is_of_the_word_behind_it(tmp_path):
+    (tmp_path / "small.spm").write_bytes(written(PIECES))
+    one, *_ = records("val")
+    write_split(tmp_path, "val", [picture(0, "val", (32, 32), one.instances, [("red cup left", (0,))])])
+    tokenizer = Tokenizer(read_sentencepiece(tmp_path / "small.spm"), max_tokens=16, pad_id=PAD_ID)
+    dataset = StepDataset(open_shards(tmp_path, "val"), tokenizer, RECIPE.data)
+    attention = Attentive([f"{SPACE}le"], tokenizer.pipeline.get_vocab())
+    change = Disturbance("attended").prepare(attention, dataset, np.arange(1), "cpu")
+    assert texts([change(batch) for batch in batches(dataset)]) == ["red cup"]
+
+
 def test_a_model_that_shows_no_attention_is_refused(dataset):
     with pytest.raises(RefsegError, match="no attention over words"):
         changed("attended", dataset, Fake(everything).eval())
@@ -116,6 +129,21 @@ def test_a_models_own_table_of_maps_is_asked_first(dataset):
             return Prediction(torch.zeros(len(batch), 1, 4, 4), aux=aux)
 
     assert texts(changed("attended", dataset, Explained()))[:3] == ["large red bus", "large red bus again", "dog"]
+
+
+def test_attention_that_a_model_shows_only_when_asked_to_explain_counts_too(dataset):
+    class OnRequest(nn.Module):
+        EXPLAIN: ClassVar = {"reading": "words"}
+
+        def forward(self, batch: Batch) -> Prediction:
+            return Prediction(torch.zeros(len(batch), 1, 4, 4))
+
+        def explained(self, batch: Batch) -> Prediction:
+            reading = torch.zeros(len(batch), batch.tokens.shape[1])
+            reading[:, 0] = 1
+            return Prediction(torch.zeros(len(batch), 1, 4, 4), aux={"reading": reading})
+
+    assert texts(changed("attended", dataset, OnRequest()))[:3] == ["large red bus", "large red bus again", "dog"]
 
 
 @pytest.mark.parametrize("images", [1, 4])

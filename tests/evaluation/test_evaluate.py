@@ -12,13 +12,15 @@ import pytest
 from pictures import RECIPE, Fake, everything, left_half, left_half_but_says_none, picture, records, truth, write_split
 from pycocotools import mask as coco
 
+from refseg_cli.data import masks
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation import evaluate as module
 from refseg_cli.evaluation.analysis import unfit
 from refseg_cli.evaluation.answers import About, read_answers
-from refseg_cli.evaluation.evaluate import EvalRequest, evaluate, evaluate_model
+from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
+from refseg_cli.evaluation.scoring import evaluate_model
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
 from refseg_cli.records import Batch, Prediction, Thresholds
@@ -79,7 +81,7 @@ def test_each_image_is_encoded_once_whatever_the_batch(val, tokenizer, batch_ima
     model = Fake(everything)
     evaluation = evaluate_model(model, tokenizer, RECIPE, Thresholds(), val, device="cpu", batch_images=batch_images)
     assert (model.seen, evaluation.image_encodings, evaluation.images, len(evaluation.counts)) == (3, 3, 3, 6)
-    assert evaluation.expressions_per_second == pytest.approx(2 * evaluation.images_per_second)
+    assert evaluation.expressions_per_second == pytest.approx(len(evaluation.answers) / evaluation.seconds)
 
 
 def test_an_image_of_too_many_phrases_is_encoded_again_and_says_so(tmp_path, tokenizer):
@@ -325,7 +327,7 @@ def test_a_watcher_sees_every_batch_with_its_maps_and_masks(data, saved):
 
 
 def test_training_pays_for_no_mask_and_no_further_view(val, tokenizer, monkeypatch):
-    monkeypatch.setattr(module.masks, "encode", lambda mask: pytest.fail("nobody asked for masks"))
+    monkeypatch.setattr(masks, "encode", lambda mask: pytest.fail("nobody asked for masks"))
     evaluation = run(everything, val, tokenizer)
     assert evaluation.answers.views.shape == (6, 0, 3)
     assert evaluation.answers.curve.shape == (6, 0, 2)

@@ -16,8 +16,8 @@ from pictures import INPUT, RECIPE, Fake, picture, write_split
 from refseg_cli.data import masks, shards
 from refseg_cli.data.text import build_tokenizer
 from refseg_cli.evaluation.answers import About, plan_views, read_answers
-from refseg_cli.evaluation.evaluate import evaluate_model
 from refseg_cli.evaluation.outside import OutsideRequest, score_file
+from refseg_cli.evaluation.scoring import evaluate_model
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
 from refseg_cli.records import Batch, Instance, Prediction, Record, Thresholds

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pictures import records, write_split
+from scored import lines, rle, score
 
 from refseg_cli.app import main
 from refseg_cli.data import masks
@@ -18,7 +19,7 @@ from refseg_cli.evaluation.analysis import analyse, table_of, unfit
 from refseg_cli.evaluation.answers import read_answers, read_instances
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
 from refseg_cli.evaluation.outlines import Outline, outlines
-from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
+from refseg_cli.evaluation.outside import Outside
 from refseg_cli.evaluation.predictions import Problems, read_predictions
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
@@ -27,20 +28,6 @@ from refseg_cli.segmenters import base
 
 RECORDS = records("val")
 PAIRS = [(record, expression) for record in RECORDS for expression in record.expressions]
-
-
-def rle(mask: np.ndarray) -> dict:
-    found = masks.encode(mask)
-    return {"size": list(found.size), "counts": found.counts.decode()}
-
-
-def score(data: Path, source: Path, *protocols: str, **options) -> Outside:
-    return score_file(OutsideRequest(str(source), str(data), ("val",), protocols or ("refseg",), **options))
-
-
-def lines(path: Path, entries: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    return path
 
 
 def kept(outside: Outside, path: Path) -> list:
@@ -156,13 +143,13 @@ def test_a_mask_alone_tells_no_instances_apart_and_a_score_of_it_does():
 
 
 BROKEN = {
-    "instances is no list": {"instances": {}},
-    "instances are no objects": {"instances": [3]},
+    "instances is not a list": {"instances": {}},
+    "instances are not objects": {"instances": [3]},
     "an instance without box and mask": {"instances": [{"score": 1}]},
-    "a score that is no number": {"boxes": [[0, 0, 1, 1]], "scores": [True]},
+    "a score that is not a number": {"boxes": [[0, 0, 1, 1]], "scores": [True]},
     "1 boxes and 2 scores": {"boxes": [[0, 0, 1, 1]], "scores": [0.5, 0.5]},
     "scores without boxes or masks": {"scores": [0.5]},
-    "a box that is no list of four numbers": {"boxes": [[0, 0, 1]]},
+    "a box that is not a list of four numbers": {"boxes": [[0, 0, 1]]},
     "a box of negative width or height": {"bbox": [5, 5, 4, 6], "box_format": "xyxy"},
     "box_format is neither": {"bbox": [0, 0, 1, 1], "box_format": "cxcywh"},
     "box_scale is no positive number": {"bbox": [0, 0, 1, 1], "box_scale": 0},

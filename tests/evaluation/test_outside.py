@@ -15,30 +15,17 @@ import pytest
 from pictures import records, write_split
 from PIL import Image
 from pycocotools import mask as coco
+from scored import half, lines, rle, score
 
-from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.analysis import unfit
 from refseg_cli.evaluation.answers import read_answers
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
-from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
 from refseg_cli.evaluation.predictions import Problems, read_predictions
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import scores
 
 EXPRESSIONS = [(r, e) for r in records("val") for e in r.expressions]  # sent_ids 100..103, 200, 300
-
-
-def rle(mask: np.ndarray) -> dict:
-    found = masks.encode(mask)
-    return {"size": list(found.size), "counts": found.counts.decode()}
-
-
-def half(record) -> np.ndarray:
-    """The left half of the picture."""
-    mask = np.zeros((record.height, record.width), dtype=bool)
-    mask[:, : record.width // 2] = True
-    return mask
 
 
 def entries(**changed) -> list[dict]:
@@ -48,15 +35,6 @@ def entries(**changed) -> list[dict]:
         entry = changed.get(f"s{expression.sent_id}", {"sent_id": expression.sent_id, "mask": rle(half(record))})
         found += [] if entry is None else [entry]
     return found
-
-
-def lines(path: Path, found: list) -> str:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in found))
-    return str(path)
-
-
-def score(data: Path, source: str, *protocols: str, splits=("val",), **options) -> Outside:
-    return score_file(OutsideRequest(source, str(data), splits, protocols or ("refseg",), **options))
 
 
 def test_the_left_half_of_everything_by_hand(data, tmp_path):
@@ -189,7 +167,7 @@ FAULTS = {
     "no name": ([*entries(), {"mask": None}], "1 unreadable", ":7: unreadable: names no expression"),
     "an error": ([*entries(), {"sent_id": 1, "error": "no such file"}], "1 unreadable", "holds an error: no such file"),
     "no object": ([*entries(), [1]], "1 unreadable", ":7: unreadable: not an object"),
-    "an id of words": ([*entries(), {"sent_id": "x", "mask": None}], "1 unreadable", "'x' is no whole number"),
+    "an id of words": ([*entries(), {"sent_id": "x", "mask": None}], "1 unreadable", "'x' is not a whole number"),
     "no boolean": (
         [*entries(), {"sent_id": 1, "mask": None, "no_target": "no"}],
         "1 unreadable",

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from pictures import records, write_split
 from PIL import Image
+from scored import lines, rle, score
 
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
-from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
+from refseg_cli.evaluation.outside import Outside
 from refseg_cli.metrics.scores import scores
 from refseg_cli.records import Expression, Record
 
@@ -47,11 +48,6 @@ def truth(pair: Pair) -> np.ndarray:
     return found
 
 
-def rle(mask: np.ndarray) -> dict:
-    found = masks.encode(mask)
-    return {"size": list(found.size), "counts": found.counts.decode()}
-
-
 def parts(pair: Pair) -> list[dict]:
     record, expression = pair
     return [rle(masks.decode(record.instances[t].rle)) for t in expression.targets]
@@ -75,15 +71,6 @@ def photos(tmp_path: Path) -> Path:
 
 def pairs(content: list[Record]) -> list[Pair]:
     return [(record, expression) for record in content for expression in record.expressions]
-
-
-def score(data: Path, source: Path, **options) -> Outside:
-    return score_file(OutsideRequest(str(source), str(data), ("val",), **options))
-
-
-def lines(path: Path, found: list) -> Path:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in found))
-    return path
 
 
 def assert_perfect(outside: Outside, expressions: int) -> None:
@@ -307,13 +294,13 @@ DEEP = 100_000  # far beyond any parser's limit
         ('{"sent_id": 100, "mask": "p.jsonl"}', "neither COCO's mask nor a PNG"),
         ('{"sent_id": 100, "mask": "memory://m.png"}', "neither COCO's mask nor a PNG"),
         ('{"sent_id": 100, "mask": "a\\u0000.png"}', ""),
-        ('{"sent_id": 100, "masks": {"size": [32, 32]}}', "masks is no list"),
-        ('{"sent_id": 100.5, "mask": null}', "sent_id 100.5 is no whole number"),
-        ('{"sent_id": 1e400, "mask": null}', "sent_id inf is no whole number"),
-        ('{"sent_id": true, "mask": null}', "sent_id True is no whole number"),
-        ('{"ref_id": "x", "mask": null}', "ref_id 'x' is no whole number"),
-        ('{"image": {"id": 1}, "phrase": "small", "mask": null}', "image id {'id': 1} is no whole number"),
-        ('{"image": 1, "phrase": 5, "mask": null}', "phrase 5 is no text"),
+        ('{"sent_id": 100, "masks": {"size": [32, 32]}}', "masks is not a list"),
+        ('{"sent_id": 100.5, "mask": null}', "sent_id 100.5 is not a whole number"),
+        ('{"sent_id": 1e400, "mask": null}', "sent_id inf is not a whole number"),
+        ('{"sent_id": true, "mask": null}', "sent_id True is not a whole number"),
+        ('{"ref_id": "x", "mask": null}', "ref_id 'x' is not a whole number"),
+        ('{"image": {"id": 1}, "phrase": "small", "mask": null}', "image id {'id': 1} is not a whole number"),
+        ('{"image": 1, "phrase": 5, "mask": null}', "phrase 5 is not text"),
         ('{"sent_id": 100, "no_target": 2, "mask": null}', "no_target 2 is neither"),
         ('{"sent_id": 100, "no_target": 0}', "has no mask"),
         ('{"image": 1, "mask": null}', "names no expression"),

@@ -12,15 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import records, write_split
 from pycocotools import mask as coco
+from scored import half, score
 
 from refseg_cli.data import masks
 from refseg_cli.errors import RefsegError
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
-from refseg_cli.evaluation.outside import Outside, OutsideRequest, score_file
-
-
-def score(data: Path, source: Path, **options) -> Outside:
-    return score_file(OutsideRequest(str(source), str(data), ("val",), **options))
 
 
 @pytest.fixture
@@ -120,7 +116,7 @@ def test_a_column_of_strings_is_no_masks(data, recorded):
     ],
 )
 def test_numbers_of_records_that_are_no_counts_are_named(data, recorded, column, values):
-    with pytest.raises(RefsegError, match=f"damaged records: {column} has values that are no whole numbers"):
+    with pytest.raises(RefsegError, match=f"damaged records: {column} has values that are not whole numbers"):
         score(data, changed(recorded, column, values))
 
 
@@ -137,13 +133,6 @@ def with_empty_runs(mask: np.ndarray) -> dict:
     """The left half in three runs, the second of which is empty."""
     inside = int(mask.sum())
     return {"size": list(mask.shape), "counts": [0, 5, 0, inside - 5, mask.size - inside]}
-
-
-def half(record) -> np.ndarray:
-    """The left half of the picture."""
-    mask = np.zeros((record.height, record.width), dtype=bool)
-    mask[:, : record.width // 2] = True
-    return mask
 
 
 @pytest.mark.parametrize("form", ["counts", "string", "records"])
@@ -171,7 +160,7 @@ def test_masks_of_predictions_have_no_empty_runs(data, tmp_path, recorded, form)
 def test_figures_from_masks_where_counts_are_asked_for_are_told(data, recorded):
     assert score(data, recorded).cautions == ()
     (said,) = score(data, recorded, protocols=("refseg", "lavt")).cautions
-    assert "without counts by lavt, or with those of earlier rules: all figures are from its masks" in said
+    assert "has no counts by lavt, or only by earlier rules: all figures are from its masks" in said
 
 
 def test_rows_of_records_are_merged_if_that_is_asked_for(data, recorded):

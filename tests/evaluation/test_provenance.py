@@ -116,7 +116,15 @@ def test_shared_pictures_are_counted_by_their_ids(with_train):
         f"val: 2 of its 3 images are in the train split of {data}",
         f"testA: 1 of its 2 images are in the train split of {data}",
     ]
-    assert cautions(about, ["train"]) == ["train: what the model was trained on"]
+    assert cautions(about, ["train"]) == ["train: the model was trained on this split"]
+
+
+def test_one_of_the_sets_that_were_trained_on_together_is_no_other_set(with_train):
+    """What it holds out was left out of training, in whichever of them it was."""
+    about = About(data=str(with_train), dataset="test", trained_on="refcoco+, test")
+    assert cautions(about, ["val"]) == []
+    assert cautions(about, ["train"]) == ["train: the model was trained on this split"]
+    assert "cross-dataset" in cautions(replace(about, dataset="refcoco"), ["val"])[0]
 
 
 def test_another_training_set_is_said_and_looked_into_where_it_is_given(with_train):

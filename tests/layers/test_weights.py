@@ -31,8 +31,8 @@ ZEBRA = 340  # of ImageNet's classes
         ({"model": torch.nn.Linear(2, 2)}, "refused, as it asks for torch.nn.modules.linear.Linear"),
         ([1, 2], "no state dict in it, but a list"),
         ({}, "no tensors in it"),
-        ({"epoch": 3}, "'epoch' is no tensor but a int"),
-        ({"model": {"w": 3}}, "'w' is no tensor but a int"),
+        ({"epoch": 3}, "'epoch' is not a tensor but of type int"),
+        ({"model": {"w": 3}}, "'w' is not a tensor but of type int"),
         ({"module.w": torch.ones(1), "w": torch.ones(1)}, "two tensors are called 'w'"),
     ],
 )

@@ -4,7 +4,7 @@ The goldens lie in ../shared/goldens, beside a working copy; the READMEs there s
 rules, which this file follows. A test uses it like this, in float64:
 
     weights = official_fill("lavt_swin-t")                 # under the official names
-    model.double().load_state_dict(rename(weights, OFFICIAL_KEYS).weights)
+    load_official(model.double(), weights, OFFICIAL_KEYS)
     batch = inputs("lavt_swin-t_160x224")
     compare_all("lavt_swin-t_160x224", {"text": ..., "blocks1": ..., ...})
 """
@@ -16,7 +16,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from refseg_cli.layers.keymap import Rule, rename
 from refseg_cli.records import Batch
 
 GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "goldens"
@@ -183,6 +186,31 @@ def filled(name: str, shapes: Mapping[str, Sequence[int]], *, salt: str = "refse
         dtype = "int64" if key.endswith("relative_position_index") else "float64"
         weights[key] = _filled(key, {"shape": list(shape), "dtype": dtype}, FILLS[name], salt)
     return weights
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves out the random numbers that a fresh model begins with: half a minute in float64, for nothing here."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in ("normal_", "uniform_", "erfinv_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Models that are made here have float64 weights, to be loaded."""
+    torch.set_default_dtype(torch.float64)
+    with Undrawn():
+        yield
+    torch.set_default_dtype(torch.float32)
+
+
+def load_official(model: nn.Module, weights: Mapping[str, Tensor], keys: Sequence[Rule]) -> None:
+    """The official weights in our model; nothing missing, nothing left over."""
+    renamed = rename(weights, keys)
+    assert renamed.unknown == []
+    model.load_state_dict(renamed.weights)
 
 
 def official_layout(name: str) -> dict[str, Tensor]:

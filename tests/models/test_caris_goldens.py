@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from goldens import compare_all, golden_names, inputs, official_fill
+from goldens import compare_all, float64, golden_names, inputs, load_official, official_fill
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from refseg_cli.config import build
-from refseg_cli.layers.keymap import rename
 from refseg_cli.models.caris import CARIS, OFFICIAL_KEYS, CARISConfig, official_config, upsample
 
 NO_DOWNLOAD = {"pretrained": False, "text_pretrained": False}
 WORDS = 20
-
-
-class Undrawn(TorchFunctionMode):
-    """Leaves out the random numbers that a fresh model begins with: half a minute in float64, for nothing here."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__name__ in ("normal_", "uniform_", "erfinv_", "trunc_normal_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @functools.cache
@@ -43,13 +23,10 @@ def weights() -> dict[str, Tensor]:
 
 
 def official_model(size: tuple[int, int]) -> CARIS:
-    """The official weights in our model; nothing missing, nothing left over."""
-    with float64(), Undrawn():
+    with float64():
         config = build(CARISConfig, official_config(weights()) | NO_DOWNLOAD, "official_config")
         model = CARIS(config, vocab_size=30522, max_tokens=WORDS, size=size).eval()
-    renamed = rename(weights(), OFFICIAL_KEYS)
-    assert renamed.unknown == []
-    model.load_state_dict(renamed.weights)
+    load_official(model, weights(), OFFICIAL_KEYS)
     return model
 
 

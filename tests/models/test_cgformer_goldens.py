@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from goldens import compare_all, golden_names, inputs, official_fill
+from goldens import compare_all, float64, golden_names, inputs, load_official, official_fill
 from torch import Tensor
 
 from refseg_cli.config import build
-from refseg_cli.layers.keymap import rename
 from refseg_cli.models.cgformer import OFFICIAL_KEYS, CGFormer, CGFormerConfig, official_config
 from refseg_cli.records import Batch
 
@@ -21,22 +19,12 @@ FILE, SIZE = "cgformer_480x480", (480, 480)
 NO_DOWNLOAD = {"pretrained": False, "text_pretrained": False}
 
 
-@contextmanager
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def official_model() -> CGFormer:
-    """The official weights in our model; nothing missing, nothing left over."""
     weights = official_fill("cgformer")
     with float64():
         config = build(CGFormerConfig, official_config(weights) | NO_DOWNLOAD, "official_config")
         model = CGFormer(config, vocab_size=30522, max_tokens=20, size=SIZE).eval()
-    renamed = rename(weights, OFFICIAL_KEYS)
-    assert renamed.unknown == []
-    model.load_state_dict(renamed.weights)
+    load_official(model, weights, OFFICIAL_KEYS)
     return model
 
 

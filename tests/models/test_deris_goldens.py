@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 import torch
 from deris_official import SMALL, layout
-from goldens import _images, filled
+from goldens import _images, filled, load_official
 from torch import Tensor
 
 from refseg_cli.config import build
-from refseg_cli.layers.keymap import rename
 from refseg_cli.models.deris import DeRIS, DeRISConfig
 from refseg_cli.models.deris_official import OFFICIAL_KEYS, official_config
 from refseg_cli.records import Batch
@@ -33,13 +32,10 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def official_model(dtype: torch.dtype) -> DeRIS:
-    """The official weights in our model; nothing missing, nothing left over."""
     weights = filled("deris", layout(SMALL))
     config = build(DeRISConfig, official_config(weights) | {"pretrained": False}, "official_config")
     model = DeRIS(config, vocab_size=100, max_tokens=8, size=SIZE).eval().to(dtype)
-    renamed = rename(weights, OFFICIAL_KEYS)
-    assert renamed.unknown == []
-    model.load_state_dict(renamed.weights)
+    load_official(model, weights, OFFICIAL_KEYS)
     return model
 
 

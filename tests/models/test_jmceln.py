@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from refseg_cli.config import build
 from refseg_cli.models.jmceln import (
+    EPS,
     JMCELN,
     SLOPE,
     Cascade,
@@ -165,7 +166,7 @@ def test_switch_norm_mixes_the_moments_of_three_norms() -> None:
     mean = sum(weight * m for weight, (m, _) in zip(a, moments, strict=True))
     var = sum(weight * v for weight, (_, v) in zip(b, moments, strict=True))
     affine = norm.weight[:, None, None], norm.bias[:, None, None]
-    torch.testing.assert_close(norm(x), (x - mean) / (var + norm.eps).sqrt() * affine[0] + affine[1])
+    torch.testing.assert_close(norm(x), (x - mean) / (var + EPS).sqrt() * affine[0] + affine[1])
     batch = x.transpose(0, 1).flatten(1)
     torch.testing.assert_close(norm.running_mean, 0.9 * before[0] + 0.1 * batch.mean(1))
     torch.testing.assert_close(norm.running_var, 0.9 * before[1] + 0.1 * batch.var(1, correction=0))
@@ -173,7 +174,7 @@ def test_switch_norm_mixes_the_moments_of_three_norms() -> None:
     moments[2] = norm.running_mean[:, None, None], norm.running_var[:, None, None]
     mean = sum(weight * m for weight, (m, _) in zip(a, moments, strict=True))
     var = sum(weight * v for weight, (_, v) in zip(b, moments, strict=True))
-    torch.testing.assert_close(norm(x), (x - mean) / (var + norm.eps).sqrt() * affine[0] + affine[1])
+    torch.testing.assert_close(norm(x), (x - mean) / (var + EPS).sqrt() * affine[0] + affine[1])
 
 
 @pytest.mark.parametrize("adaptive", [True, False])

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from goldens import FILLS, Fill, compare, compare_all, golden_names, inputs, official_fill
+from goldens import FILLS, Fill, compare, compare_all, float64, golden_names, inputs, load_official, official_fill
 from torch import Tensor
 
 from refseg_cli.config import build
-from refseg_cli.layers.keymap import rename
 from refseg_cli.models.lavt import LAVT, OFFICIAL_KEYS, LAVTConfig, official_config, upsample
 
 NO_DOWNLOAD = {"pretrained": False, "text_pretrained": False}
 
 
-@contextmanager
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def official_model(name: str, size: tuple[int, int]) -> LAVT:
-    """The official weights in our model; nothing missing, nothing left over."""
     weights = official_fill(name)
     with float64():
         config = build(LAVTConfig, official_config(weights) | NO_DOWNLOAD, "official_config")
         model = LAVT(config, vocab_size=30522, max_tokens=20, size=size).eval()
-    renamed = rename(weights, OFFICIAL_KEYS)
-    assert renamed.unknown == []
-    model.load_state_dict(renamed.weights)
+    load_official(model, weights, OFFICIAL_KEYS)
     return model
 
 

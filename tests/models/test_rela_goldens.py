@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
-from goldens import compare, compare_all, golden_names, inputs, official_fill
+from goldens import compare, compare_all, float64, golden_names, inputs, load_official, official_fill
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from refseg_cli.config import build
-from refseg_cli.layers.keymap import rename
 from refseg_cli.layers.pixel_decoder import resized
 from refseg_cli.layers.region_decoder import region_masks
 from refseg_cli.models.rela import OFFICIAL_KEYS, ReLA, ReLAConfig, official_config
@@ -25,35 +21,16 @@ from refseg_cli.records import Batch, Prediction
 NO_DOWNLOAD = {"pretrained": False, "text_pretrained": False}
 
 
-class Undrawn(TorchFunctionMode):
-    """Leaves out the random numbers that a fresh model begins with: half a minute in float64, for nothing here."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__name__ in ("normal_", "uniform_", "erfinv_", "trunc_normal_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @functools.cache
 def weights() -> dict[str, Tensor]:
     return official_fill("rela_swin-b")
 
 
 def official_model(size: tuple[int, int]) -> ReLA:
-    """The official weights in our model; nothing missing, nothing left over."""
-    with float64(), Undrawn():
+    with float64():
         config = build(ReLAConfig, official_config(weights()) | NO_DOWNLOAD, "official_config")
         model = ReLA(config, vocab_size=30522, max_tokens=20, size=size).eval()
-    renamed = rename(weights(), OFFICIAL_KEYS)
-    assert renamed.unknown == []
-    model.load_state_dict(renamed.weights)
+    load_official(model, weights(), OFFICIAL_KEYS)
     return model
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import samples
+from pictures import encoded
 from PIL import Image
 
 from refseg_cli.data import masks
@@ -145,12 +146,6 @@ def test_maps_in_a_byte_a_value(kind: Any, values: list, low: float, high: float
     assert packed.shape == array.shape
     assert (packed.low, pytest.approx(packed.high)) == (low, high)
     assert list(packed.data) == pytest.approx(levels, abs=1)
-
-
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batches import batch_of
 from torch import nn
 from torch._inductor import cpp_builder
 from torch._inductor.exc import InvalidCxxCompiler
@@ -41,17 +42,6 @@ def _nothing_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: model)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
-
-
-def batch_of(*phrases: int) -> Batch:
-    """Pictures with so many phrases each."""
-    index = torch.arange(len(phrases)).repeat_interleave(torch.tensor(phrases))
-    return Batch(
-        images=1000.0 * torch.arange(len(phrases))[:, None, None, None].expand(-1, 3, 4, 8),
-        tokens=torch.arange(len(index))[:, None],
-        attention_mask=torch.ones(len(index), 1, dtype=torch.bool),
-        image_index=index,
-    )
 
 
 class Adding(nn.Module):

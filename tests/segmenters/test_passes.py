@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from batches import batch_of
 
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Prediction
@@ -29,17 +30,6 @@ class Model:
         self.held[1] = max(self.held[1], self.held[0] + len(batch) * MIB)
         values = batch.tokens[:, 0] + batch.images[batch.image_index][:, 0, 0, 0]
         return Prediction(values[:, None, None, None].expand(-1, 1, 4, 8))
-
-
-def batch_of(*phrases: int) -> Batch:
-    """Pictures with so many phrases each."""
-    index = torch.arange(len(phrases)).repeat_interleave(torch.tensor(phrases))
-    return Batch(
-        images=1000.0 * torch.arange(len(phrases))[:, None, None, None].expand(-1, 3, 4, 8),
-        tokens=torch.arange(len(index))[:, None],
-        attention_mask=torch.ones(len(index), 1, dtype=torch.bool),
-        image_index=index,
-    )
 
 
 def answered(ask: Passes, batch: Batch) -> list[float]:

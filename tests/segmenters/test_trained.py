@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import encoded
 from PIL import Image
 
 from refseg_cli import checkpoint
 from refseg_cli.data import masks
-from refseg_cli.data.pictures import load_image
+from refseg_cli.data.pictures import from_pillow, load_image
 from refseg_cli.engine.predict import demo
 from refseg_cli.errors import RefsegError
 from refseg_cli.files import whole
@@ -29,12 +30,6 @@ from refseg_cli.segmenters.base import Found, record
 from refseg_cli.segmenters.trained import Predictor
 
 PHRASES = ["two people on left", "the red car", "dog", "a cat and the big dog"]
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def a_picture(height: int = 50, width: int = 120) -> Image.Image:
@@ -90,9 +85,15 @@ BROKEN = {
     "folder": (a_folder, "Is a directory"),
     "empty": (written(b""), "it is empty"),
     "no image": (written(b"once upon a time"), "cannot identify image file"),
-    "cut JPEG": (written(encoded(a_picture(), "JPEG")[:-900]), "truncated"),
-    "cut PNG": (written(encoded(a_picture())[:-9000]), "truncated"),
-    "floating point": (written(encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF")), "no fixed range"),
+    "cut JPEG": (written(encoded(a_picture(), "JPEG")[:-900]), "the file is cut off (copy or download it again)"),
+    "cut header": (written(encoded(a_picture(), "JPEG")[:30]), "the file is cut off (copy or download it again)"),
+    "cut PNG": (written(encoded(a_picture())[:-9000]), "the file is cut off (copy or download it again)"),
+    "cut JPEG 2000": (written(encoded(a_picture(), "JPEG2000")[:30]), "the file is cut off"),
+    "damaged": (written(encoded(a_picture(), "WEBP")[:60]), "(copy or download it again, or convert it to"),
+    "floating point": (
+        written(encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF")),
+        "no fixed range (scale them to 8 or 16 bits)",
+    ),
 }
 
 
@@ -106,6 +107,11 @@ def test_a_broken_image_is_one_line(kind: str, tmp_path: Path) -> None:
     assert message.startswith(f"{path}: cannot read the image: ")
     assert reason in message
     assert "\n" not in message
+
+
+def test_a_picture_that_pillow_has_open_is_cut_off_too() -> None:
+    with pytest.raises(RefsegError, match=r"picture: cannot read the image: the file is cut off \(copy or"):
+        from_pillow(Image.open(io.BytesIO(encoded(a_picture())[:-9000])))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "JPEG2000", "AVIF", "TIFF", "PPM"])

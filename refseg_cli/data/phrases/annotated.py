@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refseg_cli.data.phrases.colours import name_of
-from refseg_cli.data.phrases.nouns import PEOPLE, Category, Vocabulary
+from refseg_cli.data.phrases.nouns import PEOPLE, Category, Vocabulary, words_of
 from refseg_cli.data.phrases.scene import Scene, Thing
 
 SECTIONS = (PEOPLE, "vehicle", "animal", "food", "thing")
@@ -66,19 +66,15 @@ def _coco() -> dict[str, Any]:
     """plurals, casual words, and category name -> (section, row, the section's wider words)."""
     table = tomllib.loads(Path(__file__).with_name("coco.toml").read_text("utf-8"))
     rows = {n: (section, row, table["section"][section]) for section in SECTIONS for n, row in table[section].items()}
-    casual = {name: _split(words) for name, words in table["casual"].items()}
+    casual = {name: words_of(words) for name, words in table["casual"].items()}
     return {"plurals": table["plurals"], "casual": casual, "categories": rows}
 
 
 def _category(index: int, entry: tuple[str, Mapping[str, str], str]) -> Category:
     section, row, wider = entry
-    names = _split(row["names"])
-    general = frozenset(_split(wider))
-    return Category(index, section, names, general, frozenset(_split(row.get("maybe", ""))) - general - set(names))
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    names = words_of(row["names"])
+    general = frozenset(words_of(wider))
+    return Category(index, section, names, general, frozenset(words_of(row.get("maybe", ""))) - general - set(names))
 
 
 def _plain(name: str) -> str:

@@ -55,3 +55,8 @@ class Vocabulary:
     def wears_clothes(self, noun: str) -> bool:
         """Whether a colour said of this noun is that of the clothes."""
         return any(noun in c.names or noun in c.general for c in self.categories if c.section == PEOPLE)
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """A catalogue's words."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())

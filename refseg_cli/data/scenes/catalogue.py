@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refseg_cli.data.phrases.nouns import Category, Vocabulary
+from refseg_cli.data.phrases.nouns import Category, Vocabulary, words_of
 
 HERE = Path(__file__).parent
 SECTIONS = ("people", "animal", "vehicle", "food", "thing")
@@ -62,9 +62,9 @@ def catalogue() -> Catalogue:
 
 
 def _category(index: int, section: str, row: dict[str, Any], inherited: dict[str, str]) -> DrawnCategory:
-    names = _words(row["names"])
-    general = {*_words(inherited.get("is", "")), *_words(row.get("is", ""))}
-    doubtful = {*_words(inherited.get("maybe", "")), *_words(row.get("maybe", ""))} - general - set(names)
+    names = words_of(row["names"])
+    general = {*words_of(inherited.get("is", "")), *words_of(row.get("is", ""))}
+    doubtful = {*words_of(inherited.get("maybe", "")), *words_of(row.get("maybe", ""))} - general - set(names)
     return DrawnCategory(
         index=index,
         section=section,
@@ -74,10 +74,6 @@ def _category(index: int, section: str, row: dict[str, Any], inherited: dict[str
         sprites=tuple(sprite for item in row["sprites"].split() for sprite in _sprites(item)),
         mirrorable=not row.get("fixed", False),
     )
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _sprites(item: str) -> Iterator[Sprite]:

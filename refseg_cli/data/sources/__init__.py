@@ -37,6 +37,14 @@ class Reason(StrEnum):
     EMPTY_EXPRESSION = "empty expression"
 
 
+class Unusable(Exception):
+    """A row or an annotation that cannot be used."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A broken input.

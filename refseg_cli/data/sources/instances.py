@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref
+from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref, Unusable
 from refseg_cli.data.sources.json_files import BELOW_ROOT, load_json
 from refseg_cli.data.sources.values import brief, deeper_than, fault_of, text, whole
 from refseg_cli.errors import RefsegError, reason_of, unknown_name
@@ -190,7 +190,7 @@ def _add_annotation(found: Instances, row: dict[str, Any], *, wanted: Collection
             iscrowd=bool(row.get("iscrowd", 0)),
             reliable=bool(row.get("reliable", 1)),
         )
-    except _Broken as error:
+    except Unusable as error:
         found.broken[image_id].append((ann_id, error.reason, f"annotation {ann_id}: {error.detail}"))
     else:
         found.by_image[image_id].append(annotation)
@@ -198,26 +198,21 @@ def _add_annotation(found: Instances, row: dict[str, Any], *, wanted: Collection
 
 def _add_class_mask(found: Instances, row: dict[str, Any]) -> None:
     image_id = found.number(row["image_id"], "image_id")
-    found.class_masks[image_id][found.number(row["category_id"], "category_id")] = _segmentation(row)
-
-
-class _Broken(Exception):
-    """An annotation that cannot be used."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    try:
+        found.class_masks[image_id][found.number(row["category_id"], "category_id")] = _segmentation(row)
+    except Unusable as error:
+        raise ValueError(error.detail) from error
 
 
 def _category_id(found: Instances, row: dict[str, Any]) -> int:
     try:
         category_id = found.number(row.get("category_id"), "category")
     except ValueError as error:
-        raise _Broken(Reason.UNKNOWN_CATEGORY, str(error)) from error
+        raise Unusable(Reason.UNKNOWN_CATEGORY, str(error)) from error
     if category_id in found.broken_categories:
-        raise _Broken(Reason.BROKEN_TEXT, f"category {category_id}: {found.broken_categories[category_id]}")
+        raise Unusable(Reason.BROKEN_TEXT, f"category {category_id}: {found.broken_categories[category_id]}")
     if category_id not in found.categories:
-        raise _Broken(Reason.UNKNOWN_CATEGORY, str(category_id))
+        raise Unusable(Reason.UNKNOWN_CATEGORY, str(category_id))
     return category_id
 
 
@@ -231,9 +226,9 @@ def _box(row: dict[str, Any]) -> tuple[float, float, float, float] | None:
             raise TypeError
         x, y, w, h = (float(value) for value in listed)
     except (TypeError, ValueError, OverflowError) as error:
-        raise _Broken(Reason.BROKEN_BOX, brief(listed)) from error
+        raise Unusable(Reason.BROKEN_BOX, brief(listed)) from error
     if not all(map(math.isfinite, (x, y, w, h))) or min(w, h) < 0:
-        raise _Broken(Reason.BROKEN_BOX, brief(listed))
+        raise Unusable(Reason.BROKEN_BOX, brief(listed))
     return (x, y, w, h)
 
 
@@ -241,7 +236,7 @@ def _segmentation(row: dict[str, Any]) -> Any:
     """What it is, if no deeper than a list of RLEs: it goes to another process, and copying it must not fail."""
     segmentation = row.get("segmentation")
     if not isinstance(segmentation, str) and deeper_than(segmentation, 3):
-        raise _Broken(Reason.BROKEN_MASK, "nested too deeply")
+        raise Unusable(Reason.BROKEN_MASK, "nested too deeply")
     return segmentation
 
 

@@ -41,7 +41,9 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
             targets[row["image_id"]].append(row)
         objects = [row for row in table["annotations"] if not _is_empty(row)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RefsegError(f"{file.path}: not as MDETR has it: {reason_of(error)}") from error
+        raise RefsegError(
+            f"{file.path}: not in MDETR's form: {reason_of(error)}", hint="see docs/data.md for the forms"
+        ) from error
     if objects and gathering.known is None and not any(row.get("segmentation") for row in objects):
         raise RefsegError(
             f"{file.path}: boxes, and no masks",

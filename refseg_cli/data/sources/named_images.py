@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from refseg_cli.data.picture_names import PictureNames
-from refseg_cli.data.sources import Reason
+from refseg_cli.data.sources import Reason, Unusable
 from refseg_cli.data.sources.instances import Instances
-from refseg_cli.data.sources.rows import Unusable, first
+from refseg_cli.data.sources.rows import first
 from refseg_cli.data.sources.values import brief
 
 IMAGES = ("image", "file_name", "image_id")  # of these columns the first that is there counts

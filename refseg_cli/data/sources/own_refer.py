@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from refseg_cli.data.sources import Problem, Reason, Ref, Sentence
+from refseg_cli.data.sources import Problem, Reason, Ref, Sentence, Unusable
 from refseg_cli.data.sources.grefer import NO_TARGET
 from refseg_cli.data.sources.instances import Instances
-from refseg_cli.data.sources.rows import Row, Unusable, use
+from refseg_cli.data.sources.rows import Row, use
 from refseg_cli.data.sources.values import brief, identifier, made_ids, string
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from refseg_cli.data import formats, masks
 from refseg_cli.data.formats import MAX_PIXELS
 from refseg_cli.data.orientation import AS_STORED, Frame, frame_of, turned_box, turned_size
 from refseg_cli.data.sources import Draft, Problem, Reason, palettes, without
+from refseg_cli.data.sources.json_files import parse
 from refseg_cli.records import Instance, Record, Rle
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
@@ -21,6 +22,7 @@ _SOF, _SOS = (0xC0, 0xC1), 0xDA
 _DHT, _DQT, _DRI = 0xC4, 0xDB, 0xDD
 _APP1 = 0xE1  # EXIF or XMP
 _REMARKS = frozenset({0xFE, *range(0xE0, 0xF0)})  # comments and application data, EXIF among them
+_CODES = tuple(1 << (16 - bits) for bits in range(1, 17))  # of 16 bits that begin with one of 1 to 16 bits
 # In compressed data FF stands only before 00 (a byte FF), D0 to D7 (restarts) and FF (padding).
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
@@ -142,10 +144,10 @@ def _huffman_tables(segment: bytes) -> Iterator[int]:
         count = sum(lengths)
         if segment[0] & 0xEC or len(lengths) < 16 or count > 256 or len(segment) < 17 + count:
             raise _Unsure
-        # No more codes than there are: one of n bits takes 2**(16-n) of the codes of 16 bits.
-        if sum(codes << (16 - bits) for bits, codes in enumerate(lengths, start=1)) > 1 << 16:
+        # No more codes than there are
+        if sum(map(mul, lengths, _CODES)) > 1 << 16:
             raise _Unsure
-        if not segment[0] & 0x10 and any(symbol > 15 for symbol in segment[17 : 17 + count]):
+        if not segment[0] & 0x10 and max(segment[17 : 17 + count], default=0) > 15:
             raise _Unsure
         yield 0x100 + segment[0]
         segment = segment[17 + count :]
@@ -261,7 +263,7 @@ def _instances(
     lost: list[int] = []
     for i, a in enumerate(draft.annotations):
         try:
-            segmentation = json.loads(a.segmentation) if isinstance(a.segmentation, str) else a.segmentation
+            segmentation = parse(a.segmentation) if isinstance(a.segmentation, str) else a.segmentation
             sound, short = _without_short(segmentation)
             rle = masks.upright(sound, size, orientation, frame)
         except (ValueError, RecursionError) as error:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from refseg_cli.data import mask_values, masks
-from refseg_cli.data.sources import Annotation, Problem, Reason, Ref, Sentence
+from refseg_cli.data.sources import Annotation, Problem, Reason, Ref, Sentence, Unusable
 from refseg_cli.data.sources.instances import Instances
 from refseg_cli.data.sources.named_images import IMAGES, NamedImages
-from refseg_cli.data.sources.rows import Row, Unusable, as_json, check_columns, first, read_rows, use
+from refseg_cli.data.sources.rows import Row, as_json, check_columns, first, read_rows, use
 from refseg_cli.data.sources.splits import split_of
 from refseg_cli.data.sources.values import brief, identifier, made_ids, text
 from refseg_cli.records import Rle

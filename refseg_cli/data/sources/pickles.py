@@ -30,6 +30,7 @@ MAX_ITEMS_PER_BYTE = 8  # what is spelled out has less than one; more come of co
 MAX_NUMBER_KEYS = 100
 
 _TEXT_KEYS = frozenset({str, bytes})
+_TEXT = tuple(_TEXT_KEYS)  # for isinstance; `str | bytes` would be made anew for each value
 _KEYS = _TEXT_KEYS | {int, float, bool, type(None)}
 _SEQUENCES = frozenset({list, tuple, set, frozenset})
 _NOTHING = object()  # what was never remembered
@@ -304,7 +305,7 @@ def read(path: Path) -> Any:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise RefsegError(f"{path}: {size} bytes", hint=f"more than {MAX_BYTES} are not read")
+            raise RefsegError(f"{path}: too large: {size} bytes", hint=f"at most {MAX_BYTES} are read")
         data = path.read_bytes()
     except OSError as error:
         raise RefsegError(f"{path}: {error.strerror}") from error
@@ -355,7 +356,7 @@ def rows(value: list[Any] | tuple[Any, ...]) -> Iterator[Any]:
 
 def _plain(row: dict[Any, Any]) -> dict[Any, Any]:
     return {
-        text(key) if isinstance(key, str | bytes) else key: text(value) if isinstance(value, str | bytes) else value
+        text(key) if isinstance(key, _TEXT) else key: text(value) if isinstance(value, _TEXT) else value
         for key, value in row.items()
     }
 

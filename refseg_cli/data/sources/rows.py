@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from refseg_cli.data import storage
-from refseg_cli.data.sources import Problem, Reason
+from refseg_cli.data.sources import Problem, Reason, Unusable
 from refseg_cli.data.sources.downloads import recognised
 from refseg_cli.data.sources.values import brief
 from refseg_cli.errors import RefsegError
@@ -26,14 +26,6 @@ T = TypeVar("T")
 DELIMITERS = ",;\t"  # a spreadsheet takes ; where the comma is for decimals
 LONGEST_CELL = 1 << 27  # characters; Python's own limit is below what a mask may take
 _SPACES = re.compile(r"[\s-]+")
-
-
-class Unusable(Exception):
-    """A row that cannot be used."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
 
 
 class Row(NamedTuple):
@@ -63,7 +55,12 @@ def read_rows(path: Path) -> tuple[list[Row], str]:
         raise recognised(path, data, form="CSV or JSON", otherwise=unread) from error
     start = text.lstrip()[:1]
     if not start or start == "<":
-        raise recognised(path, data, form="CSV or JSON", otherwise=RefsegError(f"{path}: no table"))
+        raise recognised(
+            path,
+            data,
+            form="CSV or JSON",
+            otherwise=RefsegError(f"{path}: no table", hint="rows as CSV, JSON, JSON lines or Parquet"),
+        )
     if start == "[":
         rows = list(_json_list(text, path))
     else:

@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from refseg_cli.data.sources import Problem, Reason
+from refseg_cli.data.sources import Problem, Reason, Unusable
 from refseg_cli.data.sources.instances import SPLIT_NAME, Instances
 from refseg_cli.data.sources.named_images import IMAGES, NamedImages
-from refseg_cli.data.sources.rows import Row, Unusable, check_columns, read_rows, use
+from refseg_cli.data.sources.rows import Row, check_columns, read_rows, use
 from refseg_cli.data.sources.values import brief
 from refseg_cli.errors import RefsegError
 

@@ -189,13 +189,13 @@ def _told(error: Exception) -> str:
 
 def _named(name: Any, what: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{what} {brief(name)} is no name of a file")
+        raise ValueError(f"{what} {brief(name)} is not the name of a file")
     return name
 
 
 def _expression_id(key: str) -> int:
     if not key.isdecimal() or str(int(key)) != key or int(key) >= EXPRESSIONS:
-        raise ValueError(f"its id is no number below {EXPRESSIONS}")
+        raise ValueError(f"its id is not a number below {EXPRESSIONS}")
     return int(key)
 
 
