@@ -48,7 +48,9 @@ def quoted(text: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a file's content is not what it should be, from what reading it raised."""
+    """Why a file cannot be read, or is not what it should be, from what reading it raised."""
+    if isinstance(error, OSError) and error.strerror:  # str has the number and the name, too
+        return error.strerror
     return f"without {error}" if isinstance(error, KeyError) else str(error)
 
 

@@ -350,9 +350,11 @@ def _present(found: _Found, wanted: _Wanted, data: str, path: Path | None, clips
         analyses = scored_by_clip(data, found.answers, found.masks, analyses, wanted.protocols, wanted.resamples > 0)
     shown = {name: analysis.only(slices=wanted.slices, curves=wanted.curves) for name, analysis in analyses.items()}
     said = _warn(found, wanted, shown)
-    if path:  # before anything is printed, as a closed pipe ends the process
-        _write_page(path, data, found, analyses, said)
-    _show(found, shown, wanted, said)
+    try:
+        if path:  # before anything is printed, as a closed pipe ends the process
+            _write_page(path, data, found, analyses, said)
+    finally:  # the figures are told though the page cannot be written
+        _show(found, shown, wanted, said)
 
 
 def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analysis]:

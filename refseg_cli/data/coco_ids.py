@@ -38,7 +38,7 @@ def read_ids(file: Path, pictures: Sequence[str], phrases: Sequence[str]) -> Coc
         names = PictureNames((int(row["id"]), str(row["file_name"])) for row in table["images"])
         categories = {_plain(row["name"]): int(row["id"]) for row in table["categories"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or reason_of(error)
+        reason = reason_of(error)
         raise RefsegError(
             f"{file}: cannot read a COCO data set: {reason}", hint="it has images and categories"
         ) from error

@@ -9,7 +9,8 @@ import pytest
 
 from refseg_cli.app import main
 from refseg_cli.commands import eval
-from refseg_cli.errors import CLOSED_PIPE, ERROR
+from refseg_cli.errors import CLOSED_PIPE, ERROR, RefsegError
+from refseg_cli.evaluation import report
 
 Capture = pytest.CaptureFixture[str]
 COCO = "prepare coco --images photos --out out --annotations"
@@ -43,8 +44,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             f"{COCO} empty.json --phrases table.csv --seed 3",
             "a table of phrases without shares in --splits has no use for --seed (omit one of them)",
         ),
+        ("bench --compare folder", "folder: cannot read: Is a directory ("),
         ("import folder --arch lavt -o out", "folder: is a folder, not a file"),
-        ("publish table.csv/below", "table.csv/below: cannot be written: Not a directory"),
+        ("publish table.csv/below", "table.csv/below: cannot write: table.csv is a file, not a folder ("),
         ("publish out --private", "a folder has no use for --private (omit one of them)"),
         ("annotate serve --data d --out g --device cpu", "a game without --model has no use for --device ("),
         (
@@ -72,3 +74,26 @@ def test_a_report_is_written_though_nobody_reads_the_table(
     monkeypatch.setattr(eval, "show", gone)
     assert main(["eval", "--data", str(data), "--model", str(saved), "--device", "cpu", "--report", "page.html"]) == 141
     assert "<html" in Path("page.html").read_text()[:500]
+
+
+def test_figures_are_told_though_their_report_cannot_be_written(
+    data: Path, saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def full(*_: object) -> None:
+        raise RefsegError("page.html: disk full")
+
+    monkeypatch.setattr(report, "write_report", full)
+    assert (
+        main(["eval", "--data", str(data), "--model", str(saved), "--device", "cpu", "--report", "page.html"]) == ERROR
+    )
+    out, err = capsys.readouterr()
+    assert "gIoU" in out
+    assert err.endswith("refseg: page.html: disk full\n")
+
+
+def test_what_was_measured_is_told_though_it_cannot_be_drawn(saved: Path, capsys: Capture) -> None:
+    words = ["--repeat", "1", "--warmup", "0", "--batch-sizes", "1", "--device", "cpu", "--plot", "table.csv/below.svg"]
+    assert main(["bench", "--model", str(saved), *words]) == ERROR
+    out, err = capsys.readouterr()
+    assert "forward" in out
+    assert "table.csv/below.svg: cannot write" in err.splitlines()[-1]
