@@ -1,4 +1,4 @@
-"""The measured tables of docs/architectures.md, docs/bundled-model.md and docs/metrics.md, from benchmarks/*.json.
+"""The measured tables of docs/architectures.md, bundled-model.md, metrics.md and training.md, from benchmarks/*.json.
 
 python benchmarks/tables.py            writes the pages
 python benchmarks/tables.py --check    exits with 1 where one is stale
@@ -157,6 +157,25 @@ def photo_table(found: Mapping[str, Any]) -> str:
     return table(["", "steps", "minutes of one core", "gIoU", "cIoU", "Pr@0.9", "N-acc", "T-acc"], rows)
 
 
+def phrases_table(found: Mapping[str, Any]) -> str:
+    """A row for each training of `phrases_per_image.py`: by how often each picture was seen, then by phrases of it."""
+    rows = []
+    for row in found["rows"]:
+        seen = row["phrases"] / row["phrases_per_image"] / found["images"]
+        intervals = ("{value:.1f} ({low:.1f} to {high:.1f})".format(**row[metric]) for metric in ("gIoU", "cIoU"))
+        cells = (
+            row["phrases_per_image"],
+            f"{seen:.0f}",
+            row["steps"],
+            row["phrases"],
+            f"{row['seconds']:.0f}",
+            *intervals,
+        )
+        rows.append((round(seen), *cells))
+    columns = ("phrases an image", "epochs", "steps", "phrases", "processor seconds", "gIoU", "cIoU")
+    return table(columns, (cells for _, *cells in sorted(rows)))
+
+
 def coverage_tables(found: Mapping[str, Any]) -> str:
     """By number of images: how many intervals hold the truth, of a figure and of a difference, and false alarms."""
     kinds = {
@@ -201,9 +220,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    small, full, head, coverage, photos = (
+    small, full, head, coverage, photos, phrases = (
         json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
-        for name in ("architectures", "full_size", "cgformer_head", "coverage", "photo_models")
+        for name in ("architectures", "full_size", "cgformer_head", "coverage", "photo_models", "phrases_per_image")
     )
     pages = {
         "architectures.md": {
@@ -214,6 +233,7 @@ def main() -> int:
         },
         "bundled-model.md": {"photo-models": photo_table(photos)},
         "metrics.md": {"coverage": coverage_tables(coverage)},
+        "training.md": {"phrases": phrases_table(phrases)},
     }
     stale = 0
     for name, tables in pages.items():
