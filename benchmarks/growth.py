@@ -1,11 +1,12 @@
-"""How time and memory grow with the number of expressions: prepare, `eval --from`, its report, and compare.
+"""How time and memory grow with the number of expressions: prepare, eval, `eval --from`, its report, and compare.
 
     python benchmarks/growth.py --expressions 1000 10000 100000 --out benchmarks/growth.json
+    python benchmarks/growth.py --steps prepare eval --expressions 500 1000 2000 --out benchmarks/growth_eval.json
 
 Each step is one `refseg` process, on data of COCO's proportions with seven phrases a picture; predictions are JSON
-lines of masks. Processor seconds, start of the program included, and the most memory that the process held. The
-exponent is that of what the last two sizes add to the smallest one, over what they add of expressions: 1 is linear, and
-the fixed costs of starting do not hide what grows faster.
+lines of masks; eval is that of the bundled model of scenes. Processor seconds, start of the program included, and
+the most memory that the process held. The exponent is that of what the last two sizes add to the smallest one, over
+what they add of expressions: 1 is linear, and the fixed costs of starting do not hide what grows faster.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from prepare_throughput import make_raw
 from programs import in_a_process, options_of, tell
 from scoring import PHRASES, make
 
+USUAL = ("prepare", "eval --from lines", "eval --from records", "report", "compare")
+
 
 def steps(folder: Path) -> dict[str, list[str]]:
     """The words behind `refseg` of each step, in their order."""
@@ -28,6 +31,7 @@ def steps(folder: Path) -> dict[str, list[str]]:
     scored = ["eval", "--data", str(folder), "--split", "val", "--from"]
     return {
         "prepare": ["prepare", "refcoco", "--root", raw, "--workers", "1", "--out", f"{folder}/out"],
+        "eval": ["eval", "--model", "scenes", "--data", f"{folder}/out", "--split", "train", "--json"],
         "eval --from lines": [*scored, lines, "--json"],
         "eval --from records": [*scored, records, "--json"],
         "report": [*scored, records, "--report", f"{folder}/report.html", "--json"],
@@ -58,6 +62,7 @@ def exponent(sizes: list[int], values: list[float]) -> float | None:
 def main() -> None:
     parser = options_of(__doc__)
     parser.add_argument("--expressions", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--steps", nargs="+", default=USUAL, choices=[*USUAL, "eval"], help="eval: behind prepare")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     sizes = sorted(arguments.expressions)
@@ -65,10 +70,13 @@ def main() -> None:
     for count in sizes:
         with tempfile.TemporaryDirectory(prefix="refseg-growth-") as temporary:
             folder = Path(temporary)
-            in_a_process(make, folder, count)
-            in_a_process(make_raw, folder / "raw", count // PHRASES)
-            for name, words in steps(folder).items():
-                seconds, mebibytes = measured(words)
+            if set(arguments.steps) - {"prepare", "eval"}:
+                in_a_process(make, folder, count)
+            if "prepare" in arguments.steps:
+                in_a_process(make_raw, folder / "raw", count // PHRASES)
+            words = steps(folder)
+            for name in arguments.steps:
+                seconds, mebibytes = measured(words[name])
                 of_step = found.setdefault(name, {"seconds": [], "mebibytes": []})
                 of_step["seconds"].append(round(seconds, 2))
                 of_step["mebibytes"].append(round(mebibytes, 1))
@@ -77,8 +85,7 @@ def main() -> None:
         name: {what: exponent(sizes, values) for what, values in of_step.items()} if len(sizes) > 2 else {}
         for name, of_step in found.items()
     }
-    result = {"expressions": sizes, "steps": found, "exponents": exponents}
-    tell(result, arguments.out)
+    tell({"expressions": sizes, "steps": found, "exponents": exponents}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from refseg_cli import files
+from programs import machine, options_of, save, variables_of
 
 PHRASES = 48  # a step
 RECIPE = "vlt-tiny"
@@ -51,8 +50,8 @@ def train(settings: list[str], init: str, data: str, out: Path) -> dict[str, flo
     return {"step_seconds": (used[last] - used[first]) / (last - first)}
 
 
-def in_a_process(words: list[str]) -> Any:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def told(words: list[str]) -> Any:
+    environment = variables_of(Path(__file__).parents[1])
     done = subprocess.run([sys.executable, *words], env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1] if "--measure" in words else done.stdout)
 
@@ -71,17 +70,17 @@ def trained(options: argparse.Namespace, k: int, epochs: int, steps: int) -> dic
     ]
     with tempfile.TemporaryDirectory(prefix="refseg-phrases-") as folder:
         words = [__file__, "--init", options.init, "--scenes", options.scenes, "--measure", *settings]
-        found = in_a_process([*words, "--run", f"{folder}/run"])
+        found = told([*words, "--run", f"{folder}/run"])
         scored = ["-m", "refseg_cli", "-q", "eval", "--json", "--split", "testA", "--calibrate", "val"]
-        told = in_a_process([*scored, "--data", options.scenes, "--model", f"{folder}/run/last"])
-    scores = told["splits"]["testA"]["protocols"]["refseg"]
+        answer = told([*scored, "--data", options.scenes, "--model", f"{folder}/run/last"])
+    scores = answer["splits"]["testA"]["protocols"]["refseg"]
     seconds = round(steps * found["step_seconds"], 1)
     row = {"phrases_per_image": k, "steps": steps, "phrases": steps * PHRASES, "seconds": seconds}
     return row | {metric: scores[metric] for metric in ("gIoU", "cIoU")}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--scenes", required=True, help="prepared scenes")
     parser.add_argument("--init", required=True, help="run of align-tiny")
     parser.add_argument("--phrases", type=int, nargs="+", default=[1, 2, 4, 8], help="divisors of 48")
@@ -94,8 +93,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(train(options.measure, options.init, options.scenes, options.run)) + "\n")
         return
     images = json.loads((Path(options.scenes) / "_manifest.json").read_text())["splits"]["train"]["images"]
-    about = {"benchmark": "phrases_per_image", "machine": platform.machine(), "recipe": RECIPE, "images": images}
-    about["epochs"] = options.epochs
+    about = {"recipe": RECIPE, "images": images, "epochs": options.epochs, **machine("torch")}
     known = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
 
     def row(k: int, steps: int) -> dict[str, Any]:
@@ -103,7 +101,7 @@ def main() -> None:
         if not found:
             found = [trained(options, k, steps * PHRASES // (k * images) + 1, steps)]
             known.extend(found)
-            files.write(options.out, (json.dumps({**about, "rows": known}, indent=1) + "\n").encode())
+            save({**about, "rows": known}, options.out)
         return found[0]
 
     steps = {k: options.epochs * -(-images * k // PHRASES) for k in sorted(options.phrases, reverse=True)}

@@ -295,7 +295,10 @@ def _refs_to(draft: Draft, position: int) -> tuple[int, ...]:
 
 def _without_short(segmentation: Any) -> tuple[Any, int]:
     """The segmentation without polygons that enclose nothing, and how many these were; as it is if it has no others."""
-    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
+    if not isinstance(segmentation, list):
         return segmentation, 0
-    sound = [polygon for polygon in segmentation if len(polygon) >= 6]
-    return (sound, len(segmentation) - len(sound)) if sound else (segmentation, 0)
+    sound = [polygon for polygon in segmentation if isinstance(polygon, list) and len(polygon) >= 6]
+    short = len(segmentation) - len(sound)
+    if not short or not sound or not all(isinstance(polygon, list) for polygon in segmentation):
+        return segmentation, 0
+    return sound, short
