@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from refseg_cli import __version__, hub
 from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
-from refseg_cli.errors import RefsegError, nearest_name
+from refseg_cli.errors import RefsegError, nearest_name, reason_of
 from refseg_cli.files import is_part, parse_json, part_name, whole
 from refseg_cli.records import Thresholds
 
@@ -280,7 +280,9 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
     try:
         table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RefsegError(f"{path}: cannot read: {error}", hint="copy or download the whole folder again") from error
+        raise RefsegError(
+            f"{path}: cannot read: {reason_of(error)}", hint="copy or download the whole folder again"
+        ) from error
     return (*parse_config(table, str(path)), table)
 
 

@@ -47,6 +47,13 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, or is not what it should be, from what reading it raised."""
+    if isinstance(error, OSError) and error.strerror:  # str has the number and the name, too
+        return error.strerror
+    return f"without {error}" if isinstance(error, KeyError) else str(error)
+
+
 def nearest_name(name: str, choices: Iterable[str]) -> str | None:
     """The choice that a mistyped name most probably means, whatever its capitals; None if none is near."""
     from difflib import get_close_matches

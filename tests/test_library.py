@@ -16,6 +16,7 @@ import clips
 import numpy as np
 import pytest
 import torch
+from answering import Answering
 from PIL import Image
 
 import refseg_cli
@@ -29,10 +30,10 @@ ROOT = Path(__file__).parents[1]
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
-class Mirror:
+class Mirror(Answering):
     """Answers with the pixels that it was given."""
 
-    name, thresholds = "mirror", Thresholds()
+    name = "mirror"
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -40,9 +41,6 @@ class Mirror:
     def predict(self, image: Any, phrases: Sequence[str]) -> Iterator[Found]:
         self.seen.append(image)
         return (Found(phrase, np.ones((6, 9), bool), True, 0.5, 54) for phrase in phrases)
-
-    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
-        return []
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from refseg_cli import losses
+from refseg_cli.records import Batch, Prediction
 
 
 def test_resized_target_is_the_majority_of_each_cell() -> None:
@@ -165,3 +168,23 @@ def test_masks_are_enlarged_before_they_are_looked_at() -> None:
 
     of_sets(small, torch.zeros(1, 1, 2), torch.ones(1, 8, 8), [0], enlarge=enlarge)
     assert seen == [(1, 2, 2), (1, 2, 2)]
+
+
+def test_a_single_mask_and_its_existence_by_name_and_weight() -> None:
+    torch.manual_seed(0)
+    logits, exists = torch.randn(2, 1, 4, 6), torch.tensor([0.7, -0.2])
+    target = F.interpolate((torch.rand(2, 1, 4, 6) > 0.5).float(), scale_factor=2)
+    tokens = torch.ones(2, 3, dtype=torch.int64)
+    batch = Batch(torch.zeros(2, 3, 8, 12), tokens, tokens > 0, torch.arange(2), masks=target)
+    batch = replace(batch, has_target=torch.tensor([True, False]))
+    found = losses.mask_and_existence(Prediction(logits, exists), batch, dice_weight=0.25, exists_weight=3.0)
+    small = target[..., ::2, ::2]
+    expected = {
+        "mask": losses.mask_bce(logits, small),
+        "dice": 0.25 * losses.dice(logits, small),
+        "exists": 3.0 * F.binary_cross_entropy_with_logits(exists, torch.tensor([1.0, 0.0])),
+    }
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    assert list(losses.mask_and_existence(Prediction(logits), batch, dice_weight=0.0, exists_weight=1.0)) == ["mask"]

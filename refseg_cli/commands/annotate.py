@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refseg_cli.commands._given import refuse_besides
 from refseg_cli.commands._help import Commands
 from refseg_cli.commands._options import Device, Json, Quiet, split_choices
 from refseg_cli.console import console
@@ -97,6 +98,8 @@ def serve(
     from refseg_cli.annotate.hosting import ServeRequest, prepare_to_serve
     from refseg_cli.annotate.players import choose_players
 
+    if model is None:
+        refuse_besides("a game without --model", {"--device": device != "auto"})
     splits = tuple(dict.fromkeys(name.strip() for name in split.split(",") if name.strip()))
     request = ServeRequest(
         data, out, choose_players(players), images, splits, host, port, url, model, device, generate=suggest

@@ -132,12 +132,14 @@ def bench(
     request = partial(BenchRequest, None if random else model, chosen, stage)
     call = partial(_measured, request, earlier=earlier, name=str(compare))
     report, found = fitting(call, options)
-    if plot:
-        _draw(report, plot)
-    if json:
-        console.json(report.to_json() | ({} if found is None else {"comparison": found}))
-    else:
-        _show(report, found)
+    try:
+        if plot:
+            _draw(report, plot)
+    finally:  # what was measured is told whether or not it can be drawn
+        if json:
+            console.json(report.to_json() | ({} if found is None else {"comparison": found}))
+        else:
+            _show(report, found)
     return FOUND if found is None else _verdict(found, fail_below)
 
 

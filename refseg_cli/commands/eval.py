@@ -349,9 +349,12 @@ def _present(found: _Found, wanted: _Wanted, data: str, path: Path | None, clips
     if VIDEO.name in wanted.protocols:
         analyses = scored_by_clip(data, found.answers, found.masks, analyses, wanted.protocols, wanted.resamples > 0)
     shown = {name: analysis.only(slices=wanted.slices, curves=wanted.curves) for name, analysis in analyses.items()}
-    said = _show(found, shown, wanted)
-    if path:
-        _write_page(path, data, found, analyses, said)
+    said = _warn(found, wanted, shown)
+    try:
+        if path:  # before anything is printed, as a closed pipe ends the process
+            _write_page(path, data, found, analyses, said)
+    finally:  # the figures are told though the page cannot be written
+        _show(found, shown, wanted, said)
 
 
 def _analyses(found: _Found, wanted: _Wanted, *, whole: bool) -> dict[str, Analysis]:
@@ -375,16 +378,9 @@ def _unfit(found: _Found, protocols: Sequence[str]) -> dict[str, str]:
     return {name: said[0] for name, said in reasons.items() if said[0] and all(said)}
 
 
-def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> list[str]:
-    """Print everything; what was warned of."""
-    from refseg_cli.commands._scores import (
-        curve_tables,
-        report_json,
-        score_tables,
-        slice_table,
-        subset_tables,
-        warnings,
-    )
+def _warn(found: _Found, wanted: _Wanted, splits: Mapping[str, Analysis]) -> list[str]:
+    """What a reader of the figures is warned of."""
+    from refseg_cli.commands._scores import warnings
     from refseg_cli.evaluation.provenance import cautions
 
     about = next(iter(found.answers.values())).about
@@ -393,15 +389,22 @@ def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted) -> lis
     said += warnings(splits, found.published, intervals=wanted.resamples > 0)
     for sentence in said:
         console.warn(sentence)
+    return said
+
+
+def _show(found: _Found, splits: Mapping[str, Analysis], wanted: _Wanted, said: Sequence[str]) -> None:
+    """Print everything. said: what was warned of."""
+    from refseg_cli.commands._scores import curve_tables, report_json, score_tables, slice_table, subset_tables
+
+    about = next(iter(found.answers.values())).about
     if wanted.form == "json":
         console.json(report_json(about, splits, found.published, said))
-        return said
+        return
     tables = score_tables(about, splits, found.published)
     for name, analysis in splits.items():
         tables += [slice_table(about, name, analysis), *subset_tables(about, name, analysis)] if wanted.slices else []
         tables += curve_tables(about, name, analysis) if wanted.curves else []
     show(tables, wanted.form)
-    return said
 
 
 def _write_page(path: Path, data: str, found: _Found, analyses: Mapping[str, Analysis], said: Sequence[str]) -> None:

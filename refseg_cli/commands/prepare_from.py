@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet, split_choices
-from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Workers, output_of, show
+from refseg_cli.commands._prepared import MasksOn, OnError, Out, Overwrite, Workers, output_of, show
 from refseg_cli.console import console
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refseg_cli.commands._given import refuse_besides
 from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet
-from refseg_cli.commands.prepare import MasksOn, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
+from refseg_cli.commands._prepared import MasksOn, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
 from refseg_cli.console import console
 from refseg_cli.errors import nearest_name, unknown_name
 
@@ -109,6 +110,8 @@ def coco(
     table = None if phrases == GENERATE else Path(phrases)
     if table and not table.exists() and nearest_name(phrases, [GENERATE]):
         raise unknown_name("table of phrases", phrases, [GENERATE])
+    if table and "=" not in (splits or ""):
+        refuse_besides("a table of phrases without shares in --splits", {"--seed": seed != 0})
     request = CocoRequest(annotations, images, table, output, name, splits, seed, image_source)
     with console.progress() as progress:
         report = prepare_coco(request, progress=progress)

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from refseg_cli.commands._options import Json, MaxPixels, Quiet
-from refseg_cli.commands.prepare import Engine, OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
+from refseg_cli.commands._options import Engine, Json, MaxPixels, Quiet
+from refseg_cli.commands._prepared import OnError, Out, Overwrite, Splits, Workers, names_of, output_of, show
 from refseg_cli.console import console
 
 Root = Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from refseg_cli.commands._given import refuse_besides
 from refseg_cli.commands._options import Json, Model, Quiet
 from refseg_cli.console import console
 
@@ -35,7 +36,10 @@ def publish(
       refseg publish --model runs/first first-to-share
     """
     from refseg_cli.engine.publish import publish
+    from refseg_cli.hub import is_hub_name
 
+    if not is_hub_name(target):
+        refuse_besides("a folder", {"--private": private})
     found = publish(model, target, license=license, private=private)
     if json:
         console.json(found)

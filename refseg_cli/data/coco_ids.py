@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from refseg_cli.data.picture_names import PictureNames, coco_number
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, reason_of
 from refseg_cli.files import parse_json
 
 
@@ -38,7 +38,7 @@ def read_ids(file: Path, pictures: Sequence[str], phrases: Sequence[str]) -> Coc
         names = PictureNames((int(row["id"]), str(row["file_name"])) for row in table["images"])
         categories = {_plain(row["name"]): int(row["id"]) for row in table["categories"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         raise RefsegError(
             f"{file}: cannot read a COCO data set: {reason}", hint="it has images and categories"
         ) from error

@@ -239,6 +239,8 @@ def _explained(place: Place) -> Iterator[None]:
             raise RefsegError(
                 f"{place.uri}: disk full", hint="free some space or choose another folder; a rerun goes on from here"
             ) from error
+        if place.is_local and Path(place.path).is_dir():
+            raise RefsegError(f"{place.uri}: is a folder, not a file") from error
         raise RefsegError(f"{place.uri}: {_first_line(error)}") from error
 
 

@@ -17,7 +17,7 @@ from refseg_cli.config import TextConfig
 from refseg_cli.data import spelling as spellings
 from refseg_cli.data.sentencepiece import PAD_ID, read_sentencepiece
 from refseg_cli.data.spelling import UNK, Reading, Spelling
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -250,7 +250,7 @@ def read_glove(path: Path, tokenizer: Tokenizer) -> tuple[Tensor, int]:
                     found[vocabulary[word]] = np.fromstring(numbers, dtype=np.float32, sep=" ")
     except (OSError, UnicodeDecodeError) as error:
         raise RefsegError(
-            f"{path}: cannot read GloVe vectors: {error}", hint="set text.glove to the .txt file"
+            f"{path}: cannot read GloVe vectors: {reason_of(error)}", hint="set text.glove to the .txt file"
         ) from error
     dims = {v.size for v in found.values()}
     if len(dims) != 1:

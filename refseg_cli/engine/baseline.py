@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg_cli.engine.bench import SCHEMA, BenchReport
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, reason_of
 from refseg_cli.files import parse_json
 
 SETTINGS = ("model", "device", "precision", "compile", "threads", "size")  # what a ratio should not be of
@@ -49,7 +49,9 @@ def read_baseline(path: Path) -> dict[str, Any]:
     try:
         table = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RefsegError(f"{path}: cannot read: {error}", hint="`refseg bench --json > FILE` writes one") from error
+        raise RefsegError(
+            f"{path}: cannot read: {reason_of(error)}", hint="`refseg bench --json > FILE` writes one"
+        ) from error
     rows = table.get("rows") if isinstance(table, dict) and table.get("schema") == SCHEMA else None
     numbers = ("images", "expressions", "latency_p50_ms")
     if not isinstance(rows, list) or not all(

@@ -318,7 +318,8 @@ def write(material: Material, output: Output, *, progress: Progress = silent) ->
         sharding.stop(material.problems)
     _refuse_emptied(material.split_of, {draft.split for draft, _ in material.entries}, material.problems)
     if not material.entries:
-        raise RefsegError(f"{material.dataset}: nothing to prepare", hint="no reference has a usable image")
+        why = "no reference has a usable image" if material.split_of else "the annotations give no reference"
+        raise RefsegError(f"{material.dataset}: nothing to prepare", hint=why)
     jobs = sharding.plan(
         material.entries,
         out=output.out,

@@ -73,7 +73,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         RefsegError: no such file, one that would have to be trusted, or one without a state dict.
     """
     if not path.is_file():
-        raise RefsegError(f"{path}: no such file")
+        raise RefsegError(f"{path}: is a folder, not a file" if path.is_dir() else f"{path}: no such file")
     with path.open("rb") as file:
         start = file.read(len(HDF5))
     if start == HDF5:

@@ -19,7 +19,7 @@ from refseg_cli.data import arrays
 from refseg_cli.data.pictures import read_pixels
 from refseg_cli.data.placement import place
 from refseg_cli.data.text import FILE_NAME, Tokenizer
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, reason_of
 from refseg_cli.files import parse_json
 from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found, check_phrases
@@ -166,7 +166,9 @@ def _read(file: Path) -> str:
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RefsegError(f"{file}: cannot read: {error}", hint="`refseg export --split` writes the folder") from error
+        raise RefsegError(
+            f"{file}: cannot read: {reason_of(error)}", hint="`refseg export --split` writes the folder"
+        ) from error
 
 
 def _checkpoint_of(facts: str | None, path: Path) -> Any:

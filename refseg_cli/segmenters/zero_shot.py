@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refseg_cli import hub
-from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.errors import RefsegError, reason_of, unknown_name
 from refseg_cli.files import parse_json, write
 from refseg_cli.records import Thresholds
 
@@ -188,4 +188,4 @@ def _calibrated(folder: Path) -> Thresholds | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RefsegError(f"{path}: cannot read: {error}", hint="remove it, or calibrate again") from error
+        raise RefsegError(f"{path}: cannot read: {reason_of(error)}", hint="remove it, or calibrate again") from error

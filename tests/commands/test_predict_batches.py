@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answering import Answering
 from PIL import Image
 
 from refseg_cli.app import main
 from refseg_cli.commands import _shared
 from refseg_cli.commands._forms import Asked
 from refseg_cli.errors import ERROR, FOUND
-from refseg_cli.records import Thresholds
 from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
 
@@ -24,13 +24,11 @@ Capture = pytest.CaptureFixture[bytes]
 NAMES = ["0.png", "broken.png", "2.png", "3.png", "4.png"]
 
 
-class Several:
+class Several(Answering):
     """Finds a phrase that is the grey of the picture; notes the pictures of each pass."""
 
-    name, thresholds = "several", Thresholds()
+    name = "several"
     passes: list[list[int]]
-
-    def __init__(self, model: str | None = None, **options: Any) -> None: ...
 
     def predict(self, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
         [answers] = self.predict_many([(image, phrases)])
@@ -46,9 +44,6 @@ class Several:
         for phrase in phrases:
             exists = phrase == str(image[0, 0, 0])
             yield Found(phrase, np.full(image.shape[1:], exists), exists, float(exists), image[0].size * exists)
-
-    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
-        return []
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,13 @@ import av
 import clips
 import numpy as np
 import pytest
+from answering import Answering
 from PIL import Image
 
 from refseg_cli.app import main
 from refseg_cli.data import masks
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET
-from refseg_cli.records import Rle, Thresholds
+from refseg_cli.records import Rle
 from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
 
@@ -27,10 +28,10 @@ COUNT = 7
 FRAMES = clips.pictures(COUNT)
 
 
-class Light:
+class Light(Answering):
     """Finds what is light, in its own half: "left" or "right"."""
 
-    name, thresholds = "light", Thresholds()
+    name = "light"
     asked = 0
 
     def __init__(self, model: str | None = None, **options: Any) -> None:

@@ -8,30 +8,26 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from answering import Answering
 from PIL import Image
 
 from refseg_cli import files
 from refseg_cli.app import main
 from refseg_cli.errors import ERROR, FOUND, INTERRUPTED, NO_TARGET
-from refseg_cli.records import Thresholds
 from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
 
 Capture = pytest.CaptureFixture[bytes]
 
 
-class FakeSegmenter:
+class FakeSegmenter(Answering):
     """Finds every dog in the upper rows, as many as the picture is grey; notes the pictures' greys."""
 
-    name, thresholds = "fake", Thresholds()
     asked: list[int]
     interrupt_at = -1
-
-    def __init__(self, model: str | None = None, **options: Any) -> None: ...
 
     def predict(self, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
         grey = int(image[0, 0, 0])
@@ -42,9 +38,6 @@ class FakeSegmenter:
             mask[: 1 + grey % 6] = "dog" in phrase
             yield Found(phrase, mask, bool(mask.any()), 0.75, int(mask.sum()))
         self.asked.append(grey)
-
-    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
-        return []
 
 
 @pytest.fixture(autouse=True)
@@ -241,7 +234,7 @@ def test_other_lines_are_left_alone(capfdbinary: Capture, content: bytes, messag
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], os.path.dirname(sys.argv[1])]
 import test_predict_files as here
 from refseg_cli.app import main
 from refseg_cli.segmenters import choice

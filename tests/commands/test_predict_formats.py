@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answering import Answering
 from PIL import Image
 from pycocotools.coco import COCO
 
 from refseg_cli.app import main
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET
-from refseg_cli.records import Thresholds
 from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
 
@@ -25,20 +25,13 @@ MASK = np.zeros((HEIGHT, WIDTH), bool)
 MASK[1:3, 2:7] = True
 
 
-class FakeSegmenter:
+class FakeSegmenter(Answering):
     """Finds `MASK` for every phrase that does not say "no"."""
-
-    name, thresholds = "fake", Thresholds()
-
-    def __init__(self, model: str | None = None, **options: Any) -> None: ...
 
     def predict(self, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
         for phrase in phrases:
             exists = "no" not in phrase
             yield Found(phrase, MASK & exists, exists, 0.9 if exists else 0.1, int(MASK.sum()) * exists)
-
-    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
-        return []
 
 
 class Soft(FakeSegmenter):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answering import Answering
 from PIL import Image
 
 from refseg_cli.app import main
@@ -19,17 +20,15 @@ from refseg_cli.commands import _many
 from refseg_cli.commands._forms import Asked
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, NO_TARGET, RefsegError
-from refseg_cli.records import Thresholds
 from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
 
 Capture = pytest.CaptureFixture[bytes]
 
 
-class FakeSegmenter:
+class FakeSegmenter(Answering):
     """Finds "dog" in dark pictures and "cat" in light ones."""
 
-    name, thresholds = "fake", Thresholds()
     opened: list[dict[str, Any]]
     asked: list[list[str]]
     answered: list[str]

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answering import Answering
 from PIL import Image
 
 from refseg_cli.app import main
 from refseg_cli.commands import _requests
 from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, NO_TARGET
-from refseg_cli.records import Thresholds
 from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
 
@@ -27,10 +27,9 @@ Capture = pytest.CaptureFixture[bytes]
 SECONDS = 60  # after which another process counts as hanging
 
 
-class FakeSegmenter:
+class FakeSegmenter(Answering):
     """Finds every dog; notes what it is asked."""
 
-    name, thresholds = "fake", Thresholds()
     opened: list[dict[str, Any]]
     asked: list[list[str]]
 
@@ -186,8 +185,8 @@ def test_no_requests_to_read(capfdbinary: Capture, monkeypatch: pytest.MonkeyPat
 
 
 SERVER = """
-import sys
-sys.path.insert(0, sys.argv[1])
+import os, sys
+sys.path[:0] = [sys.argv[1], os.path.dirname(sys.argv[1])]
 import test_predict_requests as here
 from refseg_cli.app import main
 from refseg_cli.segmenters import choice

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
+from answering import Answering
 from fsspec.registry import known_implementations
 from PIL import Image
 
@@ -20,26 +20,18 @@ from refseg_cli import library
 from refseg_cli.app import main
 from refseg_cli.data.remote import is_url, path_of, read_url
 from refseg_cli.errors import ERROR, FOUND, RefsegError
-from refseg_cli.records import Thresholds
 from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
 
 Capture = pytest.CaptureFixture[bytes]
 
 
-class FakeSegmenter:
+class FakeSegmenter(Answering):
     """Finds everything that is dark; needs pixels or bytes."""
-
-    name, thresholds = "fake", Thresholds()
-
-    def __init__(self, model: str | None = None, **options: Any) -> None: ...
 
     def predict(self, image: np.ndarray | bytes, phrases: Sequence[str]) -> Iterator[Found]:
         shape = (6, 9) if isinstance(image, bytes) else image.shape[1:]
         return (Found(phrase, np.ones(shape, bool), True, 0.75, 54) for phrase in phrases)
-
-    def cautions(self, name: str, phrases: Sequence[str]) -> list[str]:
-        return []
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
 import terminals
+from answering import Answering
 from PIL import Image
 from terminals import run
 
@@ -19,7 +20,6 @@ from refseg_cli import app
 from refseg_cli.app import main
 from refseg_cli.commands._output import DRAWN, ENDINGS, Format
 from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, NO_TARGET
-from refseg_cli.records import Thresholds
 from refseg_cli.segmenters import choice
 from refseg_cli.segmenters.base import Found
 
@@ -29,12 +29,8 @@ PIPED = {"NO_COLOR": "", "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "GITHUB_ACTI
 BLOCK = (slice(2, 5), slice(1, 7))  # of the picture, what every dog is
 
 
-class FakeSegmenter:
+class FakeSegmenter(Answering):
     """Finds a dog in every picture, and nothing else; never ends with a "sloth"."""
-
-    name, thresholds = "fake", Thresholds()
-
-    def __init__(self, model: str | None = None, **options: Any) -> None: ...
 
     def predict(self, image: np.ndarray, phrases: Sequence[str]) -> Iterator[Found]:
         for phrase in phrases:

@@ -175,12 +175,27 @@ def test_a_warped_picture_is_mirrored_with_its_place(tokenizer: Tokenizer) -> No
         assert torch.equal(back[0], target if batch is straight else target.flip(-1))
 
 
+def test_the_whole_input_is_mirrored_not_the_picture_in_its_place(tokenizer: Tokenizer) -> None:
+    record, step = pictures.records("val")[1], (Pick(0, (0,)),)  # 20 x 40 pixels
+    for epoch in range(3):
+        straight, mirrored = (
+            StepDataset([record], tokenizer, replace(PLAIN, shrink=0.5, flip=flip), augment=(0, epoch))[step]  # type: ignore[arg-type]
+            for flip in (0.0, 1.0)
+        )
+        top, left, height, width = straight.content[0].tolist()  # type: ignore[index]
+        assert mirrored.content[0].tolist() == [top, 64 - left - width, height, width]  # type: ignore[index]
+        assert torch.equal(mirrored.masks, straight.masks.flip(-1))  # type: ignore[arg-type, union-attr]
+        torch.testing.assert_close(mirrored.images, straight.images.flip(-1), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("resize", ["letterbox", "squash"])
-def test_a_picture_shown_smaller_takes_its_masks_along(tokenizer: Tokenizer, resize: str) -> None:
+def test_a_picture_shown_smaller_takes_its_masks_along(tokenizer: Tokenizer, resize: str, flip: float) -> None:
     record = pictures.records("val")[1]  # 20 x 40 pixels
     step = (Pick(0, (0,)),)
-    shrunk = replace(PLAIN, resize=resize, shrink=0.5)  # type: ignore[arg-type]
+    shrunk = replace(PLAIN, resize=resize, shrink=0.5, flip=flip)  # type: ignore[arg-type]
     target = torch.from_numpy(masks.decode(record.instances[0].rle)).bool()
+    target = target.flip(-1) if flip else target
     seen = set()
     for epoch in range(8):
         batch = StepDataset([record], tokenizer, shrunk, augment=(0, epoch))[step]  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from refseg_cli.data import masks
 from refseg_cli.metrics.counts import count_pixels
-from refseg_cli.records import Rle
+from refseg_cli.records import Expression, Instance, Record, Rle
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -132,6 +132,19 @@ def compressed(counts: list[int], size: tuple[int, int]) -> Rle:
     return Rle(size, found["counts"])
 
 
+def test_crowds_stay_where_there_is_nothing_else() -> None:
+    one, crowd = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    one[0], crowd[2:] = True, True
+    instances = tuple(
+        Instance(n, 1, "thing", (0, 0, 4, 4), masks.encode(mask), iscrowd=n == 1) for n, mask in enumerate((one, crowd))
+    )
+    record = Record(1, "1.png", "val", 4, 4, b"", instances, ())
+    for targets, pixels in (((0, 1), 4), ((0,), 4), ((1,), 8), ((), 0)):
+        expression = Expression("all", 1, 1, targets)
+        assert masks.area(masks.targets_without_crowds(record, expression)) == pixels
+        assert masks.area(masks.targets(record, expression)) == pixels + 8 * (targets == (0, 1))
+
+
 def test_runs_of_no_pixel_are_joined() -> None:
     rle = masks.from_segmentation({"size": [4, 4], "counts": [2, 3, 0, 3, 8]}, 4, 4)
     assert masks.runs(rle).tolist() == [2, 6, 8]
@@ -214,6 +227,7 @@ def test_a_mask_of_another_image_is_told_from_a_damaged_one(segmentation: Any) -
         {"size": [9, 7], "counts": "~~"},
         {"size": [9, 7], "counts": "PPPPPPPPP0"},
         {"size": [9, 7], "counts": "P"},
+        {"size": [9, 7], "counts": "oQ" + 5 * "P" + "0"},  # 63 in eight digits, one more than are needed for any image
         {"size": [9, 7], "counts": "oQ" + 11 * "P" + "0"},  # 63 in fourteen digits, more than a C long takes
         {"size": [9, 7], "counts": "2"},
     ],
@@ -222,6 +236,11 @@ def test_damaged_masks_are_refused(segmentation: Any) -> None:
     with pytest.raises(ValueError, match=r"\w") as caught:
         masks.from_segmentation(segmentation, 9, 7)
     assert not isinstance(caught.value, masks.MaskTooLarge)
+
+
+def test_leading_zeros_are_read_as_far_as_an_image_may_need_them() -> None:
+    rle = masks.from_segmentation({"size": [9, 7], "counts": "oQ" + 4 * "P" + "0"}, 9, 7)
+    assert masks.runs(rle).tolist() == [63]
 
 
 @given(st.binary(min_size=1, max_size=12))

@@ -220,30 +220,31 @@ def test_parameters_are_the_official_ones_but_those_without_influence() -> None:
     assert abs(count / 251.6e6 - 1) < 0.01  # the live ones
 
 
-def test_parallel_levels_start_alike_and_are_averaged() -> None:
-    model, batch = tiny(**FULL | {"levels": "parallel"}).eval(), batch_of()
+def watched(model: CGFormer) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """The tokens that go into each level, those that come out of it, and the last ones."""
     assert model.tokens is not None
-    into, out_of = [], []
+    into, out_of = list[Tensor](), list[Tensor]()
     for level in model.tokens.levels.values():
         level.load.register_forward_pre_hook(lambda _, args: into.append(args[0]))
     for group in model.tokens.groups.values():
         group.register_forward_hook(lambda *call: out_of.append(call[-1][0]))
     with torch.no_grad():
-        tokens = model(batch).aux["tokens"]
+        tokens = model(batch_of()).aux["tokens"]
+    return into, out_of, tokens
+
+
+def test_parallel_levels_start_alike_and_are_averaged() -> None:
+    model = tiny(**FULL | {"levels": "parallel"}).eval()
+    into, out_of, tokens = watched(model)
+    assert model.tokens is not None
     assert all(torch.equal(x, model.tokens.start.expand(3, -1, -1)) for x in into)
     torch.testing.assert_close(tokens, sum(out_of) / 3)
 
 
 def test_consecutive_levels_hand_their_tokens_on() -> None:
-    model, batch = tiny().eval(), batch_of()
+    model = tiny().eval()
+    into, out_of, tokens = watched(model)
     assert model.tokens is not None
-    into, out_of = [], []
-    for level in model.tokens.levels.values():
-        level.load.register_forward_pre_hook(lambda _, args: into.append(args[0]))
-    for group in model.tokens.groups.values():
-        group.register_forward_hook(lambda *call: out_of.append(call[-1][0]))
-    with torch.no_grad():
-        tokens = model(batch).aux["tokens"]
     assert torch.equal(into[1], out_of[0])
     assert torch.equal(into[2], out_of[1])
     assert torch.equal(tokens, out_of[2])

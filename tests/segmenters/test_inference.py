@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Prediction, Thresholds
+from refseg_cli.segmenters.decisions import decide
 from refseg_cli.segmenters.inference import pick_device, postprocess
 
 
@@ -49,6 +53,16 @@ def test_empty_mask_is_no_target_whatever_the_head_says() -> None:
     prediction = Prediction(logits(0.1), exists_logit=torch.tensor([9.0]))
     (answer,) = postprocess(prediction, batch(1), Thresholds())
     assert not answer.exists
+
+
+def test_what_just_reaches_a_threshold_is_a_target() -> None:
+    masks = np.zeros((3, 2, 4), bool)
+    masks[:, 0, :3] = True
+    rule = Thresholds(exists=0.5, min_pixels=3)
+    answers = decide(masks, [0.5, 0.499, 1.0], rule, has_head=True)
+    assert [one.exists for one in answers] == [True, False, True]
+    assert [one.exists for one in decide(masks, [0.0] * 3, rule, has_head=False)] == [True] * 3
+    assert not any(one.exists for one in decide(masks, [1.0] * 3, replace(rule, min_pixels=4), has_head=True))
 
 
 def test_fifty_pixel_rule() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref, Unusable
 from refseg_cli.data.sources.json_files import BELOW_ROOT, load_json
 from refseg_cli.data.sources.values import brief, deeper_than, fault_of, text, whole
-from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.errors import RefsegError, reason_of, unknown_name
 from refseg_cli.records import Expression
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")  # it becomes part of a file name
@@ -92,6 +92,8 @@ def parse(
     """
     found = Instances(Path(file).name, number)
     try:
+        if not isinstance(table, dict):
+            raise TypeError(f"holds a {type(table).__name__} in place of an object")
         _each(table, "categories", found, _add_category)
         _each(table, "images", found, _add_photo)
         _each(table, "annotations", found, partial(_add_annotation, wanted=wanted))
@@ -102,7 +104,7 @@ def parse(
             found.complete[image_id] |= present - incomplete
     except (KeyError, TypeError, ValueError) as error:
         raise RefsegError(
-            f"{file}: not a COCO file: {type(error).__name__}: {error}",
+            f"{file}: not a COCO file: {reason_of(error)}",
             hint="it needs images, annotations and categories, as in the REFER downloads",
         ) from error
     return found
@@ -118,9 +120,11 @@ def _each(table: dict[str, Any], name: str, found: Instances, add: Callable[[Ins
     for number in range(count := len(rows)):
         row = rows.pop()  # let go, for all that is made of the others takes as much room
         try:
+            if not isinstance(row, dict):
+                raise TypeError(f"{brief(row)} in place of an object")
             add(found, row)
         except (KeyError, TypeError, ValueError) as error:
-            detail = f"{name}, row {number}: {type(error).__name__}: {error}"
+            detail = f"{name}, row {number}: {reason_of(error)}"
             cautions.append(Problem(Reason.BROKEN_ANNOTATION, found.file, (), detail, caution=True))
             if len(cautions) == count:
                 raise ValueError(detail) from error

@@ -169,7 +169,7 @@ class _Pieces:
         return []
 
     def _quick(self, text: str) -> tuple[Any, int] | None:
-        """The items and where they end, if the text ends there; None if it may be before, or if msgspec refuses."""
+        """The items and where they end, if the text ends there; None if it may be before, or msgspec refuses it."""
         try:
             return None if self._has_tokens else (msgspec.json.decode(text), len(text))
         except ValueError:

@@ -15,7 +15,7 @@ from refseg_cli.data.sources import Ref
 from refseg_cli.data.sources.gathering import File, Gathering, load
 from refseg_cli.data.sources.refer import parse
 from refseg_cli.data.sources.values import string, whole
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, reason_of
 
 
 def tells(value: Any) -> bool:
@@ -42,7 +42,7 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
         objects = [row for row in table["annotations"] if not _is_empty(row)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RefsegError(
-            f"{file.path}: not in MDETR's form: {type(error).__name__}: {error}", hint="see docs/data.md for the forms"
+            f"{file.path}: not in MDETR's form: {reason_of(error)}", hint="see docs/data.md for the forms"
         ) from error
     if objects and gathering.known is None and not any(row.get("segmentation") for row in objects):
         raise RefsegError(

@@ -20,7 +20,7 @@ from typing import Any
 from refseg_cli.data.sources import Annotation, Draft, Problem, Reason
 from refseg_cli.data.sources.instances import load_json
 from refseg_cli.data.sources.values import brief, deeper_than, identifier, text, whole
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, reason_of
 from refseg_cli.records import Expression
 
 META = "meta_expressions"
@@ -146,7 +146,7 @@ def _categories(table: Any, path: Path) -> dict[str, dict[str, str]]:
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RefsegError(
-            f"{path}: not of the form of Ref-YouTube-VOS: {type(error).__name__}: {error}",
+            f"{path}: not of the form of Ref-YouTube-VOS: {reason_of(error)}",
             hint="it names the category of each object; without the file there are none",
         ) from error
 
