@@ -65,9 +65,10 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x (b, q, c); keep (b, q) bool."""
-        x = self.norm1(x + self.drop(self.attention(x, x, x, keep)))
+    def forward(self, x: Tensor, keep: Tensor | None = None, *, positions: Tensor | None = None) -> Tensor:
+        """x (b, q, c); keep (b, q) bool; positions (q, c), seen by queries and keys alone [DETR]."""
+        placed = x if positions is None else x + positions
+        x = self.norm1(x + self.drop(self.attention(placed, placed, x, keep)))
         return self.norm2(x + self.drop(self.mlp(x)))
 
 
