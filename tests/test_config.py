@@ -19,7 +19,13 @@ from refseg_cli.config import (
 from refseg_cli.errors import RefsegError
 from refseg_cli.metrics.protocols import BY_NAME
 
-OURS = ("-tiny", "-photos", "-photos-320", "-photos-pasted")  # small models of our own, with no paper's settings
+OURS = (
+    "-tiny",
+    "-photos",
+    "-photos-320",
+    "-photos-pasted",
+    "-photos-parts",
+)  # small models of our own, with no paper's settings
 
 
 @pytest.mark.parametrize("name", recipe_names())

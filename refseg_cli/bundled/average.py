@@ -1,0 +1,38 @@
+"""The mean of two runs' weights, as a run: `python -m refseg_cli.bundled.average RUN RUN OUT`.
+
+A maintainer's script. Of runs that started from the same weights the mean is often better than either (Wortsman et al.,
+Model soups, ICML 2022, arXiv 2203.05482). Its thresholds are neither's: `refseg calibrate` finds them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from refseg_cli import checkpoint
+from refseg_cli.errors import RefsegError
+
+
+def average(first: str, second: str, out: str) -> None:
+    """Write OUT/best: the second run with the mean of its and the first one's weights, without scores.
+
+    Raises:
+        RefsegError: the runs are of different models or vocabularies.
+    """
+    one, two = checkpoint.load(first), checkpoint.load(second)
+    theirs, ours = one.model.state_dict(), two.model.state_dict()
+    same = {name: value.shape for name, value in theirs.items()} == {name: value.shape for name, value in ours.items()}
+    if not same or one.tokenizer.pipeline.get_vocab() != two.tokenizer.pipeline.get_vocab():
+        raise RefsegError(f"{first} and {second}: different models or vocabularies, which have no mean")
+    with torch.no_grad():
+        for name, value in ours.items():
+            if value.is_floating_point():
+                value.add_(theirs[name]).mul_(0.5)
+    info = {key: two.info[key] for key in ("step", "epoch", "data")}
+    checkpoint.save(Path(out) / "best", two.model, two.recipe, two.tokenizer, info={**info, "scores": {}})
+
+
+if __name__ == "__main__":
+    average(sys.argv[1], sys.argv[2], sys.argv[3])
