@@ -198,7 +198,7 @@ def broken(row: Row, **changes: Any) -> Row:
         ),
         (jxu124(1, 1, "a split", ["a"]), "split 'a split'"),
         (lmms_lab(NAMES[1], b"GIF", ["a"], FIRST, FIRST_BOX), "broken image"),
-        (lmms_lab(NAMES[1], jpeg(1), ["a"], [1.0, 2.0, 3.0], FIRST_BOX), "no list of x, y pairs"),
+        (lmms_lab(NAMES[1], jpeg(1), ["a"], [1.0, 2.0, 3.0], FIRST_BOX), "not a list of x, y pairs"),
         (lmms_lab(NAMES[1], jpeg(1), [" "], FIRST, FIRST_BOX), "empty expression"),
         (
             moondream(jpeg(1), sample(["a"], FIRST_BOX, mask={"counts": "x", "size": [1]})),
