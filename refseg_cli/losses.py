@@ -53,9 +53,6 @@ def weighted_bce(logits: Tensor, target: Tensor, weights: tuple[float, float]) -
     return F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum") / weight.sum()
 
 
-# --- sets of masks (Mask2Former, Cheng et al., CVPR 2022, 3.3; points: PointRend, Kirillov et al., CVPR 2020) ---------
-
-
 def mask_and_existence(
     prediction: Prediction, batch: Batch, *, dice_weight: float, exists_weight: float
 ) -> dict[str, Tensor]:
@@ -74,6 +71,8 @@ def mask_and_existence(
         terms["exists"] = exists_weight * exists_bce(prediction.exists_logit, batch.has_target)
     return terms
 
+
+# --- sets of masks (Mask2Former, Cheng et al., CVPR 2022, 3.3; points: PointRend, Kirillov et al., CVPR 2020) ---------
 
 OVERSAMPLED = 3  # points drawn for each that is kept
 UNCERTAIN = 0.75  # of those kept, the share taken where the mask is least sure

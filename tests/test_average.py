@@ -15,7 +15,7 @@ from refseg_cli.data.text import build_tokenizer
 from refseg_cli.errors import RefsegError
 from refseg_cli.models import build_model
 
-FACTS = {"step": 3, "epoch": 1, "data": "test", "scores": {"gIoU": 99.0}}
+FACTS = {"step": 3, "epoch": 1, "data": "test", "scores": {"gIoU": 99.0}, checkpoint.BLIND: True}
 
 
 def _run(folder: Path, seed: int, words: str = "a dog", **model: object) -> str:
@@ -36,6 +36,7 @@ def test_weights_are_the_mean_and_scores_are_neithers(tmp_path: Path) -> None:
         torch.testing.assert_close(between, (a + b) / 2 if a.is_floating_point() else b)
     assert any(not torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
     assert (mean.recipe, mean.info["step"], mean.info["scores"]) == (second.recipe, 3, {})
+    assert mean.info[checkpoint.BLIND] is True, "a mean with a control is none that sees"
 
 
 def test_what_has_no_mean_is_refused(tmp_path: Path) -> None:

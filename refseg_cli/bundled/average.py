@@ -30,8 +30,9 @@ def average(first: str, second: str, out: str) -> None:
         for name, value in ours.items():
             if value.is_floating_point():
                 value.add_(theirs[name]).mul_(0.5)
-    info = {key: two.info[key] for key in ("step", "epoch", "data")}
-    checkpoint.save(Path(out) / "best", two.model, two.recipe, two.tokenizer, info={**info, "scores": {}})
+    blind = bool(one.info.get(checkpoint.BLIND) or two.info.get(checkpoint.BLIND))
+    info = {**{key: two.info[key] for key in ("step", "epoch", "data")}, "scores": {}, checkpoint.BLIND: blind}
+    checkpoint.save(Path(out) / "best", two.model, two.recipe, two.tokenizer, info=info)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,9 +26,6 @@ from refseg_cli.commands._prepared import (
 )
 from refseg_cli.console import console
 from refseg_cli.errors import ERROR, FOUND, RefsegError
-
-if TYPE_CHECKING:
-    pass
 
 LEAKING = 1  # exit status of `check`: a gate that failed
 

@@ -123,7 +123,7 @@ def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = No
             f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it read "
             "the cleaned ones; prepare the data again"
         )
-    sets = names_of(about.trained_on or "")
+    sets = [about.trained_on, *names_of(about.trained_on or "")]  # a name of one may read like those of several
     if about.trained_on and about.dataset not in sets:
         said.append(f"trained on {about.trained_on}, evaluated on {about.dataset}: a cross-dataset figure")
     if TRAIN in splits and about.dataset in sets:

@@ -119,6 +119,12 @@ def test_shared_pictures_are_counted_by_their_ids(with_train):
     assert cautions(about, ["train"]) == ["train: the model was trained on this split"]
 
 
+def test_a_comma_in_the_name_of_a_set_does_not_make_it_several(with_train):
+    about = About(data=str(with_train), dataset="cats, dogs", trained_on="cats, dogs")
+    assert not any("cross-dataset" in said for said in cautions(about, ["val"]))
+    assert cautions(about, ["train"])[0] == "train: the model was trained on this split"
+
+
 def test_one_of_the_sets_that_were_trained_on_together_is_no_other_set(with_train):
     """What it holds out was left out of training, in whichever of them it was."""
     about = About(data=str(with_train), dataset="test", trained_on="refcoco+, test")
