@@ -123,6 +123,7 @@ def eval_(
     """
     from refseg_cli.evaluation.evaluate import EvalRequest
     from refseg_cli.evaluation.outside import OutsideRequest
+    from refseg_cli.evaluation.scoring import BATCH_IMAGES
     from refseg_cli.segmenters.compiling import Compiling
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
@@ -135,8 +136,9 @@ def eval_(
     needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
-        asked |= {"--precision": precision != "fp32", "--compile": compile, "--batch-images": batch_images != 8}
-        _refuse_with_from(asked | {"--device": device != "auto", "--mask-words": mask_words, "--sanity": sanity})
+        asked |= {"--precision": precision != "fp32", "--compile": compile, "--device": device != "auto"}
+        asked |= {"--batch-images": batch_images != BATCH_IMAGES, "--mask-words": mask_words, "--sanity": sanity}
+        _refuse_with_from(asked)
         outside = OutsideRequest(source, data, splits, wanted.counted, on_error == "skip", needs_masks, records, merge)
         _present(_score_file(outside), wanted, data, path, clips)
         return

@@ -18,10 +18,10 @@ from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.shards import Shards
 from refseg_cli.errors import RefsegError, Unread
 from refseg_cli.evaluation.answers import About, Answer, collect, concatenate
-from refseg_cli.evaluation.evaluate import BATCH_IMAGES, EvalReport, EvalRequest, joined
+from refseg_cli.evaluation.evaluate import EvalReport, EvalRequest, joined
 from refseg_cli.evaluation.finished import Counted, Read, answer, plan
 from refseg_cli.evaluation.parts import ALL, Part, writing_shared
-from refseg_cli.evaluation.scoring import Evaluation, Keep, Watch
+from refseg_cli.evaluation.scoring import BATCH_IMAGES, Evaluation, Keep, Watch
 from refseg_cli.metrics.counts import Counts, count_pixels
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.progress import Progress, silent

@@ -14,7 +14,7 @@ from refseg_cli.evaluation.answers import (
     plan_views,
 )
 from refseg_cli.evaluation.parts import Kept, Part, sharing, writing_shared
-from refseg_cli.evaluation.scoring import Evaluation, Watch, evaluate_model
+from refseg_cli.evaluation.scoring import BATCH_IMAGES, Evaluation, Watch, evaluate_model
 from refseg_cli.metrics.curves import MASK_THRESHOLDS
 from refseg_cli.metrics.protocols import PROTOCOLS
 from refseg_cli.metrics.scores import Scores
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from refseg_cli.records import Thresholds
     from refseg_cli.segmenters.compiling import Compiling
     from refseg_cli.segmenters.precision import Precision, Wanted
-
-BATCH_IMAGES = 8  # if nothing else is asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from refseg_cli.segmenters.decisions import Decision
     from refseg_cli.segmenters.precision import Precision
 
+BATCH_IMAGES = 8  # if nothing else is asked for
 Keep = Callable[[Sequence[Answer]], None]
 # Sees each batch after it is answered: the batch on the CPU, the prediction with its `aux` on the device, the answers;
 # of a segmenter that gives finished masks the answers alone.
@@ -79,7 +80,7 @@ def evaluate_model(
     split: Shards,
     *,
     device: torch.device | str,
-    batch_images: int = 8,
+    batch_images: int = BATCH_IMAGES,
     limit: int = 0,
     workers: int | None = None,
     about: About | None = None,
