@@ -1,18 +1,19 @@
 """Upsampling, and convolutions of upsampled maps without the work of convolving what it has only repeated.
 
-Users: models/lavt.py, caris.py, caris_decoder.py, cgformer.py, deris.py.
+Users: layers/vision.py, models/lavt.py, caris.py, caris_decoder.py, cgformer.py, deris.py, vlt.py.
 Axes: n maps, c channels in, o channels out, h w of a map, H W upsampled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+upsample_bilinear2d_backward = torch.ops.aten.upsample_bilinear2d_backward
 ROWS = 16  # of a map that `upsampled_parts` makes at a time
 WIDE = 256  # input channels from which the detour of `upsampled_conv` is faster, measured on a CPU
 
@@ -20,6 +21,52 @@ WIDE = 256  # input channels from which the detour of `upsampled_conv` is faster
 def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bilinear, the corners' centres on the corners' centres."""
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+def fitted(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(i, c, h, w) -> (i, c, *size), bilinear, pixels as cells; itself where it has that size."""
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def upsampled_dot(x: Tensor, pixels: Tensor, image_index: Tensor) -> Tensor:
+    """The product over channels of a map, upsampled bilinearly, with what each pixel of its image holds.
+
+    Args:
+        x: (n, c, h, w).  pixels: (i, c, H, W).  image_index: (n,), the image of each map.
+
+    Returns:
+        (n, 1, H, W)
+    """
+    if x.is_cpu and not torch.compiler.is_compiling():
+        return _UpsampledDot.apply(x, pixels, image_index)
+    return (fitted(x, pixels.shape[-2:]) * pixels[image_index]).sum(1, keepdim=True)
+
+
+class _UpsampledDot(torch.autograd.Function):
+    """Map by map, so that what is upsampled stays in the processor's cache; on the way back it is made once more."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, pixels: Tensor, image_index: Tensor) -> Tensor:
+        context.images = image_index.tolist()
+        context.save_for_backward(x, pixels)
+        size = pixels.shape[-2:]
+        products = [
+            (fitted(one, size) * pixels[k]).sum(1, keepdim=True)
+            for one, k in zip(x.split(1), context.images, strict=True)
+        ]
+        return torch.cat(products)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, pixels = context.saved_tensors
+        size, pulled = pixels.shape[-2:], torch.zeros_like(pixels)
+        parts = []
+        for one, k, pull in zip(x.split(1), context.images, gradient.split(1), strict=True):
+            pulled[k : k + 1].addcmul_(fitted(one, size), pull)
+            parts.append(upsample_bilinear2d_backward(pull * pixels[k], size, one.shape, False))
+        return torch.cat(parts), pulled, None
 
 
 def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_corners: bool) -> Tensor:
@@ -176,6 +223,8 @@ class TopDown(nn.Module):
 
 class JoinFiner(nn.Module):
     """Two 3x3 convolutions over a coarser map, upsampled with aligned corners, beside a finer one."""
+
+    normed = (("conv1", "norm1"), ("conv2", "norm2"))  # see folding.py
 
     def __init__(self, coarser: int, finer: int, *, dim: int, bias: bool) -> None:
         super().__init__()
