@@ -1,4 +1,4 @@
-"""Batch normalisation of a model that only answers, folded into the convolutions before it.
+"""A model that only answers, without what training alone needs: norms go into convolutions, dropout goes.
 
 Users: whatever asks a model: segmenters/trained.py, evaluation/scoring.py, engine/bench.py.
 """
@@ -19,7 +19,7 @@ def folded(model: nn.Module) -> nn.Module:
     the norm, and wherever a module names such pairs (`normed`), where an identity takes the norm's place. The given
     model stays as it is.
     """
-    if not any(_pairs(module) for module in model.modules()):
+    if not any(_pairs(module) or isinstance(module, nn.Dropout) for module in model.modules()):
         return model
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     found = deepcopy(model, shared).eval()
@@ -27,6 +27,9 @@ def folded(model: nn.Module) -> nn.Module:
         for conv, norm in reversed(_pairs(module)):
             setattr(module, conv, _joined(getattr(module, conv), getattr(module, norm)))
             setattr(module, norm, nn.Identity())
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, nn.Identity())
         if isinstance(module, nn.Sequential):
             _close_ranks(module)
     return found
@@ -56,9 +59,9 @@ def _joined(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def _close_ranks(sequence: nn.Sequential) -> None:
-    """Drop what norms left; nothing but the activation behind reads what such a convolution gives."""
-    for i, (one, two) in reversed(list(enumerate(pairwise(list(sequence))))):
-        if type(one) is nn.Conv2d and type(two) is nn.Identity:
-            del sequence[i + 1]
-            if i + 1 < len(sequence) and isinstance(act := sequence[i + 1], nn.ReLU | nn.LeakyReLU):
-                act.inplace = True
+    """Without what norms and dropout left; only an activation reads what the layer before it gives."""
+    for i in reversed([i for i, child in enumerate(sequence) if type(child) is nn.Identity]):
+        del sequence[i]
+    for one, two in pairwise(sequence):
+        if isinstance(one, nn.Conv2d | nn.Linear) and isinstance(two, nn.ReLU | nn.LeakyReLU):
+            two.inplace = True

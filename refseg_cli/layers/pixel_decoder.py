@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg_cli.layers.attention import EncoderLayer, feed_forward
+from refseg_cli.layers.attention import EncoderLayer, feed_forward, kept
 from refseg_cli.layers.keymap import Rule, feed_forward_rules
 from refseg_cli.layers.vision import conv_bn_relu
 
@@ -295,17 +295,22 @@ def sine_positions(like: Tensor) -> Tensor:
     c, h, w = like.shape[1:]
     if c % 4:
         raise ValueError(f"sine positions need channels in fours, not {c}")
-    exact = torch.promote_types(like.dtype, torch.float32)
-    frequencies = 10000 ** (-2 * torch.arange(c // 4, device=like.device, dtype=exact) / (c // 2))
+    return _sine_positions(c, h, w, device=like.device, dtype=like.dtype)
+
+
+@kept
+def _sine_positions(c: int, h: int, w: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    exact = torch.promote_types(dtype, torch.float32)
+    frequencies = 10000 ** (-2 * torch.arange(c // 4, device=device, dtype=exact) / (c // 2))
 
     def waves(count: int) -> Tensor:  # (count, c / 2)
-        place = torch.arange(1, count + 1, device=like.device, dtype=exact) / (count + 1e-6) * (2 * math.pi)
+        place = torch.arange(1, count + 1, device=device, dtype=exact) / (count + 1e-6) * (2 * math.pi)
         angle = place[:, None] * frequencies
         return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
     rows = waves(h).T[:, :, None].expand(-1, -1, w)
     columns = waves(w).T[:, None, :].expand(-1, h, -1)
-    return torch.cat([rows, columns]).to(like.dtype)
+    return torch.cat([rows, columns]).to(dtype)
 
 
 def pixel_decoder_rules(theirs: str) -> tuple[Rule, ...]:

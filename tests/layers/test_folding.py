@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from refseg_cli.layers.attention import EncoderLayer
 from refseg_cli.layers.convnet import ConvNet
 from refseg_cli.layers.folding import folded
 from refseg_cli.layers.upsampling import TopDown
@@ -69,6 +70,13 @@ def test_the_model_stays_as_it_is_and_shares_what_is_not_folded() -> None:
 def test_a_norm_without_statistics_of_its_own_stays() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
     assert norms(folded(model)) == 1
+
+
+def test_dropout_goes() -> None:
+    model = trained(EncoderLayer(8, heads=2, hidden=16, dropout=0.5))
+    found, x = folded(model), torch.randn(2, 3, 8, dtype=torch.float64)
+    assert not any(isinstance(module, nn.Dropout) for module in found.modules())
+    torch.testing.assert_close(found(x), model(x), atol=0, rtol=0)
 
 
 def test_without_a_norm_it_is_the_model() -> None:
