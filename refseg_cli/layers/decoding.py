@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refseg_cli.layers.upsampling import upsampled_conv
 from refseg_cli.layers.vision import conv_bn_relu
 
 
@@ -32,8 +33,12 @@ class MaskDecoder(nn.Module):
     def features(self, mask_feature: Tensor) -> Tensor:
         """What the last upsampling reads: (n, k, h, w) -> (n, dims[-1], h s / 2, w s / 2)."""
         x = self.convs[0](mask_feature)
-        for conv in self.convs[1:]:
-            x = conv(doubled(x))
+        for convs in self.convs[1:]:
+            if self.training:
+                size = (2 * x.shape[-2], 2 * x.shape[-1])
+                x = convs[1:](upsampled_conv(x, convs[0].weight, size, align_corners=False))
+            else:
+                x = convs(doubled(x))
         return x
 
     def logits(self, features: Tensor) -> Tensor:

@@ -11,9 +11,12 @@ from refseg_cli.layers import upsampling
 from refseg_cli.layers.upsampling import TopDown, fitted, upsampled_conv, upsampled_dot, upsampled_parts
 
 
-@pytest.fixture(autouse=True, params=[0, upsampling.WIDE], ids=["wide", "narrow"])
-def _either_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upsampling, "WIDE", request.param)
+@pytest.fixture(
+    autouse=True, params=[(0, 0), (upsampling.WIDE, 0), (upsampling.WIDE, 48)], ids=["wide", "axes", "narrow"]
+)
+def _each_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsampling, "WIDE", request.param[0])
+    monkeypatch.setattr(upsampling, "NARROW", request.param[1])
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
