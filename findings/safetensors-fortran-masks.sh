@@ -1,11 +1,11 @@
 #!/bin/sh
 # safetensors 0.8.0: `safetensors.numpy` scrambles masks that pycocotools decoded
 #
-# pycocotools.mask.decode returns arrays in Fortran's order. save and save_file of safetensors.numpy write an array's memory as
-# it lies and its shape as if it lay in C's order, so what is loaded has the right shape, dtype and number of pixels, and each
-# of them elsewhere. Nothing warns. Versions 0.4.5 to 0.7.0 save the same arrays right; the documentation asks for
-# "contiguous and dense" ones, which NumPy calls these too (flags.f_contiguous). The torch side of the library refuses such
-# a tensor with an error. Open as safetensors/safetensors issue 825, found with weights from scikit-learn.
+# pycocotools.mask.decode returns arrays in Fortran's order. save and save_file of safetensors.numpy write an array's memory
+# as it lies and its shape as if it lay in C's order, so what is loaded has the right shape, dtype and number of pixels, and
+# has them elsewhere. Nothing warns. Versions 0.4.5 to 0.7.0 save the same arrays right; the documentation asks for
+# "contiguous and dense" ones, which NumPy calls these too (flags.f_contiguous). The library's torch side refuses them with an
+# error. Open as safetensors/safetensors issue 825, found with weights from scikit-learn.
 #
 # Input: a mask of 100 x 120 pixels with a box of 60 x 40, encoded and decoded by pycocotools; a stack of two of them.
 # Expected: load(save(mask)) equals the mask.

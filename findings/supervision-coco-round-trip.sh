@@ -2,17 +2,17 @@
 # supervision 0.31.2: `from_coco` and `as_coco` change COCO's masks: holes are filled, an edge is lost or added
 #
 # as_coco's documentation says that masks with holes or of several parts are saved as RLE. After from_coco they are not: it
-# keeps each annotation's iscrowd, and where that is 0 as_coco writes polygons. A hole's outline becomes one polygon more, and
-# COCO takes the union of an annotation's polygons, so the hole is filled, for supervision's own reader too. `area` remains
-# that of the mask with the hole. Nothing warns.
+# keeps each annotation's iscrowd, and where that is 0 as_coco writes polygons. A hole's outline becomes one polygon more,
+# and COCO takes the union of an annotation's polygons, so the hole is filled, for supervision's own reader too. `area`
+# remains that of the mask with the hole. Nothing warns.
 #
 # Polygons move besides. supervision's run through the centres of the outermost pixels, on which its own reader and writer
 # agree; COCO's run along the pixels' edges (cocodataset/cocoapi issue 659 is about these two readings). So pycocotools
-# decodes what as_coco wrote one column and one row smaller, and from_coco reads COCO's polygons one column and one row larger
-# than pycocotools does: of an object of 10 x 10 pixels, 19 % less and 21 % more.
+# decodes what as_coco wrote one column and one row smaller, and from_coco reads COCO's polygons one column and one row
+# larger than pycocotools does: of an object of 10 x 10 pixels, 19 % less and 21 % more.
 #
-# Input: a picture with three annotations, all iscrowd 0: a square of 40 x 40 pixels as RLE, the same with a hole of 20 x 20 as
-# RLE, and the same square as a polygon.
+# Input: a picture with three annotations, all iscrowd 0: a square of 40 x 40 pixels as RLE, the same with a hole of 20 x 20
+# as RLE, and the same square as a polygon.
 # Expected: each annotation decodes to as many pixels after from_coco and as_coco as before.
 #
 # Seen with supervision 0.31.2 (with OpenCV 5.0.0 and without), pycocotools 2.0.11, Python 3.11.7, Linux x86-64:
