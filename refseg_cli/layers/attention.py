@@ -110,7 +110,7 @@ def kept(make: Callable[Sizes, Tensor]) -> Callable[Sizes, Tensor]:
 
     @wraps(make)
     def ask(*sizes: Sizes.args, **named: Sizes.kwargs) -> Tensor:
-        return (make if torch.compiler.is_compiling() else remembered)(*sizes, **named)
+        return make(*sizes, **named) if torch.compiler.is_compiling() else remembered(*sizes, **named)  # type: ignore[arg-type]
 
     return ask
 

@@ -34,9 +34,10 @@ class MaskDecoder(nn.Module):
         """What the last upsampling reads: (n, k, h, w) -> (n, dims[-1], h s / 2, w s / 2)."""
         x = self.convs[0](mask_feature)
         for convs in self.convs[1:]:
+            assert isinstance(convs, nn.Sequential)
             if self.training:
                 size = (2 * x.shape[-2], 2 * x.shape[-1])
-                x = convs[1:](upsampled_conv(x, convs[0].weight, size, align_corners=False))
+                x = convs[1:](upsampled_conv(x, convs.get_parameter("0.weight"), size, align_corners=False))
             else:
                 x = convs(doubled(x))
         return x
