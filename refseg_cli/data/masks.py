@@ -108,51 +108,6 @@ def box(rle: Rle) -> tuple[float, float, float, float]:
     return (x, y, w, h)
 
 
-class Sampling:
-    """Some rows and columns of masks of one size, told by their runs: nothing is decoded that is not taken.
-
-    rows, columns: indices of those taken, ascending; one may come more than once.
-    """
-
-    def __init__(self, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> None:
-        self.size, self._rows, self._columns = size, len(rows), len(columns)
-        distinct, self._column_of = np.unique(columns, return_inverse=True)
-        self._distinct = len(distinct)
-        # How many of those taken lie before each row and column; runs go down the columns, each taken once.
-        self._rows_before, columns_before = (
-            np.searchsorted(taken, np.arange(of + 1)) for taken, of in zip((rows, distinct), size, strict=True)
-        )
-        self._before = columns_before * self._rows
-        self._is_taken = np.diff(columns_before, append=columns_before[-1])
-
-    def of(self, rles: Sequence[Rle]) -> np.ndarray:
-        """(k, rows, columns) uint8, 1 inside the mask.
-
-        Raises:
-            ValueError: a mask of another size, or runs that do not follow COCO's format or do not add up to the size.
-        """
-        if others := [rle.size for rle in rles if rle.size != self.size]:
-            raise ValueError(f"a mask of {others[0][1]}x{others[0][0]} pixels")
-        k, (height, width) = len(rles), self.size
-        each = self._rows * self._distinct
-        if not k:
-            return np.zeros((0, self._rows, self._columns), np.uint8)
-        lengths, counts = _runs([rle.counts for rle in rles])
-        ends, lasts = np.cumsum(lengths), np.cumsum(counts) - 1
-        whole = height * width
-        if lengths.min() < 0 or ends[lasts].tolist() != [whole * (n + 1) for n in range(k)]:
-            raise ValueError("RLE counts that do not add up to the image")
-        ends -= np.repeat(np.arange(k) * whole, counts)
-        column, row = np.divmod(ends, height)
-        taken = self._before[column] + self._is_taken[column] * self._rows_before[row]
-        taken += np.repeat(np.arange(k) * each, counts)
-        values = (np.arange(len(lengths)) - np.repeat(lasts + 1 - counts, counts)).astype(np.uint8) & 1
-        found = np.repeat(values, np.diff(np.append(0, taken))).reshape(k, self._distinct, self._rows)
-        if self._distinct < self._columns:
-            found = found.take(self._column_of, axis=1)
-        return found.transpose(0, 2, 1)
-
-
 def resize_by_centres(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(h, w) -> (H, W) by the pixel under each new pixel's centre."""
     rows, columns = (((np.arange(to) + 0.5) * of / to).astype(int) for to, of in zip(size, mask.shape, strict=True))
@@ -239,6 +194,19 @@ def runs(rle: Rle) -> np.ndarray:
     return _runs([rle.counts])[0]
 
 
+def run_ends(rles: Sequence[Rle]) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels before which the runs of all masks end, one mask after the other, and how many runs each has; int64.
+
+    Raises:
+        ValueError: a string that does not follow COCO's format, or runs that do not add up to the mask's size.
+    """
+    lengths, counts = _checked_runs(rles)
+    ends = np.cumsum(lengths)
+    whole = ends[np.cumsum(counts) - 1]
+    ends -= np.repeat(np.append(0, whole[:-1]), counts)
+    return ends, counts
+
+
 def normal(rles: Sequence[Rle]) -> list[Rle]:
     """The same masks without runs of length zero, but for a first one.
 
@@ -253,11 +221,8 @@ def normal(rles: Sequence[Rle]) -> list[Rle]:
 
 
 def _normal(rles: Sequence[Rle]) -> list[Rle]:
-    lengths, counts = _runs([rle.counts for rle in rles])
+    lengths, counts = _checked_runs(rles)
     starts = np.cumsum(counts) - counts
-    pixels = [height * width for height, width in (rle.size for rle in rles)]
-    if lengths.min() < 0 or np.add.reduceat(lengths, starts).tolist() != pixels:
-        raise ValueError("RLE counts that do not add up to the image")
     empty = lengths == 0
     empty[starts] = False
     found = list(rles)
@@ -265,6 +230,19 @@ def _normal(rles: Sequence[Rle]) -> list[Rle]:
         for i in np.flatnonzero(np.logical_or.reduceat(empty, starts)).tolist():
             found[i] = _compressed(lengths[starts[i] : starts[i] + counts[i]], rles[i].size)
     return found
+
+
+def _checked_runs(rles: Sequence[Rle]) -> tuple[np.ndarray, np.ndarray]:
+    """As `_runs`, of masks whose runs fill them.
+
+    Raises:
+        ValueError: a string that does not follow COCO's format, or runs that do not add up to the mask's size.
+    """
+    lengths, counts = _runs([rle.counts for rle in rles])
+    pixels = [height * width for height, width in (rle.size for rle in rles)]
+    if lengths.min() < 0 or np.add.reduceat(lengths, np.cumsum(counts) - counts).tolist() != pixels:
+        raise ValueError("RLE counts that do not add up to the image")
+    return lengths, counts
 
 
 def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
