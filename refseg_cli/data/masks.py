@@ -226,7 +226,8 @@ def from_polygons(objects: Iterable[tuple[Sequence[Sequence[float]], tuple[int, 
     pictures = np.repeat(np.array([size for _, size in shares]), [share for share, _ in shares], axis=0)
     starts = np.cumsum(corners) - corners
     low, high = (reduced.reduceat(points, starts) for reduced in (np.minimum, np.maximum))
-    within: np.ndarray = ((low >= -OVERSHOOT) & (high <= pictures[:, ::-1] + OVERSHOOT)).all(1)  # NaN is nowhere
+    inside = (low >= -OVERSHOOT) & (high <= pictures[:, ::-1] + OVERSHOOT)  # NaN is nowhere
+    within = np.logical_and.reduce(inside, axis=1)
     if not within.all():
         points, corners, pictures = points[np.repeat(within, corners)], corners[within], pictures[within]
     strings = iter(rasterise.run_lengths(points, corners, pictures) if len(corners) else ())
