@@ -6,13 +6,15 @@ Axes: h, w pixels of the image. COCO's runs go down the columns and begin with z
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
+from refseg_cli.data import rasterise
 from refseg_cli.data.orientation import AS_STORED, Frame, turned, turned_size
 from refseg_cli.metrics.counts import Pixels
 from refseg_cli.records import Expression, Record, Rle
@@ -158,6 +160,51 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:
     return _from_polygons(segmentation, height, width)
 
 
+def from_polygons(objects: Iterable[tuple[Sequence[Sequence[float]], tuple[int, int]]]) -> list[Rle | None]:
+    """The masks of many objects, which takes less time than `from_segmentation` does one by one.
+
+    None for an object at which that must look: one that it refuses, or one with a polygon that it leaves out.
+
+    Args:
+        objects: the polygons of each, [x0, y0, x1, y1, ...] in pixels, and its picture's (height, width).
+    """
+    shares: list[tuple[int, tuple[int, int]]] = []  # polygons of each object
+    packed: list[bytes] = []
+    for polygons, size in objects:  # and let go one by one: lists of numbers of all of them would not stay in the cache
+        is_plain = _is_plain(polygons, size)
+        shares.append((len(polygons) if is_plain else 0, size))
+        packed += [struct.pack(f"{len(polygon)}d", *polygon) for polygon in polygons] if is_plain else ()
+    if not packed:
+        return [None] * len(shares)
+    corners = np.array([len(polygon) // 16 for polygon in packed])
+    points = np.frombuffer(b"".join(packed)).reshape(-1, 2)
+    pictures = np.repeat(np.array([size for _, size in shares]), [share for share, _ in shares], axis=0)
+    starts = np.cumsum(corners) - corners
+    low, high = (reduced.reduceat(points, starts) for reduced in (np.minimum, np.maximum))
+    inside = (low >= -OVERSHOOT) & (high <= pictures[:, ::-1] + OVERSHOOT)  # NaN is nowhere
+    within = np.logical_and.reduce(inside, axis=1)
+    if not within.all():
+        points, corners, pictures = points[np.repeat(within, corners)], corners[within], pictures[within]
+    strings = iter(rasterise.run_lengths(points, corners, pictures) if len(corners) else ())
+    sound = iter(within.tolist())
+    found: list[Rle | None] = []
+    for share, size in shares:
+        parts = [Rle(size, next(strings)) for _ in range(share) if next(sound)]
+        found.append(union(parts, size) if share and len(parts) == share else None)
+    return found
+
+
+def _is_plain(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> bool:
+    """Whether there is nothing to say of the number of polygons, their numbers of points, and the picture's size."""
+    height, width = size
+    return (
+        bool(polygons)
+        and all(len(polygon) >= 6 and not len(polygon) % 2 for polygon in polygons)
+        and min(size) > 0
+        and height * width <= rasterise.MOST_PIXELS
+    )
+
+
 def upright(segmentation: Any, size: tuple[int, int], orientation: int, frame: Frame = "upright") -> Rle:
     """The mask of a COCO annotation or prediction as it lies on the upright picture.
 
@@ -174,8 +221,12 @@ def upright(segmentation: Any, size: tuple[int, int], orientation: int, frame: F
         frame = "upright" if said == size else "stored"
     if frame == "upright":
         return from_segmentation(segmentation, *size)
-    rle = from_segmentation(segmentation, *stored)
-    return rle if orientation == AS_STORED else encode(turned(decode(rle), orientation))
+    return turned_upright(from_segmentation(segmentation, *stored), orientation, frame)
+
+
+def turned_upright(rle: Rle, orientation: int, frame: Frame) -> Rle:
+    """A mask that was drawn on the pixels of that frame as it lies on the upright picture."""
+    return rle if frame == "upright" or orientation == AS_STORED else encode(turned(decode(rle), orientation))
 
 
 def _size(segmentation: Any) -> tuple[Any, ...]:
