@@ -57,7 +57,9 @@ def measure(data: str, size: int, phrases: int) -> dict[str, float]:
         for picture in pictures:
             F.interpolate(decode_image(picture)[None], config.size, mode="bilinear", antialias=True)
         decoded = time.process_time()
-        dataset = loader.StepDataset(open_shards(data, "train"), tokenizer, config, augment=(0, 0))
+        read = open_shards(data, "train")
+        read = read.for_training() if hasattr(read, "for_training") else read
+        dataset = loader.StepDataset(read, tokenizer, config, augment=(0, 0))
         for step in steps:
             dataset[step]
         ended = time.process_time()

@@ -65,7 +65,10 @@ def measured(checkout: Path, root: Path) -> dict[str, float]:
     """Processor seconds and MiB of one `refseg prepare`."""
     with tempfile.TemporaryDirectory(prefix="refseg-prepared-") as out:
         words = ["-m", "refseg_cli", "-q", "prepare", "refcoco", "--root", str(root), "--workers", "1", "--out", out]
-        process = subprocess.Popen([sys.executable, *words], env=variables_of(checkout), stderr=subprocess.DEVNULL)
+        # In its folder, which Python looks for modules in before all others.
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=checkout, env=variables_of(checkout), stderr=subprocess.DEVNULL
+        )
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{checkout}: refseg prepare failed")

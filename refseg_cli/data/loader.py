@@ -5,9 +5,8 @@ Axes: I images, N expressions, H W network input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -20,15 +19,15 @@ from refseg_cli.config import DataConfig
 from refseg_cli.data import masks, text, transforms
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.placement import Placement, place
+from refseg_cli.data.sampling import Asked
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Batch, Expression, PhraseField, Record, Rle, Sample
+from refseg_cli.records import Batch, Expression, PhraseField, Record, Sample
 
 if TYPE_CHECKING:
     from refseg_cli.data.shards import Shards
 
 WINDOW = 64  # row groups that are shuffled together
-Fit = Callable[[Sequence[Rle]], Tensor]  # masks of one picture to (k, H, W) as they lie in the input
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +159,7 @@ class StepDataset(Dataset[Batch]):
     """Turns a `Step` into a `Batch`; the index of this map-style dataset is the step itself.
 
     Args:
+        shards: for training, those of `for_training` will do.
         field: which form of a sentence is asked.
         augment: (seed, epoch) for training: flips, jitter, scale; None for evaluation, which keeps `Batch.samples`.
         unknown: as in `TextConfig`.
@@ -181,155 +181,146 @@ class StepDataset(Dataset[Batch]):
         self.field, self.augment, self.unknown, self.shuffle_phrases = field, augment, unknown, shuffle_phrases
 
     def __getitem__(self, step: Step) -> Batch:
-        images = torch.empty(len(step), 3, *self.config.size)
-        rows = [len(pick.expressions) for pick in step]
-        target_masks = torch.empty(sum(rows), *self.config.size)
-        places = zip(step, images, target_masks.split(rows), strict=True)
-        parts = [self._image(pick, into, of_targets) for pick, into, of_targets in places]
+        views = [self._view(pick) for pick in step]
+        images, small = self._images(views)
         frames, phrase_index = phrases_of(step)
-        objects, object_of = _objects(parts)
-        phrases = [phrase for part in parts[::frames] for phrase in part.phrases]
+        phrases = [phrase for view in views[::frames] for phrase in view.phrases]
         if self.shuffle_phrases:
             rng = np.random.default_rng((*(self.augment or ()), *(pick.image for pick in step)))
             phrases = [phrases[i] for i in rng.permutation(len(phrases))]
         tokens, attention_mask = self.tokenizer.encode(phrases)
+        targets = [ids for view in views for ids in view.targets]
+        training = self.augment is not None
+        objects, object_of = self._objects(views) if training and self.config.objects else (None, None)
         return Batch(
             images=images,
             tokens=tokens if phrase_index is None else tokens[phrase_index],
             attention_mask=attention_mask if phrase_index is None else attention_mask[phrase_index],
-            image_index=torch.repeat_interleave(torch.arange(len(step)), torch.tensor(rows)),
+            image_index=torch.tensor([i for i, view in enumerate(views) for _ in view.targets]),
             frames=frames,
             phrase_index=phrase_index,
-            masks=target_masks[:, None],
-            has_target=torch.cat([part.has_target for part in parts]),
-            categories=_stacked([part.categories for part in parts]),
-            small=_stacked([part.small for part in parts]),
-            objects=objects,
-            object_of=object_of,
-            target_id=_distinct([(i // frames, t) for i, part in enumerate(parts) for t in part.things]),
-            sizes=torch.tensor([part.size for part in parts]),
-            content=torch.stack([_as_row(part.placement) for part in parts]),
-            samples=tuple(sample for part in parts for sample in part.samples),
-        )
-
-    def _image(self, pick: Pick, into: Tensor, of_targets: Tensor) -> _ImagePart:
-        """into, of_targets: (3, H, W) and (K, H, W), to be filled with the picture and its targets."""
-        record = self.shards[pick.image]
-        size = (record.height, record.width)
-        image = decode_image(record.image, record.file_name, orientation=record.orientation, size=size)
-        placement = place(size, self.config)
-        lots = pick.image if pick.clip is None else pick.clip
-        rng = None if self.augment is None else np.random.default_rng((*self.augment, lots))
-        if rng is not None and self.config.shrink < 1:
-            scale, *at = rng.uniform((self.config.shrink, 0, 0), 1)
-            placement = placement.shrunk(scale, (at[0], at[1]), self.config.size)
-        expressions = [record.expressions[e] for e in pick.expressions]
-        targets = [tuple(sorted(e.targets)) for e in expressions]
-        phrases = [e.phrase(self.field) for e in expressions]
-        samples: tuple[Sample, ...] = ()
-        mirrored, light = False, None
-        if rng is None:
-            samples = tuple(_sample(record, e, self.field) for e in expressions)
-        else:
-            mirrored = rng.random() < self.config.flip
-            if mirrored:
-                phrases = [transforms.swap_sides(p) for p in phrases]
-            if self.unknown:
-                phrases = [text.with_unknown_words(p, self.unknown, rng) for p in phrases]
-            if self.config.jitter:
-                light = transforms.drawn_light(self.config.jitter, rng)
-        transforms.to_input(image, placement, self.config, light=light, mirrored=mirrored, out=into)
-        small = transforms.to_small(image, placement, self.config, light=light, mirrored=mirrored)
-        fit = partial(transforms.masks_to_input, size=size, placement=placement, config=self.config, mirrored=mirrored)
-        try:
-            _fill_targets(of_targets, record, targets, fit)
-            objects = self._targets_apart(record, targets, fit) if self._wants_objects else None
-            categories = self._categories(record, fit) if self._wants_categories else None
-        except ValueError as error:
-            raise RefsegError(
-                f"{record.file_name}: {error}, the picture has {size[1]}x{size[0]}", hint="prepare the data again"
-            ) from error
-        return _ImagePart(
+            masks=self._fitted(views, [view.targets for view in views])[:, None],
+            has_target=torch.tensor([bool(ids) for ids in targets]),
+            categories=torch.stack([*map(self._categories, views)]) if training and self.config.category_map else None,
             small=small,
             objects=objects,
-            object_of=[row for row, ids in enumerate(targets) for _ in ids],
-            categories=categories,
-            has_target=torch.tensor([bool(t) for t in targets]),
-            phrases=phrases,
-            things=targets if pick.clip is None else _things(record, targets),
-            size=size,
-            placement=placement.mirrored(self.config.size) if mirrored else placement,
-            samples=samples,
+            object_of=object_of,
+            target_id=_distinct([(i // frames, thing) for i, view in enumerate(views) for thing in view.things]),
+            sizes=torch.tensor([view.size for view in views]),
+            content=_content([view.lies_at(self.config.size) for view in views]),
+            samples=() if training else tuple(sample for view in views for sample in view.samples(self.field)),
         )
 
-    @property
-    def _wants_objects(self) -> bool:
-        return self.config.objects and self.augment is not None
+    def _view(self, pick: Pick) -> _View:
+        """How a picture is looked at; in training that is drawn by lots."""
+        record = self.shards[pick.image]
+        placement = place((record.height, record.width), self.config)
+        phrases = [record.expressions[e].phrase(self.field) for e in pick.expressions]
+        if self.augment is None:
+            return _View(record, pick, phrases, placement)
+        rng = np.random.default_rng((*self.augment, pick.image if pick.clip is None else pick.clip))
+        if self.config.shrink < 1:
+            scale, *at = rng.uniform((self.config.shrink, 0, 0), 1)
+            placement = placement.shrunk(scale, (at[0], at[1]), self.config.size)
+        mirrored = rng.random() < self.config.flip
+        if mirrored:
+            phrases = [transforms.swap_sides(p) for p in phrases]
+        if self.unknown:
+            phrases = [text.with_unknown_words(p, self.unknown, rng) for p in phrases]
+        light = transforms.drawn_light(self.config.jitter, rng) if self.config.jitter else None
+        return _View(record, pick, phrases, placement, mirrored, light)
 
-    def _targets_apart(self, record: Record, targets: Sequence[tuple[int, ...]], fit: Fit) -> Tensor:
-        """(T, H, W): the instances of all expressions one by one."""
-        wanted = [record.instances[t].rle for ids in targets for t in ids]
-        return fit(wanted).float() if wanted else torch.zeros(0, *self.config.size)
+    def _images(self, views: Sequence[_View]) -> tuple[Tensor, Tensor | None]:
+        """`Batch.images` and `Batch.small`."""
+        images, small = torch.empty(len(views), 3, *self.config.size), list[Tensor | None]()
+        for view, into in zip(views, images, strict=True):
+            record = view.record
+            image = decode_image(record.image, record.file_name, orientation=record.orientation, size=view.size)
+            looks = (image, view.placement, self.config, view.light, view.mirrored)
+            transforms.to_input(*looks, out=into)
+            small.append(transforms.to_small(*looks))
+        return images, _stacked(small)
 
-    @property
-    def _wants_categories(self) -> bool:
-        return self.config.category_map and self.augment is not None
+    def _fitted(self, views: Sequence[_View], unions: Sequence[Sequence[tuple[int, ...]]]) -> Tensor:
+        """(K, H, W) float32: of each view these unions of its record's instances.
 
-    def _categories(self, record: Record, fit: Fit) -> Tensor:
+        Raises:
+            RefsegError: a mask is damaged, or of another size than its picture.
+        """
+        asked = [view.asked(wanted) for view, wanted in zip(views, unions, strict=True)]
+        try:
+            return transforms.masks_to_input(asked, self.config)
+        except ValueError:
+            for view, one in zip(views, asked, strict=True):
+                try:
+                    transforms.masks_to_input([one], self.config)
+                except ValueError as error:
+                    height, width = view.size
+                    raise RefsegError(
+                        f"{view.record.file_name}: {error}, the picture has {width}x{height}",
+                        hint="prepare the data again",
+                    ) from error
+            raise
+
+    def _objects(self, views: Sequence[_View]) -> tuple[Tensor, Tensor]:
+        """`Batch.objects` and `Batch.object_of`."""
+        targets = [ids for view in views for ids in view.targets]
+        owners = [n for n, ids in enumerate(targets) for _ in ids]
+        apart = [[(t,) for ids in view.targets for t in ids] for view in views]
+        return self._fitted(views, apart), torch.tensor(owners, dtype=torch.int64)
+
+    def _categories(self, view: _View) -> Tensor:
         """(H, W) int64: category ids; where objects overlap, the smaller one."""
-        canvas = torch.zeros(self.config.size, dtype=torch.int64)
-        objects = sorted(record.instances, key=lambda i: -i.box[2] * i.box[3])
-        for mask, instance in zip(fit([one.rle for one in objects]), objects, strict=True):
-            canvas[mask > 0.5] = instance.category_id
+        canvas, instances = torch.zeros(self.config.size, dtype=torch.int64), view.record.instances
+        largest_first = sorted(range(len(instances)), key=lambda i: -instances[i].box[2] * instances[i].box[3])
+        for mask, i in zip(self._fitted([view], [[(i,) for i in largest_first]]), largest_first, strict=True):
+            canvas[mask > 0.5] = instances[i].category_id
         return canvas
 
 
 @dataclass(frozen=True, slots=True)
-class _ImagePart:
-    """What one image contributes to a batch.  things: what tells one expression's targets from another's."""
+class _View:
+    """What a batch shows of one picture, and how.  placement: before it is mirrored."""
 
-    small: Tensor | None
-    objects: Tensor | None
-    object_of: list[int]
-    categories: Tensor | None
-    has_target: Tensor
+    record: Record
+    pick: Pick
     phrases: list[str]
-    things: list[tuple[int, ...]]
-    size: tuple[int, int]
     placement: Placement
-    samples: tuple[Sample, ...]
+    mirrored: bool = False
+    light: transforms.Light | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.record.height, self.record.width
+
+    @property
+    def targets(self) -> list[tuple[int, ...]]:
+        """Each expression's, in ascending order."""
+        return [tuple(sorted(self.record.expressions[e].targets)) for e in self.pick.expressions]
+
+    @property
+    def things(self) -> list[tuple[int, ...]]:
+        """What tells one expression's targets from another's: of a clip, what they are called in all its frames."""
+        if self.pick.clip is None:
+            return self.targets
+        return [tuple(sorted(self.record.instances[t].ann_id for t in ids)) for ids in self.targets]
+
+    def asked(self, unions: Sequence[tuple[int, ...]]) -> Asked:
+        """For unions of instances as they lie in the input."""
+        rles = [instance.rle for instance in self.record.instances]
+        return Asked(rles, unions, self.size, self.placement, self.mirrored)
+
+    def lies_at(self, input_size: tuple[int, int]) -> Placement:
+        return self.placement.mirrored(input_size) if self.mirrored else self.placement
+
+    def samples(self, field: PhraseField) -> list[Sample]:
+        return [_sample(self.record, self.record.expressions[e], field) for e in self.pick.expressions]
 
 
 def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
     """One of all, or None if there are none."""
     there = [tensor for tensor in tensors if tensor is not None]
     return torch.stack(there) if there else None
-
-
-def _objects(parts: Sequence[_ImagePart]) -> tuple[Tensor | None, Tensor | None]:
-    """`Batch.objects` and `Batch.object_of`, if they are wanted."""
-    objects = [part.objects for part in parts if part.objects is not None]
-    if not objects:
-        return None, None
-    starts = np.cumsum([0, *(len(part.phrases) for part in parts)])
-    owners = [int(start) + row for part, start in zip(parts, starts, strict=False) for row in part.object_of]
-    return torch.cat(objects), torch.tensor(owners, dtype=torch.int64)
-
-
-def _fill_targets(into: Tensor, record: Record, targets: Sequence[tuple[int, ...]], fit: Fit) -> None:
-    """The union of each expression's instances, every instance fitted once, into (K, H, W)."""
-    wanted = sorted({t for ids in targets for t in ids})
-    if not wanted:
-        into.zero_()
-        return
-    fitted, places = fit([record.instances[t].rle for t in wanted]), {t: place for place, t in enumerate(wanted)}
-    for row, ids in zip(into, targets, strict=True):
-        if ids:
-            row.copy_(fitted[places[ids[0]]])
-        else:
-            row.zero_()
-        for t in ids[1:]:
-            torch.maximum(row, fitted[places[t]], out=row)
 
 
 def phrases_of(step: Step) -> tuple[int, Tensor | None]:
@@ -343,11 +334,6 @@ def phrases_of(step: Step) -> tuple[int, Tensor | None]:
         numbers += [torch.arange(first, first + count)] * len(picks)
         first += count
     return len(clips[0]), torch.cat(numbers)
-
-
-def _things(record: Record, targets: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Each expression's targets by what they are called in all frames of a clip."""
-    return [tuple(sorted(record.instances[t].ann_id for t in ids)) for ids in targets]
 
 
 def _sample(record: Record, expression: Expression, field: PhraseField) -> Sample:
@@ -374,8 +360,9 @@ def _distinct(keys: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys], dtype=torch.int64)
 
 
-def _as_row(placement: Placement) -> Tensor:
-    return torch.tensor([placement.top, placement.left, placement.height, placement.width], dtype=torch.float32)
+def _content(placements: Sequence[Placement]) -> Tensor:
+    """`Batch.content`."""
+    return torch.tensor([(p.top, p.left, p.height, p.width) for p in placements], dtype=torch.float32)
 
 
 def iterate(
@@ -429,12 +416,12 @@ def batch_of_frames(
     small = [transforms.to_small(frame, placement, config) for frame in frames]
     return Batch(
         images=torch.stack([transforms.to_input(frame, placement, config) for frame in frames]),
-        small=None if small[0] is None else torch.stack([one for one in small if one is not None]),
+        small=_stacked(small),
         tokens=tokens.repeat(f, 1),
         attention_mask=attention_mask.repeat(f, 1),
         image_index=torch.arange(f).repeat_interleave(len(phrases)),
         frames=f,
         phrase_index=torch.arange(len(phrases)).repeat(f),
         sizes=torch.tensor([size] * f),
-        content=torch.stack([_as_row(placement)] * f),
+        content=_content([placement] * f),
     )

@@ -42,11 +42,15 @@ class Mixture(Shards):
     left_out: (images,) bool, the images that have no expressions here; none of them if not given.
     """
 
-    def __init__(self, parts: Sequence[Shards], left_out: np.ndarray | None = None) -> None:
+    def __init__(self, parts: Sequence[Shards], left_out: np.ndarray | None = None, training: bool = False) -> None:
         self._parts = parts
         self._first_files = np.cumsum([0, *(len(part.files) for part in parts)])
         self.left_out = np.zeros(sum(map(len, parts)), bool) if left_out is None else left_out
-        super().__init__(SEPARATOR.join(part.uri for part in parts), parts[0].split, _manifest(parts, self.left_out))
+        uri = SEPARATOR.join(part.uri for part in parts)
+        super().__init__(uri, parts[0].split, _manifest(parts, self.left_out), training)
+
+    def for_training(self) -> Mixture:
+        return Mixture(self._parts, self.left_out, training=True)
 
     def __getitem__(self, index: int) -> Record:
         return self._without_left_out(super().__getitem__(index), index)
@@ -59,7 +63,7 @@ class Mixture(Shards):
         return [[] if out else ids for ids, out in zip(super().target_ids(), self.left_out, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self._parts, "left_out": self.left_out}
+        return {"parts": self._parts, "left_out": self.left_out, "training": self.training}
 
     def _without(self, *columns: str) -> Iterator[Record]:
         for index, record in enumerate(super()._without(*columns)):

@@ -39,6 +39,16 @@ _EXPRESSION = pa.struct(
 )
 # Columns, by Parquet's names
 _PHOTO, _RUNS = "image.bytes", "instances.list.element.rle.counts"
+# What training looks at
+TRAINING = [
+    _PHOTO,
+    "file_name",
+    "height",
+    "width",
+    "orientation",
+    *(f"instances.list.element.{part}" for part in ("ann_id", "category_id", "box", "rle")),
+    *(f"expressions.list.element.{part}" for part in ("text", "raw", "targets")),
+]
 _REPEATING = frozenset({"split", "instances.list.element.category", "clip"})
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -179,11 +189,42 @@ def to_records(rows: Sequence[Mapping[str, Any]]) -> list[Record]:
     return [_to_record(row, rles) for row in rows]
 
 
-def _to_record(row: Mapping[str, Any], rles: Iterator[Rle]) -> Record:
-    """rles: of the instances of this row, and then of the rows behind it."""
+def to_training_records(rows: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """Of rows that have the columns of `TRAINING` alone; the rest is left empty. Masks are as stored, unchecked.
+
+    Raises:
+        ValueError: an orientation that is none.
+    """
+    return [
+        Record(
+            image_id=0,
+            file_name=row["file_name"],
+            split="",
+            height=row["height"],
+            width=row["width"],
+            image=row["image"]["bytes"],
+            instances=tuple(
+                Instance(i["ann_id"], i["category_id"], "", _to_box(i["box"]), _to_rle(i["rle"]))
+                for i in row["instances"]
+            ),
+            expressions=tuple(
+                Expression(e["text"], 0, 0, tuple(e["targets"]), e.get("raw") or "") for e in row["expressions"]
+            ),
+            orientation=_orientation(row),
+        )
+        for row in rows
+    ]
+
+
+def _orientation(row: Mapping[str, Any]) -> int:
     orientation = row.get("orientation", AS_STORED)  # shards of before are of the pixels as stored
     if orientation not in ORIENTATIONS:
         raise ValueError(f"orientation {orientation}")
+    return orientation
+
+
+def _to_record(row: Mapping[str, Any], rles: Iterator[Rle]) -> Record:
+    """rles: of the instances of this row, and then of the rows behind it."""
     return Record(
         image_id=row["image_id"],
         file_name=row["file_name"],
@@ -193,7 +234,7 @@ def _to_record(row: Mapping[str, Any], rles: Iterator[Rle]) -> Record:
         image=row["image"]["bytes"] if "image" in row else b"",
         instances=tuple(_to_instance(instance, next(rles)) for instance in row.get("instances", ())),
         expressions=tuple(map(_to_expression, row["expressions"])),
-        orientation=orientation,
+        orientation=_orientation(row),
         clip=row.get("clip", ""),
         frame=row.get("frame", 0),
     )
@@ -210,13 +251,17 @@ def _to_rle(row: Mapping[str, Any]) -> Rle:
     return Rle((height, width), row["counts"].encode())
 
 
+def _to_box(sides: Sequence[float]) -> tuple[float, float, float, float]:
+    x, y, w, h = sides
+    return x, y, w, h
+
+
 def _to_instance(row: Mapping[str, Any], rle: Rle) -> Instance:
-    x, y, w, h = row["box"]
     return Instance(
         ann_id=row["ann_id"],
         category_id=row["category_id"],
         category=row["category"],
-        box=(x, y, w, h),
+        box=_to_box(row["box"]),
         rle=rle,
         iscrowd=row["iscrowd"],
     )

@@ -28,7 +28,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refseg_cli.data import storage
-from refseg_cli.data.schema import CLIP_SCHEMA, SCHEMA, storage_settings, to_batch, to_records
+from refseg_cli.data.schema import (
+    CLIP_SCHEMA,
+    SCHEMA,
+    TRAINING,
+    storage_settings,
+    to_batch,
+    to_records,
+    to_training_records,
+)
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.data.tables import numbers
 from refseg_cli.data.tally import ShardInfo, SplitInfo, Tally
@@ -258,10 +266,12 @@ class Shards:
 
     Files are opened when they are first needed in each process, so that an object may cross to other processes by
     fork or by pickling.
+
+    training: records hold what training looks at, see `schema.to_training_records`.
     """
 
-    def __init__(self, uri: str, split: str, manifest: Manifest) -> None:
-        self.uri, self.split, self.manifest = uri, split, manifest
+    def __init__(self, uri: str, split: str, manifest: Manifest, training: bool = False) -> None:
+        self.uri, self.split, self.manifest, self.training = uri, split, manifest, training
         self.files = manifest.splits[split].files
         self._starts = np.cumsum([0, *(file.images for file in self.files)])
         self._counts: np.ndarray | None = None
@@ -279,6 +289,10 @@ class Shards:
         starts = self._group_starts(file)
         group = int(np.searchsorted(starts, row, side="right")) - 1
         return self._row_group(file, group)[row - int(starts[group])]
+
+    def for_training(self) -> Shards:
+        """The same split, of whose records no more is read than training looks at."""
+        return Shards(self.uri, self.split, self.manifest, training=True)
 
     def annotations(self) -> Iterator[Record]:
         """The records in their order with `image` left empty: the photos, nearly all of the data, are not read."""
@@ -300,7 +314,7 @@ class Shards:
                 yield from records
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri, "split": self.split, "manifest": self.manifest}
+        return {"uri": self.uri, "split": self.split, "manifest": self.manifest, "training": self.training}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -372,7 +386,8 @@ class Shards:
     def _row_group(self, file: int, group: int) -> list[Record]:
         if (file, group) not in self._groups or self._process != os.getpid():
             with _explained(self.place(file)):
-                table = self._open(file).read_row_group(group, use_threads=False)
+                columns = TRAINING if self.training else None
+                table = self._open(file).read_row_group(group, columns=columns, use_threads=False)
                 rows = table.to_pylist()
             self._groups[file, group] = self._converted(file, group, rows), table.nbytes
             self._kept += table.nbytes
@@ -383,12 +398,13 @@ class Shards:
         return self._groups[file, group][0]
 
     def _converted(self, file: int, group: int, rows: list[dict[str, Any]]) -> list[Record]:
+        convert = to_training_records if self.training else to_records
         try:
-            return to_records(rows)
+            return convert(rows)
         except (KeyError, TypeError, ValueError):
             for place, row in enumerate(rows, start=int(self._group_starts(file)[group])):
                 with _explained(self.place(file), f"row {place}: "):
-                    to_records([row])
+                    convert([row])
             raise
 
     def _open(self, file: int) -> pq.ParquetFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -61,15 +62,18 @@ class Tally:
 
     def add(self, record: Record) -> None:
         """Count a picture, or a frame after those of its clip before it."""
-        if not record.clip or record.clip != self._clip:
+        if not record.clip:
             self._close()
-            self._clip = record.clip
-            self._sums["clips"] += bool(record.clip)
-            self._refs = {expression.ref_id for expression in record.expressions}
-            self._named = [set() for _ in record.expressions]
+            self._count(len({e.ref_id for e in record.expressions}), [len(set(e.targets)) for e in record.expressions])
+        else:
+            if record.clip != self._clip:
+                self._close()
+                self._clip = record.clip
+                self._refs = {expression.ref_id for expression in record.expressions}
+                self._named = [set() for _ in record.expressions]
+            for named, expression in zip(self._named, record.expressions, strict=True):
+                named.update(record.instances[t].ann_id for t in expression.targets)
         self._sums["images"] += 1
-        for named, expression in zip(self._named, record.expressions, strict=True):
-            named.update(record.instances[t].ann_id if record.clip else t for t in expression.targets)
 
     def counts(self) -> SplitInfo:
         """Of all that was added; `files` is empty."""
@@ -78,12 +82,16 @@ class Tally:
         return SplitInfo(**sums)
 
     def _close(self) -> None:
-        numbers = Counter(min(len(named), 2) for named in self._named)
-        self._sums.update(
-            refs=len(self._refs),
-            expressions=len(self._named),
-            single=numbers[1],
-            multi=numbers[2],
-            no_target=numbers[0],
-        )
+        if self._clip:
+            self._sums["clips"] += 1
+            self._count(len(self._refs), list(map(len, self._named)))
         self._refs, self._named, self._clip = set(), [], ""
+
+    def _count(self, refs: int, named: Sequence[int]) -> None:
+        """named: how many things each expression names."""
+        sums = self._sums
+        sums["refs"] += refs
+        sums["expressions"] += len(named)
+        sums["single"] += (single := named.count(1))
+        sums["no_target"] += (none := named.count(0))
+        sums["multi"] += len(named) - single - none

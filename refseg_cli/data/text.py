@@ -61,7 +61,7 @@ class Tokenizer:
         A phrase without a single token (only spaces, say) keeps its first position, so that no attention is empty.
         """
         texts = [phrase.strip() if self._spelling is None else self.read(phrase).text for phrase in phrases]
-        encoded = self.pipeline.encode_batch(texts)
+        encoded = [self.pipeline.encode(text) for text in texts]  # threads cost more than they save on so few
         shape = (len(encoded), self.max_tokens)
         tokens = np.array([e.ids for e in encoded], dtype=np.int64).reshape(shape)
         mask = np.array([e.attention_mask for e in encoded], dtype=bool).reshape(shape)

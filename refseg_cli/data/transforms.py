@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.config import DataConfig
-from refseg_cli.data import masks
+from refseg_cli.data import masks, sampling
 from refseg_cli.data.placement import Placement
-from refseg_cli.records import Rle
+from refseg_cli.data.sampling import Asked
 
 _OTHER_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
@@ -32,9 +32,9 @@ def to_input(
     image: Tensor,
     placement: Placement,
     config: DataConfig,
-    *,
     light: Light | None = None,
     mirrored: bool = False,
+    *,
     out: Tensor | None = None,
 ) -> Tensor:
     """(3, h, w) uint8 -> (3, H, W) float32, normalised with the recipe's mean and deviation; `config.fill` around it.
@@ -48,36 +48,42 @@ def to_input(
         out: the tensor to fill.
     """
     canvas = torch.empty(3, *config.size) if out is None else out
-    fill = torch.tensor(config.fill).view(-1, 1, 1).expand(3, 1, 1)
     if config.resize == "warp":
         of_input = placement.inverse((image.shape[1], image.shape[2]), config.size)
         # Beyond the picture is the padding's colour, which pixels at its border are mixed with; rounded as upstream.
-        pixels = resample(image.float() - 255 * fill, of_input, config.size, mode="bicubic", padding="zeros")
-        pixels = (pixels + 255 * fill).round().clamp(0, 255)
+        fill = 255 * _by_channel(config.fill)
+        pixels = resample(image.float() - fill, of_input, config.size, mode="bicubic", padding="zeros")
+        pixels = (pixels + fill).round().clamp(0, 255)
         torch.div(pixels.flip(-1) if mirrored else pixels, 255, out=canvas)
     else:
         pixels = _resize(image, placement, smooth=config.smooth)
         if mirrored:
             pixels, placement = pixels.flip(-1), placement.mirrored(config.size)
-        if not placement.fills(config.size):
-            canvas.copy_(fill.expand_as(canvas))
-        inside = canvas[:, *placement.box()]
-        torch.div(pixels, 255, out=inside)
+        if placement.fills(config.size):
+            canvas.copy_(pixels).div_(255)  # a division of bytes would make floats of them elsewhere first
+        else:
+            canvas.copy_(_by_channel(config.fill).expand_as(canvas))
+            canvas[:, *placement.box()].copy_(pixels).div_(255)
     if light is not None:
         brightness, contrast = light
         canvas.sub_(0.5).mul_(contrast).add_(0.5 * brightness).clamp_(0, 1)
-    mean, std = (canvas.new_tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
-    return canvas.sub_(mean).div_(std)
+    return canvas.sub_(_by_channel(config.mean)).div_(_by_channel(config.std))
+
+
+@lru_cache(maxsize=64)
+def _by_channel(values: float | tuple[float, ...]) -> Tensor:
+    """(3, 1, 1) or (1, 1, 1), to be read only."""
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
 
 
 def to_small(
-    image: Tensor, placement: Placement, config: DataConfig, *, light: Light | None = None, mirrored: bool = False
+    image: Tensor, placement: Placement, config: DataConfig, light: Light | None = None, mirrored: bool = False
 ) -> Tensor | None:
     """As `to_input`, made of the picture itself at `config.small`'s size; None where there is none."""
     if config.small == (0, 0):
         return None
     there = placement.scaled(config.size, config.small)
-    return to_input(image, there, replace(config, size=config.small), light=light, mirrored=mirrored)
+    return to_input(image, there, replace(config, size=config.small), light, mirrored)
 
 
 def drawn_light(strength: float, rng: np.random.Generator) -> Light:
@@ -86,42 +92,30 @@ def drawn_light(strength: float, rng: np.random.Generator) -> Light:
     return brightness, contrast
 
 
-def masks_to_input(
-    rles: Sequence[Rle], size: tuple[int, int], placement: Placement, config: DataConfig, *, mirrored: bool = False
-) -> Tensor:
-    """Masks of a picture of `size` -> (K, H, W), zero in the padding.
+def masks_to_input(pictures: Sequence[Asked], config: DataConfig) -> Tensor:
+    """What is wanted of all pictures' masks, (N, H, W) float32, zero in the padding.
 
-    uint8 in {0, 1}, nearest neighbour at pixel centres; with `warp` float32 in [0, 1], bilinear.
-
-    Args:
-        placement, mirrored: as in `to_input`.
+    {0, 1}, nearest neighbour at pixel centres; with `warp` [0, 1], bilinear.
 
     Raises:
-        ValueError: a mask of another size.
+        ValueError: a mask of another size than its picture, or damaged runs.
     """
     if config.resize == "warp":
-        whole = np.stack([masks.decode(rle) for rle in rles]) if rles else np.zeros((0, *size), np.uint8)
-        of_input = placement.inverse(size, config.size)
-        found = resample(torch.from_numpy(whole).float(), of_input, config.size, mode="bilinear", padding="zeros")
-        return found.flip(-1) if mirrored else found
-    found = torch.from_numpy(_sampling(size, (int(placement.height), int(placement.width))).of(rles))
-    if mirrored:
-        found, placement = found.flip(-1), placement.mirrored(config.size)
-    if placement.fills(config.size):
-        return found
-    canvas = torch.zeros(len(rles), *config.size, dtype=torch.uint8)
-    canvas[:, *placement.box()] = found
-    return canvas
+        return torch.cat([_warped_masks(picture, config) for picture in pictures])
+    return torch.from_numpy(sampling.united(pictures, config.size)).float()
 
 
-@lru_cache(maxsize=256)
-def _sampling(size: tuple[int, int], to: tuple[int, int]) -> masks.Sampling:
-    """The pixels that `nearest-exact` takes, which torch itself is asked for."""
-    rows, columns = (
-        F.interpolate(torch.arange(of, dtype=torch.float32)[None, None], side, mode="nearest-exact").view(-1).long()
-        for of, side in zip(size, to, strict=True)
-    )
-    return masks.Sampling(size, rows.numpy(), columns.numpy())
+def _warped_masks(picture: Asked, config: DataConfig) -> Tensor:
+    found, used = torch.zeros(len(picture.unions), *config.size), picture.used()
+    if used:
+        masks.run_ends(list(used.values()))  # pycocotools itself does not look
+        whole = torch.from_numpy(np.stack([masks.decode(rle) for rle in used.values()])).float()
+        of_input = picture.placement.inverse(picture.size, config.size)
+        fitted = dict(zip(used, resample(whole, of_input, config.size, mode="bilinear", padding="zeros"), strict=True))
+        for mask, union in zip(found, picture.unions, strict=True):
+            for place in union:
+                torch.maximum(mask, fitted[place], out=mask)
+    return found.flip(-1) if picture.mirrored else found
 
 
 def _resize(pixels: Tensor, placement: Placement, *, smooth: bool) -> Tensor:

@@ -141,9 +141,13 @@ def prepare(request: PrepareRequest, *, progress: Progress = silent) -> PrepareR
         RefsegError: missing or refused annotation files, other data in `out`, a full disk; with `on_error="fail"`
             the first broken input, too.
     """
-    with _without_collection():
-        material = _read(request)
-    return write(material, request.output, progress=progress)
+    try:
+        with _without_collection():
+            material = _read(request)
+            gc.freeze()  # what was read is there to the end
+        return write(material, request.output, progress=progress)
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -36,6 +36,7 @@ Entry = tuple[Draft, Path]  # a row to be, and where its photo is
 
 PROBLEMS = "_problems.jsonl"
 _LISTS = dict(zip(shards.MANIFESTS, (PROBLEMS, "problems.jsonl"), strict=True))  # beside a manifest of each name
+ROWS_AT_A_TIME = 32  # whose polygons are drawn together
 IMAGES_FOR_A_PROCESS = 200  # with fewer it has hardly begun when the work is done
 _SHARD_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
 _OLD_PART = re.compile(r"\..+\.unfinished")  # what earlier versions called a file that is still being written
@@ -170,8 +171,8 @@ def make(job: Job, *, progress: Progress = silent, done: int = 0, total: int = 0
     rows: list[dict[str, Any]] = []
 
     def records() -> Iterator[Record]:
-        for number, (draft, path) in enumerate(job.entries, start=done + 1):
-            record = photos.finish(draft, path, problems, job.rules)
+        for number, (draft, path, drawn) in enumerate(_with_masks(job.entries), start=done + 1):
+            record = photos.finish(draft, path, problems, job.rules, drawn)
             found = problems[len(rows) :]
             if job.on_error == "fail":
                 stop(found)
@@ -183,6 +184,14 @@ def make(job: Job, *, progress: Progress = silent, done: int = 0, total: int = 0
     place = storage.locate(job.out) / job.name
     info = shards.write_shard(place, records(), plan=job.plan, problems=rows)
     return Made(info, tuple(problems))
+
+
+def _with_masks(entries: Sequence[Entry]) -> Iterator[tuple[Draft, Path, photos.Drawn]]:
+    """The entries with what is known of their masks, some at a time."""
+    for start in range(0, len(entries), ROWS_AT_A_TIME):
+        some = entries[start : start + ROWS_AT_A_TIME]
+        known = photos.drawn([draft for draft, _ in some])
+        yield from ((draft, path, drawn) for (draft, path), drawn in zip(some, known, strict=True))
 
 
 def stop(problems: Sequence[Problem]) -> None:

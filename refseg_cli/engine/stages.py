@@ -201,7 +201,7 @@ def load_batches(subject: Subject, data: str, images: int, phrases: int) -> Gene
     recipe = subject.recipe
     texts = (e.phrase(recipe.text.field) for place in range(len(shards)) for e in shards[place].expressions)
     tokenizer = subject.loaded.tokenizer if subject.loaded else build_tokenizer(recipe.text, texts)
-    dataset = StepDataset(shards, tokenizer, recipe.data, field=recipe.text.field, augment=(0, 0))
+    dataset = StepDataset(shards.for_training(), tokenizer, recipe.data, field=recipe.text.field, augment=(0, 0))
     counts = np.array(shards.expression_counts)
     if not counts.any():
         raise RefsegError(f"{data}: no phrase in {shards.split}", hint="name other --data")

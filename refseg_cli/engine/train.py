@@ -153,6 +153,7 @@ class _Run:
             self.shards.verify()  # or damage would not come to light at all
         init = None if resumed or request.init is None else checkpoint.load(request.init)
         self.tokenizer = self._tokenizer(resumed, init)
+        self.shards = self.shards.for_training()
         model = build_model(self.recipe, vocab_size=self.tokenizer.vocab_size)
         if init:
             taken = take_weights(model, init.model, unknown=self.tokenizer.unknown_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from refseg_cli.data.placement import place as place_in
 from refseg_cli.data.shards import Shards, open_shards
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.errors import RefsegError
-from refseg_cli.records import Expression
+from refseg_cli.records import Batch, Expression, PhraseField
 
 COUNTS = np.array([3, 0, 1, 5, 2])
 PLAIN = DataConfig(size=(64, 64), resize="squash", workers=0)
@@ -261,9 +261,43 @@ def fitted(image: torch.Tensor, mask: torch.Tensor, lying: Placement, config: Da
 def test_a_mask_of_another_size_than_its_picture_is_named(tokenizer: Tokenizer) -> None:
     record = pictures.records("val")[1]
     wrong = replace(record.instances[0], rle=masks.encode(np.ones((40, 20), bool)))
-    dataset = StepDataset([replace(record, instances=(wrong,))], tokenizer, PLAIN)  # type: ignore[arg-type]
-    with pytest.raises(RefsegError, match=rf"{record.file_name}: a mask of 20x40 pixels, the picture has 40x20"):
-        dataset[(Pick(0, (0,)),)]
+    dataset = StepDataset([record, replace(record, file_name="2.png", instances=(wrong,))], tokenizer, PLAIN)  # type: ignore[arg-type]
+    with pytest.raises(RefsegError, match=r"2\.png: a mask of 20x40 pixels, the picture has 40x20"):
+        dataset[(Pick(0, (0,)), Pick(1, (0,)))]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("resize", ["letterbox", "warp"])
+def test_a_damaged_mask_is_named_when_training_comes_to_it(
+    tmp_path: Path, tokenizer: Tokenizer, resize: str, workers: int
+) -> None:
+    """Its shard is sound, and training reads masks as they are stored."""
+    sound, record, *_ = pictures.records("val")
+    damaged = replace(record.instances[0], rle=replace(record.instances[0].rle, counts=b"~~"))
+    pictures.write_split(tmp_path, "val", [sound, replace(record, instances=(damaged, *record.instances[1:]))])
+    split = open_shards(str(tmp_path), "val").for_training()
+    config = replace(PLAIN, resize=resize)  # type: ignore[arg-type]
+    batches = loader.iterate(
+        StepDataset(split, tokenizer, config, augment=(0, 0)), [(Pick(0, (0,)), Pick(1, (0,)))], workers=workers
+    )
+    with pytest.raises(RefsegError, match=f"{record.file_name}: damaged RLE string, the picture has 40x20") as caught:
+        next(batches)
+    assert caught.value.hint == "prepare the data again"
+
+
+@pytest.mark.parametrize("field", ["sent", "raw"])
+def test_training_sees_in_what_it_reads_what_is_in_whole_records(
+    shards: Shards, tokenizer: Tokenizer, field: PhraseField
+) -> None:
+    config = replace(PLAIN, flip=0.5, jitter=0.2, objects=True, category_map=True)
+    step = tuple(Pick(image, tuple(range(len(shards[image].expressions)))) for image in range(6))
+    whole, lean = (
+        StepDataset(split, tokenizer, config, field=field, augment=(0, 0))[step]
+        for split in (shards, shards.for_training())
+    )
+    for part in fields(Batch):
+        found, expected = getattr(lean, part.name), getattr(whole, part.name)
+        assert torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected, part.name
 
 
 def test_workers_do_not_change_the_batches(shards: Shards, tokenizer: Tokenizer) -> None:

@@ -36,26 +36,6 @@ def test_a_mask_survives_encoding(size: tuple[int, int], seed: int) -> None:
     assert masks.area(rle) == mask.sum()
 
 
-@given(SIZES, SIZES, st.integers(0, 99))
-def test_sampled_masks_are_those_of_decoded_ones(size: tuple[int, int], to: tuple[int, int], seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    rows, columns = (np.sort(rng.integers(0, of, n)) for of, n in zip(size, to, strict=True))
-    whole = [random_mask(size, seed + n) for n in range(3)] + [np.zeros(size, bool), np.ones(size, bool)]
-    found = masks.Sampling(size, rows, columns).of([masks.encode(mask) for mask in whole])
-    np.testing.assert_array_equal(found, np.stack(whole)[:, rows][:, :, columns])
-    assert masks.Sampling(size, rows, columns).of([]).shape == (0, *to)
-
-
-def test_masks_that_cannot_be_sampled_are_named() -> None:
-    sampling = masks.Sampling((4, 4), np.arange(4), np.arange(4))
-    with pytest.raises(ValueError, match="a mask of 5x4 pixels"):
-        sampling.of([masks.encode(np.ones((4, 5), bool))])
-    with pytest.raises(ValueError, match="do not add up"):
-        sampling.of([Rle((4, 4), masks.encode(np.ones((4, 5), bool)).counts)])
-    with pytest.raises(ValueError, match="damaged RLE string"):
-        sampling.of([Rle((4, 4), b"~~")])
-
-
 @given(SIZES, st.integers(0, 99))
 def test_runs_are_those_that_numpy_counts(size: tuple[int, int], seed: int) -> None:
     mask = random_mask(size, seed)

@@ -78,6 +78,15 @@ def test_goes_to_another_process(sets: tuple[str, str]) -> None:
     assert again.manifest.fingerprint == together.manifest.fingerprint
 
 
+def test_training_reads_no_more_than_it_needs_of_several_either(sets: tuple[str, str]) -> None:
+    together = open_mixture(sets, "train").for_training()
+    assert isinstance(together, Mixture)
+    for one in (together, pickle.loads(pickle.dumps(together))):
+        assert [[e.text for e in one[i].expressions] for i in range(4)] == [[], ["middle"], ["middle"], []]
+        assert [one[i].split for i in range(4)] == [""] * 4
+        assert one.expression_counts.tolist() == [0, 1, 1, 0]
+
+
 def test_its_fingerprint_is_of_the_sets_their_order_and_what_is_left_out(sets: tuple[str, str]) -> None:
     parts = [open_shards(uri, "train") for uri in sets]
     some = np.array([True, False, False, False])

@@ -202,6 +202,21 @@ def test_a_window_of_row_groups_is_read_once(tmp_path: Path, monkeypatch: pytest
     assert len(read) == 5 + 3
 
 
+def test_training_reads_what_it_looks_at_alone(tmp_path: Path) -> None:
+    write(str(tmp_path))
+    split = shards.open_shards(str(tmp_path), "val").for_training()
+    for one in (split, pickle.loads(pickle.dumps(split))):
+        for i in range(COUNT):
+            whole = record(i)
+            assert one[i] == replace(
+                whole,
+                image_id=0,
+                split="",
+                instances=tuple(replace(o, category="", iscrowd=False) for o in whole.instances),
+                expressions=tuple(replace(e, ref_id=0, sent_id=0, ignored=None) for e in whole.expressions),
+            )
+
+
 def test_the_damaged_row_of_a_row_group_is_named(tmp_path: Path) -> None:
     folder = storage.locate(str(tmp_path / "out"))
     rows = [*map(record, range(10)), replace(with_counts(b"~~"), image_id=10)]
@@ -307,8 +322,10 @@ def test_runs_of_no_pixel_in_shards_made_before_are_joined_on_reading(tmp_path: 
 def test_a_mask_in_a_shard_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: damaged RLE string"):
         written(tmp_path, with_counts(b"~~"))[0]
-    with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: orientation 9"):
-        written(tmp_path, replace(with_counts(b"`0"), orientation=9))[0]
+    split = written(tmp_path, replace(with_counts(b"`0"), orientation=9))
+    for one in (split, split.for_training()):
+        with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 0: orientation 9"):
+            one[0]
 
 
 def test_a_manifest_nested_without_end_is_damaged(tmp_path: Path) -> None:

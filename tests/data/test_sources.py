@@ -16,7 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from refseg_cli.data.sources import Problem, Reason, Ref, Sentence, grefer, instances, photos, pickles, refer
+from refseg_cli.data.orientation import Frame
+from refseg_cli.data.sources import (
+    Annotation,
+    Draft,
+    Problem,
+    Reason,
+    Ref,
+    Sentence,
+    grefer,
+    instances,
+    photos,
+    pickles,
+    refer,
+)
 from refseg_cli.data.sources.whereabouts import Photos
 from refseg_cli.records import Expression
 
@@ -230,3 +243,42 @@ def test_real_files_are_read(shared: Path) -> None:
         assert record is not None
         assert record.image == path.read_bytes()
     assert not problems
+
+
+TEXTS = (
+    "[[1,1,30,2,20.5,18.25]]",
+    "[[2, 2, 9, 2, 2, 9], [15, 3, 36, 4, 28, 19, 14, 18]]",
+    "[[-4,-4,50,-4,50,50]]",  # beyond what annotators overshoot by, for some of the frames
+    "[[0,0,9,9]]",
+    "[[0,0,9,0,9,9],[1,1]]",
+    "[[0,0,9,0,9,1e999]]",
+    "[[[0,0,9,0,9,9]]]",
+    "[[0,0,9,0,9,9]],[[1]]",
+    "[[0,0,,9]]",
+    "[[]]",
+    '{"size": [30, 40], "counts": [600, 20, 580]}',
+)
+
+
+@pytest.mark.parametrize("masks_on", ["upright", "stored"])
+def test_masks_that_are_drawn_together_change_nothing(masks_on: Frame, tmp_path: Path) -> None:
+    boxes = [None if number % 2 else (1.0, 2.0, 3.0, 4.0) for number in range(len(TEXTS))]
+    annotations = tuple(
+        Annotation(n, 1, 1, "cat", box, text, False) for n, (text, box) in enumerate(zip(TEXTS, boxes, strict=True))
+    )
+    expressions = tuple(Expression(f"number {n}", n, n, (n,)) for n in range(len(TEXTS)))
+    drafts, paths = [], []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for height, width in ((30, 40), (40, 30), (0, 0), (31, 40)):
+            paths.append(tmp_path / f"{orientation}.jpg")
+            drafts.append(Draft(1, paths[-1].name, "val", height, width, annotations, expressions))
+        Image.new("RGB", (40, 30)).save(paths[-1], exif=exif)
+    rules, of_all = photos.Rules(masks_on=masks_on), photos.drawn(drafts)
+    assert sum(map(len, of_all)) >= 2 * 3 * 8
+    for draft, path, known in zip(drafts, paths, of_all, strict=True):
+        one_by_one, together = list[Problem](), list[Problem]()
+        record = photos.finish(draft, path, one_by_one, rules)
+        assert photos.finish(draft, path, together, rules, known) == record
+        assert together == one_by_one

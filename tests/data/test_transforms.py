@@ -18,6 +18,7 @@ from refseg_cli.data import transforms
 from refseg_cli.data.masks import encode
 from refseg_cli.data.pictures import decode_image
 from refseg_cli.data.placement import Placement, place
+from refseg_cli.data.sampling import Asked
 from refseg_cli.errors import RefsegError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -104,8 +105,8 @@ def test_masks_survive_the_way_there_and_back(h: int, w: int, letterbox: bool) -
     mask = np.zeros((h, w), bool)
     mask[:, : w // 2] = True
     placement = place((h, w), config)
-    fitted = transforms.masks_to_input([encode(mask)], (h, w), placement, config)
-    back = transforms.to_original(fitted.float() * 2 - 1, placement, config.size, (h, w)) > 0
+    fitted = transforms.masks_to_input([Asked([encode(mask)], [(0,)], (h, w), placement)], config)
+    back = transforms.to_original(fitted * 2 - 1, placement, config.size, (h, w)) > 0
     assert (back[0].numpy() != mask).sum() <= h  # at most one column
 
 
@@ -157,7 +158,7 @@ def test_warp_brings_masks_in_with_soft_edges(size: tuple[int, int]) -> None:
     mask[:, : size[1] // 2] = 1
     (_, _), (scale, bias) = spread(config, size)
     line = np.interp([(j - bias) / scale for j in range(16)], range(-1, size[1] + 1), [0, *mask[0], 0])
-    found = transforms.masks_to_input([encode(mask)], size, place(size, config), config)
+    found = transforms.masks_to_input([Asked([encode(mask)], [(0,)], size, place(size, config))], config)
     assert found[0, 6].tolist() == pytest.approx(line.tolist(), abs=1e-5)
 
 

@@ -23,7 +23,7 @@ CHUNK = 1 << 20  # bytes
 TRIES = 3  # to end a piece, before objects are read one by one
 
 # Polygons are most of the file, and only numbers and brackets, so quoting one makes it a string, which takes a quarter
-# of the memory. `photos.finish` reads the string, in whatever process makes the shard.
+# of the memory. `photos.drawn` reads the string, in whatever process makes the shard.
 _SEGMENTATION = b'"segmentation"'
 _POLYGONS = re.compile(_SEGMENTATION + rb"\s*:\s*(\[\s*\[[-+\d.eE,\[\]\s]*\]\s*\])")
 _QUOTED = _SEGMENTATION + rb':"\1"'

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import mul
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from refseg_cli.data import formats, masks
 from refseg_cli.data.formats import MAX_PIXELS
@@ -21,6 +23,7 @@ _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOF, _SOS = (0xC0, 0xC1), 0xDA
 _DHT, _DQT, _DRI = 0xC4, 0xDB, 0xDD
 _APP1 = 0xE1  # EXIF or XMP
+_POLYGONS = msgspec.json.Decoder(list[list[float]])
 _REMARKS = frozenset({0xFE, *range(0xE0, 0xF0)})  # comments and application data, EXIF among them
 _CODES = tuple(1 << (16 - bits) for bits in range(1, 17))  # of 16 bits that begin with one of 1 to 16 bits
 # In compressed data FF stands only before 00 (a byte FF), D0 to D7 (restarts) and FF (padding).
@@ -189,11 +192,41 @@ class Photo:
         return masks.upright(as_annotated, self.size, self.orientation, self.frame)
 
 
-def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RULES) -> Record | None:
+Drawn = Mapping[int, Rle]  # masks of some annotations of a draft, by position, on the pixels that its size is of
+
+
+def drawn(drafts: Sequence[Draft]) -> list[Drawn]:
+    """The masks of annotations that are sound polygons and nothing else, of several drafts together: see `finish`."""
+    found: list[dict[int, Rle]] = [{} for _ in drafts]
+    places = [
+        (number, i) for number, draft in enumerate(drafts) if not draft.clip for i in range(len(draft.annotations))
+    ]
+    objects = (
+        (_polygons(drafts[number].annotations[i].segmentation), (drafts[number].height, drafts[number].width))
+        for number, i in places
+    )
+    for (number, i), rle in zip(places, masks.from_polygons(objects), strict=True):
+        if rle:
+            found[number][i] = rle
+    return list(found)
+
+
+def _polygons(segmentation: Any) -> list[list[float]]:
+    """What a JSON text says; none if it is no text, or that is no list of polygons."""
+    try:
+        return _POLYGONS.decode(segmentation) if isinstance(segmentation, str) else []
+    except (ValueError, RecursionError):
+        return []
+
+
+def finish(
+    draft: Draft, path: Path, problems: list[Problem], rules: Rules = RULES, known: Drawn | None = None
+) -> Record | None:
     """The record of a draft, upright, with its photo's bytes as they are.
 
     Args:
         problems: what is left out is appended here.
+        known: as `drawn` has it of this draft.
 
     Returns:
         None if the photo cannot be used, or nothing is left to be said of it.
@@ -205,7 +238,7 @@ def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RUL
             losers = tuple(e.ref_id for e in draft.expressions)
             problems.append(Problem(Reason.BROKEN_MASK, str(draft.palette), losers, str(error)))
             return None
-    photo = examine(draft, path, problems, rules)
+    photo = examine(draft, path, problems, rules, known)
     if photo is None:
         return None
     expressions = without(draft.expressions, photo.lost) if photo.lost else draft.expressions
@@ -226,11 +259,14 @@ def finish(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RUL
     )
 
 
-def examine(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RULES) -> Photo | None:
+def examine(
+    draft: Draft, path: Path, problems: list[Problem], rules: Rules = RULES, known: Drawn | None = None
+) -> Photo | None:
     """The photo of a draft with its objects; None if it cannot be used.
 
     Args:
         problems: what is left out is appended here.
+        known: as for `finish`.
     """
     everything = tuple(dict.fromkeys(e.ref_id for e in draft.expressions))
     try:
@@ -251,21 +287,25 @@ def examine(draft: Draft, path: Path, problems: list[Problem], rules: Rules = RU
         detail = f"{width}x{height} in place of {draft.width}x{draft.height}"
         problems.append(Problem(Reason.IMAGE_SIZE, draft.file_name, everything, detail))
         return None
-    instances, lost = _instances(draft, (height, width), orientation, frame, problems)
+    instances, lost = _instances(draft, (height, width), orientation, frame, problems, known or {})
     return Photo(data, (height, width), orientation, frame, instances, lost)
 
 
 def _instances(
-    draft: Draft, size: tuple[int, int], orientation: int, frame: Frame, problems: list[Problem]
+    draft: Draft, size: tuple[int, int], orientation: int, frame: Frame, problems: list[Problem], known: Drawn
 ) -> tuple[tuple[Instance, ...], list[int]]:
     """The instances with sound masks, upright, and the positions of the others."""
     found: list[Instance] = []
     lost: list[int] = []
     for i, a in enumerate(draft.annotations):
+        short = 0
         try:
-            segmentation = parse(a.segmentation) if isinstance(a.segmentation, str) else a.segmentation
-            sound, short = _without_short(segmentation)
-            rle = masks.upright(sound, size, orientation, frame)
+            if i in known:
+                rle = masks.turned_upright(known[i], orientation, frame)
+            else:
+                segmentation = parse(a.segmentation) if isinstance(a.segmentation, str) else a.segmentation
+                sound, short = _without_short(segmentation)
+                rle = masks.upright(sound, size, orientation, frame)
         except (ValueError, RecursionError) as error:
             large = isinstance(error, masks.MaskTooLarge)
             losers = _refs_to(draft, i)

@@ -13,12 +13,13 @@ _NAMED = 3  # ids that a sentence spells out
 def repeated_ids(drafts: Iterable[Draft]) -> tuple[str, ...]:
     """A sentence for each kind of repetition: sent_ids, ref_ids, and references that are there twice as they are."""
     drafts = list(drafts)
-    places: dict[int, tuple[str, int, frozenset[int]]] = {}
+    places: dict[int, tuple[Draft, tuple[int, ...]]] = {}
     moved: set[int] = set()  # ref_ids of more than one place
     for draft in drafts:
         for e in draft.expressions:
-            place = (draft.split, draft.image_id, frozenset(e.targets))
-            if places.setdefault(e.ref_id, place) != place:
+            here = draft, e.targets
+            there = places.setdefault(e.ref_id, here)
+            if there != here and _place(*there) != _place(*here):
                 moved.add(e.ref_id)
     sent_ids, expressions = _repeated_sentences(drafts)
     kinds = (
@@ -39,6 +40,10 @@ def repeated_ids(drafts: Iterable[Draft]) -> tuple[str, ...]:
         ),
     )
     return tuple(f"{name} {_listed(ids)}: {what}" for name, ids, what in kinds if ids)
+
+
+def _place(draft: Draft, targets: Sequence[int]) -> tuple[str, int, frozenset[int]]:
+    return draft.split, draft.image_id, frozenset(targets)
 
 
 def _repeated_sentences(drafts: Sequence[Draft]) -> tuple[list[int], list[int]]:

@@ -1,0 +1,172 @@
+"""Masks of many pictures at the network's size, sampled from their runs all at once: nothing is decoded.
+
+Axes: N masks asked for, H W network input, h w of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from refseg_cli.data import masks
+from refseg_cli.data.placement import Placement
+from refseg_cli.records import Rle
+
+MASKS_A_SHEET = 8  # one bit for each
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which masks of a picture are wanted, and where they go.
+
+    rles:   of its instances.
+    unions: for each mask that is wanted, the places in `rles` of those that it unites; none for an empty one.
+    size:   (h, w).
+    placement, mirrored: as in `transforms.to_input`.
+    """
+
+    rles: Sequence[Rle]
+    unions: Sequence[Sequence[int]]
+    size: tuple[int, int]
+    placement: Placement
+    mirrored: bool = False
+
+    def used(self) -> dict[int, Rle]:
+        """The masks that are united, by their places.
+
+        Raises:
+            ValueError: a mask of another size than its picture.
+        """
+        used = {place: self.rles[place] for union in self.unions for place in union}
+        if others := [rle.size for rle in used.values() if rle.size != self.size]:
+            raise ValueError(f"a mask of {others[0][1]}x{others[0][0]} pixels")
+        return used
+
+
+def united(pictures: Sequence[Asked], size: tuple[int, int]) -> np.ndarray:
+    """(N, H, W) uint8, 1 inside: what is wanted of all pictures, at the pixels that `nearest-exact` takes.
+
+    size: (H, W).
+
+    Raises:
+        ValueError: a mask of another size than its picture, or runs that do not follow COCO's format or do not add up.
+    """
+    sheets, firsts = list[_Sheet](), list[int]()  # and for each mask that is wanted, its picture's first sheet
+    masks_of, bits = list[int](), list[int]()  # which bits of its sheets make a mask
+    for picture in pictures:
+        used = picture.used()
+        rles, bit = list(used.values()), {place: n for n, place in enumerate(used)}
+        for union in picture.unions:
+            masks_of += [len(firsts)] * len(union)
+            bits += [bit[place] for place in union]
+            firsts.append(len(sheets))
+        sheets += [_Sheet(picture, rles[n : n + MASKS_A_SHEET], size) for n in range(0, len(rles), MASKS_A_SHEET)]
+    if not sheets:
+        return np.zeros((len(firsts), *size), np.uint8)
+    wanted = np.zeros((len(firsts), max(bits) + 1), bool)
+    wanted[masks_of, bits] = True
+    words = np.packbits(wanted, axis=1, bitorder="little")
+    first, sampled = np.minimum(firsts, len(sheets) - 1), _sampled(sheets, size)
+    found = sampled[first]
+    found &= words[:, :1, None]
+    for n in range(1, words.shape[1]):
+        more = np.flatnonzero(words[:, n])
+        found[more] |= sampled[first[more] + n] & words[more, n, None, None]
+    return (found != 0).view(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The pixels that are taken of a row or column of `of` pixels to make one of `to`.
+
+    taken:  (to,) ascending.
+    before: (of + 1,) how many of those taken lie before a pixel.
+    times:  (of + 1,) how often a pixel is taken.
+    """
+
+    taken: np.ndarray
+    before: np.ndarray
+    times: np.ndarray
+
+
+@lru_cache(maxsize=4096)
+def _line(of: int, to: int) -> _Line:
+    """By `nearest-exact`, which torch itself is asked for."""
+    pixels = torch.arange(of, dtype=torch.float32)[None, None]
+    taken = F.interpolate(pixels, to, mode="nearest-exact").view(-1).long().numpy()
+    before, until = (np.searchsorted(taken, np.arange(of + 1), side) for side in ("left", "right"))
+    return _Line(taken, before, until - before)
+
+
+class _Sheet:
+    """Up to `MASKS_A_SHEET` masks of one picture, and where its pixels go.
+
+    rows, columns: the part of the input in which it lies.
+    taken:     (W',) which of its columns each of these columns shows.
+    row_of:    (h + 1,) the row of the input from which on it shows what begins at a row of the picture.
+    column_of: (w + 1,) the first column of the input that shows a column of the picture.
+    times:     (w + 1,) how many show it.
+    """
+
+    def __init__(self, picture: Asked, rles: Sequence[Rle], input_size: tuple[int, int]) -> None:
+        self.rles, self.size = rles, picture.size
+        placement = picture.placement.mirrored(input_size) if picture.mirrored else picture.placement
+        self.rows, self.columns = placement.box()
+        down, across = (
+            _line(of, part.stop - part.start) for of, part in zip(picture.size, (self.rows, self.columns), strict=True)
+        )
+        self.row_of, self.times = self.rows.start + down.before, across.times
+        if picture.mirrored:
+            self.taken, self.column_of = across.taken[::-1], self.columns.stop - across.before - across.times
+        else:
+            self.taken, self.column_of = across.taken, self.columns.start + across.before
+
+
+def _sampled(sheets: Sequence[_Sheet], size: tuple[int, int]) -> np.ndarray:
+    """(sheets, H, W) uint8: bit n is set inside the n-th mask of a sheet.
+
+    Going down the picture's columns, a mask begins and ends at some pixels. Each of these changes adds a mask's bit to
+    the row of the input from which on it shows, or subtracts it; then a sum down the rows gives all bits of all masks.
+    Each column begins with the sum of all changes before it, and below the picture ends with none. Sums wrap around,
+    which does no bit any harm.
+    """
+    ends, counts = masks.run_ends([rle for sheet in sheets for rle in sheet.rles])
+    sheet_of = np.repeat(np.arange(len(sheets)), [len(sheet.rles) for sheet in sheets])
+    bits = np.concatenate([1 << np.arange(len(sheet.rles), dtype=np.uint8) for sheet in sheets])
+    lasts = np.cumsum(counts) - 1
+    # Runs are of zeros and ones in turns, zeros first; zeros at the end are no beginning of anything.
+    begins = (np.arange(ends.size) - np.repeat(lasts + 1 - counts, counts)) & 1 == 0
+    changes = np.where(begins, np.repeat(bits, counts), np.repeat(-bits, counts))
+    changes[lasts[begins[lasts]]] = 0
+
+    # The tables of all sheets, one after the other, as one.
+    heights, widths = np.array([sheet.size for sheet in sheets]).T
+    first_row, first_column = (np.cumsum(sides + 1) - sides - 1 for sides in (heights, widths))
+    of = np.repeat(sheet_of, counts)
+    column = ends // heights[of]
+    row = ends - column * heights[of] + first_row[of]
+    column += first_column[of]
+    before = np.zeros(int(widths.sum()) + len(sheets) + 1, np.uint8)  # what was changed in the columns before each
+    np.add.at(before, column + 1, changes)
+    np.cumsum(before, out=before)
+
+    found = np.zeros((size[0] + 1, len(sheets), size[1]), np.uint8)
+    places = np.concatenate([sheet.row_of for sheet in sheets])[row] * len(sheets) + of
+    places = places * size[1] + np.concatenate([sheet.column_of for sheet in sheets])[column]
+    times = np.concatenate([sheet.times for sheet in sheets])[column]
+    if times.min() != 1 or times.max() != 1:
+        places, changes = np.repeat(places, times), np.repeat(changes, times)
+        places += np.arange(places.size) - np.repeat(np.cumsum(times) - times, times)
+    np.add.at(found.reshape(-1), places, changes)
+    for n, (sheet, start) in enumerate(zip(sheets, first_column.tolist(), strict=True)):
+        found[sheet.rows.start, n, sheet.columns] += before[start + sheet.taken]
+        found[sheet.rows.stop, n, sheet.columns] -= before[start + sheet.taken + 1]
+    for above, here in pairwise(found):
+        here += above
+    return found[:-1].transpose(1, 0, 2)
