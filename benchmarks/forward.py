@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -67,10 +68,14 @@ def of_build(recipe: str, precision: str, weights: Path) -> Asking:
     else:
         save_model(subject.model, str(weights))
     ask = subject.model
+    if find_spec("refseg_cli.layers.folding"):  # a baseline may be older
+        from refseg_cli.layers.folding import folded
+
+        ask = folded(subject.model)
     if precision != "fp32":
         from refseg_cli.segmenters.precision import asked_at
 
-        ask = asked_at(subject.model, "cpu", precision)
+        ask = asked_at(ask, "cpu", precision)
 
     def asking(phrases: int) -> Callable[[], Any]:
         torch.manual_seed(1)

@@ -23,6 +23,7 @@ from refseg_cli.engine.questions import Question, real_questions
 from refseg_cli.engine.recomputing import recompute_layers
 from refseg_cli.engine.stages import BETWEEN_TENSORS, STAGES, Call, Stage, Subject, count_flops
 from refseg_cli.errors import RefsegError, Unread
+from refseg_cli.layers.folding import folded
 from refseg_cli.models import build_model
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Thresholds
@@ -262,9 +263,12 @@ class _Bed:
             # The counter sees torch's operators, and an exported graph has none.
             flops = None if is_exported(request.model) else count_flops(subject)
             subject.model.to(device)
+            if not is_exported(request.model):
+                subject = replace(subject, answering=folded(subject.model))
             if request.compile:
                 compiling.prepare(device)
-                subject.model.compile(dynamic=False)
+                for model in filter(None, (subject.model, subject.answering)):
+                    model.compile(dynamic=False)
         name = subject.name if subject else segmenter.name if segmenter else ""
         known = subject.loaded if subject else None
         precision = choose(

@@ -57,13 +57,18 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model between tensors. vocabulary: token ids there are.  loaded: its checkpoint; None with random weights."""
+    """A model between tensors.
+
+    vocabulary: token ids there are.  loaded: its checkpoint; None with random weights.  answering: what is asked in
+    place of the model, which is trained; None: it is itself.
+    """
 
     model: nn.Module
     recipe: Recipe
     name: str
     vocabulary: int
     loaded: Checkpoint | None = None
+    answering: nn.Module | None = None
 
     def batch(self, images: int, phrases: int) -> Batch:
         """Random input of which every token counts."""
@@ -113,11 +118,11 @@ def count_flops(subject: Subject) -> tuple[int, int]:
 def forward(subject: Subject, device: torch.device, precision: Precision, images: int, phrases: int) -> Call:
     """One forward pass in eval mode."""
     batch = subject.batch(images, phrases).to(device)
-    subject.model.eval()
+    model = (subject.model if subject.answering is None else subject.answering).eval()
 
     def run() -> None:
         with torch.inference_mode(), autocast(device, precision):
-            subject.model(batch)
+            model(batch)
         wait_for(device)
 
     return run

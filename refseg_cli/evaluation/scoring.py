@@ -112,6 +112,7 @@ def evaluate_model(
     import torch
 
     from refseg_cli.data.loader import StepDataset, iterate
+    from refseg_cli.layers.folding import folded
     from refseg_cli.segmenters.compiling import Compiled
     from refseg_cli.segmenters.inference import postprocess
     from refseg_cli.segmenters.passes import Passes
@@ -128,8 +129,9 @@ def evaluate_model(
     total, done, encodings, parts = sum(len(pick.expressions) for step in steps for pick in step), 0, 0, []
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
-        asked_of = model if compile is None else Compiled(model, device, compile)
-        passes = Passes(asked_at(asked_of, device, precision), device, budget=memory, measured=compile is None)
+        answering = folded(model)
+        asked_of = asked_at(answering if compile is None else Compiled(answering, device, compile), device, precision)
+        passes = Passes(asked_of, device, budget=memory, measured=compile is None)
         for asked, prediction in chain.from_iterable(map(passes, batches)):
             decisions = postprocess(prediction, asked, thresholds)
             answers = _answers(prediction, asked, decisions, about, views, encode=bool(keep or watch))

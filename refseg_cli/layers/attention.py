@@ -9,10 +9,15 @@ Axes: b batch, q queries, k keys, c channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Sizes = ParamSpec("Sizes")
 
 
 class Attention(nn.Module):
@@ -92,6 +97,24 @@ class DecoderLayer(nn.Module):
         return self.norm3(x + self.drop(self.mlp(x)))
 
 
+def kept(make: Callable[Sizes, Tensor]) -> Callable[Sizes, Tensor]:
+    """A function of numbers alone whose results are kept for those who ask the same again; nobody may write into them.
+
+    A compiler has to see what is computed, and gets it anew.
+    """
+
+    @lru_cache(maxsize=64)
+    def remembered(*sizes: Sizes.args, **named: Sizes.kwargs) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():  # it outlives the mode that it was asked for in
+            return make(*sizes, **named)
+
+    @wraps(make)
+    def ask(*sizes: Sizes.args, **named: Sizes.kwargs) -> Tensor:
+        return make(*sizes, **named) if torch.compiler.is_compiling() else remembered(*sizes, **named)  # type: ignore[arg-type]
+
+    return ask
+
+
 def sine_waves(count: int, dim: int, *, like: Tensor, first: int = 0) -> Tensor:
     """(count, dim) for the positions first, first + 1, ...: sine and cosine by turns (Vaswani et al. 2017, 3.5).
 
@@ -113,6 +136,7 @@ def sine_axes(like: Tensor, *, first: int = 0) -> tuple[Tensor, Tensor]:
     return rows.flatten(0, 1), columns.flatten(0, 1)
 
 
+@kept
 def sine_positions_2d(height: int, width: int, dim: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(height * width, dim) fixed sine embeddings, first half of the channels for y, second for x (DETR's form).
 

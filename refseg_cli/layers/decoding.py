@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refseg_cli.layers.upsampling import upsampled_conv
 from refseg_cli.layers.vision import conv_bn_relu
 
 
@@ -27,14 +28,30 @@ class MaskDecoder(nn.Module):
 
     def forward(self, mask_feature: Tensor) -> Tensor:
         """(n, k, h, w) -> logits (n, 1, h s, w s) with s = 2^len(dims)."""
-        return self.out(self.features(mask_feature))
+        return self.logits(self.features(mask_feature))
 
     def features(self, mask_feature: Tensor) -> Tensor:
-        """What the last convolution reads: (n, k, h, w) -> (n, dims[-1], h s, w s)."""
-        x = mask_feature
-        for conv in self.convs:
-            x = F.interpolate(conv(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        """What the last upsampling reads: (n, k, h, w) -> (n, dims[-1], h s / 2, w s / 2)."""
+        x = self.convs[0](mask_feature)
+        for convs in self.convs[1:]:
+            assert isinstance(convs, nn.Sequential)
+            if self.training:
+                size = (2 * x.shape[-2], 2 * x.shape[-1])
+                x = convs[1:](upsampled_conv(x, convs.get_parameter("0.weight"), size, align_corners=False))
+            else:
+                x = convs(doubled(x))
         return x
+
+    def logits(self, features: Tensor) -> Tensor:
+        """The rest. One pixel's convolution commutes with upsampling, and goes first: it leaves one channel."""
+        if self.out.kernel_size == (1, 1):
+            return doubled(self.out(features))
+        return self.out(doubled(features))
+
+
+def doubled(x: Tensor) -> Tensor:
+    """(n, k, h, w) -> (n, k, 2 h, 2 w), bilinear."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 class NoTargetHead(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg_cli.layers.attention import EncoderLayer, feed_forward
+from refseg_cli.layers.attention import EncoderLayer, feed_forward, kept
 from refseg_cli.layers.keymap import Rule, feed_forward_rules
 from refseg_cli.layers.vision import conv_bn_relu
 
@@ -195,26 +195,27 @@ class DeformableAttention(nn.Module):
     def _by_rows(self, query: Tensor, memory: Tensor, centres: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         """The same by hand, in 0.4 of the time on a CPU: each head of a place reads the four cells around each of its
         points, all in one weighted sum of rows of the values, which stay as they lie."""
-        (m, p, _), s = query.shape, len(sizes)
-        value = _exact(self.value(memory)).view(m * p * self.heads, -1)
+        (m, p, _), heads, s = query.shape, self.heads, len(sizes)
+        value = _exact(self.value(memory)).view(m * p * heads, -1)
         offsets, scores = self._chosen(query)
-        offsets = offsets.view(m, p, self.heads, s, self.points, 2)
-        share = scores.view(m, p, self.heads, -1).softmax(-1).view(offsets.shape[:-1])
-        h, w = query.new_tensor(sizes).T[..., None]
-        columns, across = _cells(centres[:, 0], offsets[..., 0], w)
-        lines, down = _cells(centres[:, 1], offsets[..., 1], h)
-        rows = torch.empty(*share.shape, 4, dtype=torch.int64)
-        weights = share.new_empty(rows.shape)
-        for k, (line, a) in enumerate(zip(lines, down, strict=True)):
-            begin, part = line * w, a * share
-            for j, (column, b) in enumerate(zip(columns, across, strict=True)):
-                rows[..., 2 * k + j] = begin + column
-                torch.mul(part, b, out=weights[..., 2 * k + j])
+        # (b, s r) from here on, b heads of places: on longer rows arithmetic is several times as fast.
+        right, below = offsets.view(len(value), -1, 2).unbind(-1)
+        share = _softmax(scores.view(len(value), -1))
+        h, w = query.new_tensor(sizes).repeat_interleave(self.points, 0).T
+        x, y = centres.repeat_interleave(heads, 0).repeat(m, 1).T[..., None]
+        columns, across = _cells(x, right, w)
+        lines, down = _cells(y, below, h)
         levels = torch.tensor([sum(height * width for height, width in sizes[:k]) for k in range(s)])
-        first = torch.arange(m)[:, None, None, None, None] * p + levels[:, None]  # row of a level's first place
-        rows.mul_(self.heads).add_((first * self.heads + torch.arange(self.heads)[:, None, None])[..., None])
-        bags = (rows.view(-1, 4 * s * self.points), weights.view(-1, 4 * s * self.points))
-        return self.out(F.embedding_bag(bags[0], value, mode="sum", per_sample_weights=bags[1]).view(m, p, -1))
+        bag = torch.arange(len(value))[:, None]
+        image, head = bag.div(p * heads, rounding_mode="floor") * p * heads, bag % heads
+        first = image + head + heads * levels.repeat_interleave(self.points)  # row of a level's first place
+        total = torch.zeros_like(value)
+        for line, a in zip(lines, down, strict=True):
+            begin, part = line * w, a * share
+            for column, b in zip(columns, across, strict=True):
+                rows = (begin + column).long().mul_(heads).add_(first)
+                total += F.embedding_bag(rows, value, mode="sum", per_sample_weights=part * b)
+        return self.out(total.view(m, p, -1))
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -222,16 +223,22 @@ def _exact(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def _softmax(scores: Tensor) -> Tensor:
+    """Over a last axis of a dozen, where PyTorch's own takes six times as long."""
+    powers = (scores - scores.amax(-1, keepdim=True)).exp_()
+    return powers.div_(powers.sum(-1, keepdim=True))
+
+
 def _cells(centres: Tensor, offsets: Tensor, sizes: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Along one axis the two cells around each point, and what each gives: nothing beyond the map.
 
-    centres (p,) in [0, 1]; offsets (m, p, heads, s, r) in cells; sizes (s, 1) in cells, as floats.
+    centres (b, 1) in [0, 1]; offsets (b, s r) in cells; sizes (s r,) in cells, as floats.
     """
-    where = (centres[:, None, None, None] * sizes).add(offsets).sub_(0.5)
+    where = (centres * sizes).add_(offsets).sub_(0.5)
     low = where.floor()
     high, beyond = low + 1, where.sub_(low)
-    weights = ((1 - beyond).mul_((low >= 0) & (low < sizes)), beyond.mul_((high >= 0) & (high < sizes)))
-    return (low.clamp_(min=0).minimum(sizes - 1), high.clamp_(min=0).minimum(sizes - 1)), weights
+    first, second = (cell.clamp(min=0).minimum(sizes - 1) for cell in (low, high))
+    return (first, second), ((1 - beyond).mul_(first == low), beyond.mul_(second == high))
 
 
 class Sharpen(nn.Module):
@@ -295,17 +302,22 @@ def sine_positions(like: Tensor) -> Tensor:
     c, h, w = like.shape[1:]
     if c % 4:
         raise ValueError(f"sine positions need channels in fours, not {c}")
-    exact = torch.promote_types(like.dtype, torch.float32)
-    frequencies = 10000 ** (-2 * torch.arange(c // 4, device=like.device, dtype=exact) / (c // 2))
+    return _sine_positions(c, h, w, device=like.device, dtype=like.dtype)
+
+
+@kept
+def _sine_positions(c: int, h: int, w: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    exact = torch.promote_types(dtype, torch.float32)
+    frequencies = 10000 ** (-2 * torch.arange(c // 4, device=device, dtype=exact) / (c // 2))
 
     def waves(count: int) -> Tensor:  # (count, c / 2)
-        place = torch.arange(1, count + 1, device=like.device, dtype=exact) / (count + 1e-6) * (2 * math.pi)
+        place = torch.arange(1, count + 1, device=device, dtype=exact) / (count + 1e-6) * (2 * math.pi)
         angle = place[:, None] * frequencies
         return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
     rows = waves(h).T[:, :, None].expand(-1, -1, w)
     columns = waves(w).T[:, None, :].expand(-1, h, -1)
-    return torch.cat([rows, columns]).to(like.dtype)
+    return torch.cat([rows, columns]).to(dtype)
 
 
 def pixel_decoder_rules(theirs: str) -> tuple[Rule, ...]:

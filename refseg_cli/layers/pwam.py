@@ -16,7 +16,9 @@ Axes: i images, n expressions, p pixels of a map, l words, c channels of a stage
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -118,7 +120,27 @@ class LanguageGate(nn.Module):
 
 def instance_norm(x: Tensor) -> Tensor:
     """(n, p, c) with mean 0 and variance 1 over the pixels of each channel (Ulyanov et al. 2016), nothing learned."""
+    if x.is_cpu and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
+        return _InstanceNorm.apply(x)
     return F.instance_norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class _InstanceNorm(torch.autograd.Function):
+    """As PyTorch's, which wants channels first: here those of a pixel lie side by side, before and after."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        y = x - x.mean(1, keepdim=True)
+        scale = torch.rsqrt(y.square().mean(1, keepdim=True) + 1e-5)
+        y.mul_(scale)
+        context.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        y, scale = context.saved_tensors
+        along = (gradient * y).mean(1, keepdim=True)
+        return (gradient - gradient.mean(1, keepdim=True)).addcmul_(y, along, value=-1).mul_(scale)
 
 
 def official_backbone(ours: str, *, fusion: str, gate: str) -> tuple[Rule, ...]:

@@ -1,19 +1,23 @@
 """Upsampling, and convolutions of upsampled maps without the work of convolving what it has only repeated.
 
-Users: models/lavt.py, caris.py, caris_decoder.py, cgformer.py, deris.py.
+Users: layers/vision.py, models/lavt.py, caris.py, caris_decoder.py, cgformer.py, deris.py, vlt.py.
 Axes: n maps, c channels in, o channels out, h w of a map, H W upsampled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refseg_cli.layers.attention import kept
+
+upsample_bilinear2d_backward = torch.ops.aten.upsample_bilinear2d_backward
 ROWS = 16  # of a map that `upsampled_parts` makes at a time
+NARROW, SMALL = 48, 24  # input channels from which, and sides up to which `_by_axes` is faster in training
 WIDE = 256  # input channels from which the detour of `upsampled_conv` is faster, measured on a CPU
 
 
@@ -22,12 +26,59 @@ def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
+def fitted(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(i, c, h, w) -> (i, c, *size), bilinear, pixels as cells; itself where it has that size."""
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def upsampled_dot(x: Tensor, pixels: Tensor, image_index: Tensor) -> Tensor:
+    """The product over channels of a map, upsampled bilinearly, with what each pixel of its image holds.
+
+    Args:
+        x: (n, c, h, w).  pixels: (i, c, H, W).  image_index: (n,), the image of each map.
+
+    Returns:
+        (n, 1, H, W)
+    """
+    if x.is_cpu and not torch.compiler.is_compiling():
+        return _UpsampledDot.apply(x, pixels, image_index)
+    return (fitted(x, pixels.shape[-2:]) * pixels[image_index]).sum(1, keepdim=True)
+
+
+class _UpsampledDot(torch.autograd.Function):
+    """Map by map, so that what is upsampled stays in the processor's cache; on the way back it is made once more."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, pixels: Tensor, image_index: Tensor) -> Tensor:
+        context.images = image_index.tolist()
+        context.save_for_backward(x, pixels)
+        size = pixels.shape[-2:]
+        products = [
+            (fitted(one, size) * pixels[k]).sum(1, keepdim=True)
+            for one, k in zip(x.split(1), context.images, strict=True)
+        ]
+        return torch.cat(products)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, pixels = context.saved_tensors
+        size, pulled = pixels.shape[-2:], torch.zeros_like(pixels)
+        parts = []
+        for one, k, pull in zip(x.split(1), context.images, gradient.split(1), strict=True):
+            pulled[k : k + 1].addcmul_(fitted(one, size), pull)
+            parts.append(upsample_bilinear2d_backward(pull * pixels[k], size, one.shape, False))
+        return torch.cat(parts), pulled, None
+
+
 def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_corners: bool) -> Tensor:
     """The 3x3 convolution, padded with zeros, of a map upsampled bilinearly; a quarter of its work if that doubles it.
 
     Upsampling and the convolution's nine 1x1 taps are linear and act on different axes, so they commute: each tap runs
     on the small map, is upsampled, shifted into its place and added; along the width first, then along the height.
-    Where there are few channels to multiply, moving nine maps costs more than it saves: there in the usual order.
+    Where there are few channels to multiply, moving nine maps costs more than it saves: there in the usual order, but
+    for small maps in training, which matrix products upsample.
 
     Args:
         x: (n, c, h, w).  weight: (o, c, 3, 3).  size: (H, W) that x is upsampled to.
@@ -36,6 +87,8 @@ def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_co
         (n, o, H, W)
     """
     if x.shape[1] < WIDE:
+        if x.is_cpu and torch.is_grad_enabled() and x.shape[1] >= NARROW and max(x.shape[-2:]) <= SMALL:
+            return _by_axes(x, weight, size, align_corners=align_corners)
         return F.conv2d(F.interpolate(x, size, mode="bilinear", align_corners=align_corners), weight, padding=1)
     rows = (
         _placed(
@@ -47,6 +100,19 @@ def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_co
         for row in weight.unbind(2)
     )
     return _placed(rows, size, dim=2, align_corners=align_corners)
+
+
+def _by_axes(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_corners: bool) -> Tensor:
+    """`upsampled_conv` in matrix products alone: of the channels, then along the height, then along the width."""
+    (n, c, h, w), (height, width) = x.shape, size
+    down = _shares(h, height, align_corners=align_corners).to(x).transpose(0, 1)
+    across = _shares(w, width, align_corners=align_corners).to(x).transpose(1, 2).flatten(1)
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, c)
+    taps = weight.permute(2, 1, 3, 0).flatten(2).unbind(0)  # (c, 3 o) for each row of the kernel
+    rows = x.new_zeros(())
+    for share, tap in zip(down, taps, strict=True):
+        rows = torch.baddbmm(rows, share.expand(n, -1, -1), (pixels @ tap).view(n, h, -1))
+    return (across @ rows.view(n * height, 3 * w, -1)).view(n, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _placed(taps: Iterator[Tensor], size: tuple[int, ...], *, dim: int, align_corners: bool) -> Tensor:
@@ -135,12 +201,7 @@ class _Block(NamedTuple):
 
 def _row_blocks(height: int, wanted: int, *, align_corners: bool) -> list[_Block]:
     """What `_placed` does along the height, as sums for each `ROWS` of the rows wanted; k is the same in all."""
-    row = torch.eye(height, dtype=torch.float64)[None, :, :, None]  # a map whose channels have one row each
-    taps = [
-        _placed(iter([row * (tap == k) for k in range(3)]), (wanted, 1), dim=2, align_corners=align_corners)
-        for tap in range(3)
-    ]
-    shares = torch.stack(taps, 1)[0, ..., 0].permute(2, 0, 1)  # (wanted, 3, height)
+    shares = _shares(height, wanted, align_corners=align_corners)
     read = [part.abs().sum((0, 1)).nonzero()[:, 0].tolist() for part in shares.split(ROWS)]
     most = max(places[-1] + 1 - places[0] for places in read)
     starts = [min(places[0], height - most) for places in read]
@@ -148,6 +209,17 @@ def _row_blocks(height: int, wanted: int, *, align_corners: bool) -> list[_Block
         _Block(first, first + most, part[:, :, first : first + most].flatten(1))
         for first, part in zip(starts, shares.split(ROWS), strict=True)
     ]
+
+
+@kept
+def _shares(height: int, wanted: int, *, align_corners: bool) -> Tensor:
+    """(wanted, 3, height) what each of the three taps has of each row in those wanted."""
+    row = torch.eye(height, dtype=torch.float64)[None, :, :, None]  # a map whose channels have one row each
+    taps = [
+        _placed(iter([row * (tap == k) for k in range(3)]), (wanted, 1), dim=2, align_corners=align_corners)
+        for tap in range(3)
+    ]
+    return torch.stack(taps, 1)[0, ..., 0].permute(2, 0, 1)
 
 
 class TopDown(nn.Module):
@@ -176,6 +248,8 @@ class TopDown(nn.Module):
 
 class JoinFiner(nn.Module):
     """Two 3x3 convolutions over a coarser map, upsampled with aligned corners, beside a finer one."""
+
+    normed = (("conv1", "norm1"), ("conv2", "norm2"))  # see folding.py
 
     def __init__(self, coarser: int, finer: int, *, dim: int, bias: bool) -> None:
         super().__init__()

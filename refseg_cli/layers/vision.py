@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from refseg_cli.errors import RefsegError, nearest_name
+from refseg_cli.layers.upsampling import fitted
 from refseg_cli.layers.weights import find_weights, read_weights
 from refseg_cli.layers.windows import attend_in_windows, window_kinds
 
@@ -377,5 +378,5 @@ class PyramidSum(nn.Module):
     def sum(self, maps: list[Tensor]) -> Tensor:
         """The backbone's maps -> (i, dim, *grid)."""
         maps = [project(m) for project, m in zip(self.project, maps[-3:], strict=True)]
-        fitted = [nn.functional.interpolate(m, self.grid, mode="bilinear", align_corners=False) for m in maps]
-        return fitted[0] + fitted[1] + fitted[2]
+        a, b, c = (fitted(m, self.grid) for m in maps)
+        return a + b + c

@@ -33,6 +33,7 @@ from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import Language, WordsAndSentence
 from refseg_cli.layers.sdf import Join, SpatialDynamicFusion
+from refseg_cli.layers.upsampling import fitted, upsampled_dot
 from refseg_cli.layers.vision import PyramidSum, conv_bn_relu
 from refseg_cli.ranges import Count, CountFrom0, Positive, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
@@ -147,7 +148,7 @@ class VLT(nn.Module):
         if understood.confidence is not None:
             aux["query_confidence"] = understood.confidence
         decoded = self.mask_decoder.features(understood.mask_feature)
-        mask_logits = self.mask_decoder.out(decoded)
+        mask_logits = self.mask_decoder.logits(decoded)
         if self.detail is not None:
             mask_logits = mask_logits + self.detail(decoded, understood.response, maps[0], batch)
         return Prediction(
@@ -291,7 +292,7 @@ class QueryGeneration(nn.Module):
         """W_v of a model for another input size, for this grid: its sums over positions stay what they were."""
         of_grid = source.w_v.weight.unflatten(1, source.grid)[None]
         share = math.prod(source.grid) / math.prod(self.grid)
-        return {"w_v.weight": _resized(of_grid, torch.Size(self.grid))[0].flatten(1) * share}
+        return {"w_v.weight": fitted(of_grid, self.grid)[0].flatten(1) * share}
 
     def guide(self, vision: Tensor) -> Tensor:
         F_vq = self.reduce(vision).flatten(2)  # Eq. 4.4: (i, q, h*w)
@@ -376,15 +377,11 @@ class Detail(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, decoded: Tensor, response: Tensor, fine: Tensor, batch: Batch) -> Tensor:
-        """decoded (n, k, h, w), response (n, c), fine (i, channels, ., .) -> (n, 1, h, w)."""
-        size = decoded.shape[-2:]
-        picture = _resized(self.edges(batch.images), size) + _resized(self.context(fine), size)
+        """decoded (n, k, h, w), response (n, c), fine (i, channels, ., .) -> (n, 1, 2 h, 2 w)."""
+        size = (2 * decoded.shape[-2], 2 * decoded.shape[-1])
+        picture = fitted(self.edges(batch.images), size) + fitted(self.context(fine), size)
         filters = decoded + self.filter(response)[:, :, None, None]
-        return (filters * self.embedding(picture)[batch.image_index]).sum(1, keepdim=True)
-
-
-def _resized(x: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+        return upsampled_dot(filters, self.embedding(picture), batch.image_index)
 
 
 def pick_word(importance: Tensor, words: Tensor, *, how: str, threshold: float) -> Tensor:

@@ -20,6 +20,7 @@ from refseg_cli import checkpoint
 from refseg_cli.data.loader import batch_for, batch_of_frames
 from refseg_cli.data.pictures import as_tensor
 from refseg_cli.data.windows import ROWS
+from refseg_cli.layers.folding import folded
 from refseg_cli.records import Batch, Explanation, MapKind, Prediction
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.cautions import cautions
@@ -70,10 +71,11 @@ class Predictor:
         found = self.checkpoint
         self.precision = choose(precision, self.device, found.info, found.thresholds)
 
-        model = found.model if compile is None else Compiled(found.model, self.device, compile)
-        self.ask = asked_at(model, self.device, self.precision)
+        self.model = model = folded(found.model)
+        asked_of = model if compile is None else Compiled(model, self.device, compile)
+        self.ask = asked_at(asked_of, self.device, self.precision)
         self.passes = Passes(self.ask, self.device, budget=memory, measured=compile is None)
-        explaining = asked_at(partial(explained, found.model), self.device, self.precision)
+        explaining = asked_at(partial(explained, model), self.device, self.precision)
         self.explaining = Passes(explaining, self.device, budget=memory)
 
     @property

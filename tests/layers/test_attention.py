@@ -12,6 +12,7 @@ from refseg_cli.layers.attention import (
     Attention,
     DecoderLayer,
     EncoderLayer,
+    kept,
     sine_axes,
     sine_positions_2d,
     sine_waves,
@@ -114,3 +115,20 @@ def test_causal_attention_to_other_channels_is_torchs() -> None:
     hidden = torch.ones(5, 5).triu(1).bool()
     torch.testing.assert_close(ours(x, x, x), theirs(x, x, x, attn_mask=hidden)[0], atol=1e-6, rtol=0)
     assert Attention(8, heads=2, outputs=3)(x, x, x).shape == (3, 5, 3)
+
+
+def test_positions_are_made_once_and_outlive_the_mode_they_were_asked_for_in() -> None:
+    made: list[int] = []
+
+    @kept
+    def positions(count: int) -> torch.Tensor:
+        made.append(count)
+        return torch.arange(count).float()
+
+    weight = torch.ones(3, requires_grad=True)
+    with torch.inference_mode():
+        first = positions(3)
+    (positions(3) * weight).sum().backward()  # which refuses tensors of inference mode
+    assert positions(3) is first
+    assert positions(4).tolist() == [0, 1, 2, 3]
+    assert made == [3, 4]

@@ -17,6 +17,7 @@ from refseg_cli.layers.pwam import (
     FusedBackbone,
     LanguageGate,
     PixelWordAttention,
+    instance_norm,
     official_backbone,
     official_swin,
 )
@@ -223,3 +224,14 @@ def test_official_swin_is_told_from_its_tensors(width: int, depth: int, window: 
 def test_a_file_without_swin_is_named() -> None:
     with pytest.raises(RefsegError, match="no Swin backbone"):
         official_swin({})
+
+
+def test_instance_norm() -> None:
+    """Values and gradients against PyTorch's."""
+    torch.manual_seed(0)
+    x = (3 * torch.randn(2, 15, 4, dtype=torch.float64) + 5).requires_grad_()
+    expected = torch.nn.functional.instance_norm(x.transpose(1, 2)).transpose(1, 2)
+    found, pull = instance_norm(x), torch.randn(2, 15, 4, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    (ours,), (theirs,) = (torch.autograd.grad(y, x, pull) for y in (found, expected))
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)

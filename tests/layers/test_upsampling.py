@@ -8,12 +8,15 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from refseg_cli.layers import upsampling
-from refseg_cli.layers.upsampling import TopDown, upsampled_conv, upsampled_parts
+from refseg_cli.layers.upsampling import TopDown, fitted, upsampled_conv, upsampled_dot, upsampled_parts
 
 
-@pytest.fixture(autouse=True, params=[0, upsampling.WIDE], ids=["wide", "narrow"])
-def _either_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upsampling, "WIDE", request.param)
+@pytest.fixture(
+    autouse=True, params=[(0, 0), (upsampling.WIDE, 0), (upsampling.WIDE, 48)], ids=["wide", "axes", "narrow"]
+)
+def _each_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsampling, "WIDE", request.param[0])
+    monkeypatch.setattr(upsampling, "NARROW", request.param[1])
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -77,3 +80,19 @@ def test_it_saves_three_quarters_where_it_doubles() -> None:
     with FlopCounterMode(display=False) as counter:
         upsampled_conv(x, weight, (8, 8), align_corners=False)
     assert counter.get_total_flops() == 2 * 9 * 300 * 2 * 4 * 4
+
+
+def test_upsampled_dot() -> None:
+    """Values and gradients, images with several maps and with none."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 2, 5, dtype=torch.float64, requires_grad=True)
+    pixels = torch.randn(3, 3, 4, 10, dtype=torch.float64, requires_grad=True)
+    index = torch.tensor([0, 0, 2, 2])
+    expected = (fitted(x, (4, 10)) * pixels[index]).sum(1, keepdim=True)
+    found = upsampled_dot(x, pixels, index)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    pull = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (x, pixels), pull), torch.autograd.grad(expected, (x, pixels), pull), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)

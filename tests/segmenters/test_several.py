@@ -30,7 +30,7 @@ def predictor(untrained: Path) -> Predictor:
 def encoded(predictor: Predictor) -> Iterator[list[int]]:
     """The pictures of each pass."""
     counts: list[int] = []
-    hook = predictor.checkpoint.model.vision.backbone.register_forward_hook(
+    hook = predictor.model.vision.backbone.register_forward_hook(
         lambda module, inputs, output: counts.append(len(inputs[0]))
     )
     yield counts

@@ -158,7 +158,7 @@ def test_the_picture_is_encoded_once_for_as_many_phrases_as_fit(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded_images: list[int] = []
-    backbone = predictor.checkpoint.model.vision.backbone
+    backbone = predictor.model.vision.backbone
     hook = backbone.register_forward_hook(lambda module, inputs, output: encoded_images.append(len(inputs[0])))
     image = load_image(encoded(a_picture()))
     whole_answer = list(predictor.predict(image, PHRASES))

@@ -1,0 +1,84 @@
+"""A folded model against the one that it was made of, whose norms have statistics as training leaves them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from refseg_cli.layers.attention import EncoderLayer
+from refseg_cli.layers.convnet import ConvNet
+from refseg_cli.layers.folding import folded
+from refseg_cli.layers.upsampling import TopDown
+from refseg_cli.layers.vision import conv_bn_leaky
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """In double precision, with weights and statistics of its norms that change what they read."""
+    torch.manual_seed(0)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            nn.init.normal_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+            nn.init.uniform_(norm.weight, 0.5, 2)
+            nn.init.normal_(norm.bias)
+    return model.double().eval()
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        (ConvNet((4, 5, 6, 7, 8), maps=4), torch.randn(2, 3, 64, 32)),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), conv_bn_leaky(4, 5)), torch.randn(2, 3, 4, 5)),
+    ],
+    ids=["backbone", "with a bias, and one in the other"],
+)
+def test_it_answers_alike(model: nn.Module, given: torch.Tensor) -> None:
+    model, given = trained(model), given.double()
+    found = folded(model)
+    assert norms(found) == 0
+    for ours, theirs in zip(found(given), model(given), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+
+
+def test_named_pairs() -> None:
+    model = trained(TopDown((3, 4, 5), dim=6, bias=True))
+    maps = [torch.randn(2, c, 8 // s, 12 // s, dtype=torch.float64) for c, s in ((3, 1), (4, 2), (5, 4))]
+    found = folded(model)
+    assert norms(found) == 0
+    for ours, theirs in zip(found(maps), model(maps), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+
+
+def test_the_model_stays_as_it_is_and_shares_what_is_not_folded() -> None:
+    model = trained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1))).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = folded(model)
+    found(torch.randn(2, 3, 4, 5, dtype=torch.float64))
+    after = model.state_dict()
+    assert model.training
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert found[-1].weight is model[-1].weight  # type: ignore[index]
+
+
+def test_a_norm_without_statistics_of_its_own_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+    assert norms(folded(model)) == 1
+
+
+def test_dropout_goes() -> None:
+    model = trained(EncoderLayer(8, heads=2, hidden=16, dropout=0.5))
+    found, x = folded(model), torch.randn(2, 3, 8, dtype=torch.float64)
+    assert not any(isinstance(module, nn.Dropout) for module in found.modules())
+    torch.testing.assert_close(found(x), model(x), atol=0, rtol=0)
+
+
+def test_without_a_norm_it_is_the_model() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    assert folded(model) is model
