@@ -167,7 +167,8 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="Memory for the phrases answered together, e.g. 4GiB; half of what is free if not given.",
+        help="Memory for the phrases answered together, e.g. 8GiB; by default half of what is free, and no more than "
+        "4 GiB on a CPU.",
     ),
 ]
 Compile = Annotated[

@@ -43,7 +43,7 @@ class EvalRequest:
     protocols:    names of `PROTOCOLS` to count for.
     curve:        also count at other mask thresholds.
     disturb:      what is done to phrases or pictures before they are asked.
-    memory:       bytes that a pass through the network may take; None for half of what is free.
+    memory:       bytes that a pass through the network may take; None for the usual budget of passes.py.
     precision:    of the arithmetic, see segmenters/precision.py.
     compile:      let torch.compile make passes faster, and note there what that cost; None for not.
     overrides:    changes of the model's recipe for this evaluation, as `key=value`; see `checkpoint.adjusted`.

@@ -45,7 +45,7 @@ def open_segmenter(
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; an exported model runs on the CPU.
         threshold, no_target_threshold: probabilities in [0, 1] in place of the model's own.
         precision: of the arithmetic, see precision.py; a bundled model in 16 bits is on torch.
-        memory: bytes that a pass through the network may take; None for half of what is free.
+        memory: bytes that a pass through the network may take; None for the usual budget of passes.py.
         compile: let torch.compile make passes faster, and note there what that cost; None for not.
         threads: of one operator, with torch of the whole process; 0 for as many as the library takes by itself.
         once: it is asked about a picture or two, so that starting matters more than answering.

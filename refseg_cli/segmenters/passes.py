@@ -14,6 +14,7 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Prediction
 from refseg_cli.segmenters.memory import SUPPOSED, free_memory, resident
 
+ON_CPU = 4 << 30  # bytes of a pass at most, unless it may have more: a larger one is hardly faster on a CPU
 NO_MEMORY = ("can't allocate memory", "not enough memory")  # of torch's allocator on CPUs
 
 
@@ -25,7 +26,7 @@ class Passes:
 
     Args:
         model: answers a batch on the device.
-        budget: bytes that a pass may take; None for half of what is free.
+        budget: bytes that a pass may take; None for half of what is free, on a CPU `ON_CPU` at most.
         measured: whether what the process takes is the passes' alone; with a compiler in it, it is supposed.
     """
 
@@ -38,7 +39,7 @@ class Passes:
         measured: bool = True,
     ) -> None:
         self.model, self.device = model, torch.device(device)
-        self.budget = _free(self.device) // 2 if budget is None else budget
+        self.budget = _usual_budget(self.device) if budget is None else budget
         self.before = _held(self.device) if measured else None
         self.cost: float | None = None  # bytes of a phrase, measured
         self.seen = 0  # phrases of the largest pass
@@ -133,8 +134,10 @@ def _too_large(part: Batch, device: torch.device) -> RefsegError:
     )
 
 
-def _free(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+def _usual_budget(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return min(free_memory() // 2, ON_CPU)
 
 
 def _held(device: torch.device) -> tuple[int, int] | None:

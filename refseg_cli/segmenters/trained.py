@@ -46,7 +46,7 @@ class Predictor:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         threshold, no_target_threshold: probabilities in [0, 1] in place of the checkpoint's own, see `Thresholds`.
         precision: of the arithmetic, see precision.py.
-        memory: bytes that a pass through the network may take; None for half of what is free.
+        memory: bytes that a pass through the network may take; None for the usual budget of passes.py.
         compile: let torch.compile make passes faster, and note there what that cost; None for not.
 
     Raises:

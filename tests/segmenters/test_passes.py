@@ -67,6 +67,11 @@ def test_without_a_budget_it_is_half_of_what_is_free(monkeypatch: pytest.MonkeyP
     assert model.asked == [(1, 2), (1, 2)]
 
 
+def test_a_pass_on_a_cpu_takes_no_more_for_there_being_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "free_memory", lambda: 1 << 40)
+    assert Passes(Model(), "cpu").budget == 4 << 30
+
+
 @pytest.mark.parametrize(
     "error",
     [
