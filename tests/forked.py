@@ -53,6 +53,7 @@ def _serve(address: str) -> None:
     import accelerate  # noqa: F401
     import torch
 
+    import refseg_cli.engine.fsdp
     import refseg_cli.engine.train
     import refseg_cli.evaluation.report
     import refseg_cli.segmenters.onnx  # noqa: F401
