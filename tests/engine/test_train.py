@@ -135,11 +135,8 @@ def test_run_learns_a_handful_of_samples(scenes: Path, recipe: Recipe, tmp_path:
     settings = replace(recipe.train, epochs=80, batch_images=10, lr=1e-2, eval_split="", save_every_steps=1000)
     data = replace(recipe.data, flip=0.0, jitter=0.0, phrases_per_image=0)
     model = {**recipe.model, "dropout": 0.0, "contrast": "none", "dice_weight": 1.0}
-    train(
-        TrainRequest(
-            replace(recipe, train=settings, data=data, model=model), str(scenes), tmp_path / "run", device="cpu"
-        )
-    )
+    learning = replace(recipe, train=settings, data=data, model=model)
+    train(TrainRequest(learning, str(scenes), tmp_path / "run", device="cpu"))
     values = list(losses(tmp_path / "run").values())
     assert values[-1] < 0.6 * values[0]
 
@@ -366,12 +363,8 @@ def test_metrics_and_scores_are_kept(run: Path) -> None:
 
 def test_tensorboard_events_are_written(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    settings = replace(recipe.train, epochs=1)
-    train(
-        TrainRequest(
-            replace(recipe, train=settings), str(scenes), tmp_path / "run", tracker="tensorboard", device="cpu"
-        )
-    )
+    short = replace(recipe, train=replace(recipe.train, epochs=1))
+    train(TrainRequest(short, str(scenes), tmp_path / "run", tracker="tensorboard", device="cpu"))
     assert list((tmp_path / "run" / "logs").rglob("events.*"))
 
 
