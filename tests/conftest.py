@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from hypothesis import settings
@@ -28,6 +31,17 @@ settings.register_profile("refseg", deadline=None)  # a busy machine is no fault
 settings.load_profile("refseg")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """No garbage is looked for meanwhile, nor later among what is there then: libraries and thousands of tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Small tensors gain nothing from threads, and equal results need an equal order of sums."""
@@ -40,6 +54,25 @@ def _no_settings() -> None:
     for name in [name for name in os.environ if name.startswith("REFSEG_") and "TEST" not in name]:
         del os.environ[name]
     os.environ["REFSEG_CONFIG"] = os.devnull
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c() -> None:
+    """A shell that starts the tests in the background has them, and what they start, ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `refseg` and a `python` that start in no time."""
+    with forked.programs(tmp_path_factory.mktemp("bin")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def python(forks: Path) -> Path:
+    """What runs `-c PROGRAM` in a process of its own, with torch and the engine imported."""
+    return forks / "python"
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +171,15 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     thresholds = Thresholds(exists=0.4)
     checkpoint.save(folder, model, recipe, tokenizer, thresholds=thresholds, info={"data": "scenes", "name": "tiny"})
     return folder
+
+
+@pytest.fixture(scope="module")
+def traced_once() -> Iterator[None]:
+    """For tests that export one model only."""
+    import exporting
+
+    with exporting.traced_once():
+        yield
 
 
 @pytest.fixture(scope="session")

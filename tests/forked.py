@@ -1,4 +1,4 @@
-"""`refseg` for shell scripts under test: a program on PATH whose every run is a fork of one process.
+"""Programs for tests that start many processes: `refseg`, and a `python` for `-c`. Every run is a fork of one process.
 
 The forked process has the heavy imports behind it, so that a page with twenty commands takes seconds, and each command
 still has its own process, folder, environment, pipes and exit status.
@@ -12,32 +12,38 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 CLIENT = """#!{python} -IS
-import json, os, socket, sys
-line = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+import json, os, signal, socket, sys
+line = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [len(line).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(line)
-    sys.exit(server.recv(1)[0])
+    status = server.recv(1)
+if not status:  # the fork was killed
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(status[0])
 """
 
 
 @contextmanager
-def program(folder: Path, name: str = "refseg") -> Iterator[Path]:
-    """Puts the program `name` into `folder`, for as long as the context lasts."""
+def programs(folder: Path) -> Iterator[Path]:
+    """Puts `refseg` and `python` into `folder`, for as long as the context lasts."""
     address = str(folder / "socket")
-    (folder / name).write_text(CLIENT.format(python=sys.executable, address=address))
-    (folder / name).chmod(0o755)
-    server = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE, env={**os.environ})
+    for name in ("refseg", "python"):
+        (folder / name).write_text(CLIENT.format(python=sys.executable, address=address))
+        (folder / name).chmod(0o755)
+    environment = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"}  # which torch reads when it is imported
+    server = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE, env=environment)
     try:
         assert server.stdout
         assert server.stdout.readline() == b"ready\n"
-        yield folder / name
+        yield folder
     finally:
         server.kill()
         server.wait()
@@ -47,6 +53,7 @@ def _serve(address: str) -> None:
     import accelerate  # noqa: F401
     import torch
 
+    import refseg_cli.engine.fsdp
     import refseg_cli.engine.train
     import refseg_cli.evaluation.report
     import refseg_cli.segmenters.onnx  # noqa: F401
@@ -70,7 +77,7 @@ def _serve(address: str) -> None:
 
 def _answer(client: socket.socket) -> int:
     header, streams, _, _ = socket.recv_fds(client, 4, 3)
-    arguments, folder, environment = json.loads(client.makefile("rb").read(int.from_bytes(header, "big")))
+    (program, *arguments), folder, environment = json.loads(client.makefile("rb").read(int.from_bytes(header, "big")))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -78,13 +85,32 @@ def _answer(client: socket.socket) -> int:
     os.environ.clear()
     os.environ.update(environment)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-    from refseg_cli.app import main
-
-    status = main(arguments)
+    status = _python(arguments) if Path(program).name == "python" else _refseg(arguments)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     client.sendall(bytes([status]))
     return status
+
+
+def _refseg(arguments: list[str]) -> int:
+    from refseg_cli.app import main
+
+    return main(arguments)
+
+
+def _python(arguments: list[str]) -> int:
+    """`-c TEXT ARGUMENT...`."""
+    option, text, *rest = arguments
+    assert option == "-c"
+    sys.argv = [option, *rest]
+    try:
+        exec(text, {"__name__": "__main__"})
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

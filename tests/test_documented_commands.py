@@ -12,11 +12,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import clips
-import forked
 import numpy as np
 import pytest
 import raw_layout
@@ -64,6 +62,7 @@ SMALLER = {
     "train=600,val=80": "train=2,val=1",
     "refseg bench": "refseg bench --repeat 1 --warmup 0",
     "--recipe vlt-tiny": "--recipe vlt-tiny --set data.size=[32,32] --set train.epochs=1",
+    "--recipe vlt-clips-tiny": "--recipe vlt-clips-tiny --set train.steps=2",
 }
 # Statuses that are no failure: predict's 1 ("nothing found"), and 141, a closed pipe, where the pipe does not end.
 CHECKED = """set -o pipefail
@@ -126,12 +125,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, scenes: Path, run: Path) -> 
     return world
 
 
-@pytest.fixture(scope="module")
-def refseg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with forked.program(tmp_path_factory.mktemp("bin")) as program:
-        yield program
-
-
 @pytest.mark.parametrize(
     "page",
     [
@@ -140,14 +133,15 @@ def refseg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         if page.name not in OTHERS_TEST
     ],
 )
-def test_the_commands_of_a_page_run(page: Path, world: Path, refseg: Path, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_run(page: Path, world: Path, forks: Path, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     shutil.copytree(world, folder)
+    (tmp_path / "refseg").symlink_to(forks / "refseg")
     scripts = [(*commands(without_exceptions(block)), block) for block in blocks(page)]
     for made in re.findall(r"(?:--out|--output|-o) (\S+)", "".join(script for script, *_ in scripts)):
         if (folder / made).is_dir():
             shutil.rmtree(folder / made)
-    path = f"{refseg.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "HOME": str(tmp_path)}
     for script, printed, block in scripts:
         for as_written, instead in SMALLER.items():

@@ -10,6 +10,8 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -81,9 +83,14 @@ def test_every_option_reaches_the_game(data: Path, monkeypatch: pytest.MonkeyPat
     ]
 
 
-def serve(*words: str) -> subprocess.Popen[str]:
+@contextmanager
+def serve(*words: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "refseg_cli", "annotate", "serve", "--data", "data", "--out", "game", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            yield server
+        finally:
+            server.kill()  # if it has not stopped, which the `with` would wait for
 
 
 def test_a_served_game_prints_its_links_and_stops_at_ctrl_c(data: Path) -> None:

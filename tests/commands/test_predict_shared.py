@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +57,14 @@ for command in job["commands"]:
 """
 
 
-def predicted(world: int, folder: Path, commands: list[dict[str, Any]]) -> tuple[list[list[Any]], list[str]]:
+def predicted(
+    python: Path, world: int, folder: Path, commands: list[dict[str, Any]]
+) -> tuple[list[list[Any]], list[str]]:
     """Of each process what it tells of each command, [status, pictures' greys]; and its standard output."""
     job = {"world": world, "meet": f"file://{folder}/meet", "told": "told", "commands": commands}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, f"{rank}", json.dumps(job)],
+            [python, "-c", PROGRAM, f"{rank}", json.dumps(job)],
             cwd=folder,
             env={
                 **os.environ,
@@ -93,7 +94,7 @@ def folders(tmp_path: Path) -> list[Path]:
     return [tmp_path / "1", tmp_path / "2"]
 
 
-def test_two_processes_predict_as_one_does(folders: list[Path]) -> None:
+def test_two_processes_predict_as_one_does(python: Path, folders: list[Path]) -> None:
     asked = ["predict", "photos", "-p", "dog", "-p", "cat"]
     commands = [
         {"run": [*asked, "--json", "-o", "all.jsonl"]},
@@ -106,8 +107,8 @@ def test_two_processes_predict_as_one_does(folders: list[Path]) -> None:
         {"run": ["predict", "-", "photos/7.png", "-p", "cat", "--json"]},
         {"run": ["predict", "--jsonl", "-"]},
     ]
-    [alone], [written] = predicted(1, folders[0], commands[:-2])
-    (first, second), (printed, nothing) = predicted(2, folders[1], commands)
+    [alone], [written] = predicted(python, 1, folders[0], commands[:-2])
+    (first, second), (printed, nothing) = predicted(python, 2, folders[1], commands)
     assert (printed, nothing) == (written, "")
     one, two = ({str(p.relative_to(f)): p for p in f.rglob("*") if p.is_file()} for f in folders)
     expected = {name: path.read_bytes() for name, path in one.items() if "told" not in name}

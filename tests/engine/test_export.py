@@ -22,23 +22,25 @@ from refseg_cli.engine import export as module
 from refseg_cli.engine.export import ExportReport, ExportRequest, export
 from refseg_cli.engine.proof import Proof, prove, real_batches
 from refseg_cli.engine.questions import PHRASES, Question, demo_pictures, real_questions
-from refseg_cli.engine.tracing import TRACED, Graph, example, trace
+from refseg_cli.engine.tracing import TRACED, Graph, example
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch
 from refseg_cli.segmenters.passes import joined
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture(scope="module")
-def written(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
+def written(untrained: Path, traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
     folder = tmp_path_factory.mktemp("exported")
     return {f: export(ExportRequest(untrained, f, folder / f"vlt.{f}")) for f in ("onnx", "pt2")}  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def program(untrained: Path) -> ExportedProgram:
+def program(untrained: Path, traced_once: None) -> ExportedProgram:
     """The traced model, for tests of what comes after."""
     loaded = checkpoint.load(untrained)
-    return trace(Graph(loaded.model).eval(), example(loaded, *TRACED))
+    return module.trace(Graph(loaded.model).eval(), example(loaded, *TRACED))
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,15 +30,17 @@ def pieces(whole: Recipe) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def trained_whole(scenes: Path, whole: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_whole(python: Path, scenes: Path, whole: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    trained(scenes, out, whole)
+    trained(python, scenes, out, whole)
     return out
 
 
-def trained(scenes: Path, out: Path, recipe: Recipe, *, stopped_at: int = 0, resume: bool = False) -> None:
+def trained(
+    python: Path, scenes: Path, out: Path, recipe: Recipe, *, stopped_at: int = 0, resume: bool = False
+) -> None:
     how = {"where": 1, "at": stopped_at, "what": "SIGTERM"} if stopped_at else {}
-    ends = train_by(2, scenes, out, recipe, resume=resume, **how)
+    ends = train_by(python, 2, scenes, out, recipe, resume=resume, **how)
     assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
 
 
@@ -52,12 +53,12 @@ def assert_trained_alike(out: Path, expected: Path) -> None:
 
 
 def test_a_model_in_pieces_trains_as_a_whole_one_does(
-    scenes: Path, pieces: Recipe, trained_whole: Path, tmp_path: Path
+    python: Path, scenes: Path, pieces: Recipe, trained_whole: Path, tmp_path: Path
 ) -> None:
     """Stopped after two steps, and resumed, in pieces again; the checkpoint is an ordinary one."""
-    trained(scenes, tmp_path / "run", pieces, stopped_at=2)
+    trained(python, scenes, tmp_path / "run", pieces, stopped_at=2)
     stopped = torch.load(tmp_path / "run/last" / STATE, weights_only=True)["optimizer"]["state"]
-    trained(scenes, tmp_path / "run", pieces, resume=True)
+    trained(python, scenes, tmp_path / "run", pieces, resume=True)
     assert_trained_alike(tmp_path / "run", trained_whole)
     first, second = (load_file(out / "last/model.safetensors") for out in (trained_whole, tmp_path / "run"))
     assert {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
@@ -68,19 +69,19 @@ def test_a_model_in_pieces_trains_as_a_whole_one_does(
 
 
 def test_a_run_goes_on_in_pieces_and_whole_again(
-    scenes: Path, whole: Recipe, pieces: Recipe, trained_whole: Path, tmp_path: Path
+    python: Path, scenes: Path, whole: Recipe, pieces: Recipe, trained_whole: Path, tmp_path: Path
 ) -> None:
     """A step whole, one in pieces, and the last one whole: as if it had been whole throughout."""
-    trained(scenes, tmp_path / "run", whole, stopped_at=1)
-    trained(scenes, tmp_path / "run", pieces, stopped_at=1, resume=True)
+    trained(python, scenes, tmp_path / "run", whole, stopped_at=1)
+    trained(python, scenes, tmp_path / "run", pieces, stopped_at=1, resume=True)
     assert len(log(tmp_path / "run")) == 2
-    trained(scenes, tmp_path / "run", whole, resume=True)
+    trained(python, scenes, tmp_path / "run", whole, resume=True)
     assert_trained_alike(tmp_path / "run", trained_whole)
 
 
-def test_what_does_not_go_with_pieces_is_refused(scenes: Path, whole: Recipe, tmp_path: Path) -> None:
+def test_what_does_not_go_with_pieces_is_refused(python: Path, scenes: Path, whole: Recipe, tmp_path: Path) -> None:
     alone = replace(whole, train=replace(whole.train, shard_model=True))
-    [end] = train_by(1, scenes, tmp_path / "run", alone)
+    [end] = train_by(python, 1, scenes, tmp_path / "run", alone)
     assert (end.returncode, "one process has nobody to share with" in end.stderr) == (2, True)
 
 
@@ -108,10 +109,10 @@ for name in sys.argv[1:]:
 """
 
 
-def test_full_size_models_fall_into_pieces_on_the_meta_device() -> None:
+def test_full_size_models_fall_into_pieces_on_the_meta_device(python: Path) -> None:
     """Eight processes, of which there is one: an eighth of the weights each, and layers gathered one by one."""
     names = ["vlt-swin-b-refcoco", "lavt-refcoco", "rela-swin-b-grefcoco", "cgformer-refcoco"]
-    ran = subprocess.run([sys.executable, "-c", FULL_SIZE, *names], capture_output=True, text=True, timeout=240)
+    ran = subprocess.run([python, "-c", FULL_SIZE, *names], capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0, ran.stderr
     for line in ran.stdout.splitlines():
         name, weights, own, units = json.loads(line)

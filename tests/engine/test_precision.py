@@ -20,9 +20,11 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.segmenters.onnx import OnnxSegmenter
 from refseg_cli.segmenters.trained import Predictor
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture(scope="module")
-def plain(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(run: Path, traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("plain") / "vlt.onnx"
     export(ExportRequest(run, "onnx", out))
     return out

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +70,7 @@ except RefsegError as error:
 
 
 def train_by(
+    python: Path,
     world: int,
     data: Path,
     out: Path,
@@ -87,7 +87,7 @@ def train_by(
     Path(str(job["meet"])).unlink(missing_ok=True)
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, json.dumps({**job, "rank": rank})],
+            [python, "-c", PROGRAM, json.dumps({**job, "rank": rank})],
             env={
                 **os.environ,
                 "RANK": f"{rank}",
@@ -124,18 +124,20 @@ def shared_by_two(alone: Recipe) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def two(scenes: Path, shared_by_two: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+def two(
+    python: Path, scenes: Path, shared_by_two: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Any]]:
     out = tmp_path_factory.mktemp("two") / "run"
-    ends = train_by(2, scenes, out, shared_by_two)
+    ends = train_by(python, 2, scenes, out, shared_by_two)
     assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
     return out, [json.loads(end.stdout) for end in ends]
 
 
 def test_two_processes_train_as_one_does(
-    scenes: Path, alone: Recipe, two: tuple[Path, list[Any]], tmp_path: Path
+    python: Path, scenes: Path, alone: Recipe, two: tuple[Path, list[Any]], tmp_path: Path
 ) -> None:
     """Loss, gradients and scores; the optimiser's own step makes much of rounding, so weights are not compared."""
-    [end] = train_by(1, scenes, tmp_path / "run", alone)
+    [end] = train_by(python, 1, scenes, tmp_path / "run", alone)
     assert end.returncode == 0, end.stderr
     out, [(stopped, first), (_, second)] = two
     one, other = log(tmp_path / "run"), log(out)
@@ -176,33 +178,33 @@ def test_another_number_of_processes_does_not_go_on_with_a_run(
 
 
 def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_as_if_it_had_not_been(
-    scenes: Path, shared_by_two: Recipe, two: tuple[Path, list[Any]], tmp_path: Path
+    python: Path, scenes: Path, shared_by_two: Recipe, two: tuple[Path, list[Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    first, second = train_by(2, scenes, out, shared_by_two, where=1, at=6, what="SIGKILL")
+    first, second = train_by(python, 2, scenes, out, shared_by_two, where=1, at=6, what="SIGKILL")
     assert second.returncode == -9
     assert first.returncode == 2
     assert "another of the 2 processes of this run ended" in first.stderr
     assert "Traceback" not in first.stderr
-    ends = train_by(2, scenes, out, shared_by_two, resume=True)
+    ends = train_by(python, 2, scenes, out, shared_by_two, resume=True)
     assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
     kept = [{k: v for k, v in line.items() if k not in ("rate", "seconds")} for line in log(out)]
     assert kept == [{k: v for k, v in line.items() if k not in ("rate", "seconds")} for line in log(two[0])]
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(
-    scenes: Path, shared_by_two: Recipe, tmp_path: Path
+    python: Path, scenes: Path, shared_by_two: Recipe, tmp_path: Path
 ) -> None:
-    ends = train_by(2, scenes, tmp_path / "run", shared_by_two, where=1, at=2, what="SIGTERM")
+    ends = train_by(python, 2, scenes, tmp_path / "run", shared_by_two, where=1, at=2, what="SIGTERM")
     assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
     assert [json.loads(end.stdout)[0] for end in ends] == ["a signal to another process", "SIGTERM"]
     assert checkpoint.read_config(tmp_path / "run" / "last")[2]["step"] == 2
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_one_message(
-    scenes: Path, shared_by_two: Recipe, tmp_path: Path
+    python: Path, scenes: Path, shared_by_two: Recipe, tmp_path: Path
 ) -> None:
-    ends = train_by(2, scenes, tmp_path / "run", shared_by_two, where=1, at=3, what="nan")
+    ends = train_by(python, 2, scenes, tmp_path / "run", shared_by_two, where=1, at=3, what="nan")
     assert [end.returncode for end in ends] == [2, 2]
     assert "the loss is not finite at epoch 1, step 3" in ends[0].stderr
     assert ends[1].stderr == ""

@@ -27,13 +27,15 @@ def plain(recipe: Recipe) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def expected(scenes: Path, plain: Recipe, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return trained(scenes, tmp_path_factory.mktemp("plain") / "run", plain)
+def expected(
+    python: Path, scenes: Path, plain: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    return trained(python, scenes, tmp_path_factory.mktemp("plain") / "run", plain)
 
 
-def trained(scenes: Path, out: Path, recipe: Recipe) -> list[dict[str, Any]]:
+def trained(python: Path, scenes: Path, out: Path, recipe: Recipe) -> list[dict[str, Any]]:
     """What two processes log."""
-    ends = train_by(2, scenes, out, recipe)
+    ends = train_by(python, 2, scenes, out, recipe)
     assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
     return [{k: v for k, v in line.items() if k not in ("rate", "seconds")} for line in log(out)]
 
@@ -43,17 +45,17 @@ def recomputing(recipe: Recipe, **settings: Any) -> Recipe:
 
 
 def test_two_processes_train_as_without_it(
-    scenes: Path, plain: Recipe, expected: list[dict[str, Any]], tmp_path: Path
+    python: Path, scenes: Path, plain: Recipe, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """Bit for bit."""
-    assert trained(scenes, tmp_path / "run", recomputing(plain)) == expected
+    assert trained(python, scenes, tmp_path / "run", recomputing(plain)) == expected
 
 
 def test_it_goes_with_a_model_in_pieces(
-    scenes: Path, plain: Recipe, expected: list[dict[str, Any]], tmp_path: Path
+    python: Path, scenes: Path, plain: Recipe, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """Up to rounding, as a model in pieces is."""
-    found = trained(scenes, tmp_path / "run", recomputing(plain, shard_model=True))
+    found = trained(python, scenes, tmp_path / "run", recomputing(plain, shard_model=True))
     for a, b in zip(found, expected, strict=True):
         for name in a.keys() & {"loss", "mask", "exists"}:
             assert a[name] == pytest.approx(b[name], abs=1e-5), (b["step"], name)

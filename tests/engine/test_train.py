@@ -60,13 +60,20 @@ def losses(out: Path) -> dict[int, float]:
 
 
 def run_program(
-    scenes: Path, out: Path, recipe: Recipe, *, kill_at: int = 0, with_signal: int = 0, resume: bool = False
+    python: Path,
+    scenes: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    kill_at: int = 0,
+    with_signal: int = 0,
+    resume: bool = False,
 ):
     from refseg_cli.config import to_table
 
     words = [str(scenes), str(out), json.dumps(to_table(recipe)), str(kill_at), str(with_signal)]
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *words, *(["resume"] if resume else [])],
+        [python, "-c", PROGRAM, *words, *(["resume"] if resume else [])],
         capture_output=True,
         text=True,
         timeout=120,
@@ -82,21 +89,21 @@ def longer(recipe: Recipe) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(scenes: Path, longer: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(python: Path, scenes: Path, longer: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    done = run_program(scenes, out, longer)
+    done = run_program(python, scenes, out, longer)
     assert done.returncode == 0, done.stderr
     return out
 
 
 @pytest.mark.parametrize("kill_at", [3, 8])
 def test_killed_and_resumed_gives_the_same_losses(
-    scenes: Path, longer: Recipe, uninterrupted: Path, tmp_path: Path, kill_at: int
+    python: Path, scenes: Path, longer: Recipe, uninterrupted: Path, tmp_path: Path, kill_at: int
 ) -> None:
     out = tmp_path / "run"
-    killed = run_program(scenes, out, longer, kill_at=kill_at, with_signal=signal.SIGKILL)
+    killed = run_program(python, scenes, out, longer, kill_at=kill_at, with_signal=signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
-    resumed = run_program(scenes, out, longer, resume=True)
+    resumed = run_program(python, scenes, out, longer, resume=True)
     assert resumed.returncode == 0, resumed.stderr
     assert losses(out) == losses(uninterrupted)
     assert [line["step"] for line in log(out)] == [line["step"] for line in log(uninterrupted)]
@@ -105,13 +112,15 @@ def test_killed_and_resumed_gives_the_same_losses(
         assert torch.equal(ours.model.state_dict()[name], tensor), name
 
 
-def test_sigterm_saves_where_it_stands(scenes: Path, longer: Recipe, uninterrupted: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_where_it_stands(
+    python: Path, scenes: Path, longer: Recipe, uninterrupted: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    stopped = run_program(scenes, out, longer, kill_at=3, with_signal=signal.SIGTERM)
+    stopped = run_program(python, scenes, out, longer, kill_at=3, with_signal=signal.SIGTERM)
     assert stopped.returncode == 0, stopped.stderr
     assert stopped.stdout.strip() == "SIGTERM"
     assert checkpoint.read_config(out / "last")[2]["step"] == 3
-    assert run_program(scenes, out, longer, resume=True).returncode == 0
+    assert run_program(python, scenes, out, longer, resume=True).returncode == 0
     assert losses(out) == losses(uninterrupted)
 
 
@@ -126,11 +135,8 @@ def test_run_learns_a_handful_of_samples(scenes: Path, recipe: Recipe, tmp_path:
     settings = replace(recipe.train, epochs=80, batch_images=10, lr=1e-2, eval_split="", save_every_steps=1000)
     data = replace(recipe.data, flip=0.0, jitter=0.0, phrases_per_image=0)
     model = {**recipe.model, "dropout": 0.0, "contrast": "none", "dice_weight": 1.0}
-    train(
-        TrainRequest(
-            replace(recipe, train=settings, data=data, model=model), str(scenes), tmp_path / "run", device="cpu"
-        )
-    )
+    learning = replace(recipe, train=settings, data=data, model=model)
+    train(TrainRequest(learning, str(scenes), tmp_path / "run", device="cpu"))
     values = list(losses(tmp_path / "run").values())
     assert values[-1] < 0.6 * values[0]
 
@@ -357,12 +363,8 @@ def test_metrics_and_scores_are_kept(run: Path) -> None:
 
 def test_tensorboard_events_are_written(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    settings = replace(recipe.train, epochs=1)
-    train(
-        TrainRequest(
-            replace(recipe, train=settings), str(scenes), tmp_path / "run", tracker="tensorboard", device="cpu"
-        )
-    )
+    short = replace(recipe, train=replace(recipe.train, epochs=1))
+    train(TrainRequest(short, str(scenes), tmp_path / "run", tracker="tensorboard", device="cpu"))
     assert list((tmp_path / "run" / "logs").rglob("events.*"))
 
 
@@ -420,14 +422,14 @@ def test_a_run_does_not_go_into_prepared_data(scenes: Path, recipe: Recipe) -> N
 
 @pytest.mark.parametrize("kill_at", [0, 6])
 def test_a_run_of_some_steps_ends_where_it_is_told_to(
-    scenes: Path, longer: Recipe, tmp_path: Path, kill_at: int
+    python: Path, scenes: Path, longer: Recipe, tmp_path: Path, kill_at: int
 ) -> None:
     """Five steps an epoch, and the seventh is the last: it becomes `best`, and the schedule ends there."""
     short = replace(longer, train=replace(longer.train, epochs=1, steps=7, schedule="cosine"))
     out = tmp_path / "run"
     if kill_at:
-        assert run_program(scenes, out, short, kill_at=kill_at, with_signal=signal.SIGKILL).returncode < 0
-    done = run_program(scenes, out, short, resume=bool(kill_at))
+        assert run_program(python, scenes, out, short, kill_at=kill_at, with_signal=signal.SIGKILL).returncode < 0
+    done = run_program(python, scenes, out, short, resume=bool(kill_at))
     assert done.stdout.strip() == "finished", done.stderr
     assert sorted(losses(out)) == list(range(1, 8))
     assert min(line["lr"] for line in log(out) if "lr" in line) < 0.1 * short.train.lr

@@ -23,7 +23,7 @@ def evaluated(launcher: list[str], scenes: Path, run: Path, records: Path) -> di
     asked = ["--data", scenes, "--model", run, "--split", "train,testA", "--records", records, "--batch-images", "1"]
     asked += ["--calibrate", "val"]
     ran = subprocess.run(
-        [*launcher, "-m", "refseg_cli", "eval", *asked, "--json", "--device", "cpu"],
+        [*launcher, "eval", *asked, "--json", "--device", "cpu"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -34,13 +34,14 @@ def evaluated(launcher: list[str], scenes: Path, run: Path, records: Path) -> di
     return json.loads(ran.stdout)
 
 
-def test_two_processes_calibrate_and_evaluate_as_one_does(scenes: Path, run: Path, tmp_path: Path) -> None:
+def test_two_processes_calibrate_and_evaluate_as_one_does(scenes: Path, run: Path, forks: Path, tmp_path: Path) -> None:
     """By the command that docs/training.md gives; image by image, since a batch rounds with its neighbours."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher += ["-m", "refseg_cli"]
     for name in ("two", "one"):
         shutil.copytree(run, tmp_path / name)
     shared = evaluated(launcher, scenes, tmp_path / "two", tmp_path / "two.parquet")
-    alone = evaluated([sys.executable], scenes, tmp_path / "one", tmp_path / "one.parquet")
+    alone = evaluated([str(forks / "refseg")], scenes, tmp_path / "one", tmp_path / "one.parquet")
     assert {**shared, "model": None} == {**alone, "model": None}
     chosen = [checkpoint.read_config(checkpoint.resolve(str(tmp_path / name)))[2] for name in ("two", "one")]
     assert chosen[0]["calibrated"] == chosen[1]["calibrated"]

@@ -217,6 +217,7 @@ def test_save_load_identical(variant: str, tmp_path: Path) -> None:
             assert torch.equal(a, b)
 
 
+FEW_TOKENS = 4  # a graph has a copy of a recurrent text encoder for each token
 EXPORTED = [variant for variant in VARIANTS if variant not in named("LOSS_ONLY")]
 
 
@@ -238,7 +239,7 @@ def test_every_variant_as_a_file(variant: str, tmp_path: Path) -> None:
 
 def exported_equals_eager(variant: str, *, formats: list[Format], folder: Path = Path()) -> None:
     """The traced graph, and the files made of it, at other numbers of images and expressions than it was traced at."""
-    graph = Graph(model_of(variant))
+    graph = Graph(awake(replace(recipe_of(variant), text=TextConfig(max_tokens=FEW_TOKENS))))
     program = trace(graph, inputs_of(batch_of((2, 3, 4), (0, 0, 1))))
     module = program.module()
     runs: dict[str, Run] = {"graph": lambda inputs: module(*inputs)}
@@ -249,7 +250,7 @@ def exported_equals_eager(variant: str, *, formats: list[Format], folder: Path =
         if kind == "onnx":
             runs["split onnx"] = split_in_two(folder / "model.onnx", folder / "split")
     for run in runs.values():
-        batch = batch_of((7, 3, 5, 1, 4), (0, 0, 1, 2, 2))
+        batch = batch_of((4, 2, 3, 1, 4), (0, 0, 1, 2, 2))
         for inputs in (inputs_of(batch), inputs_of(part(batch, 2, slice(3, 4)))):
             with torch.no_grad():
                 expected = graph(*inputs)
@@ -268,7 +269,8 @@ def split_in_two(file: Path, folder: Path) -> Run:
 
 def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
     assert batch.small is not None
-    return batch.images, batch.tokens, batch.attention_mask, batch.image_index, batch.small
+    tokens, attention_mask = batch.tokens[:, :FEW_TOKENS], batch.attention_mask[:, :FEW_TOKENS]
+    return batch.images, tokens, attention_mask, batch.image_index, batch.small
 
 
 def a_tokenizer() -> Tokenizer:

@@ -37,7 +37,7 @@ def a_picture(size: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def exported(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exported(untrained: Path, traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("exported")
     export(ExportRequest(untrained, "onnx", folder / "vlt.onnx"))
     export(ExportRequest(untrained, "onnx", folder / "vlt", split=True))

@@ -22,7 +22,7 @@ VARIANTS = {
     "three grids, one prompt": {"pools": [1, 2, 3], "prompts": 1},
     "wide": {"dim": 256, "layers": 1},  # where the last convolution is split between image and phrase
     "bert": {"text": "bert", "text_dim": 32, "text_layers": 2},
-    "timm swin": {"backbone": "swin_tiny_patch4_window7_224"},
+    "timm swin": {"backbone": "swin_of_tests"},
 }
 # Added to both classes alike, it leaves their difference as it is.
 NO_GRADIENT = dict.fromkeys(VARIANTS, r"head\.tokens\.4\.bias")

@@ -37,7 +37,7 @@ VARIANTS = {
     "3.9 without cosine": {**FULL, "similarity": "dot"},
     "3.10 without learnable tau": {**FULL, "learnable_tau": False},
     "timm swin, bert": {
-        "backbone": "swin_tiny_patch4_window7_224",
+        "backbone": "swin_of_tests",
         "text": "bert",
         "text_dim": 32,
         "text_layers": 2,

@@ -37,7 +37,7 @@ VARIANTS = {
         "among": "queries",
         "score_threshold": 0.5,
     },
-    "timm swin": {"backbone": "swin_tiny_patch4_window7_224", "frozen": True},
+    "timm swin": {"backbone": "swin_of_tests", "frozen": True},
 }
 EXISTS = True
 # The deformable attention starts with weights of 0 behind the levels' vectors.

@@ -11,5 +11,5 @@ VARIANTS = {
     "quarter size, dice": {"full_size": False, "loss": "dice"},
     "lavt_one": {"text": "bert", "text_dim": 32, "text_layers": 3, "text_trained": 2, "text_dropout": True},
     "timm convnet": {"backbone": "resnet10t"},
-    "timm swin": {"backbone": "swin_tiny_patch4_window7_224"},
+    "timm swin": {"backbone": "swin_of_tests"},
 }

@@ -39,7 +39,7 @@ VARIANTS = {
         "dropout": 0.0,
     },
     "frozen": {"frozen": True},
-    "timm swin": {"backbone": "swin_tiny_patch4_window7_224"},
+    "timm swin": {"backbone": "swin_of_tests"},
 }
 LOSS_ONLY = ("5.2 #2",)
 # Softmax over places does not see what is added to all places alike, softmax over words not what is added to all words.

@@ -46,7 +46,7 @@ VARIANTS = {
     "6.5 LAVT": {"decoder": "thesis"},
     "6.5 ReLA": THESIS,
     "bert": {"text": "bert", "text_dim": 32, "text_layers": 3, "text_trained": 2},
-    "timm swin": {"backbone": "swin_tiny_patch4_window7_224"},
+    "timm swin": {"backbone": "swin_of_tests"},
 }
 EXISTS = True
 LOSS_ONLY = ("6.2 no minimap",)

@@ -35,7 +35,7 @@ VARIANTS = {
     "conv7, no-target head": {"body": "conv7", "no_target_head": True},
     "detail": {"detail": 6, "mask_dims": [6, 4], "dropout": 0.0},
     "timm convnet": {"backbone": "resnet10t"},
-    "timm swin": {"backbone": "swin_tiny_patch4_window7_224"},
+    "timm swin": {"backbone": "swin_of_tests"},
 }
 LOSS_ONLY = ("4.5 no contrast", "4.5 cl", "4.6 random", "4.6 threshold")
 # As many mask channels as tokens: the length is fixed.
