@@ -250,7 +250,7 @@ def exported_equals_eager(variant: str, *, formats: list[Format], folder: Path =
         if kind == "onnx":
             runs["split onnx"] = split_in_two(folder / "model.onnx", folder / "split")
     for run in runs.values():
-        batch = batch_of((4, 2, 3, 1, 4), (0, 0, 1, 2, 2))
+        batch = batch_of((4, 3, 3, 1, 4), (0, 0, 1, 2, 2))
         for inputs in (inputs_of(batch), inputs_of(part(batch, 2, slice(3, 4)))):
             with torch.no_grad():
                 expected = graph(*inputs)
