@@ -215,9 +215,11 @@ class StepDataset(Dataset[Batch]):
         """How a picture is looked at; in training that is drawn by lots."""
         record = self.shards[pick.image]
         placement = place((record.height, record.width), self.config)
-        phrases = [record.expressions[e].phrase(self.field) for e in pick.expressions]
+        expressions = [record.expressions[e] for e in pick.expressions]
+        targets = [tuple(sorted(expression.targets)) for expression in expressions]
+        phrases = [expression.phrase(self.field) for expression in expressions]
         if self.augment is None:
-            return _View(record, pick, phrases, placement)
+            return _View(record, pick, targets, phrases, placement)
         rng = np.random.default_rng((*self.augment, pick.image if pick.clip is None else pick.clip))
         if self.config.shrink < 1:
             scale, *at = rng.uniform((self.config.shrink, 0, 0), 1)
@@ -228,7 +230,7 @@ class StepDataset(Dataset[Batch]):
         if self.unknown:
             phrases = [text.with_unknown_words(p, self.unknown, rng) for p in phrases]
         light = transforms.drawn_light(self.config.jitter, rng) if self.config.jitter else None
-        return _View(record, pick, phrases, placement, mirrored, light)
+        return _View(record, pick, targets, phrases, placement, mirrored, light)
 
     def _images(self, views: Sequence[_View]) -> tuple[Tensor, Tensor | None]:
         """`Batch.images` and `Batch.small`."""
@@ -280,10 +282,14 @@ class StepDataset(Dataset[Batch]):
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What a batch shows of one picture, and how.  placement: before it is mirrored."""
+    """What a batch shows of one picture, and how.
+
+    targets: of each expression, in ascending order.  placement: before it is mirrored.
+    """
 
     record: Record
     pick: Pick
+    targets: list[tuple[int, ...]]
     phrases: list[str]
     placement: Placement
     mirrored: bool = False
@@ -292,11 +298,6 @@ class _View:
     @property
     def size(self) -> tuple[int, int]:
         return self.record.height, self.record.width
-
-    @property
-    def targets(self) -> list[tuple[int, ...]]:
-        """Each expression's, in ascending order."""
-        return [tuple(sorted(self.record.expressions[e].targets)) for e in self.pick.expressions]
 
     @property
     def things(self) -> list[tuple[int, ...]]:

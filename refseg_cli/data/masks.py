@@ -163,7 +163,8 @@ def from_segmentation(segmentation: Any, height: int, width: int) -> Rle:
 def from_polygons(objects: Iterable[tuple[Sequence[Sequence[float]], tuple[int, int]]]) -> list[Rle | None]:
     """The masks of many objects, which takes less time than `from_segmentation` does one by one.
 
-    None for an object at which that must look: one that it refuses, or one with a polygon that it leaves out.
+    None for an object at which that must look: one that it refuses, one with a polygon that it leaves out, or one that
+    takes much memory to draw, since nobody has seen yet whether its picture is as large as is said.
 
     Args:
         objects: the polygons of each, [x0, y0, x1, y1, ...] in pixels, and its picture's (height, width).
@@ -202,6 +203,7 @@ def _is_plain(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> boo
         and all(len(polygon) >= 6 and not len(polygon) % 2 for polygon in polygons)
         and min(size) > 0
         and height * width <= rasterise.MOST_PIXELS
+        and max(map(len, polygons)) // 2 * width <= rasterise.MOST_PLACES
     )
 
 

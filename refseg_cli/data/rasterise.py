@@ -15,7 +15,8 @@ import numpy as np
 
 FINE = 5  # steps a pixel
 AT_A_TIME = 1 << 18  # places whose arrays are held at once, some 50 bytes for each, and more only of one polygon
-MOST_PIXELS = (1 << 31) - 1  # of a picture: places and lengths are numbers of 32 bits
+MOST_PIXELS = 1 << 27  # of a picture: fifths of a pixel, places and lengths are numbers of 32 bits
+MOST_PLACES = 1 << 20  # that one polygon may have, its corners times the picture's columns
 _SHORT = 512  # numbers from -512 on and below 512 have one or two characters
 
 
@@ -23,7 +24,7 @@ def run_lengths(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> l
     """The compressed strings of polygons, as in `records.Rle`.
 
     Args:
-        points: (p, 2) float64, x and y in pixels, of one polygon after the other; finite, below a 32nd of 32 bits.
+        points: (p, 2) float64, x and y in pixels, of one polygon after the other; on its picture or a few pixels beyond.
         corners: (n,) how many of them each has, at least one.
         sizes: (n, 2) int64, (height, width) of each one's picture; of `MOST_PIXELS` at most.
     """

@@ -14,7 +14,7 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.records import Batch, Prediction
 from refseg_cli.segmenters.memory import SUPPOSED, free_memory, resident
 
-ON_CPU = 4 << 30  # bytes of a pass at most, unless it may have more: a larger one is hardly faster on a CPU
+ON_CPU = 4 << 30  # bytes of a pass at most, unless it may have more: 14 phrases of LAVT at full size, 50 of CRIS
 NO_MEMORY = ("can't allocate memory", "not enough memory")  # of torch's allocator on CPUs
 
 

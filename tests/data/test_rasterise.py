@@ -108,6 +108,14 @@ def test_what_has_to_be_looked_at_is_left_to_that(polygons: list[list[float]]) -
     assert last == masks.from_segmentation([TRIANGLE], 10, 20)
 
 
-@pytest.mark.parametrize("size", [(0, 0), (0, 5), (-3, -5), (1 << 16, 1 << 15), (1 << 62, 1 << 62)])
+@pytest.mark.parametrize(
+    "size", [(0, 0), (0, 5), (-3, -5), (1 << 16, 1 << 15), (1 << 28, 1), (1, 400_000), (1 << 62, 1 << 62)]
+)
 def test_pictures_of_no_size_or_too_large_ones(size: tuple[int, int]) -> None:
     assert masks.from_polygons([([TRIANGLE], size)]) == [None]
+
+
+def test_a_polygon_of_many_places_is_left_until_its_picture_was_seen() -> None:
+    """A file may claim any size; what a polygon across it takes is known before it is drawn."""
+    saw = [number for x in range(2000) for number in (float(x % 2 * 1000), float(x))]
+    assert masks.from_polygons([([saw], (2000, 1000)), ([saw[:1000]], (2000, 1000))])[0] is None
