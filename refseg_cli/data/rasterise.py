@@ -24,7 +24,7 @@ def run_lengths(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> l
     """The compressed strings of polygons, as in `records.Rle`.
 
     Args:
-        points: (p, 2) float64, x and y in pixels, of one polygon after the other; on its picture or a few pixels beyond.
+        points: (p, 2) float64, x and y in pixels, of one polygon after the other; at most some pixels off its picture.
         corners: (n,) how many of them each has, at least one.
         sizes: (n, 2) int64, (height, width) of each one's picture; of `MOST_PIXELS` at most.
     """
