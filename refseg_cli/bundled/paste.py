@@ -1,11 +1,12 @@
 """More photographs to train on, of objects cut from some and pasted into others:
-`python -m refseg_cli.bundled.paste photos/instances.json photos/images photos OUT [--seed N] [--rounds N] [--crop]`.
+`python -m refseg_cli.bundled.paste photos/instances.json photos/images photos OUT [--seed N --rounds N --crop --even]`.
 
 A maintainer's script. Few photographs make a model that knows them by heart, and most of these show one large thing.
 Copy-paste (Ghiasi et al., CVPR 2021, arXiv 2012.07177) shows each object in other company, and smaller. Only
 photographs of the prepared set's `train` are cut up or pasted into. OUT gets all photographs, the new ones beside them
 (one of each a round; with `--crop` from a part of it, in which objects are nearer, cut off and elsewhere),
-`instances.json` and `splits.csv`, which `refseg prepare coco --phrases generate` takes.
+`instances.json` and `splits.csv`, which `refseg prepare coco --phrases generate` takes. With `--even` all kinds are
+pasted equally often, and only where phrases can speak of them: into photographs with all of the kind annotated.
 
 Axes: h w pixels of a photograph.
 """
@@ -18,6 +19,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from refseg_cli.data.orientation import AS_STORED
 PASTED = (1, 4)  # objects in a picture
 SIDE = (20.0, 150.0)  # of the square with as many pixels as the pasted object; uniform in the logarithm
 SMALLEST_CUT = 48.0  # the same of an object that is cut out: what is smaller is a blur
+SMALLEST_EVEN = 32.0  # with `--even`: half of the spoons and carrots are smaller than that
+FULL = 8  # new pictures with `--even` of a photo with most kinds annotated, for one of another: an eighth of all are
 SEEN = 0.4  # share of an object that others must leave free
 CROP = 0.55  # smallest share of a photo's height and width that is kept
 CUT_OFF = 0.3  # share of an object that has to be left of it in a part of the photo, to be spoken of
@@ -59,12 +63,20 @@ class Canvas:
 
 
 def main(
-    annotations: str, images: str, prepared: str, out: str, *, seed: int = 0, rounds: int = 1, crop: bool = False
+    annotations: str,
+    images: str,
+    prepared: str,
+    out: str,
+    *,
+    seed: int = 0,
+    rounds: int = 1,
+    crop: bool = False,
+    even: bool = False,
 ) -> None:
     table = json.loads(Path(annotations).read_text())
     splits = _splits(Path(prepared))
     (place := Path(out) / "images").mkdir(parents=True)
-    source, rng = _Source(table, Path(images), splits), np.random.default_rng(seed)
+    source, rng = _Source(table, Path(images), splits, even=even), np.random.default_rng(seed)
     last = max(image["id"] for image in table["images"])
     new: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "class_masks": []}
     for image in table["images"]:
@@ -72,13 +84,14 @@ def main(
         (place / name).symlink_to((Path(images) / name).resolve())
         if splits.get(name) != "train":
             continue
-        for number in range(rounds):
+        for number in range(rounds * source.share(image)):
             if (canvas := source.canvas(image)) is None:
                 break
             if crop:
                 canvas = _part(canvas, rng)
             for _ in range(int(rng.integers(*PASTED, endpoint=True))):
-                _paste(canvas, source.cut(rng), rng)
+                if (cut := source.cut(canvas, rng)) is not None:
+                    _paste(canvas, cut, rng)
             pasted = f"pasted{number or ''}_{name}"
             Image.fromarray(canvas.pixels).save(place / pasted, quality=90)
             splits[pasted] = "train"
@@ -96,8 +109,8 @@ def main(
 class _Source:
     """The photographs to cut up."""
 
-    def __init__(self, table: Mapping[str, Any], images: Path, splits: Mapping[str, str]) -> None:
-        self._folder = images
+    def __init__(self, table: Mapping[str, Any], images: Path, splits: Mapping[str, str], *, even: bool) -> None:
+        self._folder, self._even, self._kinds = images, even, len(table["categories"])
         self._images = {image["id"]: image for image in table["images"] if splits.get(image["file_name"]) == "train"}
         self._rows: dict[int, list[Any]] = defaultdict(list)
         self._classes: dict[int, list[Any]] = defaultdict(list)
@@ -106,9 +119,11 @@ class _Source:
         for row in table.get("class_masks", ()):
             self._classes[row["image_id"]].append(row)
         self._whole = [r for r in table["annotations"] if r["image_id"] in self._images and self._is_whole(r)]
-        often = Counter(row["category_id"] for row in self._whole)
-        chances = np.array([often[row["category_id"]] ** -0.5 for row in self._whole])  # rare things more than they are
-        self._chances = chances / chances.sum()
+        self._chances = cache(self._chances_in)
+
+    def share(self, image: Mapping[str, Any]) -> int:
+        """New pictures of this photo a round."""
+        return FULL if self._even and 2 * len(image["complete"]) > self._kinds else 1
 
     def canvas(self, image: Mapping[str, Any]) -> Canvas | None:
         """A photo with all of its objects; None where a crowd would have to be cut."""
@@ -119,17 +134,34 @@ class _Source:
         classes = {row["category_id"]: self._mask(row) for row in self._classes[image["id"]]}
         return Canvas(self._pixels(image["id"]).copy(), objects, classes, frozenset(image["complete"]))
 
-    def cut(self, rng: np.random.Generator) -> Cut:
-        row = self._whole[rng.choice(len(self._whole), p=self._chances)]
+    def cut(self, canvas: Canvas, rng: np.random.Generator) -> Cut | None:
+        """An object for the canvas; None where there is nothing that phrases about it could speak of."""
+        if (chances := self._chances(canvas.complete)) is None:
+            return None
+        row = self._whole[rng.choice(len(self._whole), p=chances)]
         mask = self._mask(row)
         y, x = np.nonzero(mask)
         box = slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1)
         complete = frozenset(self._images[row["image_id"]]["complete"])
         return Cut(self._pixels(row["image_id"])[box], mask[box], row["category_id"], complete)
 
+    def _chances_in(self, complete: frozenset[int]) -> np.ndarray | None:
+        """Of each object to be cut out for a canvas that is complete in these kinds. Rare things more than they are."""
+        power, allowed = -0.5, [True] * len(self._whole)
+        if self._even:  # of kinds to speak of, and from photos that leave the canvas complete
+            power, photos = -1.0, self._images
+            allowed = [
+                row["category_id"] in complete <= set(photos[row["image_id"]]["complete"]) for row in self._whole
+            ]
+        often = Counter(row["category_id"] for row, fits in zip(self._whole, allowed, strict=True) if fits)
+        pairs = zip(self._whole, allowed, strict=True)
+        chances = np.array([often[row["category_id"]] ** power if fits else 0.0 for row, fits in pairs])
+        return chances / chances.sum() if chances.any() else None
+
     def _is_whole(self, row: Mapping[str, Any]) -> bool:
         """A sound object that the border of the photo does not cut."""
-        if not row.get("reliable", 1) or row.get("iscrowd") or row["area"] < SMALLEST_CUT**2:
+        smallest = SMALLEST_EVEN if self._even else SMALLEST_CUT
+        if not row.get("reliable", 1) or row.get("iscrowd") or row["area"] < smallest**2:
             return False
         image, (x, y, w, h) = self._images[row["image_id"]], row["bbox"]
         return x > 2 and y > 2 and x + w < image["width"] - 2 and y + h < image["height"] - 2
@@ -221,6 +253,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=1, help="new pictures of each photograph")
     parser.add_argument("--crop", action="store_true", help="paste into a part of the photograph, anew in each round")
+    parser.add_argument("--even", action="store_true", help="paste all kinds equally often, where phrases name them")
     return parser.parse_args()
 
 

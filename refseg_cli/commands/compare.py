@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,6 +57,7 @@ def compare(
     from refseg_cli.evaluation.analysis import compare_by_split, unfit
     from refseg_cli.evaluation.answers import read_answers
     from refseg_cli.metrics.protocols import PROTOCOLS, VIDEO
+    from refseg_cli.segmenters.cautions import blind
 
     form = chosen_form(json=json, markdown=markdown, latex=latex)
     one, other = read_answers(a), read_answers(b)
@@ -73,7 +74,12 @@ def compare(
         found |= compared_by_clip((a, one), (b, other), resamples)
     where = one.about.dataset or one.about.data
     titles = {(split, name): f"B against A on {where}, {split}: {name}" for split, name in found}
-    show_differences(found, (a, b), (f"A {subject(one.about)}", f"B {subject(other.about)}"), titles, form)
+    controls = [
+        blind(f"{side} {answers.about.model}") for side, answers in (("A", one), ("B", other)) if answers.about.blind
+    ]
+    show_differences(
+        found, (a, b), (f"A {subject(one.about)}", f"B {subject(other.about)}"), titles, form, said=controls
+    )
 
 
 def show_differences(
@@ -82,18 +88,23 @@ def show_differences(
     names: tuple[str, str],
     titles: Mapping[tuple[str, str], str],
     form: Form,
+    said: Sequence[str] = (),
 ) -> None:
     """Print how two sets of answers differ, and why some differences have no interval.
 
     found, titles: by split and protocol.  sources, names: of A and B, for programs and for people.
+    said: further sentences that a reader must know.
     """
     from refseg_cli.commands._scores import COMPARE_SCHEMA, difference_json, difference_table, few_images
 
     cautions = [
-        sentence
-        for (split, name), differences in found.items()
-        if not all(math.isnan(d.p) for d in differences.values())  # as with --resamples 0
-        for sentence in few_images(f"{split}, {name}", differences)
+        *said,
+        *(
+            sentence
+            for (split, name), differences in found.items()
+            if not all(math.isnan(d.p) for d in differences.values())  # as with --resamples 0
+            for sentence in few_images(f"{split}, {name}", differences)
+        ),
     ]
     for sentence in cautions:
         console.warn(sentence)

@@ -14,6 +14,7 @@ from refseg_cli.data.check import TRAIN
 from refseg_cli.data.mixture import names_of
 from refseg_cli.evaluation.answers import About
 from refseg_cli.metrics.protocols import BY_NAME
+from refseg_cli.segmenters.cautions import blind
 
 if TYPE_CHECKING:
     from refseg_cli.evaluation.evaluate import EvalReport
@@ -115,9 +116,7 @@ def cautions(about: About, splits: Sequence[str], *, trained_on: str | None = No
     """
     said = []
     if about.blind:
-        said.append(
-            f"{about.model}: a control, blind to language: it was trained with shuffled phrases (--shuffle-phrases)"
-        )
+        said.append(blind(about.model))
     if about.without_raw:
         said.append(
             f"{about.data} has no sentences as they were typed, which the model reads (text.field = raw): it read "

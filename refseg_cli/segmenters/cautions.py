@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from refseg_cli.checkpoint import BLIND
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import quoted
 
@@ -13,17 +15,19 @@ SCENE_PREFIX = "scene_"  # how `refseg prepare scenes` names its pictures
 
 
 def cautions(
-    name: str, phrases: Sequence[str], *, model: str, trained_on: str | None, tokenizer: Tokenizer
+    name: str, phrases: Sequence[str], *, model: str, info: Mapping[str, Any], tokenizer: Tokenizer
 ) -> list[str]:
     """A sentence each.
 
     Args:
         name: the picture's file name. A model of scenes cannot see whether a picture is one, so it goes by that.
         model: the model's name.
-        trained_on: the data that it was trained on, as far as it says.
+        info: of its checkpoint: the data that it was trained on, as far as it says, and whether it was trained blind.
     """
     said = []
-    if trained_on == "scenes" and not Path(name).name.startswith(SCENE_PREFIX):
+    if info.get(BLIND):
+        said.append(blind(model))
+    if info.get("data") == "scenes" and not Path(name).name.startswith(SCENE_PREFIX):
         said.append(
             f"{name}: this model ({model}) knows generated scenes only ('refseg prepare scenes'); "
             "do not rely on what it says of a photograph"
@@ -38,3 +42,8 @@ def cautions(
         if tokenizer.pipeline.encode(phrase.strip()).overflowing:
             said.append(f"{quoted(phrase)}: too long, the model reads its first {tokenizer.max_tokens} tokens")
     return said
+
+
+def blind(model: str) -> str:
+    """What a control is not to be taken for."""
+    return f"{model}: a control, blind to language: it was trained with shuffled phrases (--shuffle-phrases)"

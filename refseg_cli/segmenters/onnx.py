@@ -237,7 +237,7 @@ class OnnxSegmenter:
         name: the picture's file name.
         """
         found = self.exported
-        return cautions(name, phrases, model=found.name, trained_on=found.info.get("data"), tokenizer=found.tokenizer)
+        return cautions(name, phrases, model=found.name, info=found.info, tokenizer=found.tokenizer)
 
     def _answer(
         self, image: Path | bytes | np.ndarray | Tensor, phrases: Sequence[str], *, soft: bool

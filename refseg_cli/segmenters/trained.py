@@ -151,7 +151,7 @@ class Predictor:
         name: the picture's file name.
         """
         found = self.checkpoint
-        return cautions(name, phrases, model=found.name, trained_on=found.info.get("data"), tokenizer=found.tokenizer)
+        return cautions(name, phrases, model=found.name, info=found.info, tokenizer=found.tokenizer)
 
     def _answer(self, questions: Questions, kinds: Mapping[str, MapKind], *, soft: bool = False) -> Iterator[Found]:
         asked = list(chain.from_iterable(phrases for _, phrases in questions))

@@ -17,13 +17,13 @@ from refseg_cli.records import Rle
 Capture = pytest.CaptureFixture[str]
 
 
-def records(path: Path, model: str, ious: list[int], *, split: str = "val") -> str:
+def records(path: Path, model: str, ious: list[int], *, split: str = "val", blind: bool = False) -> str:
     """Masks of ten pixels of which `ious` are right, a picture each."""
     rows = [
         Answer(i, i, i, split, "x", 1, True, True, 1.0, n, 20 - n, 10, 10, Rle((1, 1), b"01"), False, (), n, 10)
         for i, n in enumerate(ious)
     ]
-    with writing_records(str(path), About(dataset="set", model=model)) as append:
+    with writing_records(str(path), About(dataset="set", model=model, blind=blind)) as append:
         append(rows)
     return str(path)
 
@@ -45,6 +45,15 @@ def test_the_table(files: list[str], capsys: Capture) -> None:
     assert found["N-acc"] == ["-"] * 5
     # ten answers without a difference, as if one of twelve were another: +- 1.960 / 12
     assert found["T-acc"] == ["100.00", "100.00", "+0.00", "-16.33", "to", "+16.33", "1.0000"]
+
+
+def test_a_control_is_said_to_be_one(files: list[str], tmp_path: Path, capsys: Capture) -> None:
+    control = records(tmp_path / "blind.parquet", "first", [4] * 10, blind=True)
+    main(["compare", files[0], control, "--resamples", "50", "--json"])
+    printed = capsys.readouterr()
+    (said,) = json.loads(printed.out)["cautions"]
+    assert said == "B first: a control, blind to language: it was trained with shuffled phrases (--shuffle-phrases)"
+    assert "B first: a control" in printed.err
 
 
 def test_json(files: list[str], capsys: Capture) -> None:

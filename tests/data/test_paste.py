@@ -127,3 +127,21 @@ def test_is_prepared_and_made_alike(photos: Path) -> None:
         name = image["file_name"]
         assert (out / "images" / name).read_bytes() == (again / "images" / name).read_bytes()
     assert _prepared(out, photos / "more") == 0
+
+
+def test_all_kinds_are_pasted_equally_often_where_phrases_name_them(photos: Path) -> None:
+    table = json.loads((photos / "instances.json").read_text())
+    table["annotations"][2]["reliable"] = 0  # one dog to cut out, and two cats
+    (photos / "instances.json").write_text(json.dumps(table))
+    _, table = _run(photos, "out", even=True, rounds=2)
+    new = [image for image in table["images"] if image["file_name"].startswith("pasted")]
+    complete = {image["id"]: image["complete"] for image in new}
+    assert sorted(map(len, complete.values())) == 2 * [1] + 4 * 2 * paste.FULL * [2], "as their photos are"
+    pasted = {DOG: 0, CAT: 0}
+    for image in new:
+        _, *others = [row["category_id"] for row in table["annotations"] if row["image_id"] == image["id"]]
+        assert set(others) <= set(complete[image["id"]])
+        for category in others if len(complete[image["id"]]) == 2 else ():
+            pasted[category] += 1
+    assert 0.8 < pasted[DOG] / pasted[CAT] < 1.25
+    assert pasted[CAT] > 40

@@ -245,6 +245,9 @@ def test_cautions(predictor: Predictor) -> None:
     assert long.endswith("reads its first 6 tokens")
     said = predictor.cautions("scene_1.jpg", ["unicorn" * 9000, " ".join(f"w{n}x" for n in range(900))])
     assert max(map(len, said)) < 600, "quoted in part"
+    predictor.checkpoint.info[checkpoint.BLIND] = True
+    (control,) = predictor.cautions("scene_1.jpg", ["the red car"])
+    assert "blind to language" in control
 
 
 def test_spelling_holds_for_predict_and_eval_alike(untrained: Path, tmp_path: Path) -> None:
