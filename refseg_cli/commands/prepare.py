@@ -41,88 +41,64 @@ Images = Annotated[
 ]
 
 
-@app.command("refcoco")
-def refcoco(
-    root: Root,
-    out: Out,
-    images: Images = None,
-    split_by: Annotated[Literal["unc", "google"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
-    splits: Splits = "",
-    workers: Workers = None,
-    engine: Engine = "local",
-    on_error: OnError = "fail",
-    masks_on: MasksOn = "upright",
-    max_pixels: MaxPixels = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+def _refer(dataset: str, authors: tuple[str, ...], told: str) -> None:
+    """Add the command for a data set in REFER's layout.
+
+    authors: of its splits, the usual one first.  told: the command's help.
+    """
+
+    def command(
+        root: Root,
+        out: Out,
+        images: Images = None,
+        split_by: str = authors[0],
+        splits: Splits = "",
+        workers: Workers = None,
+        engine: Engine = "local",
+        on_error: OnError = "fail",
+        masks_on: MasksOn = "upright",
+        max_pixels: MaxPixels = None,
+        overwrite: Overwrite = False,
+        json: Json = False,
+        quiet: Quiet = False,
+    ) -> None:
+        from refseg_cli.engine.prepare import PrepareRequest, prepare
+
+        output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
+        request = PrepareRequest(dataset, root, output, images, split_by, names_of(splits))
+        with console.progress() as progress:
+            report = prepare(request, progress=progress)
+        show(report, json)
+
+    author = typer.Option("--split-by", help="Author of the splits.")
+    command.__annotations__["split_by"] = Annotated[Literal[authors], author]
+    command.__doc__ = told
+    app.command(dataset)(command)
+
+
+_refer(
+    "refcoco",
+    ("unc", "google"),
     """Prepare RefCOCO: ROOT/refcoco/refs(unc).p and instances.json.
 
     \b
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcoco --root refer --images train2014 --out prepared/refcoco
-    """
-    _prepare(
-        "refcoco", root, out, images, split_by, splits, workers, engine, on_error, masks_on, max_pixels, overwrite, json
-    )
-
-
-@app.command("refcoco+")
-def refcoco_plus(
-    root: Root,
-    out: Out,
-    images: Images = None,
-    split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
-    splits: Splits = "",
-    workers: Workers = None,
-    engine: Engine = "local",
-    on_error: OnError = "fail",
-    masks_on: MasksOn = "upright",
-    max_pixels: MaxPixels = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    """,
+)
+_refer(
+    "refcoco+",
+    ("unc",),
     """Prepare RefCOCO+: ROOT/refcoco+/refs(unc).p and instances.json.
 
     \b
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcoco+ --root refer --images train2014 --out prepared/refcoco+
-    """
-    _prepare(
-        "refcoco+",
-        root,
-        out,
-        images,
-        split_by,
-        splits,
-        workers,
-        engine,
-        on_error,
-        masks_on,
-        max_pixels,
-        overwrite,
-        json,
-    )
-
-
-@app.command("refcocog")
-def refcocog(
-    root: Root,
-    out: Out,
-    images: Images = None,
-    split_by: Annotated[Literal["umd", "google"], typer.Option("--split-by", help="Author of the splits.")] = "umd",
-    splits: Splits = "",
-    workers: Workers = None,
-    engine: Engine = "local",
-    on_error: OnError = "fail",
-    masks_on: MasksOn = "upright",
-    max_pixels: MaxPixels = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    """,
+)
+_refer(
+    "refcocog",
+    ("umd", "google"),
     """Prepare RefCOCOg: ROOT/refcocog/refs(umd).p and instances.json.
 
     The google splits share photos between train and val; the umd splits do not.
@@ -130,89 +106,29 @@ def refcocog(
     \b
     Example, with the downloads in ./refer and the photos of COCO train2014 in ./train2014:
       refseg prepare refcocog --root refer --images train2014 --split-by umd --out prepared/refcocog
-    """
-    _prepare(
-        "refcocog",
-        root,
-        out,
-        images,
-        split_by,
-        splits,
-        workers,
-        engine,
-        on_error,
-        masks_on,
-        max_pixels,
-        overwrite,
-        json,
-    )
-
-
-@app.command("refclef")
-def refclef(
-    root: Root,
-    out: Out,
-    images: Images = None,
-    split_by: Annotated[Literal["unc", "berkeley"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
-    splits: Splits = "",
-    workers: Workers = None,
-    engine: Engine = "local",
-    on_error: OnError = "fail",
-    masks_on: MasksOn = "upright",
-    max_pixels: MaxPixels = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    """,
+)
+_refer(
+    "refclef",
+    ("unc", "berkeley"),
     """Prepare RefClef (ReferIt): refs(unc).p and instances.json.
 
     \b
     Example, with the downloads in ./refer and the photos of SAIAPR TC-12 in ./saiapr_tc-12:
       refseg prepare refclef --root refer --images saiapr_tc-12 --split-by berkeley --out prepared/refclef
-    """
-    _prepare(
-        "refclef", root, out, images, split_by, splits, workers, engine, on_error, masks_on, max_pixels, overwrite, json
-    )
-
-
-@app.command("grefcoco")
-def grefcoco(
-    root: Root,
-    out: Out,
-    images: Images = None,
-    split_by: Annotated[Literal["unc"], typer.Option("--split-by", help="Author of the splits.")] = "unc",
-    splits: Splits = "",
-    workers: Workers = None,
-    engine: Engine = "local",
-    on_error: OnError = "fail",
-    masks_on: MasksOn = "upright",
-    max_pixels: MaxPixels = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    """,
+)
+_refer(
+    "grefcoco",
+    ("unc",),
     """Prepare gRefCOCO: grefs(unc).json and instances.json.
 
     \b
     Example, with scenes, which come in the same layout:
       refseg prepare scenes --images 8 --raw raw --out scenes
       refseg prepare grefcoco --root raw --out prepared/grefcoco
-    """
-    _prepare(
-        "grefcoco",
-        root,
-        out,
-        images,
-        split_by,
-        splits,
-        workers,
-        engine,
-        on_error,
-        masks_on,
-        max_pixels,
-        overwrite,
-        json,
-    )
+    """,
+)
 
 
 @app.command("scenes")
@@ -316,30 +232,6 @@ def check(
             splits = sum(len(checked.manifest.splits) for checked in report.checked)
             console.result(f"{splits} splits intact; no picture of a held-out split is in a train split")
     return LEAKING if report.leaks else FOUND
-
-
-def _prepare(
-    dataset: str,
-    root: Path,
-    out: str,
-    images: Path | None,
-    split_by: str,
-    splits: str,
-    workers: int | None,
-    engine: Literal["local", "ray"],
-    on_error: Literal["fail", "skip"],
-    masks_on: Literal["upright", "stored"],
-    max_pixels: int | None,
-    overwrite: bool,
-    json: bool,
-) -> None:
-    from refseg_cli.engine.prepare import PrepareRequest, prepare
-
-    output = output_of(out, workers, engine, on_error, masks_on, max_pixels, overwrite)
-    request = PrepareRequest(dataset, root, output, images, split_by, names_of(splits))
-    with console.progress() as progress:
-        report = prepare(request, progress=progress)
-    show(report, json)
 
 
 def _scene_counts(text: str | None, usual: Mapping[str, int]) -> dict[str, int]:
