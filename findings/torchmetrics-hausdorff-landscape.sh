@@ -2,10 +2,11 @@
 # torchmetrics 1.9.0: the Hausdorff distance in a picture that is wider than high is wrong, and not zero for equal masks
 #
 # hausdorff_distance and HausdorffDistance look distances up in a map of the picture's pixels, which `distance_transform` fills
-# with a row's length taken for the picture's height. In squares these are the same. In landscape format each distance lands
-# at another pixel, and the result, a number of plausible size or of hundreds of pixels, depends little on the masks. Nothing
-# warns. In portrait format there is an IndexError where the pixel lies outside: upstream's open issue 3300 reports that, and
-# that pictures wider than high work. The documentation has squares only. `distance_transform(engine="scipy")` is right.
+# as if a row had as many pixels as a column. In squares it has. In landscape format each distance lands at another pixel,
+# often several at one, and the result, a number of plausible size or of hundreds of pixels, has little to do with the masks;
+# with several threads it may differ from run to run (so one thread here). Nothing warns. In portrait format there is an
+# IndexError where the pixel lies outside: upstream's open issue 3300 reports that, and that pictures wider than high work. The
+# documentation has squares only. `distance_transform(engine="scipy")` is right.
 #
 # Input: squares of 20 x 20 pixels, in pictures of 48 x 48, 48 x 64 and 60 x 64 (height x width): the same one twice, and one
 # moved 3 to the right.
@@ -34,6 +35,7 @@ from scipy.spatial.distance import directed_hausdorff
 from torchmetrics.functional.segmentation import hausdorff_distance
 
 warnings.simplefilter("ignore")
+torch.set_num_threads(1)
 
 
 def by_scipy(first, second):
@@ -58,6 +60,6 @@ for height, width in ((48, 48), (48, 64), (60, 64)):
     words = "{} x {}: the same {:.1f}, moved {:.1f} | MONAI {:.1f} and {:.1f}, SciPy {:.1f} and {:.1f}"
     print(words.format(height, width, *values))
 right = seen[0] == [0, 3] * 3 and all(values[2:] == [0, 3] * 2 for values in seen)
-sys.exit(0 if right and seen[1][:2] == [21, 21] and seen[2][:2] == [31, 31] else 1)
+sys.exit(0 if right and min(seen[1][0], seen[2][0]) > 3 else 1)
 PYTHON
 "$folder/venv/bin/python" "$folder/show.py"
