@@ -4,8 +4,8 @@
 # Of a PNG file with a palette, `decode_image` in its default mode, UNCHANGED ("as-is"), gives the indices: the usual way of
 # reading masks such as DAVIS's and VOC's. But PNG stores indices below 2, 4 or 16 in 1, 2 or 4 bits if it is asked to, as
 # Pillow does wherever the palette has no more colours, and as optimisers such as OptiPNG do. Then each byte of a row, with 8,
-# 4 or 2 indices in it, is given as one pixel, and the rest of the row is left as it was. Shape and type are right, and nothing
-# warns. Modes RGB and GRAY unpack the indices, and so does UNCHANGED for grey files of 1 bit, as of Pillow's mode "1".
+# 4 or 2 indices in it, is given as one pixel, and the rest of the row holds nothing of the mask. Shape and type are right, and
+# nothing warns. Modes RGB and GRAY unpack the indices, and so does UNCHANGED for grey files of 1 bit, as of Pillow's mode "1".
 # The documentation says nothing of palettes, and no issue of it was found. Issue 2823 asked for palettes as masks. In
 # torchcodec, which is to replace torchvision.io, pull request 1543 made colours of them.
 #

@@ -122,12 +122,15 @@ def _jpeg(data: bytes, stored: tuple[int, int] | None) -> Tensor | None:
     if stored is None:
         formats.check_size(found, 3, MAX_PIXELS)
     import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
 
     try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+
         return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except RuntimeError:
         return None  # CMYK and other rarities: Pillow reads them, or says why not
+    except ImportError:
+        return None  # torchvision 0.29 announces that its decoder will go
 
 
 def _pixels(picture: np.ndarray, orientation: int) -> np.ndarray:

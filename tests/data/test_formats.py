@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,13 @@ def test_a_pillow_without_avif_says_so_as_of_any_other(monkeypatch: pytest.Monke
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RefsegError, match="AVIF, which is not read"):
         load_image(data)
+
+
+def test_jpegs_are_read_by_a_torchvision_without_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(np.full((30, 40, 3), 77, np.uint8), "JPEG")
+    before = decode_image(data)
+    monkeypatch.setitem(sys.modules, "torchvision.io", None)  # importing from it is an ImportError
+    assert torch.equal(decode_image(data), before)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
