@@ -181,7 +181,7 @@ def masks_of_near_reach(regions: Regions, F_m: Tensor, rows: Tensor | None) -> T
     side = math.isqrt(regions.minimap.shape[1])
     field = as_map(regions.filters, (side, side))
     coarse = regions.minimap.view(-1, 1, side, side)
-    owners = torch.arange(len(F_m), device=F_m.device) if rows is None else rows
+    owners = torch.arange(F_m.shape[0], device=F_m.device) if rows is None else rows
     return (resized(coarse, F_m) + upsampled_dot(field, F_m, owners))[:, 0]
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.config import build
@@ -114,6 +114,20 @@ def test_masks_of_expressions_are_read_from_their_maps() -> None:
         torch.testing.assert_close(masks(regions, F_m, rows), masks(regions, F_m[rows], None))
         first = Regions(filters[:1], minimap[:1], minimap[:1], torch.zeros(1), {})
         torch.testing.assert_close(masks(regions, F_m, rows)[:1], masks(first, F_m[1:], None))
+
+
+def test_near_masks_are_exported_for_any_number_of_maps() -> None:
+    class Near(nn.Module):
+        def forward(self, filters: Tensor, minimap: Tensor, F_m: Tensor) -> Tensor:
+            return masks_of_near_reach(Regions(filters, minimap, minimap, minimap[:, 0], {}), F_m, None)
+
+    def given(n: int) -> tuple[Tensor, ...]:
+        torch.manual_seed(n)
+        return torch.randn(n, 9, 4), torch.randn(n, 9), torch.randn(n, 4, 6, 9)
+
+    sizes = tuple({0: torch.export.Dim("maps")} for _ in range(3))
+    exported = torch.export.export(Near(), given(2), dynamic_shapes=sizes).module()
+    torch.testing.assert_close(exported(*given(5)), Near()(*given(5)))
 
 
 def test_pooled_queries_start_as_what_their_cells_hold() -> None:
