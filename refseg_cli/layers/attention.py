@@ -55,6 +55,26 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def as_places(x: Tensor) -> Tensor:
+    """(b, c, h, w) -> (b, h*w, c)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def as_map(places: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """The inverse of `as_places` for a map of (height, width): a pixel's channels stay side by side.
+
+    Those of a transposed single map would too, but PyTorch no longer knew, and interpolated in a tenth of the speed.
+    """
+    return places.unflatten(1, size).permute(0, 3, 1, 2)
+
+
+def take(x: Tensor, rows: Tensor | None) -> Tensor:
+    """(m, ...) -> (n, ...): what each expression reads. Not to be written to: it may be x itself."""
+    if rows is None or (len(x) == len(rows) == 1 and not torch.compiler.is_compiling()):
+        return x
+    return x[rows]
+
+
 def feed_forward(dim: int, *, hidden: int, dropout: float = 0.0) -> nn.Sequential:
     """Two linear layers with ReLU between (Vaswani et al. 2017, Eq. 2)."""
     return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg_cli.layers.attention import join_heads, split_heads
+from refseg_cli.layers.attention import as_map, join_heads, split_heads
 
 
 class Way(nn.Module):
@@ -110,4 +110,4 @@ class MultiwayEncoder(nn.Module):
         for layer in self.layers:
             x, y = layer(x, y, seen)
         patches = self.picture_norm(x[:, 1:])  # nobody reads [CLS]
-        return patches.transpose(1, 2).unflatten(2, self.grid), self.word_norm(y)
+        return as_map(patches, self.grid), self.word_norm(y)

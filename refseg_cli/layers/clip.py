@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers.attention import Attention
+from refseg_cli.layers.attention import Attention, as_map
 from refseg_cli.layers.keymap import Rule, attention_rules, rename
 from refseg_cli.layers.language import SentencePooling, TextEncoder, pretrained_clip
 
@@ -173,7 +173,7 @@ class SpatialAttentionPool(nn.Module):
         """(i, inputs, h, w) -> (i, outputs, h, w)."""
         h, w = vision.shape[-2:]
         x = (vision + self._positions(h, w)).flatten(2).transpose(1, 2)
-        attended = self.attention(x, x, x).transpose(1, 2).unflatten(2, (h, w))
+        attended = as_map(self.attention(x, x, x), (h, w))
         return torch.relu(attended + self.connect(vision))
 
     def _positions(self, height: int, width: int) -> Tensor:

@@ -88,7 +88,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, frames: int = 1) -> Tensor:
         seen = shifted(x, frames, x.shape[1] // self.share) if self.share and frames > 1 else x
-        return torch.relu(self.conv2(self.conv1(seen)) + self.shortcut(x))
+        return torch.relu_(self.conv2(self.conv1(seen)).add_(self.shortcut(x)))
 
 
 def shifted(x: Tensor, frames: int, channels: int) -> Tensor:

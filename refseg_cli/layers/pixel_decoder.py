@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg_cli.layers.attention import EncoderLayer, feed_forward, kept
+from refseg_cli.layers.attention import EncoderLayer, as_map, as_places, feed_forward, kept
 from refseg_cli.layers.keymap import Rule, feed_forward_rules
 from refseg_cli.layers.vision import conv_bn_relu
 
@@ -266,16 +266,13 @@ def group_norm(dim: int) -> nn.GroupNorm:
 
 def flatten_levels(levels: list[Tensor]) -> Tensor:
     """Maps (m, c, h, w) -> (m, p, c), level after level, row by row."""
-    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1)
+    return torch.cat([as_places(level) for level in levels], 1)
 
 
 def unflatten_levels(places: Tensor, like: list[Tensor]) -> list[Tensor]:
     """The inverse of `flatten_levels`, for maps of the sizes of `like`."""
     parts = places.split([level.shape[-2] * level.shape[-1] for level in like], 1)
-    return [
-        part.transpose(1, 2).unflatten(2, (level.shape[-2], level.shape[-1]))
-        for part, level in zip(parts, like, strict=True)
-    ]
+    return [as_map(part, level.shape[-2:]) for part, level in zip(parts, like, strict=True)]
 
 
 def resized(x: Tensor, like: Tensor) -> Tensor:
@@ -315,9 +312,8 @@ def _sine_positions(c: int, h: int, w: int, *, device: torch.device, dtype: torc
         angle = place[:, None] * frequencies
         return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
-    rows = waves(h).T[:, :, None].expand(-1, -1, w)
-    columns = waves(w).T[:, None, :].expand(-1, h, -1)
-    return torch.cat([rows, columns]).to(dtype)
+    rows, columns = waves(h)[:, None].expand(-1, w, -1), waves(w).expand(h, -1, -1)
+    return torch.cat([rows, columns], -1).to(dtype).permute(2, 0, 1)  # laid out as maps are
 
 
 def pixel_decoder_rules(theirs: str) -> tuple[Rule, ...]:

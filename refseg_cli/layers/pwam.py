@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers.attention import join_heads, split_heads
+from refseg_cli.layers.attention import as_map, as_places, join_heads, split_heads, take
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.vision import Backbone
 
@@ -59,13 +59,12 @@ class FusedBackbone(nn.Module):
         x, maps = images, []
         for k, (fusion, norm) in enumerate(zip(self.fusions, self.norms, strict=True)):
             x = self.backbone.stage(k, x)  # stage 1 is of i images, the later ones are of n expressions
-            grid, pixels = x.shape[-2:], x.flatten(2).transpose(1, 2)
+            grid, pixels = x.shape[-2:], as_places(x)
             gather = None if k else image_index
             fused = fusion(pixels, words, keep, gather)  # (n, p, c)
-            maps.append(norm(fused).transpose(1, 2).unflatten(2, grid))
+            maps.append(as_map(norm(fused), grid))
             if k < len(self.gates):
-                pixels = pixels if gather is None else pixels[gather]
-                x = self.gates[k](pixels, fused).transpose(1, 2).unflatten(2, grid)
+                x = as_map(self.gates[k](take(pixels, gather), fused), grid)
         return maps
 
 
@@ -90,8 +89,7 @@ class PixelWordAttention(nn.Module):
     def forward(self, x: Tensor, words: Tensor, keep: Tensor, gather: Tensor | None = None) -> Tensor:
         """x (n, p, c), or (i, p, c) and `gather` (n,) its row of each expression -> (n, p, c)."""
         V, Q = F.gelu(self.vision(x)), instance_norm(self.query(x))
-        if gather is not None:
-            V, Q = V[gather], Q[gather]
+        V, Q = take(V, gather), take(Q, gather)
         # The norm below takes away what all pixels have alike; the first word's values go here already. A phrase of
         # one word says the same everywhere, and would leave the norm rounding alone, to divide by the root of 1e-5.
         values = self.value(words)
@@ -109,13 +107,20 @@ class LanguageGate(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.gate = nn.Sequential(
-            nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, dim, bias=False), nn.Tanh()
-        )
+        self.gate = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, dim, bias=False), Tanh())
 
     def forward(self, x: Tensor, fused: Tensor) -> Tensor:
         """x, fused (n, p, c) -> (n, p, c)."""
         return x + self.gate(fused) * fused
+
+
+class Tanh(nn.Tanh):
+    """In float32 without gradients by the logistic function, 2 s(2x) - 1, in a third of the time on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or input.dtype != torch.float32:
+            return super().forward(input)
+        return (2 * input).sigmoid_().mul_(2).sub_(1)
 
 
 def instance_norm(x: Tensor) -> Tensor:

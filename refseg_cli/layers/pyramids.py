@@ -13,18 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from refseg_cli.layers.attention import EncoderLayer, sine_positions_2d
+from refseg_cli.layers.attention import EncoderLayer, as_map, sine_positions_2d, take
 from refseg_cli.layers.language import Language, SentencePooling
 from refseg_cli.layers.pwam import FusedBackbone
 from refseg_cli.layers.sdf import SpatialDynamicFusion
 from refseg_cli.layers.vision import Backbone, conv_bn_relu
 
 Pyramid = tuple[list[Tensor], Tensor | None]
-
-
-def take(x: Tensor, rows: Tensor | None) -> Tensor:
-    """(m, ...) -> (n, ...): what each expression reads."""
-    return x if rows is None else x[rows]
 
 
 class NormedMaps(nn.Module):
@@ -123,7 +118,7 @@ class VltPyramid(nn.Module):
     def forward(self, images: Tensor, words: Tensor, keep: Tensor, image_index: Tensor) -> Pyramid:
         maps = self.backbone(images)
         fused = self.out(self._fuse(maps, words, keep, image_index))
-        laterals = (lateral(m)[image_index] for lateral, m in zip(self.lateral, maps, strict=True))
+        laterals = (take(lateral(m), image_index) for lateral, m in zip(self.lateral, maps, strict=True))
         return [m + _fitted(fused, m.shape[-2:]) for m in laterals], None
 
     def _fuse(self, maps: list[Tensor], words: Tensor, keep: Tensor, image_index: Tensor) -> Tensor:
@@ -139,7 +134,7 @@ class VltPyramid(nn.Module):
         x = x + sine_positions_2d(h, w, x.shape[-1], device=x.device, dtype=x.dtype)
         for layer in self.layers:
             x = layer(x)
-        return x.transpose(1, 2).unflatten(2, (h, w))
+        return as_map(x, (h, w))
 
 
 def _fitted(x: Tensor, size: tuple[int, int]) -> Tensor:

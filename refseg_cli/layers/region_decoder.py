@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg_cli.layers.attention import Attention, feed_forward, join_heads, split_heads
+from refseg_cli.layers.attention import Attention, as_places, feed_forward, join_heads, split_heads, take
 from refseg_cli.layers.pixel_decoder import LEVELS, Pixels, resized, sine_positions
-from refseg_cli.layers.pyramids import take
 
 
 class Regions(NamedTuple):
@@ -251,11 +250,6 @@ def mlp(*dims: int) -> nn.Sequential:
     for before, after in pairwise(dims):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-def as_places(level: Tensor) -> Tensor:
-    """(m, c, h, w) -> (m, h*w, c)."""
-    return level.flatten(2).transpose(1, 2)
 
 
 def region_masks(filters: Tensor, mask_features: Tensor, rows: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from refseg_cli.layers.attention import as_map, as_places, take
 from refseg_cli.layers.language import Language
 from refseg_cli.layers.vision import conv_bn_relu
 
@@ -26,11 +27,11 @@ class SpatialDynamicFusion(nn.Module):
 
     def forward(self, vision: Tensor, language: Language, image_index: Tensor) -> Tensor:
         F_t, (h, w) = language.features, vision.shape[-2:]
-        pixels = self.pixels(vision).flatten(2).transpose(1, 2)[image_index]  # (n, h*w, c)
+        pixels = take(as_places(self.pixels(vision)), image_index)  # (n, h*w, c)
         scores = pixels @ self.keys(F_t).transpose(1, 2) / math.sqrt(pixels.shape[-1])
         A_sd = scores.masked_fill(~language.keep[:, None], float("-inf")).softmax(-1)  # Eq. 4.1
         F_sdl = A_sd @ self.values(F_t)  # Eq. 4.2: (n, h*w, c)
-        return self.join(vision, F_sdl.transpose(1, 2).unflatten(2, (h, w)), image_index)  # Eq. 4.3
+        return self.join(vision, as_map(F_sdl, (h, w)), image_index)  # Eq. 4.3
 
 
 class Join(nn.Module):
@@ -43,7 +44,7 @@ class Join(nn.Module):
         self.norm = nn.BatchNorm2d(dim)
 
     def forward(self, vision: Tensor, language: Tensor, image_index: Tensor) -> Tensor:
-        return torch.relu(self.norm(self.vision(vision)[image_index] + self.language(language)))
+        return torch.relu(self.norm(take(self.vision(vision), image_index) + self.language(language)))
 
 
 def word_conv(dim: int) -> nn.Sequential:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import Attention, EncoderLayer, feed_forward, sine_axes
+from refseg_cli.layers.attention import Attention, EncoderLayer, as_map, feed_forward, sine_axes, take
 from refseg_cli.layers.clip import Phrase, PhraseReader
 from refseg_cli.layers.encoders import EncoderConfig, build_layers, build_text
 from refseg_cli.layers.vision import SLOPE, conv_bn_leaky, conv_bn_relu
@@ -191,7 +191,7 @@ class LayerSelection(nn.Module):
         for name, group, scorer in zip(("low", "mid"), self.groups, self.scorers, strict=False):
             maps = [layers[n][1] for n in group]
             if len(group) == 1:
-                picked.append(maps[0][image_index])
+                picked.append(take(maps[0], image_index))
                 continue
             weights = scorer(self.products(layers, group, said, image_index)).softmax(1)  # Eq. 3: Phi_as
             picked.append(self.pick(maps, weights, image_index))
@@ -204,7 +204,7 @@ class LayerSelection(nn.Module):
     def products(self, layers: Layers, group: tuple[int, ...], said: Phrase, image_index: Tensor) -> Tensor:
         """(n, k, c): text times class token; Eq. 3's score is their sum over channels, a scorer's a weighted one."""
         assert self.project is not None
-        tokens = self.project(torch.stack([layers[n][0] for n in group], 1))[image_index]
+        tokens = take(self.project(torch.stack([layers[n][0] for n in group], 1)), image_index)
         if self.by_layer:
             return torch.stack([said.ends[n - 1] for n in group], 1) * tokens
         return said.sentence[:, None] * tokens
@@ -221,7 +221,7 @@ class LayerSelection(nn.Module):
 
 def mixture(maps: list[Tensor], weights: Tensor, image_index: Tensor) -> Tensor:
     """(n, c, h, w): each phrase's own weighted sum of its image's maps."""
-    parts = [w[:, None, None, None] * m[image_index] for m, w in zip(maps, weights.unbind(1), strict=True)]
+    parts = [w[:, None, None, None] * take(m, image_index) for m, w in zip(maps, weights.unbind(1), strict=True)]
     return torch.stack(parts).sum(0)
 
 
@@ -238,7 +238,7 @@ class GlobalFusion(nn.Module):
         self.norm = nn.Sequential(nn.BatchNorm2d(vision), nn.LeakyReLU(SLOPE))
 
     def forward(self, high: Tensor, sentence: Tensor, image_index: Tensor) -> Tensor:
-        f_H, f_E = self.vision(high)[image_index], self.sentence(sentence)
+        f_H, f_E = take(self.vision(high), image_index), self.sentence(sentence)
         return self.norm(f_H * f_E[:, :, None, None])  # Eq. 4
 
 
@@ -380,7 +380,7 @@ class VisualAttention(nn.Module):
         x = torch.relu(coarse).flatten(2).transpose(1, 2)
         for layer in self.layers:
             x = layer(x, positions=places)
-        return self.norm(x).transpose(1, 2).unflatten(2, coarse.shape[-2:])
+        return as_map(self.norm(x), coarse.shape[-2:])
 
 
 class WordAttention(nn.Module):
@@ -400,7 +400,7 @@ class WordAttention(nn.Module):
         q, k, v = (torch.relu(part(x)) for part, x in ((self.q, F_A), (self.k, f_T), (self.v, f_T)))
         F_K = self.norm1(F_A + self.drop(self.attention(q, k, v, keep)))
         F_fine = self.norm2(F_K + self.drop(self.mlp(F_K)))
-        return F_fine.transpose(1, 2).unflatten(2, vision.shape[-2:])
+        return as_map(F_fine, vision.shape[-2:])
 
 
 class SegmentationDecoder(nn.Module):

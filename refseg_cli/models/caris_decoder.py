@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from refseg_cli.layers.attention import feed_forward, join_heads, split_heads
+from refseg_cli.layers.attention import as_map, feed_forward, join_heads, split_heads, take
 from refseg_cli.layers.pixel_decoder import (
     LEVELS,
     DeformableAttention,
@@ -47,7 +47,7 @@ class Scene(NamedTuple):
     def finest(self, x: Tensor) -> Tensor:
         """(n, p, c) -> the level at stride 8 as a map (n, c, h, w)."""
         part = x.split([h * w for h, w in self.sizes], 1)[-1]
-        return part.transpose(1, 2).unflatten(2, self.sizes[-1])
+        return as_map(part, self.sizes[-1])
 
 
 class Stage(NamedTuple):
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
 
     def stages(self, scene: Scene, tokens: Tensor, keep: Tensor, image_index: Tensor) -> Iterator[Stage]:
         """Layer after layer. tokens (n, t, c); keep (n, t) bool, False at padding; image_index (n,)."""
-        pixels = scene.places[image_index]
+        pixels = take(scene.places, image_index)
         for layer in self.layers:
             stage = layer(pixels, tokens, keep, scene)
             pixels, tokens = stage.pixels, stage.tokens
@@ -110,9 +110,9 @@ class Decoder(nn.Module):
         memory, lateral = scene.finest(pixels), scene.lateral
         if convolves_apart(pixels, lateral):
             y = upsampled_conv(memory, self.smooth.weight, lateral.shape[-2:], align_corners=False)
-            y = y + self.smooth(lateral)[image_index]
+            y = y + take(self.smooth(lateral), image_index)
         else:
-            y = self.smooth(resized(memory, lateral) + lateral[image_index])
+            y = self.smooth(resized(memory, lateral) + take(lateral, image_index))
         return torch.relu(self.smooth_norm(y))
 
 

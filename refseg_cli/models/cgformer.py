@@ -304,7 +304,7 @@ class Grouping(nn.Module):
         S_gumbel = noisy.softmax(1)  # Eq. 2, over the tokens
         groups = S_gumbel
         if self.hard:
-            S_onehot = torch.zeros_like(S_gumbel).scatter_(1, S_gumbel.argmax(1, keepdim=True), 1.0)  # Eq. 3
+            S_onehot = torch.zeros_like(S_gumbel).scatter_(1, S_gumbel.max(1, keepdim=True).indices, 1.0)  # Eq. 3
             groups = S_onehot - S_gumbel.detach() + S_gumbel if self.training else S_onehot  # Eq. 4
         return Shares(S_pixel, groups, groups / (groups.sum(-1, keepdim=True) + 1))
 
@@ -324,6 +324,8 @@ def mlp(dim: int, hidden: int) -> nn.Sequential:
 
 class MaskHead(nn.Module):
     """The finest map, upsampled twice by two, in one product with a kernel made of the referent token."""
+
+    normed = (("conv1", "norm1"), ("conv2", "norm2"))  # see folding.py
 
     def __init__(self, dim: int, *, dims: tuple[int, int]) -> None:
         super().__init__()
@@ -350,24 +352,30 @@ class MaskHead(nn.Module):
 
         The finest map of an expression takes 472 MB at 480 x 480 pixels: where nothing is learnt it is made in parts.
         """
-        convs = ((self.conv1.weight, self.norm1), (self.conv2.weight, self.norm2))
+        convs = ((self.conv1, self.norm1), (self.conv2, self.norm2))
         sizes = [(k * x.shape[2], k * x.shape[3]) for k in (2, 4)]
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # statistics are of all pixels
-            for (weight, norm), size in zip(convs, sizes, strict=True):
-                x = torch.relu_(norm(upsampled_conv(x, weight, size, align_corners=False)))
+            for (conv, norm), size in zip(convs, sizes, strict=True):
+                x = activated(upsampled_conv(x, conv.weight, size, align_corners=False), conv, norm)
             return torch.einsum("nd,ndhw->nhw", kernel, x)
         if x.is_cpu:  # interpolation takes 0.54 of the time where a pixel's channels lie side by side
             x = x.contiguous(memory_format=torch.channels_last)
 
         def parts(y: Tensor, k: int) -> Iterator[Tensor]:
-            weight, norm = convs[k]
-            return (torch.relu_(norm(p)) for p in upsampled_parts(y, weight, sizes[k], align_corners=False))
+            conv, norm = convs[k]
+            of = upsampled_parts(y, conv.weight, sizes[k], align_corners=False)
+            return (activated(part, conv, norm) for part in of)
 
         found = []
         for one, folded in zip(x.split(1), kernel.split(1), strict=True):
             finer = torch.cat(list(parts(one, 0)), 2)
             found.append(torch.cat([torch.einsum("nd,ndhw->nhw", folded, y) for y in parts(finer, 1)], 1))
         return torch.cat(found)
+
+
+def activated(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """What follows a convolution, whose bias is there where its norm was folded into it."""
+    return torch.relu_(norm(x) if conv.bias is None else x + conv.bias[:, None, None])
 
 
 def contrastive_loss(aux: Mapping[str, Tensor], batch: Batch, referent: int, temperature: float) -> Tensor:

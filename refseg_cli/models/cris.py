@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import Attention, sine_axes, sine_waves
+from refseg_cli.layers.attention import Attention, as_map, sine_axes, sine_waves, take
 from refseg_cli.layers.clip import PhraseReader, text_rules, without_class_token
 from refseg_cli.layers.encoders import EncoderConfig, build_clip_pool, build_text, build_vision
 from refseg_cli.layers.keymap import Rule, attention_rules
@@ -130,7 +130,7 @@ class Neck(nn.Module):
         """(n, dim, h, w) at stride 16. maps: (i, c, h, w), finest first; sentence: (n, s)."""
         v3, v4, v5 = maps
         s = self.sentence(sentence)[:, :, None, None]
-        f5 = self.norm5(self.vision5(v5)[image_index] * s)
+        f5 = self.norm5(take(self.vision5(v5), image_index) * s)
         f4 = self.join4(self.vision4(v4), twice(f5), image_index)
         f3 = self.join3(F.avg_pool2d(self.vision3(v3), 2), f4, image_index)
         levels = [self.level3(f3), self.level4(f4), twice(self.level5(f5))]
@@ -162,7 +162,7 @@ class Join(nn.Module):
     def forward(self, vision: Tensor, fused: Tensor, image_index: Tensor) -> Tensor:
         """vision (i, c, h, w), fused (n, c, h, w) -> (n, outputs, h, w)."""
         of_vision, of_fused = self.conv.weight.split(self.parts, 1)
-        return torch.relu(self.norm(F.conv2d(vision, of_vision)[image_index] + F.conv2d(fused, of_fused)))
+        return torch.relu(self.norm(take(F.conv2d(vision, of_vision), image_index) + F.conv2d(fused, of_fused)))
 
 
 class Decoder(nn.Module):
@@ -183,7 +183,7 @@ class Decoder(nn.Module):
         order = sine_waves(words.shape[1], words.shape[2], like=words)
         for layer in self.layers:
             x = layer(x, places, words, words + order, keep)
-        return self.norm(x).transpose(1, 2).unflatten(2, fused.shape[-2:])
+        return as_map(self.norm(x), fused.shape[-2:])
 
 
 class DecoderLayer(nn.Module):

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from refseg_cli import losses
 from refseg_cli.errors import RefsegError
+from refseg_cli.layers.attention import take
 from refseg_cli.layers.beit3 import MultiwayEncoder
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import TextEncoder
@@ -146,7 +147,7 @@ class DeRIS(nn.Module):
         seen, said = self.cognition(batch, maps)
         words = Words(self.said(said), batch.attention_mask)
         understood = self.understood(self.seen(seen.movedim(1, -1)).movedim(-1, 1))
-        perceived = self.perceived(pixels.mask_features)[index]
+        perceived = take(self.perceived(pixels.mask_features), index)
         features = perceived + resized(understood, perceived)
         queries = self.queries(self.query_table).expand(index.shape[0], -1, -1)
         return list(self.decoder.stages(queries, pixels.memory, features, words, index)), features, words

@@ -38,7 +38,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
+from refseg_cli.layers.attention import take
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
+from refseg_cli.layers.upsampling import doubled_conv
 from refseg_cli.layers.vision import SLOPE, conv_bn_leaky
 from refseg_cli.models.isfp_cells import (
     annotated_map,
@@ -174,7 +176,7 @@ class ISFP(nn.Module):
         if self.plain is None:
             return self.segmentation(self.up(fused[::-1]))
         plain = [convolution(level) for convolution, level in zip(self.plain, pyramid, strict=True)]
-        return self.segmentation(self.up(plain[::-1]))[image_index]
+        return take(self.segmentation(self.up(plain[::-1])), image_index)
 
     def _refined(self, coarse: Tensor, batch: Batch) -> Tensor:
         return coarse if self.refinement is None else self.refinement(coarse, batch.images, batch.image_index)
@@ -264,7 +266,7 @@ class DenseMultiplication(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor], F_t: Tensor, image_index: Tensor) -> list[Tensor]:
         language = self.w_t(F_t)[:, :, None, None]
-        products = [w_v(F_v)[image_index] * language for w_v, F_v in zip(self.w_v, pyramid, strict=True)]  # Eq. 1
+        products = [take(w_v(F_v), image_index) * language for w_v, F_v in zip(self.w_v, pyramid, strict=True)]  # Eq. 1
         return [norm(f) for norm, f in zip(self.norm, products, strict=True)]
 
 
@@ -362,18 +364,19 @@ def propagate(v: Tensor, W_2: Tensor, *, alpha: float) -> Tensor:
     Cells of one anti-diagonal do not see each other, so a step takes a whole diagonal: `skewed` puts cell (i, j) in
     slot i of step i + j. A slot beyond the grid's right edge gets values too, but only slots beyond it ever read them.
     """
-    width, W = v.shape[-1], W_2.transpose(1, 2).contiguous()
-    steps = skewed(v).permute(4, 0, 3, 1, 2)  # (d, p, slots, n, c)
-    last = before_last = torch.zeros_like(steps[0])
+    paths, n, c, _, width = v.shape
+    W = W_2.transpose(1, 2).contiguous()
+    steps = skewed(v).permute(4, 0, 3, 1, 2).flatten(2, 3)  # (d, p, slots * n, c)
+    wall = v.new_zeros(paths, n, c)  # above slot 0
+    last = before_last = F.pad(torch.zeros_like(steps[0]), (0, 0, n, 0))
     states = []
     for step in steps.unbind(0):
         # Left, up and diagonal neighbour: slot i of the last step, slot i - 1 of it, slot i - 1 of the one before.
-        incoming = last + F.pad((last + before_last)[:, :-1], (0, 0, 0, 0, 1, 0))
-        sums = (incoming.flatten(1, 2) @ W).unflatten(1, incoming.shape[1:3])
-        h = F.leaky_relu(step + alpha * sums, SLOPE)  # Eq. 2
-        last, before_last = h, last
+        incoming = last[:, n:] + (last + before_last)[:, :-n]
+        h = F.leaky_relu(torch.baddbmm(step, incoming, W, alpha=alpha), SLOPE)  # Eq. 2
+        last, before_last = torch.cat([wall, h], 1), last
         states.append(h)
-    return unskewed(torch.stack(states).permute(1, 3, 4, 2, 0), width)
+    return unskewed(torch.stack(states).unflatten(2, (-1, n)).permute(1, 3, 4, 2, 0), width)
 
 
 def skewed(x: Tensor) -> Tensor:
@@ -417,6 +420,6 @@ class Refinement(nn.Module):
     def forward(self, coarse: Tensor, images: Tensor, image_index: Tensor) -> Tensor:
         small = F.avg_pool2d(images, self.stride)
         mask = F.interpolate(coarse, small.shape[-2:], mode="bilinear", align_corners=False)
-        x = self.first(self.image(small)[image_index] + self.mask(mask))
-        x = self.out(twice(self.second(twice(x))))
+        x = self.first(take(self.image(small), image_index) + self.mask(mask))
+        x = doubled_conv(self.second(twice(x)), self.out)
         return x + F.interpolate(coarse, x.shape[-2:], mode="bilinear", align_corners=False)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import sine_positions_2d
+from refseg_cli.layers.attention import as_map, as_places, sine_positions_2d, take
 from refseg_cli.layers.clip import PhraseReader
 from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
@@ -145,7 +145,7 @@ class Neck(nn.Module):
         """maps: (i, channels[k], ...), finest first; sentence: (n, s). Gives (n, dim, h, w) at the finest's size."""
         v1, v2, v3 = (project(x) for project, x in zip(self.vision, maps, strict=True))  # sigma(F_vi W_vi)
         s = F.leaky_relu(self.sentence_norm(self.sentence(sentence)), SLOPE)
-        F_m2 = s[:, :, None, None] * v3[image_index]  # Eq. 1
+        F_m2 = s[:, :, None, None] * take(v3, image_index)  # Eq. 1
         F_m1 = self.joins[1](F_m2, v2, image_index)  # Eq. 2, i = 2
         return self.joins[0](F_m1, v1, image_index)  # Eq. 2, i = 1
 
@@ -170,7 +170,7 @@ class Join(nn.Module):
 
     def forward(self, fused: Tensor, vision: Tensor, image_index: Tensor) -> Tensor:
         up = F.interpolate(self.fused(fused), vision.shape[-2:], mode="bilinear", align_corners=False)
-        return F.leaky_relu(self.norm(up + self.vision(vision)[image_index]), SLOPE)
+        return F.leaky_relu(self.norm(up + take(self.vision(vision), image_index)), SLOPE)
 
 
 # --- 3.3 Long-Short Relation-Aware Network ----------------------------------------------------------------------------
@@ -260,7 +260,7 @@ class Cascade(nn.Module):
             decode: makes a mask of a stage's map.
         """
         n, c, h, w = F_m.shape
-        keys = self.norm(as_tokens(F_m)) + sine_positions_2d(h, w, c, device=F_m.device, dtype=F_m.dtype)
+        keys = self.norm(as_places(F_m)) + sine_positions_2d(h, w, c, device=F_m.device, dtype=F_m.dtype)
         q, first, looks, changes, masks = self.embeddings.expand(n, -1, -1), F_mt, [], [], []
         for stage in self.stages:
             before = F_mt
@@ -287,8 +287,8 @@ class Stage(nn.Module):
 
         keys: (n, p, c), of F_m; values: (n, c, h, w), what Eq. 3 reads; F_mt: the stage before's output.
         """
-        q, look = self.learn(q, keys, as_tokens(values))
-        current = self.predict(as_tokens(F_mt), q).transpose(1, 2).unflatten(2, F_mt.shape[-2:])
+        q, look = self.learn(q, keys, as_places(values))
+        current = as_map(self.predict(as_places(F_mt), q), F_mt.shape[-2:])
         return q, self.align(F_mt, current), look
 
 
@@ -418,8 +418,3 @@ class SwitchNorm(nn.Module):
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), MOMENTUM)
             self.running_var.lerp_(var.to(self.running_var.dtype), MOMENTUM)
         return mean, var
-
-
-def as_tokens(x: Tensor) -> Tensor:
-    """(n, c, h, w) -> (n, p, c)."""
-    return x.flatten(2).transpose(1, 2)

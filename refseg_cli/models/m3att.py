@@ -35,11 +35,13 @@ from refseg_cli import losses
 from refseg_cli.layers.attention import (
     Attention,
     EncoderLayer,
+    as_map,
     feed_forward,
     join_heads,
     sine_positions_2d,
     sine_waves,
     split_heads,
+    take,
 )
 from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
@@ -131,7 +133,7 @@ class M3Att(nn.Module):
         F_enc = self._encode(batch.images)  # (i, p, c)
         phrases = self._read(batch)
         F_dec, attention = self.decoder(phrases, F_enc, of)
-        maps = self.mask_feature(F_dec, F_enc[of], phrases.keep)
+        maps = self.mask_feature(F_dec, take(F_enc, of), phrases.keep)
         aux = {name: weights.unflatten(2, self.grid) for name, weights in attention.items()}
         if self.config.mask_decoder != "concat":
             aux["word_maps"] = maps
@@ -220,7 +222,7 @@ class Scores(nn.Module):
     def forward(self, query: Tensor, F_enc: Tensor, image_index: Tensor) -> Tensor:
         """query (n, t, c), F_enc (i, p, c) -> (n, heads, t, p)."""
         F_Lk = split_heads(self.words(query), self.heads)
-        F_Vk = split_heads(self.places(F_enc), self.heads)[image_index]
+        F_Vk = take(split_heads(self.places(F_enc), self.heads), image_index)
         return F_Lk @ F_Vk.transpose(-1, -2) / math.sqrt(F_Lk.shape[-1])  # Eq. 5.1, in each head
 
 
@@ -244,7 +246,7 @@ class MutualAttention(nn.Module):
         """query (n, t, c), F_enc (i, p, c) -> (n, t, c), and the attention of LAV and of VAL (n, t, p)."""
         A_lav = self.lav(query, F_enc, image_index)
         A_val = A_lav if self.val is None else self.val(query, F_enc, image_index)
-        F_Vv = split_heads(self.place_values(F_enc), self.heads)[image_index]
+        F_Vv = take(split_heads(self.place_values(F_enc), self.heads), image_index)
         F_Lv = split_heads(self.word_values(query), self.heads)
         lav = A_lav.softmax(-1)
         val = A_val.masked_fill(~keep[:, None, :, None], float("-inf")).softmax(-2)
@@ -264,7 +266,7 @@ class GenericAttention(nn.Module):
 
     def forward(self, query: Tensor, F_enc: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         lav = self.lav(query, F_enc, image_index).softmax(-1)
-        F_Va = join_heads(lav @ split_heads(self.place_values(F_enc), self.lav.heads)[image_index])  # Eq. 5.2a
+        F_Va = join_heads(lav @ take(split_heads(self.place_values(F_enc), self.lav.heads), image_index))  # Eq. 5.2a
         return self.out(F_Va), lav.mean(1)
 
 
@@ -415,7 +417,7 @@ class SumBesidePicture(nn.Module):
 
     def forward(self, F_dec: Tensor, F_enc: Tensor, keep: Tensor) -> Tensor:
         total = (F_dec * keep[..., None]).sum(1)[:, None].expand_as(F_enc)
-        return torch.cat([total, F_enc], 2).transpose(1, 2).unflatten(2, self.grid)
+        return as_map(torch.cat([total, F_enc], 2), self.grid)
 
 
 class WordMaps(nn.Module):

@@ -45,7 +45,7 @@ from torch.nn import functional as F
 
 from refseg_cli import losses
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers.attention import Attention
+from refseg_cli.layers.attention import Attention, as_map, as_places, take
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule, attend_and_norm_rules, feed_forward_rules
 from refseg_cli.layers.pixel_decoder import (
@@ -57,8 +57,8 @@ from refseg_cli.layers.pixel_decoder import (
     resized,
 )
 from refseg_cli.layers.pwam import official_backbone, official_bert, official_swin
-from refseg_cli.layers.pyramids import FusedPyramid, PlainPyramid, TiledPyramid, VltPyramid, take, tile_size
-from refseg_cli.layers.region_decoder import MaskedRegionDecoder, Regions, as_places, mlp, region_masks
+from refseg_cli.layers.pyramids import FusedPyramid, PlainPyramid, TiledPyramid, VltPyramid, tile_size
+from refseg_cli.layers.region_decoder import MaskedRegionDecoder, Regions, mlp, region_masks
 from refseg_cli.ranges import Count, CountOrAll, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
@@ -177,7 +177,7 @@ def masks_of_near_reach(regions: Regions, F_m: Tensor, side: int) -> Tensor:
     w_r(p) are the weights of bilinear interpolation among the P x P cells: `minimap` is the mask's coarse form, and
     where a pixel is may decide without being written into its features. (n, h, w) logits.
     """
-    field = regions.filters.transpose(1, 2).unflatten(2, (side, side))
+    field = as_map(regions.filters, (side, side))
     coarse = regions.minimap.view(-1, 1, side, side)
     return resized(coarse, F_m)[:, 0] + (resized(field, F_m) * F_m).sum(1)
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import DecoderLayer, EncoderLayer, sine_positions_2d
+from refseg_cli.layers.attention import DecoderLayer, EncoderLayer, sine_positions_2d, take
 from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import Language, WordsAndSentence
@@ -251,7 +251,7 @@ class TransformerBody(nn.Module):
     def prepare(self, fused: Tensor, vision: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor | None]:
         """F_ve (n, h*w, c), and vision's part of the queries (n, q, c)."""
         guide = self.queries.guide(vision)
-        return self.encode(fused), None if guide is None else guide[image_index]
+        return self.encode(fused), None if guide is None else take(guide, image_index)
 
     def encode(self, fused: Tensor) -> Tensor:
         """F_ve (n, h*w, c) of the fused map (n, c, h, w)."""

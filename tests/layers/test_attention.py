@@ -12,10 +12,13 @@ from refseg_cli.layers.attention import (
     Attention,
     DecoderLayer,
     EncoderLayer,
+    as_map,
+    as_places,
     kept,
     sine_axes,
     sine_positions_2d,
     sine_waves,
+    take,
 )
 
 
@@ -26,6 +29,27 @@ def torch_attention(ours: Attention, dim: int) -> nn.MultiheadAttention:
         theirs.in_proj_bias.copy_(torch.cat([ours.q.bias, ours.k.bias, ours.v.bias]))
         theirs.out_proj.load_state_dict(ours.out.state_dict())
     return theirs
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_places_become_a_map_whose_channels_stay_side_by_side(count: int) -> None:
+    """PyTorch sees that they do, of one map too, and so interpolates them as they lie."""
+    places = torch.randn(count, 3 * 5, 4)
+    found = as_map(places, (3, 5))
+    assert torch.equal(found, places.transpose(1, 2).reshape(count, 4, 3, 5))
+    assert torch.equal(as_places(found), places)
+    twice = nn.functional.interpolate(found, scale_factor=2.0, mode="bilinear")
+    assert twice.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_expression_that_reads_all_there_is_reads_no_copy() -> None:
+    x = torch.randn(2, 3)
+    assert take(x, None) is x
+    assert torch.equal(take(x, torch.tensor([1, 0, 1])), x[[1, 0, 1]])
+    assert torch.equal(take(x, torch.tensor([1])), x[1:])
+    assert torch.equal(take(x[:1], torch.tensor([0, 0])), x[[0, 0]])
+    one = x[:1]
+    assert take(one, torch.tensor([0])) is one
 
 
 def test_attention_equals_torch() -> None:

@@ -11,6 +11,7 @@ from refseg_cli.layers.convnet import ConvNet
 from refseg_cli.layers.folding import folded
 from refseg_cli.layers.upsampling import TopDown
 from refseg_cli.layers.vision import conv_bn_leaky
+from refseg_cli.models.cgformer import MaskHead
 
 
 def trained(model: nn.Module) -> nn.Module:
@@ -54,6 +55,16 @@ def test_named_pairs() -> None:
     assert norms(found) == 0
     for ours, theirs in zip(found(maps), model(maps), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+
+
+def test_a_head_that_convolves_upsampled_maps() -> None:
+    model = trained(MaskHead(4, dims=(5, 3)))
+    given = (torch.randn(2, 4, 3, 5, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64), (12, 20))
+    found = folded(model)
+    assert norms(found) == 0
+    for learning in (True, False):
+        with torch.set_grad_enabled(learning):
+            torch.testing.assert_close(found(*given), model(*given), atol=1e-10, rtol=0)
 
 
 def test_the_model_stays_as_it_is_and_shares_what_is_not_folded() -> None:

@@ -17,6 +17,7 @@ from refseg_cli.layers.pwam import (
     FusedBackbone,
     LanguageGate,
     PixelWordAttention,
+    Tanh,
     instance_norm,
     official_backbone,
     official_swin,
@@ -124,6 +125,12 @@ def test_language_gate() -> None:
         for k in range(2):
             gate = math.tanh(b[k][0] * hidden[0] + b[k][1] * hidden[1])
             assert float(out[p, k]) == pytest.approx(float(x[0, p, k]) + gate * f[k], abs=1e-12)
+
+
+def test_the_gates_tanh_of_an_answer_is_torchs() -> None:
+    x = torch.linspace(-100, 100, 10001)
+    with torch.no_grad():
+        torch.testing.assert_close(Tanh()(x), torch.tanh(x), atol=3e-7, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet10t", "darknet53", "swin_tiny_patch4_window7_224"])

@@ -8,7 +8,14 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from refseg_cli.layers import upsampling
-from refseg_cli.layers.upsampling import TopDown, fitted, upsampled_conv, upsampled_dot, upsampled_parts
+from refseg_cli.layers.upsampling import (
+    TopDown,
+    doubled_conv,
+    fitted,
+    upsampled_conv,
+    upsampled_dot,
+    upsampled_parts,
+)
 
 
 @pytest.fixture(
@@ -39,6 +46,33 @@ def test_upsampled_conv(size: tuple[int, int], target: tuple[int, int], align_co
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("outputs", [1, 8, 9])
+@pytest.mark.parametrize("target", [(6, 10), (5, 7), (1, 2)])
+def test_upsampled_conv_without_gradients(target: tuple[int, int], outputs: int) -> None:
+    """Where few outputs are made for two pixels at a time."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 3, 3, 5, dtype=torch.float64), torch.randn(outputs, 3, 3, 3, dtype=torch.float64)
+    expected = F.conv2d(F.interpolate(x, target, mode="bilinear", align_corners=False), weight, padding=1)
+    with torch.no_grad():
+        found = upsampled_conv(x, weight, target, align_corners=False)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_doubled_conv(bias: bool) -> None:
+    """Values and gradients, borders included."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    conv = torch.nn.Conv2d(3, 2, 3, padding=1, bias=bias).double()
+    expected, found = conv(F.interpolate(x, scale_factor=2.0)), doubled_conv(x, conv)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    pull, wanted = torch.randn_like(expected), (x, *conv.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(found, wanted, pull), torch.autograd.grad(expected, wanted, pull), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize(
     ("size", "target"),
@@ -61,7 +95,8 @@ def test_upsampled_parts(
     torch.testing.assert_close(torch.cat(parts, 2), expected, atol=1e-12, rtol=0)
 
 
-def test_top_down_joins_each_map_with_the_next_finer() -> None:
+@pytest.mark.parametrize("learning", [True, False])
+def test_top_down_joins_each_map_with_the_next_finer(learning: bool) -> None:
     torch.manual_seed(0)
     model = TopDown((2, 3, 4, 5), dim=6, bias=True).double().eval()
     maps = [torch.randn(1, c, 16 // s, 24 // s, dtype=torch.float64) for c, s in ((2, 1), (3, 2), (4, 4), (5, 8))]
@@ -71,7 +106,9 @@ def test_top_down_joins_each_map_with_the_next_finer() -> None:
         y = torch.relu(step.norm1(step.conv1(torch.cat([y, finer], 1))))
         y = torch.relu(step.norm2(step.conv2(y)))
         expected.append(y)
-    for ours, theirs in zip(model(maps), expected, strict=True):
+    with torch.set_grad_enabled(learning):
+        found = model(maps)
+    for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 
 

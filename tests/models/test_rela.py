@@ -289,6 +289,7 @@ def test_in_16_bits_places_and_the_running_sum_stay_exact() -> None:
 
 def test_sine_positions_tell_y_first_then_x() -> None:
     found = sine_positions(torch.zeros(1, 8, 3, 5, dtype=torch.float64))
+    assert found.permute(1, 2, 0).is_contiguous()  # as the maps that they are added to: ten times as fast
     for y, x in ((0, 0), (2, 1)):
         ys, xs = (y + 1) / (3 + 1e-6) * 2 * math.pi, (x + 1) / (5 + 1e-6) * 2 * math.pi
         expected = [f(at / 10000**power) for at in (ys, xs) for power in (0, 0.5) for f in (math.sin, math.cos)]
