@@ -27,7 +27,7 @@ from refseg_cli.records import Batch, Expression, PhraseField, Record, Sample
 if TYPE_CHECKING:
     from refseg_cli.data.shards import Shards
 
-WINDOW = 64  # row groups that are shuffled together
+WINDOW = 32  # row groups that are shuffled together
 
 
 @dataclass(frozen=True, slots=True)

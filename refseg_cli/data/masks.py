@@ -331,13 +331,16 @@ def _summed(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
     first = np.cumsum(rows) - rows
     places = np.arange(numbers.size) + np.repeat(2 * first - (np.cumsum(counts) - counts), counts)
     table = np.zeros((int(rows.sum()), 2), np.int64)
-    table.flat[places] = numbers
-    start = table[first, 0].copy()
+    lengths = table.reshape(-1)
+    lengths[places] = numbers
+    start = table[first, 0]
     table[first, 0] = 0
-    total = np.cumsum(table, axis=0)
-    total -= np.repeat(total[first] - table[first], rows, axis=0)
-    total[first, 0] = start
-    return total.flat[places]
+    added = table[first]
+    for column in table.T:  # each by itself: both at once take twice the time
+        np.cumsum(column, out=column)
+    table -= np.repeat(table[first] - added, rows, axis=0)
+    table[first, 0] = start
+    return lengths[places]
 
 
 def _compressed(lengths: np.ndarray, size: tuple[int, int]) -> Rle:

@@ -39,7 +39,8 @@ def run_lengths(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> l
     counts = np.bincount(edges.polygon, weights=edges.places, minlength=len(corners)).astype(np.int64) + 1
     ends = np.cumsum(counts)
     borders = np.empty(ends[-1], np.int32)
-    borders[_destinations(edges)] = _borders(edges)
+    number = _counted(edges.places)
+    borders[_destinations(edges, number)] = _borders(edges, number)
     borders[ends - 1] = sizes.prod(1)
     for start, end in zip((ends - counts).tolist(), ends.tolist(), strict=True):
         borders[start:end].sort()  # for numbers of 32 bits, a fifth of the time that sorting all at once takes
@@ -96,10 +97,12 @@ def _edges(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> _Edges
     )
 
 
-def _borders(edges: _Edges) -> np.ndarray:
-    """(k,) int32: the pixel, counted down the columns, before which each place is a border of the mask."""
+def _borders(edges: _Edges, number: np.ndarray) -> np.ndarray:
+    """(k,) int32: the pixel, counted down the columns, before which each place is a border of the mask.
+
+    number: (k,) int32, of each place among those of its edge.
+    """
     flat, places = edges.flat, edges.places
-    number = _counted(places)
     slope, y = np.repeat(edges.slope, places), np.repeat(edges.y, places)
     # Of the two steps beside the middle of a column, the upper counts.
     first = FINE * edges.column + 2 - edges.x
@@ -121,13 +124,13 @@ def _last_before(middle: np.ndarray, slope: np.ndarray, x: np.ndarray) -> np.nda
     return step - (is_left != (slope > 0))
 
 
-def _destinations(edges: _Edges) -> np.ndarray:
+def _destinations(edges: _Edges, number: np.ndarray) -> np.ndarray:
     """(k,) where each place goes for a polygon's to lie together, with room for one more behind them."""
     by_polygon = np.argsort(edges.polygon, kind="stable")
     places = edges.places[by_polygon]
     first = np.empty_like(places)
     first[by_polygon] = np.cumsum(places) - places
-    return _counted(edges.places) + np.repeat(first + edges.polygon.astype(np.int32), edges.places)
+    return number + np.repeat(first + edges.polygon.astype(np.int32), edges.places)
 
 
 def _counted(counts: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ def to_input(
 ) -> Tensor:
     """(3, h, w) uint8 -> (3, H, W) float32, normalised with the recipe's mean and deviation; `config.fill` around it.
 
-    The picture stays in bytes until it lies in the input, where one pass does all arithmetic in place.
+    The picture stays in bytes until it lies in the input, where all arithmetic is done in place.
 
     Args:
         placement: before it is mirrored.
@@ -54,20 +54,29 @@ def to_input(
         fill = 255 * _by_channel(config.fill)
         pixels = resample(image.float() - fill, of_input, config.size, mode="bicubic", padding="zeros")
         pixels = (pixels + fill).round().clamp(0, 255)
-        torch.div(pixels.flip(-1) if mirrored else pixels, 255, out=canvas)
+        inside = canvas
     else:
         pixels = _resize(image, placement, smooth=config.smooth)
-        if mirrored:
-            pixels, placement = pixels.flip(-1), placement.mirrored(config.size)
-        if placement.fills(config.size):
-            canvas.copy_(pixels).div_(255)  # a division of bytes would make floats of them elsewhere first
-        else:
-            canvas.copy_(_by_channel(config.fill).expand_as(canvas))
-            canvas[:, *placement.box()].copy_(pixels).div_(255)
-    if light is not None:
-        brightness, contrast = light
-        canvas.sub_(0.5).mul_(contrast).add_(0.5 * brightness).clamp_(0, 1)
-    return canvas.sub_(_by_channel(config.mean)).div_(_by_channel(config.std))
+        placement = placement.mirrored(config.size) if mirrored else placement
+        inside = canvas[:, *placement.box()]
+        if not placement.fills(config.size):
+            canvas.copy_(_normalise(_by_channel(config.fill).expand(3, 1, 1).clone(), 1, config, light))
+    _normalise(inside.copy_(pixels.flip(-1) if mirrored else pixels), 255, config, light)
+    return canvas
+
+
+def _normalise(values: Tensor, white: int, config: DataConfig, light: Light | None) -> Tensor:
+    """Colours (3, h, w) from 0 to `white` as the network takes them, in place.
+
+    Light and normalisation are one affine map of each channel: the same as one after the other, but for rounding.
+    """
+    if light is None:
+        return values.div_(white).sub_(_by_channel(config.mean)).div_(_by_channel(config.std))
+    brightness, contrast = light
+    for channel, mean, std in zip(values, config.mean, config.std, strict=True):
+        channel.mul_(contrast / white / std).add_((0.5 * (brightness - contrast) - mean) / std)
+        channel.clamp_(-mean / std, (1 - mean) / std)  # black and white
+    return values
 
 
 @lru_cache(maxsize=64)

@@ -29,6 +29,7 @@ from refseg_cli.errors import RefsegError
 from refseg_cli.files import is_part
 from refseg_cli.progress import Progress, silent
 from refseg_cli.records import Record
+from refseg_cli.segmenters.memory import keep_freed_memory
 
 OnError = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
@@ -181,6 +182,7 @@ def make(job: Job, *, progress: Progress = silent, done: int = 0, total: int = 0
                 yield record
             progress("shards", number, total)
 
+    keep_freed_memory()  # a photo's is that of the next one
     place = storage.locate(job.out) / job.name
     info = shards.write_shard(place, records(), plan=job.plan, problems=rows)
     return Made(info, tuple(problems))

@@ -59,6 +59,7 @@ from refseg_cli.layers.pixel_decoder import (
 from refseg_cli.layers.pwam import official_backbone, official_bert, official_swin
 from refseg_cli.layers.pyramids import FusedPyramid, PlainPyramid, TiledPyramid, VltPyramid, tile_size
 from refseg_cli.layers.region_decoder import MaskedRegionDecoder, Regions, mlp, region_masks
+from refseg_cli.layers.upsampling import upsampled_dot
 from refseg_cli.ranges import Count, CountOrAll, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
@@ -132,7 +133,7 @@ class ReLA(nn.Module):
             images = batch.images if rows is not None else batch.images[batch.image_index]
             pixels = pixels._replace(mask_features=self.sharpen(pixels.mask_features, images))
         regions, F_m = self.region_decoder(pixels, rows, words, keep), pixels.mask_features
-        mask_logits = MASKS[self.config.reach](regions, take(F_m, rows), self.config.regions)
+        mask_logits = MASKS[self.config.reach](regions, F_m, rows)
         aux = {
             "minimap": regions.minimap.unflatten(1, (self.config.regions, self.config.regions)),
             "region_filters": regions.filters,
@@ -165,21 +166,23 @@ class ReLA(nn.Module):
         return [self.encoder.backbone, self.text]
 
 
-def masks_of_all_reach(regions: Regions, F_m: Tensor, side: int) -> Tensor:
-    """Eq. 6.1: every region's mask covers the whole picture. (n, h, w) logits; see header."""
+def masks_of_all_reach(regions: Regions, F_m: Tensor, rows: Tensor | None) -> Tensor:
+    """Eq. 6.1: every region's mask covers the whole picture. F_m (m, c, h, w) -> (n, h, w) logits; see header."""
     target_filter = torch.einsum("nq,nqc->nc", regions.weight, regions.filters)
-    return torch.einsum("nc,nchw->nhw", target_filter, F_m)
+    return torch.einsum("nc,nchw->nhw", target_filter, take(F_m, rows))
 
 
-def masks_of_near_reach(regions: Regions, F_m: Tensor, side: int) -> Tensor:
+def masks_of_near_reach(regions: Regions, F_m: Tensor, rows: Tensor | None) -> Tensor:
     """Ours: a region speaks for the pixels near its cell, M(p) = sum over r of w_r(p) (x_r + f_r . F_m(p)).
 
     w_r(p) are the weights of bilinear interpolation among the P x P cells: `minimap` is the mask's coarse form, and
-    where a pixel is may decide without being written into its features. (n, h, w) logits.
+    where a pixel is may decide without being written into its features. F_m (m, c, h, w) -> (n, h, w) logits.
     """
+    side = math.isqrt(regions.minimap.shape[1])
     field = as_map(regions.filters, (side, side))
     coarse = regions.minimap.view(-1, 1, side, side)
-    return resized(coarse, F_m)[:, 0] + (resized(field, F_m) * F_m).sum(1)
+    owners = torch.arange(F_m.shape[0], device=F_m.device) if rows is None else rows
+    return (resized(coarse, F_m) + upsampled_dot(field, F_m, owners))[:, 0]
 
 
 MASKS = {"all": masks_of_all_reach, "near": masks_of_near_reach}

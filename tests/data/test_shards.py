@@ -23,7 +23,7 @@ from refseg_cli.data.schema import CLIP_SCHEMA, SCHEMA, storage_settings, to_bat
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Expression, Instance, Record, Rle
 
-COUNT = 21
+COUNT = 37
 
 
 def record(i: int) -> Record:
@@ -42,11 +42,11 @@ def record(i: int) -> Record:
 
 
 def write(uri: str, count: int = COUNT) -> shards.Manifest:
-    """`count` records in shards of 9 images, with a manifest."""
+    """`count` records in shards of 17 images, with a manifest."""
     folder = storage.locate(uri)
     info = tally.SplitInfo()
-    for number, start in enumerate(range(0, count, 9)):
-        rows = map(record, range(start, min(start + 9, count)))
+    for number, start in enumerate(range(0, count, 17)):
+        rows = map(record, range(start, min(start + 17, count)))
         info = info.plus(shards.write_shard(folder / f"val-{number}.parquet", rows, plan="p", problems=[]))
     manifest = shards.Manifest("d", "unc", "coco", {}, "p", {"val": info})
     storage.write(folder / shards.MANIFEST, manifest.to_json())
@@ -66,7 +66,7 @@ def test_what_is_written_is_read_back(uri: str) -> None:
     assert split.manifest == manifest
     assert len(split) == COUNT
     assert [split[i] for i in range(COUNT)] == [record(i) for i in range(COUNT)]
-    assert [split[i] for i in (20, 3, 11, 0, -1, -21)] == [record(i) for i in (20, 3, 11, 0, 20, 0)]
+    assert [split[i] for i in (36, 3, 19, 0, -1, -37)] == [record(i) for i in (36, 3, 19, 0, 36, 0)]
     assert split.expression_counts.tolist() == [i % 4 for i in range(COUNT)]
     assert split.image_ids().tolist() == list(range(COUNT))
     with pytest.raises(IndexError):
@@ -92,10 +92,10 @@ def test_shards_without_the_column_of_raw_phrases_are_read(tmp_path: Path) -> No
 
 def test_counts_are_those_of_the_records(tmp_path: Path) -> None:
     info = write(str(tmp_path)).splits["val"]
-    # Of 21 images, five each have 1, 2 and 3 expressions: 0 targets; 0 and 1; 0, 1 and 2.
-    assert (info.images, info.refs, info.expressions) == (21, 15, 30)
-    assert (info.no_target, info.single, info.multi) == (15, 10, 5)
-    assert [file.images for file in info.files] == [9, 9, 3]
+    # Of 37 images, nine each have 1, 2 and 3 expressions: 0 targets; 0 and 1; 0, 1 and 2.
+    assert (info.images, info.refs, info.expressions) == (37, 27, 54)
+    assert (info.no_target, info.single, info.multi) == (27, 18, 9)
+    assert [file.images for file in info.files] == [17, 17, 3]
 
 
 def test_a_file_appears_whole_or_not_at_all(uri: str) -> None:
@@ -133,7 +133,7 @@ def test_a_batch_is_what_arrow_makes_of_the_same_values() -> None:
 def test_photos_are_stored_as_they_are_and_the_rest_is_compressed(tmp_path: Path) -> None:
     write(str(tmp_path))
     metadata = pq.read_metadata(tmp_path / "val-0.parquet")
-    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [8, 1]
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [16, 1]
     for i in range(metadata.num_columns):
         column = metadata.row_group(0).column(i)
         name = column.path_in_schema
@@ -187,7 +187,7 @@ def test_an_opened_split_crosses_to_other_processes(tmp_path: Path, method: str)
 def test_a_window_of_row_groups_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(str(tmp_path))
     split = shards.open_shards(str(tmp_path), "val")
-    assert split.row_groups().tolist() == [0] * 8 + [1] + [2] * 8 + [3] + [4] * 3
+    assert split.row_groups().tolist() == [0] * 16 + [1] + [2] * 16 + [3] + [4] * 3
     read: list[int] = []
     real = pq.ParquetFile.read_row_group
     monkeypatch.setattr(
@@ -198,7 +198,7 @@ def test_a_window_of_row_groups_is_read_once(tmp_path: Path, monkeypatch: pytest
     assert len(read) == 5
     monkeypatch.setattr(shards, "KEPT_BYTES", 0)  # one is kept in any case
     split = shards.open_shards(str(tmp_path), "val")
-    assert [split[i].image_id for i in (0, 1, 8, 8, 0)] == [0, 1, 8, 8, 0]
+    assert [split[i].image_id for i in (0, 1, 16, 16, 0)] == [0, 1, 16, 16, 0]
     assert len(read) == 5 + 3
 
 
@@ -219,13 +219,13 @@ def test_training_reads_what_it_looks_at_alone(tmp_path: Path) -> None:
 
 def test_the_damaged_row_of_a_row_group_is_named(tmp_path: Path) -> None:
     folder = storage.locate(str(tmp_path / "out"))
-    rows = [*map(record, range(10)), replace(with_counts(b"~~"), image_id=10)]
+    rows = [*map(record, range(18)), replace(with_counts(b"~~"), image_id=18)]
     info = shards.write_shard(folder / "val-0.parquet", rows, plan="p", problems=[])
     storage.write(folder / shards.MANIFEST, shards.Manifest("d", "unc", "coco", {}, "p", {"val": info}).to_json())
     split = shards.open_shards(folder.uri, "val")
-    assert split[7].image_id == 7
-    with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 10: damaged RLE string"):
-        split[8]
+    assert split[15].image_id == 15
+    with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 18: damaged RLE string"):
+        split[16]
 
 
 def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_shards_of_earlier_builds_are_read(tmp_path: Path, monkeypatch: pytest.M
     assert [split[i] for i in range(COUNT)] == [record(i) for i in range(COUNT)]
     split.verify()
     flip(tmp_path / "val-0.parquet", "image.bytes")
-    assert shards.open_shards(str(tmp_path), "val")[3] != record(3)
+    assert shards.open_shards(str(tmp_path), "val")[7] != record(7)
     with pytest.raises(RefsegError, match=r"val-0\.parquet: damaged shard"):
         split.verify()
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.config import build
@@ -23,6 +23,7 @@ from refseg_cli.layers.pixel_decoder import (
 from refseg_cli.layers.pyramids import TiledPyramid, tile_size
 from refseg_cli.layers.region_decoder import POOLS, MaskedRegionDecoder, Regions, region_masks
 from refseg_cli.models.rela import (
+    MASKS,
     RegionImageAttention,
     RegionLanguage,
     ReLA,
@@ -92,7 +93,7 @@ def test_near_regions_speak_for_the_pixels_around_their_cell() -> None:
     torch.manual_seed(9)
     side, h, w, c = 3, 6, 9, 4
     filters, minimap, F_m = torch.randn(1, side * side, c), torch.randn(1, side * side), torch.randn(1, c, h, w)
-    found = masks_of_near_reach(Regions(filters, minimap, minimap, torch.zeros(1), {}), F_m, side)
+    found = masks_of_near_reach(Regions(filters, minimap, minimap, torch.zeros(1), {}), F_m, None)
     for y in range(h):
         for x in range(w):
             cell_y = min(max((y + 0.5) / h * side - 0.5, 0), side - 1)
@@ -102,6 +103,31 @@ def test_near_regions_speak_for_the_pixels_around_their_cell() -> None:
                 w_r = max(0.0, 1 - abs(cell_y - r // side)) * max(0.0, 1 - abs(cell_x - r % side))
                 total += w_r * (minimap[0, r] + filters[0, r] @ F_m[0, :, y, x])
             torch.testing.assert_close(found[0, y, x], total)
+
+
+def test_masks_of_expressions_are_read_from_their_maps() -> None:
+    """Two expressions of the second map and one of the first, or a map for each of them."""
+    torch.manual_seed(9)
+    filters, minimap, F_m = torch.randn(3, 9, 4), torch.randn(3, 9), torch.randn(2, 4, 6, 9)
+    regions, rows = Regions(filters, minimap, minimap, torch.zeros(3), {}), torch.tensor([1, 0, 1])
+    for masks in MASKS.values():
+        torch.testing.assert_close(masks(regions, F_m, rows), masks(regions, F_m[rows], None))
+        first = Regions(filters[:1], minimap[:1], minimap[:1], torch.zeros(1), {})
+        torch.testing.assert_close(masks(regions, F_m, rows)[:1], masks(first, F_m[1:], None))
+
+
+def test_near_masks_are_exported_for_any_number_of_maps() -> None:
+    class Near(nn.Module):
+        def forward(self, filters: Tensor, minimap: Tensor, F_m: Tensor) -> Tensor:
+            return masks_of_near_reach(Regions(filters, minimap, minimap, minimap[:, 0], {}), F_m, None)
+
+    def given(n: int) -> tuple[Tensor, ...]:
+        torch.manual_seed(n)
+        return torch.randn(n, 9, 4), torch.randn(n, 9), torch.randn(n, 4, 6, 9)
+
+    sizes = tuple({0: torch.export.Dim("maps")} for _ in range(3))
+    exported = torch.export.export(Near(), given(2), dynamic_shapes=sizes).module()
+    torch.testing.assert_close(exported(*given(5)), Near()(*given(5)))
 
 
 def test_pooled_queries_start_as_what_their_cells_hold() -> None:
