@@ -70,7 +70,7 @@ def as_map(places: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 def take(x: Tensor, rows: Tensor | None) -> Tensor:
     """(m, ...) -> (n, ...): what each expression reads. Not to be written to: it may be x itself."""
-    if rows is None or (not torch.compiler.is_compiling() and len(x) == len(rows) == 1):
+    if rows is None or (not torch.compiler.is_compiling() and len(x) == len(rows) == 1):  # exported, it asks no size
         return x
     return x[rows]
 

@@ -17,6 +17,7 @@ from refseg_cli.layers.attention import EncoderLayer, as_map, sine_positions_2d,
 from refseg_cli.layers.language import Language, SentencePooling
 from refseg_cli.layers.pwam import FusedBackbone
 from refseg_cli.layers.sdf import SpatialDynamicFusion
+from refseg_cli.layers.upsampling import fitted
 from refseg_cli.layers.vision import Backbone, conv_bn_relu
 
 Pyramid = tuple[list[Tensor], Tensor | None]
@@ -119,13 +120,13 @@ class VltPyramid(nn.Module):
         maps = self.backbone(images)
         fused = self.out(self._fuse(maps, words, keep, image_index))
         laterals = (take(lateral(m), image_index) for lateral, m in zip(self.lateral, maps, strict=True))
-        return [m + _fitted(fused, m.shape[-2:]) for m in laterals], None
+        return [m + fitted(fused, m.shape[-2:]) for m in laterals], None
 
     def _fuse(self, maps: list[Tensor], words: Tensor, keep: Tensor, image_index: Tensor) -> Tensor:
         """F_ve as a map (n, inner, h, w) at stride 16."""
         h, w = maps[-2].shape[-2:]
         projected = [project(m) for project, m in zip(self.project, maps[1:], strict=True)]
-        F_vr = torch.stack([_fitted(m, (h, w)) for m in projected]).sum(0)
+        F_vr = torch.stack([fitted(m, (h, w)) for m in projected]).sum(0)
         F_t = self.words(words)
         language = Language(
             torch.cat([F_t, self.sentence(F_t, keep)[:, None]], 1), nn.functional.pad(keep, (0, 1), value=True)
@@ -135,7 +136,3 @@ class VltPyramid(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return as_map(x, (h, w))
-
-
-def _fitted(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)

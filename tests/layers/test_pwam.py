@@ -131,6 +131,7 @@ def test_the_gates_tanh_of_an_answer_is_torchs() -> None:
     x = torch.linspace(-100, 100, 10001)
     with torch.no_grad():
         torch.testing.assert_close(Tanh()(x), torch.tanh(x), atol=3e-7, rtol=0)
+        torch.testing.assert_close(Tanh()(x.bfloat16()), torch.tanh(x.bfloat16()), atol=0.004, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet10t", "darknet53", "swin_tiny_patch4_window7_224"])
@@ -240,6 +241,11 @@ def test_instance_norm() -> None:
     expected = torch.nn.functional.instance_norm(x.transpose(1, 2)).transpose(1, 2)
     found, pull = instance_norm(x), torch.randn(2, 15, 4, dtype=torch.float64)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(instance_norm(x), expected, atol=1e-12, rtol=0)
+        lower = instance_norm(x.bfloat16())
+        assert lower.dtype == torch.bfloat16
+        torch.testing.assert_close(lower.double(), expected, atol=0.05, rtol=0)
     (ours,), (theirs,) = (torch.autograd.grad(y, x, pull) for y in (found, expected))
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
     with pytest.raises(ValueError, match="more than 1 spatial element"):
