@@ -39,6 +39,17 @@ def test_weights_are_the_mean_and_scores_are_neithers(tmp_path: Path) -> None:
     assert mean.info[checkpoint.BLIND] is True, "a mean with a control is none that sees"
 
 
+def test_words_that_only_the_second_knows_are_its_own(tmp_path: Path) -> None:
+    one, two = _run(tmp_path / "one", 1), _run(tmp_path / "two", 2, "a dog zebra")
+    average(one, two, str(tmp_path / "out"))
+    first, second, mean = (checkpoint.load(run).model.state_dict() for run in (one, two, tmp_path / "out"))
+    (name,) = (name for name, value in first.items() if value.shape != second[name].shape)
+    known = len(first[name])
+    torch.testing.assert_close(mean[name][:known], (first[name] + second[name][:known]) / 2)
+    assert torch.equal(mean[name][known:], second[name][known:])
+    assert len(mean[name]) == known + 1
+
+
 def test_what_has_no_mean_is_refused(tmp_path: Path) -> None:
     one = _run(tmp_path / "one", 1)
     for other in (_run(tmp_path / "cat", 1, "a cat"), _run(tmp_path / "larger", 1, query_count=3)):
