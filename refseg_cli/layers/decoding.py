@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from refseg_cli.layers.upsampling import upsampled_conv
+from refseg_cli.layers.upsampling import doubled, upsampled_conv
 from refseg_cli.layers.vision import conv_bn_relu
 
 
@@ -47,11 +46,6 @@ class MaskDecoder(nn.Module):
         if self.out.kernel_size == (1, 1):
             return doubled(self.out(features))
         return self.out(doubled(features))
-
-
-def doubled(x: Tensor) -> Tensor:
-    """(n, k, h, w) -> (n, k, 2 h, 2 w), bilinear."""
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 class NoTargetHead(nn.Module):

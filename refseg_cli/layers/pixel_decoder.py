@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from refseg_cli.layers.attention import EncoderLayer, as_map, as_places, feed_forward, kept
 from refseg_cli.layers.keymap import Rule, feed_forward_rules
+from refseg_cli.layers.upsampling import resized
 from refseg_cli.layers.vision import conv_bn_relu
 
 LEVELS = 3  # coarse maps: strides 32, 16, 8, always in this order
@@ -273,11 +274,6 @@ def unflatten_levels(places: Tensor, like: list[Tensor]) -> list[Tensor]:
     """The inverse of `flatten_levels`, for maps of the sizes of `like`."""
     parts = places.split([level.shape[-2] * level.shape[-1] for level in like], 1)
     return [as_map(part, level.shape[-2:]) for part, level in zip(parts, like, strict=True)]
-
-
-def resized(x: Tensor, like: Tensor) -> Tensor:
-    """x (m, c, h, w) at the size of `like`, bilinear; pixels are cells, not corners."""
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def cell_centres(like: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.layers.attention import Attention, as_places, feed_forward, join_heads, split_heads, take
-from refseg_cli.layers.pixel_decoder import LEVELS, Pixels, resized, sine_positions
+from refseg_cli.layers.pixel_decoder import LEVELS, Pixels, sine_positions
+from refseg_cli.layers.upsampling import resized
 
 
 class Regions(NamedTuple):

@@ -33,6 +33,16 @@ def fitted(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    """`fitted` to the size of another map."""
+    return fitted(x, like.shape[-2:])
+
+
+def doubled(x: Tensor) -> Tensor:
+    """(i, c, h, w) -> (i, c, 2 h, 2 w), bilinear, pixels as cells."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
 def upsampled_dot(x: Tensor, pixels: Tensor, image_index: Tensor) -> Tensor:
     """The product over channels of a map, upsampled bilinearly, with what each pixel of its image holds.
 

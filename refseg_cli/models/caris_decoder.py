@@ -23,10 +23,9 @@ from refseg_cli.layers.pixel_decoder import (
     cell_centres,
     flatten_levels,
     group_norm,
-    resized,
     sine_positions,
 )
-from refseg_cli.layers.upsampling import WIDE, upsampled_conv
+from refseg_cli.layers.upsampling import WIDE, resized, upsampled_conv
 
 HIGHEST = 50_000  # scores are clamped to +-this, since half precision ends at 65504 [official code]
 

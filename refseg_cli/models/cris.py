@@ -30,6 +30,7 @@ from refseg_cli.layers.attention import Attention, as_map, sine_axes, sine_waves
 from refseg_cli.layers.clip import PhraseReader, text_rules, without_class_token
 from refseg_cli.layers.encoders import EncoderConfig, build_clip_pool, build_text, build_vision
 from refseg_cli.layers.keymap import Rule, attention_rules
+from refseg_cli.layers.upsampling import doubled
 from refseg_cli.layers.vision import conv_bn_relu
 from refseg_cli.ranges import Count, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
@@ -131,15 +132,10 @@ class Neck(nn.Module):
         v3, v4, v5 = maps
         s = self.sentence(sentence)[:, :, None, None]
         f5 = self.norm5(take(self.vision5(v5), image_index) * s)
-        f4 = self.join4(self.vision4(v4), twice(f5), image_index)
+        f4 = self.join4(self.vision4(v4), doubled(f5), image_index)
         f3 = self.join3(F.avg_pool2d(self.vision3(v3), 2), f4, image_index)
-        levels = [self.level3(f3), self.level4(f4), twice(self.level5(f5))]
+        levels = [self.level3(f3), self.level4(f4), doubled(self.level5(f5))]
         return self.coordinates(with_coordinates(self.aggregate(torch.cat(levels, 1))))
-
-
-def twice(x: Tensor) -> Tensor:
-    """(n, c, h, w) -> (n, c, 2h, 2w)."""
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def with_coordinates(x: Tensor) -> Tensor:
@@ -220,7 +216,7 @@ class Projector(nn.Module):
 
     def forward(self, decoded: Tensor, sentence: Tensor) -> Tensor:
         """(n, dim, h, w), (n, s) -> logits (n, 1, 4h, 4w)."""
-        pixels = self.pixels(self.stride4(twice(self.stride8(twice(decoded)))))
+        pixels = self.pixels(self.stride4(doubled(self.stride8(doubled(decoded)))))
         kernel, bias = self.kernel(sentence).split([9 * pixels.shape[1], 1], 1)
         return own_kernel_conv(pixels, kernel.unflatten(1, (-1, 9))) + bias[:, :, None, None]
 

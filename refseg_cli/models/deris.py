@@ -44,9 +44,9 @@ from refseg_cli.layers.attention import take
 from refseg_cli.layers.beit3 import MultiwayEncoder
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import TextEncoder
-from refseg_cli.layers.pixel_decoder import DeformablePixelDecoder, DensePixelDecoder, Pixels, resized
+from refseg_cli.layers.pixel_decoder import DeformablePixelDecoder, DensePixelDecoder, Pixels
 from refseg_cli.layers.pyramids import NormedMaps
-from refseg_cli.layers.upsampling import upsample
+from refseg_cli.layers.upsampling import resized, upsample
 from refseg_cli.layers.vision import freeze
 from refseg_cli.models.deris_decoder import Existence, QueryDecoder, Stage, Words
 from refseg_cli.ranges import Count, CountFrom0, Range, Share, ShareBelow1

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.layers.attention import DecoderLayer, as_places, feed_forward, split_heads
-from refseg_cli.layers.pixel_decoder import LEVELS, resized, sine_positions
+from refseg_cli.layers.pixel_decoder import LEVELS, sine_positions
 from refseg_cli.layers.region_decoder import AttendAndNorm, RegionLayer, View, mlp, region_masks
+from refseg_cli.layers.upsampling import resized
 
 POOL = 4  # side of the cells that a loopback sees of the masks, in theirs
 PADDING = -100.0  # added to the scores of padding: not minus infinity

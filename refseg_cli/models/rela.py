@@ -54,12 +54,11 @@ from refseg_cli.layers.pixel_decoder import (
     Pixels,
     Sharpen,
     pixel_decoder_rules,
-    resized,
 )
 from refseg_cli.layers.pwam import official_backbone, official_bert, official_swin
 from refseg_cli.layers.pyramids import FusedPyramid, PlainPyramid, TiledPyramid, VltPyramid, tile_size
 from refseg_cli.layers.region_decoder import MaskedRegionDecoder, Regions, mlp, region_masks
-from refseg_cli.layers.upsampling import upsampled_dot
+from refseg_cli.layers.upsampling import resized, upsampled_dot
 from refseg_cli.ranges import Count, CountOrAll, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refseg_cli.config import build
-from refseg_cli.layers.pixel_decoder import resized
 from refseg_cli.layers.region_decoder import region_masks
+from refseg_cli.layers.upsampling import resized
 from refseg_cli.models.rela import OFFICIAL_KEYS, ReLA, ReLAConfig, official_config
 from refseg_cli.records import Batch, Prediction
 
