@@ -135,13 +135,14 @@ def test_every_trainable_parameter_gets_a_gradient(variant: str) -> None:
 
 @every_variant
 def test_an_image_with_many_phrases_equals_single_calls(variant: str) -> None:
-    batch, model = batch_of(), model_of(variant)
+    """In float64: in float32 another batch's order of sums alone, magnified by norms, is up to 1.2e-5."""
+    batch, model = double(batch_of()), model_of(variant).double()
     with torch.no_grad():
         together = outputs(model(batch))
         for row, image in enumerate(batch.image_index.tolist()):
             alone = outputs(model(part(batch, image, slice(row, row + 1))))
             for a, b in zip(together, alone, strict=True):
-                assert_same(a[row : row + 1], b)
+                torch.testing.assert_close(a[row : row + 1], b, atol=1e-9, rtol=1e-9)
 
 
 @every_variant
