@@ -34,8 +34,10 @@ from refseg_cli.data.orientation import AS_STORED
 PASTED = (1, 4)  # objects in a picture
 SIDE = (20.0, 150.0)  # of the square with as many pixels as the pasted object; uniform in the logarithm
 SMALLEST_CUT = 48.0  # the same of an object that is cut out: what is smaller is a blur
-SMALLEST_EVEN = 32.0  # with `--even`: half of the spoons and carrots are smaller than that
-FULL = 8  # new pictures with `--even` of a photo with most kinds annotated, for one of another: an eighth of all are
+SMALLEST_EVEN = 32.0  # with `--even`, which needs small kinds: 18 carrots and 4 spoons, where 48 leaves 3 and none
+FULL = (
+    8  # with `--even`: new pictures of a photo that most kinds are annotated in, an eighth of all, for one of another
+)
 SEEN = 0.4  # share of an object that others must leave free
 CROP = 0.55  # smallest share of a photo's height and width that is kept
 CUT_OFF = 0.3  # share of an object that has to be left of it in a part of the photo, to be spoken of
@@ -147,16 +149,16 @@ class _Source:
 
     def _chances_in(self, complete: frozenset[int]) -> np.ndarray | None:
         """Of each object to be cut out for a canvas that is complete in these kinds. Rare things more than they are."""
-        power, allowed = -0.5, [True] * len(self._whole)
-        if self._even:  # of kinds to speak of, and from photos that leave the canvas complete
-            power, photos = -1.0, self._images
-            allowed = [
-                row["category_id"] in complete <= set(photos[row["image_id"]]["complete"]) for row in self._whole
-            ]
-        often = Counter(row["category_id"] for row, fits in zip(self._whole, allowed, strict=True) if fits)
-        pairs = zip(self._whole, allowed, strict=True)
-        chances = np.array([often[row["category_id"]] ** power if fits else 0.0 for row, fits in pairs])
+        fits = [not self._even or self._can_be_named(row, complete) for row in self._whole]
+        often = Counter(row["category_id"] for row, fit in zip(self._whole, fits, strict=True) if fit)
+        power = -1.0 if self._even else -0.5
+        pairs = zip(self._whole, fits, strict=True)
+        chances = np.array([often[row["category_id"]] ** power if fit else 0.0 for row, fit in pairs])
         return chances / chances.sum() if chances.any() else None
+
+    def _can_be_named(self, row: Mapping[str, Any], complete: frozenset[int]) -> bool:
+        """Whether all of its kind are annotated in the canvas, and in its own photo all that are in the canvas."""
+        return row["category_id"] in complete and complete.issubset(self._images[row["image_id"]]["complete"])
 
     def _is_whole(self, row: Mapping[str, Any]) -> bool:
         """A sound object that the border of the photo does not cut."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg_cli.layers.attention import as_map, join_heads, split_heads
+from refseg_cli.layers.attention import as_map, as_places, join_heads, split_heads
 
 
 class Way(nn.Module):
@@ -97,7 +97,7 @@ class MultiwayEncoder(nn.Module):
 
     def place(self, patches: Tensor) -> Tensor:
         """Patches (i, c, h, w) as tokens (i, 1 + p, c) behind [CLS], with their positions: all before words come in."""
-        tokens = patches.flatten(2).transpose(1, 2)
+        tokens = as_places(patches)
         return torch.cat([self.cls.expand(tokens.shape[0], 1, -1), tokens], 1) + self.picture_positions
 
     def forward(self, placed: Tensor, words: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers.attention import Attention, as_map
+from refseg_cli.layers.attention import Attention, as_map, as_places
 from refseg_cli.layers.keymap import Rule, attention_rules, rename
 from refseg_cli.layers.language import SentencePooling, TextEncoder, pretrained_clip
 
@@ -172,7 +172,7 @@ class SpatialAttentionPool(nn.Module):
     def forward(self, vision: Tensor) -> Tensor:
         """(i, inputs, h, w) -> (i, outputs, h, w)."""
         h, w = vision.shape[-2:]
-        x = (vision + self._positions(h, w)).flatten(2).transpose(1, 2)
+        x = as_places(vision + self._positions(h, w))
         attended = as_map(self.attention(x, x, x), (h, w))
         return torch.relu(attended + self.connect(vision))
 

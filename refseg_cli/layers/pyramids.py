@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from refseg_cli.layers.attention import EncoderLayer, as_map, sine_positions_2d, take
+from refseg_cli.layers.attention import EncoderLayer, as_map, as_places, sine_positions_2d, take
 from refseg_cli.layers.language import Language, SentencePooling
 from refseg_cli.layers.pwam import FusedBackbone
 from refseg_cli.layers.sdf import SpatialDynamicFusion
@@ -131,7 +131,7 @@ class VltPyramid(nn.Module):
         language = Language(
             torch.cat([F_t, self.sentence(F_t, keep)[:, None]], 1), nn.functional.pad(keep, (0, 1), value=True)
         )
-        x = self.fusion(F_vr, language, image_index).flatten(2).transpose(1, 2)
+        x = as_places(self.fusion(F_vr, language, image_index))
         x = x + sine_positions_2d(h, w, x.shape[-1], device=x.device, dtype=x.dtype)
         for layer in self.layers:
             x = layer(x)

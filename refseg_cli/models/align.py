@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers.attention import sine_positions_2d
+from refseg_cli.layers.attention import as_places, sine_positions_2d
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import WordsAndSentence
 from refseg_cli.layers.vision import PyramidSum
@@ -69,7 +69,7 @@ class Align(nn.Module):
         vision = self.vision(batch.images)
         h, w = vision.shape[-2:]
         places = sine_positions_2d(h, w, vision.shape[1], device=vision.device, dtype=vision.dtype)
-        pixels = self.pixel(vision.flatten(2).transpose(1, 2) + places)  # (i, h*w, 2c)
+        pixels = self.pixel(as_places(vision) + places)  # (i, h*w, 2c)
         sentence = self.language(batch.tokens, batch.attention_mask).features[:, -1]
         query, bias = self.phrase(sentence).split([pixels.shape[-1], 1], 1)
         logits = torch.einsum("npc,nc->np", pixels[batch.image_index], query) / pixels.shape[-1] ** 0.5 + bias

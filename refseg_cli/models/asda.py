@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import Attention, EncoderLayer, as_map, feed_forward, sine_axes, take
+from refseg_cli.layers.attention import Attention, EncoderLayer, as_map, as_places, feed_forward, sine_axes, take
 from refseg_cli.layers.clip import Phrase, PhraseReader
 from refseg_cli.layers.encoders import EncoderConfig, build_layers, build_text
 from refseg_cli.layers.vision import SLOPE, conv_bn_leaky, conv_bn_relu
@@ -377,7 +377,7 @@ class VisualAttention(nn.Module):
     def forward(self, coarse: Tensor) -> Tensor:
         """(n, c, h, w) -> the same."""
         places = torch.cat(sine_axes(coarse, first=1), 1)
-        x = torch.relu(coarse).flatten(2).transpose(1, 2)
+        x = as_places(torch.relu(coarse))
         for layer in self.layers:
             x = layer(x, positions=places)
         return as_map(self.norm(x), coarse.shape[-2:])
@@ -396,7 +396,7 @@ class WordAttention(nn.Module):
 
     def forward(self, vision: Tensor, words: Tensor, keep: Tensor | None) -> Tensor:
         """vision (n, c, h, w), words (n, l, words), keep (n, l) bool -> (n, c, h, w)."""
-        F_A, f_T = vision.flatten(2).transpose(1, 2), torch.relu(self.project(words))
+        F_A, f_T = as_places(vision), torch.relu(self.project(words))
         q, k, v = (torch.relu(part(x)) for part, x in ((self.q, F_A), (self.k, f_T), (self.v, f_T)))
         F_K = self.norm1(F_A + self.drop(self.attention(q, k, v, keep)))
         F_fine = self.norm2(F_K + self.drop(self.mlp(F_K)))
@@ -434,5 +434,5 @@ class Coefficients(nn.Module):
 
     def forward(self, fine: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, q)."""
-        places = self.map(fine).flatten(2).transpose(1, 2)  # (n, h*w, q)
+        places = as_places(self.map(fine))  # (n, h*w, q)
         return torch.tanh(places.mean(1) if self.gather is None else self.gather(places.flatten(1)))

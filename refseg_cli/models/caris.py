@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from refseg_cli import losses
 from refseg_cli.errors import RefsegError
+from refseg_cli.layers.attention import as_places
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.pwam import official_bert, official_stages, official_swin
@@ -182,7 +183,7 @@ class ImagePrompts(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        cells = [F.adaptive_avg_pool2d(x, side).flatten(2).transpose(1, 2) for side in self.sides]
+        cells = [as_places(F.adaptive_avg_pool2d(x, side)) for side in self.sides]
         found = torch.cat([mlp(level) for mlp, level in zip(self.mlps, cells, strict=True)], 1)
         return self.norm(found + self.table)
 

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from refseg_cli import losses
 from refseg_cli.errors import RefsegError
+from refseg_cli.layers.attention import as_places
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.language import mean_of_words
@@ -191,7 +192,7 @@ class Tokens(nn.Module):
         for k, level in self.levels.items():
             assert isinstance(level, Level)
             fused = maps[int(k)]
-            pixels = fused.flatten(2).transpose(1, 2) + level.positions
+            pixels = as_places(fused) + level.positions
             loaded = level.load(start if self.parallel else x, words, keep)
             x, shares = self.groups[level.group](loaded, pixels)
             outcomes.append(x)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import Attention, as_map, sine_axes, sine_waves, take
+from refseg_cli.layers.attention import Attention, as_map, as_places, sine_axes, sine_waves, take
 from refseg_cli.layers.clip import PhraseReader, text_rules, without_class_token
 from refseg_cli.layers.encoders import EncoderConfig, build_clip_pool, build_text, build_vision
 from refseg_cli.layers.keymap import Rule, attention_rules
@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         """fused (n, c, h, w), words (n, l, c), keep (n, l) bool -> (n, c, h, w)."""
         rows, columns = sine_axes(fused)
         places = torch.cat([columns, rows], 1)
-        x = fused.flatten(2).transpose(1, 2)
+        x = as_places(fused)
         order = sine_waves(words.shape[1], words.shape[2], like=words)
         for layer in self.layers:
             x = layer(x, places, words, words + order, keep)

@@ -36,6 +36,7 @@ from refseg_cli.layers.attention import (
     Attention,
     EncoderLayer,
     as_map,
+    as_places,
     feed_forward,
     join_heads,
     sine_positions_2d,
@@ -161,7 +162,7 @@ class M3Att(nn.Module):
         return [self.vision.backbone, self.text]
 
     def _encode(self, images: Tensor) -> Tensor:
-        x = self.vision(images).flatten(2).transpose(1, 2)  # F_vis (i, p, c)
+        x = as_places(self.vision(images))  # F_vis (i, p, c)
         x = x + sine_positions_2d(*self.grid, x.shape[-1], device=x.device, dtype=x.dtype)
         for layer in self.encoder:
             x = layer(x)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import DecoderLayer, EncoderLayer, sine_positions_2d, take
+from refseg_cli.layers.attention import DecoderLayer, EncoderLayer, as_places, sine_positions_2d, take
 from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import Language, WordsAndSentence
@@ -255,7 +255,7 @@ class TransformerBody(nn.Module):
 
     def encode(self, fused: Tensor) -> Tensor:
         """F_ve (n, h*w, c) of the fused map (n, c, h, w)."""
-        x = fused.flatten(2).transpose(1, 2)
+        x = as_places(fused)
         h, w = self.grid
         x = x + sine_positions_2d(h, w, x.shape[-1], device=x.device, dtype=x.dtype)
         for layer in self.encoder:

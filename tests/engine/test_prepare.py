@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from refseg_cli.data import masks, shards
 from refseg_cli.data.scenes import DEFAULT_IMAGES
 from refseg_cli.data.sources.catalogue import PUBLISHED
+from refseg_cli.engine import sharding
 from refseg_cli.engine.prepare import prepare_scenes, share_scenes
 from refseg_cli.errors import FOUND
 
@@ -169,6 +170,14 @@ def test_nothing_imports_pandas(raw: Path, tmp_path: Path) -> None:
         "assert 'pandas' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(raw), str(tmp_path / "out")], check=True)
+
+
+def test_what_makes_shards_keeps_freed_memory(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that does: tests/segmenters/test_memory.py."""
+    called: list[bool] = []
+    monkeypatch.setattr(sharding, "keep_freed_memory", lambda: called.append(True))
+    files = [file for split in run(raw, tmp_path / "out").manifest.splits.values() for file in split.files]
+    assert len(called) == len(files) > 0
 
 
 def test_ids_that_stand_for_several_things_are_named(raw: Path, tmp_path: Path, capsys: Capture) -> None:
