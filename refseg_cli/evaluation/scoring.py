@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,7 @@ def evaluate_model(
     from refseg_cli.data.loader import StepDataset, iterate
     from refseg_cli.layers.folding import folded
     from refseg_cli.segmenters.compiling import Compiled
+    from refseg_cli.segmenters.explain import explained
     from refseg_cli.segmenters.inference import postprocess
     from refseg_cli.segmenters.passes import Passes
     from refseg_cli.segmenters.precision import asked_at
@@ -130,7 +132,10 @@ def evaluate_model(
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
         answering = folded(model)
-        asked_of = asked_at(answering if compile is None else Compiled(answering, device, compile), device, precision)
+        asked_of: Callable[[Batch], Prediction] = partial(explained, answering) if watch else answering
+        if compile is not None:
+            asked_of = Compiled(answering, device, compile)
+        asked_of = asked_at(asked_of, device, precision)
         passes = Passes(asked_of, device, budget=memory, measured=compile is None)
         for asked, prediction in chain.from_iterable(map(passes, batches)):
             decisions = postprocess(prediction, asked, thresholds)

@@ -11,6 +11,8 @@ from itertools import chain, pairwise
 import torch
 from torch import nn
 
+from refseg_cli.layers.attention import Attention
+
 
 def folded(model: nn.Module) -> nn.Module:
     """A model that answers as the given one does in evaluation, up to rounding; itself where there is nothing to fold.
@@ -19,7 +21,7 @@ def folded(model: nn.Module) -> nn.Module:
     the norm, and wherever a module names such pairs (`normed`), where an identity takes the norm's place. The given
     model stays as it is.
     """
-    if not any(_pairs(module) or isinstance(module, nn.Dropout) for module in model.modules()):
+    if not any(_pairs(module) or isinstance(module, nn.Dropout | Attention) for module in model.modules()):
         return model
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     found = deepcopy(model, shared).eval()
@@ -32,6 +34,10 @@ def folded(model: nn.Module) -> nn.Module:
                 setattr(module, name, nn.Identity())
         if isinstance(module, nn.Sequential):
             _close_ranks(module)
+        if type(module) is Attention:
+            module.join()
+    for module in found.modules():  # where Python looks first: `nn.Module` finds them after all else, hundreds in a pass
+        vars(module).update(module._modules | module._parameters)
     return found
 
 
