@@ -118,7 +118,7 @@ def evaluate_model(
     from refseg_cli.segmenters.explain import explained
     from refseg_cli.segmenters.inference import postprocess
     from refseg_cli.segmenters.passes import Passes
-    from refseg_cli.segmenters.precision import asked_at
+    from refseg_cli.segmenters.precision import DTYPES, asked_at
 
     dataset = StepDataset(split, tokenizer, recipe.data, field=recipe.text.field)
     steps = _steps(split, recipe, limit, part, batch_images)
@@ -131,7 +131,7 @@ def evaluate_model(
     total, done, encodings, parts = sum(len(pick.expressions) for step in steps for pick in step), 0, 0, []
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
-        answering = folded(model)
+        answering = folded(model, DTYPES[precision])
         asked_of: Callable[[Batch], Prediction] = partial(explained, answering) if watch else answering
         if compile is not None:
             asked_of = Compiled(answering, device, compile)

@@ -29,7 +29,7 @@ from refseg_cli.segmenters.decisions import Decision, override
 from refseg_cli.segmenters.explain import explain, explained, kinds_of
 from refseg_cli.segmenters.inference import pick_device, postprocess
 from refseg_cli.segmenters.passes import Passes, joined
-from refseg_cli.segmenters.precision import Wanted, asked_at, choose
+from refseg_cli.segmenters.precision import DTYPES, Wanted, asked_at, choose
 
 if TYPE_CHECKING:
     from refseg_cli.segmenters.several import Questions
@@ -71,7 +71,7 @@ class Predictor:
         found = self.checkpoint
         self.precision = choose(precision, self.device, found.info, found.thresholds)
 
-        self.model = model = folded(found.model)
+        self.model = model = folded(found.model, DTYPES[self.precision])
         asked_of = model if compile is None else Compiled(model, self.device, compile)
         self.ask = asked_at(asked_of, self.device, self.precision)
         self.passes = Passes(self.ask, self.device, budget=memory, measured=compile is None)

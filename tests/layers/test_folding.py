@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from refseg_cli.layers.attention import Attention, EncoderLayer
 from refseg_cli.layers.convnet import ConvNet
 from refseg_cli.layers.folding import folded
+from refseg_cli.layers.language import Bert
 from refseg_cli.layers.upsampling import TopDown
 from refseg_cli.layers.vision import conv_bn_leaky
 from refseg_cli.models.cgformer import MaskHead
@@ -112,3 +113,16 @@ def test_python_finds_weights_and_parts_where_it_looks_first(monkeypatch: pytest
 def test_without_a_norm_it_is_the_model() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     assert folded(model) is model
+
+
+def test_bert_keeps_its_matrices_as_autocast_makes_them() -> None:
+    model = Bert("", vocab_size=20, dim=64, layers=1, pretrained=False).eval()
+    tokens, keep = torch.randint(1, 20, (2, 5)), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = folded(model, torch.bfloat16)
+        assert torch.equal(found(tokens, keep), model(tokens, keep))
+    kept = {p.dtype: sum(q.numel() for q in found.parameters() if q.dtype == p.dtype) for p in found.parameters()}
+    matrices = 4 * (64 * 64 + 64) + 2 * 4 * 64 * 64 + 5 * 64
+    assert kept[torch.bfloat16] == matrices
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(p.dtype == torch.float32 for p in folded(model).parameters())
