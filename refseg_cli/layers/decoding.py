@@ -34,7 +34,9 @@ class MaskDecoder(nn.Module):
     def features(self, mask_feature: Tensor) -> Tensor:
         """What the last upsampling reads: (n, k, h, w) -> (n, dims[-1], h s / 2, w s / 2)."""
         x = self.convs[0](mask_feature)
-        for conv, *others in islice(self.convs, 1, None):
+        for convs in islice(self.convs, 1, None):
+            conv, *others = convs.children()
+            assert isinstance(conv, nn.Conv2d)
             x = conv_of_doubled(x, conv)
             for other in others:
                 x = other(x)

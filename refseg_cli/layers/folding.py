@@ -43,7 +43,7 @@ def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
             module.join()
         if isinstance(module, Bert | TimmBackbone | VitLayers) and dtype is not None:
             _keep_in(dtype, module)
-    for module in found.modules():  # where Python looks first: `nn.Module` finds them after all else, hundreds in a pass
+    for module in found.modules():  # where Python looks first: `nn.Module` finds them after all else
         vars(module).update(module._modules | module._parameters)
     return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -66,12 +67,12 @@ class Predictor:
         compile: Compiling | None = None,
     ) -> None:
         self.device = pick_device(device)
-        self.checkpoint = checkpoint.load(folder, self.device)
-        self.thresholds = override(self.checkpoint.thresholds, mask=threshold, exists=no_target_threshold)
-        found = self.checkpoint
+        found = checkpoint.load(folder, self.device)
+        self.thresholds = override(found.thresholds, mask=threshold, exists=no_target_threshold)
         self.precision = choose(precision, self.device, found.info, found.thresholds)
 
         self.model = model = folded(found.model, DTYPES[self.precision])
+        self.checkpoint = replace(found, model=model)  # weights that were made anew are held once
         asked_of = model if compile is None else Compiled(model, self.device, compile)
         self.ask = asked_at(asked_of, self.device, self.precision)
         self.passes = Passes(self.ask, self.device, budget=memory, measured=compile is None)
