@@ -323,17 +323,17 @@ def _inputs(
 
     places: of each, before it is mirrored, and whether it is.
     """
-    whole, small = list[Tensor](), list[Tensor]()
-    for picture, (placement, mirrored) in zip(pictures, places, strict=True):
-        whole.append(transforms.to_input(picture, placement, config, mirrored))
-        second = transforms.to_small(picture, placement, config, mirrored)
-        small += [] if second is None else [second]
-    return _stacked(whole), _stacked(small) if small else None
+    images, small = (_room(len(places), size) for size in (config.size, config.small))
+    for n, (picture, (placement, mirrored)) in enumerate(zip(pictures, places, strict=True)):
+        images[n] = transforms.to_input(picture, placement, config, mirrored)
+        if (second := transforms.to_small(picture, placement, config, mirrored)) is not None:
+            small[n] = second
+    return images, small if small.numel() else None
 
 
-def _stacked(pictures: Sequence[Tensor]) -> Tensor:
-    """One of all, with channels last in memory, as decoders have them and graphics cards like them."""
-    return torch.stack([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
+def _room(count: int, size: tuple[int, int]) -> Tensor:
+    """(count, 3, *size) uint8, channels last in memory, as decoders have them."""
+    return torch.empty(count, *size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 def phrases_of(step: Step) -> tuple[int, Tensor | None]:

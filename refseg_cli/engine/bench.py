@@ -333,7 +333,7 @@ class _Bed:
         request, subject = self.request, self.subject
         assert subject is not None
         assert request.data is not None
-        batches = stages.load_batches(subject, request.data, images, phrases)
+        batches = stages.load_batches(subject, self.device, request.data, images, phrases)
         for _ in range(request.warmup):
             next(batches)
         seen, seconds = [], []
