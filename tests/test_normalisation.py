@@ -22,7 +22,7 @@ from refseg_cli.records import Batch, Record
 from refseg_cli.segmenters.passes import joined
 
 SHAPES = [(40, 64), (64, 30), (20, 20), (64, 48)]  # in an input of 48 x 64: padded in all ways, and not at all
-DATA = DataConfig(size=(48, 64), small=(12, 16), fill=(0.2, 0.5, 0.7), flip=0.5, jitter=0.3, objects=True)
+DATA = DataConfig(size=(48, 64), small=(12, 16), fill=(0.2514, 0.5, 0.3111), flip=0.5, jitter=0.3, objects=True)
 STEP = tuple(Pick(image, (0, 1)) for image in range(len(SHAPES)))
 
 
