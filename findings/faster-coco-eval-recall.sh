@@ -6,11 +6,11 @@
 # pair at 0.50 and the tighter one may be at 0.75. Both have an IoU above 0.50, and both become true positives. Precision and
 # recall are too high, and so is the F1 score by which the confidence threshold is chosen. Pairs with a crowd region count too;
 # COCO ignores such detections, and one crowd may have any number of them. AP and AR are right. Nothing warns.
-# In issue 73, closed, precision and recall were taken from these pairs; no issue about the pairs was found.
+# Issue 73, closed, was about interpolation in the same numbers; no issue about the pairs was found.
 #
-# Input: boxes of one class in a picture of 100 x 100 pixels. "Twice": three objects; the first is found loosely, then the second
-# exactly, then the first again, tightly, and nothing of the third. "Once": without the third detection. "Crowd": an object, found
-# exactly, and a crowd region with four detections in it.
+# Input: boxes of one class in a picture of 100 x 100 pixels. "Twice": three objects; the first is found loosely, the second
+# exactly, the first again, but tightly, and the third not at all. "Once": without the third detection. "Crowd": an object,
+# found exactly, and a crowd region with four detections in it.
 # Expected: recall 2/3, 2/3 and 1, as pycocotools matches at 0.50, and precision 1 each, at the threshold of the best F1 score.
 #
 # Seen with faster-coco-eval 1.8.0, pycocotools 2.0.11, numpy 2.4.6, Python 3.11.7, Linux x86-64:

@@ -4,9 +4,10 @@
 # post_process_panoptic_segmentation numbers the segments. For a class of label_ids_to_fuse that it has met before, it sets its
 # counter back to that class's segment. The next segment takes the number after that one, which another segment may have. So
 # one id stands for two objects, even of two classes: the map does not tell their pixels apart, segments_info has the id twice,
-# and a dictionary by id forgets the first. Nothing warns. Without fusing, all ids differ. MaskFormer, DETR, Conditional DETR and
-# OneFormer have copies of the function. EoMT's processor, in the same library, numbers the same outputs right, as MaskFormer's
-# and Mask2Former's own code does. The documentation has instances of one class share an id, and no others; no issue was found.
+# and a dictionary by id forgets the first. Nothing warns. Without fusing, all ids differ. MaskFormer, DETR, Conditional DETR
+# and OneFormer have copies of the function. EoMT's processor, in the same library, numbers the same outputs right, as
+# MaskFormer's and Mask2Former's own code does. The documentation has instances of one class share an id, and no others; no
+# issue was found.
 #
 # Input: outputs for four queries that are sure of themselves and fill a picture of 384 x 384 pixels: grass above, a person on
 # the left, grass below, and a dog on the right; grass is to be fused.
