@@ -21,7 +21,7 @@ class Normalisation:
     """How the bytes of one picture become what a model takes.
 
     mean, std: of each channel of colours in [0, 1]; the same in all pictures of a batch.
-    light: of this picture; None, in all pictures of a batch, for as it is.
+    light: how that of this picture is changed; None for not, in all pictures of a batch.
     fill: the padding's colour, each channel in [0, 1].
     inside: where the picture lies in the input; None where there is no padding.
     inside_small: where it lies in `Batch.small`, likewise.

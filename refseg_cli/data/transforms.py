@@ -131,7 +131,8 @@ def _resize(pixels: Tensor, placement: Placement, *, smooth: bool) -> Tensor:
     size = (int(placement.height), int(placement.width))
     if tuple(pixels.shape[1:]) == size:
         return pixels
-    # As decoders have it, channels last: told apart from `pixels[None]`, for which torch takes twice the time.
+    # Channels last, as decoders have them, with strides that say so: `pixels[None]`, of which torch cannot tell, takes
+    # twice the time.
     alone = pixels.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
     return F.interpolate(alone, size, mode="bilinear", antialias=smooth)[0]
 
