@@ -208,6 +208,8 @@ def test_a_broken_mask_is_named_by_its_row(own: Path, mask: Any, told: str) -> N
         ("[1, 2", "not valid JSON"),
         ("{1\\n{2\\n", "row 1: not JSON"),
         ("<html>", "a web page in place of CSV or JSON"),
+        ('image,phrase\na,"b\nc,d\n', "row 2: not CSV"),
+        ('image,phrase\n\na,b\nc,"d" e\n', "row 4: not CSV"),
     ],
 )
 def test_a_table_that_is_none_is_named(own: Path, text: str, told: str) -> None:
