@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import raw_layout
 from hostile import Attack
+from PIL import Image
 from preparing import cut, hashes, refseg, run
 
 from refseg_cli.data.sources import Reason
@@ -35,6 +37,12 @@ def missing_photo(raw: Path) -> Reason:
 def photo_of_another_size(raw: Path) -> Reason:
     (raw / "images/COCO_train2014_000000000003.jpg").write_bytes(raw_layout.jpeg(3, (10, 10)))
     return Reason.IMAGE_SIZE
+
+
+def photo_without_a_range(raw: Path) -> Reason:
+    path = raw / "images/COCO_train2014_000000000003.jpg"
+    Image.fromarray(np.zeros((raw_layout.HEIGHT, raw_layout.WIDTH), np.float32)).save(path, "TIFF")
+    return Reason.BROKEN_IMAGE
 
 
 def unknown_annotation(raw: Path) -> Reason:
@@ -97,6 +105,7 @@ BREAKAGES = [
     broken_photo,
     missing_photo,
     photo_of_another_size,
+    photo_without_a_range,
     unknown_annotation,
     large_mask,
     empty_expression,
@@ -107,7 +116,8 @@ BREAKAGES = [
     infinite_image_id,
     deep_polygons,
 ]
-FOUND_LATE = [broken_photo, photo_of_another_size, large_mask, deep_polygons]  # when a shard is made, each time
+# When a shard is made, each time.
+FOUND_LATE = [broken_photo, photo_of_another_size, photo_without_a_range, large_mask, deep_polygons]
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)

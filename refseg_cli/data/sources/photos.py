@@ -166,6 +166,7 @@ def _check_scan(data: bytes, position: int) -> None:
 def _decoded_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     """(height, width) of an image that Pillow decodes to the end."""
     with formats.opened(data, max_pixels=max_pixels) as image:
+        formats.check_range(image)  # or whoever reads it later would say so
         image.load()
         return image.height, image.width
 
