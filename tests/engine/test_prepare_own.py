@@ -338,6 +338,12 @@ def test_own_data_shares_no_pictures_with_coco(own: Path) -> None:
     assert check([outs[0], str(own / "third")]).leaks
 
 
+def test_a_folder_that_names_no_dataset_is_told_by_its_option(own: Path) -> None:
+    table(own, 1)
+    with pytest.raises(RefsegError, match=r"--out .*/mine \(2\): 'mine \(2\)' is not a valid dataset name .*--name"):
+        run(own, out="mine (2)")
+
+
 @pytest.mark.parametrize("name", ["coco", "refcoco", "scenes", "a/b", ""])
 def test_a_name_is_ones_own(own: Path, name: str) -> None:
     table(own, 1)
