@@ -40,7 +40,7 @@ from refseg_cli.data.schema import (
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.data.tables import numbers
 from refseg_cli.data.tally import ShardInfo, SplitInfo, Tally
-from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.errors import RefsegError, first_line, unknown_name
 from refseg_cli.files import parse_json
 from refseg_cli.records import Record
 
@@ -186,7 +186,7 @@ def _explained(place: Place, where: str = "") -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise RefsegError(f"{place.uri}: damaged shard: {where}{reason}", hint=REPAIR) from error
 
 

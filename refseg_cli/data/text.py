@@ -17,7 +17,7 @@ from refseg_cli.config import TextConfig
 from refseg_cli.data import spelling as spellings
 from refseg_cli.data.sentencepiece import PAD_ID, read_sentencepiece
 from refseg_cli.data.spelling import UNK, Reading, Spelling
-from refseg_cli.errors import RefsegError, reason_of
+from refseg_cli.errors import RefsegError, first_line, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,7 +226,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, "vocab.txt"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise RefsegError(
             f"cannot fetch the vocabulary of {name!r}: {reason}",
             hint="download vocab.txt and set text.vocab to its path",
