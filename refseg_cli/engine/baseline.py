@@ -93,5 +93,5 @@ def _plain(value: Any) -> Any:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, dict) or any(type(row.get(name)) is not int for name in ("images", "expressions")):
         return False
-    latency = row.get("latency_p50_ms")
+    latency: Any = row.get("latency_p50_ms")
     return type(latency) in (int, float) and 0 <= latency <= sys.float_info.max
