@@ -96,8 +96,11 @@ class Tokenizer:
         (folder / FILE_NAME).write_text(self.pipeline.to_str(pretty=True), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, *, spelling: bool = False) -> Tokenizer:
-        """Read `tokenizer.json`; length and padding are those it was saved with, spelling is its recipe's."""
+    def load(cls, folder: Path, *, spelling: bool = False, max_tokens: int | None = None) -> Tokenizer:
+        """Read `tokenizer.json`.
+
+        max_tokens: None for what it was saved with, as padding is.  spelling: as its recipe says.
+        """
         path = folder / FILE_NAME
         try:
             text = path.read_text("utf-8")
@@ -105,15 +108,16 @@ class Tokenizer:
             raise RefsegError(f"{path}: no tokenizer in this checkpoint folder", hint=_WHOLE) from error
         except (OSError, UnicodeDecodeError) as error:
             raise RefsegError(f"{path}: not a tokenizer file: {error}", hint=_WHOLE) from error
-        return cls.from_text(text, str(path), spelling=spelling)
+        return cls.from_text(text, str(path), spelling=spelling, max_tokens=max_tokens)
 
     @classmethod
-    def from_text(cls, text: str, name: str, *, spelling: bool = False) -> Tokenizer:
-        """What `save` wrote, already read; name: what to call it in an error."""
+    def from_text(cls, text: str, name: str, *, spelling: bool = False, max_tokens: int | None = None) -> Tokenizer:
+        """What `save` wrote, already read; name: what to call it in an error; the rest as for `load`."""
         try:
             padding, truncation = (json.loads(text)[key] for key in ("padding", "truncation"))
             pipeline = tokenizers.Tokenizer.from_str(text)
-            return cls(pipeline, max_tokens=truncation["max_length"], pad_id=padding["pad_id"], spelling=spelling)
+            length = truncation["max_length"] if max_tokens is None else max_tokens
+            return cls(pipeline, max_tokens=length, pad_id=padding["pad_id"], spelling=spelling)
         except Exception as error:  # the library raises bare Exception on a malformed file
             raise RefsegError(f"{name}: not a tokenizer file: {error}", hint=_WHOLE) from error
 
