@@ -135,7 +135,8 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
                     tally.add(record)
             counts = tally.counts()
             about = json.dumps({"plan": plan, "counts": counts.to_json(), "problems": problems}, ensure_ascii=False)
-            writer.add_key_value_metadata({_ABOUT: about})
+            # Problems may name what is no Unicode; what stands for such bytes is escaped, as JSON has it.
+            writer.add_key_value_metadata({_ABOUT: about.encode("utf-8", "backslashreplace")})
             writer.close()
             buffer.flush()
         finally:

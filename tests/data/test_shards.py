@@ -332,3 +332,12 @@ def test_a_manifest_nested_without_end_is_damaged(tmp_path: Path) -> None:
     (tmp_path / shards.MANIFEST).write_text('{"splits":' + "[" * 100_000)
     with pytest.raises(RefsegError, match=r"manifest\.json: damaged manifest: nested too deeply"):
         shards.read_manifest(str(tmp_path))
+
+
+def test_problems_may_name_what_is_no_unicode(tmp_path: Path) -> None:
+    problems = [{"file": os.fsdecode(b"photos\xff/1.jpg"), "detail": "größer"}]
+    place = storage.locate(tmp_path) / "val-0.parquet"
+    shards.write_shard(place, [record(1)], plan="p", problems=problems)
+    about = shards.about_shard(place)
+    assert about is not None
+    assert about.problems == problems

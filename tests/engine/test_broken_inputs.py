@@ -101,6 +101,12 @@ def deep_polygons(raw: Path) -> Reason:
     return Reason.BROKEN_MASK
 
 
+def mask_of_no_size(raw: Path) -> Reason:
+    sizeless = raw_layout.annotation(31, 3, segmentation={"size": ["\ud83d", 9], "counts": [9]})
+    raw_layout.write_refcoco(raw, rows=[sizeless if row["id"] == 31 else row for row in raw_layout.annotations()])
+    return Reason.BROKEN_MASK
+
+
 BREAKAGES = [
     broken_photo,
     missing_photo,
@@ -115,9 +121,10 @@ BREAKAGES = [
     lone_surrogate_in_a_file_name,
     infinite_image_id,
     deep_polygons,
+    mask_of_no_size,
 ]
 # When a shard is made, each time.
-FOUND_LATE = [broken_photo, photo_of_another_size, photo_without_a_range, large_mask, deep_polygons]
+FOUND_LATE = [broken_photo, photo_of_another_size, photo_without_a_range, large_mask, deep_polygons, mask_of_no_size]
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
