@@ -116,6 +116,7 @@ class Tokenizer:
         try:
             padding, truncation = (json.loads(text)[key] for key in ("padding", "truncation"))
             pipeline = tokenizers.Tokenizer.from_str(text)
+            pipeline.encode("\N{SNOWMAN}")  # a vocabulary of words without one for unknown words fails at the first
             length = truncation["max_length"] if max_tokens is None else max_tokens
             return cls(pipeline, max_tokens=length, pad_id=padding["pad_id"], spelling=spelling)
         except Exception as error:  # the library raises bare Exception on a malformed file
