@@ -6,7 +6,7 @@ Nothing here imports torch at run time, so that `prepare` can do without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+
+    from refseg_cli.normalisation import Normalisation
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,20 +141,22 @@ class Sample:
 class Batch:
     """Images with their expressions, grouped: expression n belongs to image `image_index[n]`.
 
-    images:         (I, 3, H, W) float32, RGB, normalised with the recipe's mean and std
+    The loader gives pictures and masks in bytes; `to` makes the floats of them that a model takes, on its device.
+
+    images:         (I, 3, H, W) float32, RGB, normalised with the recipe's mean and std; uint8 before
     tokens:         (N, L) int64, padded on the right with the tokeniser's pad id
     attention_mask: (N, L) bool, True at real tokens
     image_index:    (N,) int64, ascending
     frames:         images that follow each other and are one clip; 1: pictures. All clips of a batch have as many
     phrase_index:   (N,) int64, equal exactly where two expressions are one phrase about one clip, and so have the same
                     tokens; from 0, in the order in which they come. None where each is a phrase of its own
-    masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; with `data.resize`
-                    `warp` edges lie between 0 and 1; None without annotations
+    masks:          (N, 1, H, W) float32 in {0, 1}, union of the targets in network coordinates; uint8 before; with
+                    `data.resize` `warp` float32 from the first, as edges lie between 0 and 1; None without annotations
     has_target:     (N,) bool; None without annotations
     target_id:      (N,) int64, equal exactly where two expressions of the batch have the same targets in the
                     same image, or show the same things of a clip; None without annotations
-    small:          (I, 3, h, w) float32, the same pictures at `data.small`'s size; None unless the recipe asks for it
-    objects:        (T, H, W) float32 in {0, 1}, the targets of all expressions one by one; None unless the recipe's
+    small:          (I, 3, h, w), the same pictures at `data.small`'s size; None unless the recipe asks for it
+    objects:        (T, H, W) as `masks`, the targets of all expressions one by one; None unless the recipe's
                     `data.objects` asks for it
     object_of:      (T,) int64, the expression that each of them is a target of
     categories:     (I, H, W) int64, category id of the annotated object at each pixel, 0 elsewhere; None unless the
@@ -161,6 +165,7 @@ class Batch:
     content:        (I, 4) float32, (top, left, height, width) of the picture inside the H x W input (letterbox), in
                     pixels between their edges; whole numbers unless the recipe's `data.resize` is `warp`
     samples:        N entries for evaluation; empty without annotations
+    normalisation:  I entries, how bytes of `images` and `small` become floats; empty where they are floats
     """
 
     images: Tensor
@@ -179,6 +184,7 @@ class Batch:
     sizes: Tensor | None = None
     content: Tensor | None = None
     samples: Sequence[Sample] = ()
+    normalisation: Sequence[Normalisation] = ()
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -210,16 +216,38 @@ class Batch:
             sizes=of(self.sizes, images),
             content=of(self.content, images),
             samples=samples,
+            normalisation=[self.normalisation[i] for i in images.tolist() if self.normalisation],
         )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
-        """The same batch with every tensor on `device`."""
-        moved: dict[str, Any] = {}
+        """The same batch with every tensor on `device`, pictures and masks in float32: what models and losses take."""
+        moved = self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        floats: dict[str, Any] = {}
+        for name in ("masks", "objects"):
+            masks = getattr(moved, name)
+            if masks is not None and not masks.is_floating_point():
+                floats[name] = masks.float()
+        if how := self.normalisation:
+            from refseg_cli.normalisation import normalised
+
+            floats["images"] = normalised(moved.images, how, [one.inside for one in how])
+            if moved.small is not None:
+                floats["small"] = normalised(moved.small, how, [one.inside_small for one in how])
+            floats["normalisation"] = ()
+        return replace(moved, **floats)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU reads by itself, as torch's DataLoader asks for it."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch of its tensors after a change."""
+        changed: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if hasattr(value, "to"):
-                moved[f.name] = value.to(device, non_blocking=non_blocking)
-        return replace(self, **moved)
+                changed[f.name] = change(value)
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, slots=True)

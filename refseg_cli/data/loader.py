@@ -5,7 +5,7 @@ Axes: I images, N expressions, H W network input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from refseg_cli.data.placement import Placement, place
 from refseg_cli.data.sampling import Asked
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError
+from refseg_cli.normalisation import Light, Normalisation
 from refseg_cli.records import Batch, Expression, PhraseField, Record, Sample
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class StepDataset(Dataset[Batch]):
 
     def __getitem__(self, step: Step) -> Batch:
         views = [self._view(pick) for pick in step]
-        images, small = self._images(views)
+        images, small = _inputs(map(self._decoded, views), [(v.placement, v.mirrored) for v in views], self.config)
         frames, phrase_index = phrases_of(step)
         phrases = [phrase for view in views[::frames] for phrase in view.phrases]
         if self.shuffle_phrases:
@@ -209,6 +210,7 @@ class StepDataset(Dataset[Batch]):
             sizes=torch.tensor([view.size for view in views]),
             content=_content([view.lies_at(self.config.size) for view in views]),
             samples=() if training else tuple(sample for view in views for sample in view.samples(self.field)),
+            normalisation=[view.normalisation(self.config) for view in views],
         )
 
     def _view(self, pick: Pick) -> _View:
@@ -232,19 +234,12 @@ class StepDataset(Dataset[Batch]):
         light = transforms.drawn_light(self.config.jitter, rng) if self.config.jitter else None
         return _View(record, pick, targets, phrases, placement, mirrored, light)
 
-    def _images(self, views: Sequence[_View]) -> tuple[Tensor, Tensor | None]:
-        """`Batch.images` and `Batch.small`."""
-        images, small = torch.empty(len(views), 3, *self.config.size), list[Tensor | None]()
-        for view, into in zip(views, images, strict=True):
-            record = view.record
-            image = decode_image(record.image, record.file_name, orientation=record.orientation, size=view.size)
-            looks = (image, view.placement, self.config, view.light, view.mirrored)
-            transforms.to_input(*looks, out=into)
-            small.append(transforms.to_small(*looks))
-        return images, _stacked(small)
+    def _decoded(self, view: _View) -> Tensor:
+        record = view.record
+        return decode_image(record.image, record.file_name, orientation=record.orientation, size=view.size)
 
     def _fitted(self, views: Sequence[_View], unions: Sequence[Sequence[tuple[int, ...]]]) -> Tensor:
-        """(K, H, W) float32: of each view these unions of its record's instances.
+        """(K, H, W), as `transforms.masks_to_input`: of each view these unions of its record's instances.
 
         Raises:
             RefsegError: a mask is damaged, or of another size than its picture.
@@ -293,7 +288,7 @@ class _View:
     phrases: list[str]
     placement: Placement
     mirrored: bool = False
-    light: transforms.Light | None = None
+    light: Light | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -314,14 +309,31 @@ class _View:
     def lies_at(self, input_size: tuple[int, int]) -> Placement:
         return self.placement.mirrored(input_size) if self.mirrored else self.placement
 
+    def normalisation(self, config: DataConfig) -> Normalisation:
+        return transforms.normalisation_of(self.placement, config, self.light, self.mirrored)
+
     def samples(self, field: PhraseField) -> list[Sample]:
         return [_sample(self.record, self.record.expressions[e], field) for e in self.pick.expressions]
 
 
-def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    """One of all, or None if there are none."""
-    there = [tensor for tensor in tensors if tensor is not None]
-    return torch.stack(there) if there else None
+def _inputs(
+    pictures: Iterable[Tensor], places: Sequence[tuple[Placement, bool]], config: DataConfig
+) -> tuple[Tensor, Tensor | None]:
+    """`Batch.images` and `Batch.small`, in bytes, of pictures (3, h, w) uint8.
+
+    places: of each, before it is mirrored, and whether it is.
+    """
+    images, small = (_room(len(places), size) for size in (config.size, config.small))
+    for n, (picture, (placement, mirrored)) in enumerate(zip(pictures, places, strict=True)):
+        images[n] = transforms.to_input(picture, placement, config, mirrored)
+        if (second := transforms.to_small(picture, placement, config, mirrored)) is not None:
+            small[n] = second
+    return images, small if small.numel() else None
+
+
+def _room(count: int, size: tuple[int, int]) -> Tensor:
+    """(count, 3, *size) uint8, channels last in memory, as decoders have them."""
+    return torch.empty(count, *size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 def phrases_of(step: Step) -> tuple[int, Tensor | None]:
@@ -414,10 +426,10 @@ def batch_of_frames(
     f, size = len(frames), (int(frames[0].shape[1]), int(frames[0].shape[2]))
     placement = place(size, config)
     tokens, attention_mask = tokenizer.encode(phrases)
-    small = [transforms.to_small(frame, placement, config) for frame in frames]
+    images, small = _inputs(frames, [(placement, False)] * f, config)
     return Batch(
-        images=torch.stack([transforms.to_input(frame, placement, config) for frame in frames]),
-        small=_stacked(small),
+        images=images,
+        small=small,
         tokens=tokens.repeat(f, 1),
         attention_mask=attention_mask.repeat(f, 1),
         image_index=torch.arange(f).repeat_interleave(len(phrases)),
@@ -425,4 +437,5 @@ def batch_of_frames(
         phrase_index=torch.arange(len(phrases)).repeat(f),
         sizes=torch.tensor([size] * f),
         content=_content([placement] * f),
+        normalisation=[transforms.normalisation_of(placement, config)] * f,
     )

@@ -86,7 +86,7 @@ def as_tensor(image: Path | bytes | np.ndarray | Tensor) -> Tensor:
 def decode_image(
     data: bytes, name: str = "image", *, orientation: int = AS_STORED, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """(3, h, w) uint8 RGB of a picture in prepared data, turned from the pixels as stored.
+    """(3, h, w) uint8 RGB of a picture in prepared data, turned from the pixels as stored; channels last in memory.
 
     JPEG goes through torchvision, which gives the pixels that `load_image` gives, faster; the rest through Pillow.
 
@@ -108,10 +108,10 @@ def decode_image(
                     raise UnreadablePicture(
                         f"it is {image.width}x{image.height} pixels, the data says {stored[1]}x{stored[0]}"
                     )
-                return torch.from_numpy(_pixels(np.asarray(formats.rgb(image)), orientation))
+                pixels = torch.from_numpy(np.array(formats.rgb(image))).permute(2, 0, 1)
     except UnreadablePicture as error:
         raise _unreadable(name, error) from error
-    return pixels if orientation == AS_STORED else torch.from_numpy(turned(pixels.numpy(), orientation).copy())
+    return pixels if orientation == AS_STORED else torch.from_numpy(turned(pixels.numpy(), orientation).copy("K"))
 
 
 def _jpeg(data: bytes, stored: tuple[int, int] | None) -> Tensor | None:

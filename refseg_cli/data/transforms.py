@@ -1,4 +1,4 @@
-"""Pictures to network input and masks back to pictures: fit, flip, normalise.
+"""Pictures to network input, in bytes, and masks back to pictures: fit, flip.
 
 Axes: h w of the original picture, H W of the network input.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -20,79 +19,76 @@ from refseg_cli.config import DataConfig
 from refseg_cli.data import masks, sampling
 from refseg_cli.data.placement import Placement
 from refseg_cli.data.sampling import Asked
+from refseg_cli.normalisation import Box, Light, Normalisation
 
 _OTHER_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
 
 
-Light = tuple[float, float]  # by what brightness and contrast are multiplied
-
-
-def to_input(
-    image: Tensor,
-    placement: Placement,
-    config: DataConfig,
-    light: Light | None = None,
-    mirrored: bool = False,
-    *,
-    out: Tensor | None = None,
-) -> Tensor:
-    """(3, h, w) uint8 -> (3, H, W) float32, normalised with the recipe's mean and deviation; `config.fill` around it.
-
-    The picture stays in bytes until it lies in the input, where all arithmetic is done in place.
+def to_input(image: Tensor, placement: Placement, config: DataConfig, mirrored: bool = False) -> Tensor:
+    """(3, h, w) uint8 -> (3, H, W) uint8, zero in the padding, which `normalisation_of` tells apart.
 
     Args:
         placement: before it is mirrored.
-        light: changes of brightness and contrast, which `drawn_light` draws; None for none.
         mirrored: left and right change places.
-        out: the tensor to fill.
     """
-    canvas = torch.empty(3, *config.size) if out is None else out
     if config.resize == "warp":
         of_input = placement.inverse((image.shape[1], image.shape[2]), config.size)
         # Beyond the picture is the padding's colour, which pixels at its border are mixed with; rounded as upstream.
-        fill = 255 * _by_channel(config.fill)
+        fill = 255 * torch.tensor(_fill(config)).view(3, 1, 1)
         pixels = resample(image.float() - fill, of_input, config.size, mode="bicubic", padding="zeros")
-        pixels = (pixels + fill).round().clamp(0, 255)
-        inside = canvas
+        pixels = (pixels + fill).round().clamp(0, 255).byte()
     else:
         pixels = _resize(image, placement, smooth=config.smooth)
-        placement = placement.mirrored(config.size) if mirrored else placement
-        inside = canvas[:, *placement.box()]
-        if not placement.fills(config.size):
-            canvas.copy_(_normalise(_by_channel(config.fill).expand(3, 1, 1).clone(), 1, config, light))
-    _normalise(inside.copy_(pixels.flip(-1) if mirrored else pixels), 255, config, light)
+    pixels = pixels.flip(-1) if mirrored else pixels
+    inside = _inside(placement, config, mirrored)
+    if inside is None:
+        return pixels
+    canvas = torch.zeros(*config.size, 3, dtype=torch.uint8).permute(2, 0, 1)
+    canvas[:, *inside] = pixels
     return canvas
 
 
-def _normalise(values: Tensor, white: int, config: DataConfig, light: Light | None) -> Tensor:
-    """Colours (3, h, w) from 0 to `white` as the network takes them, in place.
-
-    Light and normalisation are one affine map of each channel: the same as one after the other, but for rounding.
-    """
-    if light is None:
-        return values.div_(white).sub_(_by_channel(config.mean)).div_(_by_channel(config.std))
-    brightness, contrast = light
-    for channel, mean, std in zip(values, config.mean, config.std, strict=True):
-        channel.mul_(contrast / white / std).add_((0.5 * (brightness - contrast) - mean) / std)
-        channel.clamp_(-mean / std, (1 - mean) / std)  # black and white
-    return values
-
-
-@lru_cache(maxsize=64)
-def _by_channel(values: float | tuple[float, ...]) -> Tensor:
-    """(3, 1, 1) or (1, 1, 1), to be read only."""
-    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
-
-
-def to_small(
-    image: Tensor, placement: Placement, config: DataConfig, light: Light | None = None, mirrored: bool = False
-) -> Tensor | None:
+def to_small(image: Tensor, placement: Placement, config: DataConfig, mirrored: bool = False) -> Tensor | None:
     """As `to_input`, made of the picture itself at `config.small`'s size; None where there is none."""
+    small = _small(placement, config)
+    return None if small is None else to_input(image, *small, mirrored)
+
+
+def normalisation_of(
+    placement: Placement, config: DataConfig, light: Light | None = None, mirrored: bool = False
+) -> Normalisation:
+    """How what `to_input` and `to_small` give becomes what a model takes: with the recipe's mean and deviation, and
+    `config.fill` around it.
+
+    light: changes of brightness and contrast, which `drawn_light` draws; None for none.
+    """
+    small = _small(placement, config)
+    return Normalisation(
+        mean=config.mean,
+        std=config.std,
+        light=light,
+        fill=_fill(config),
+        inside=_inside(placement, config, mirrored),
+        inside_small=None if small is None else _inside(*small, mirrored),
+    )
+
+
+def _inside(placement: Placement, config: DataConfig, mirrored: bool) -> Box | None:
+    """Where the picture lies in the input; None where there is no padding, or where it is mixed with the picture."""
+    lying = placement.mirrored(config.size) if mirrored else placement
+    return None if config.resize == "warp" or lying.fills(config.size) else lying.box()
+
+
+def _small(placement: Placement, config: DataConfig) -> tuple[Placement, DataConfig] | None:
+    """Place and configuration of the small picture; None where there is none."""
     if config.small == (0, 0):
         return None
-    there = placement.scaled(config.size, config.small)
-    return to_input(image, there, replace(config, size=config.small), light, mirrored)
+    return placement.scaled(config.size, config.small), replace(config, size=config.small)
+
+
+def _fill(config: DataConfig) -> tuple[float, float, float]:
+    return config.fill if isinstance(config.fill, tuple) else (config.fill,) * 3
 
 
 def drawn_light(strength: float, rng: np.random.Generator) -> Light:
@@ -102,16 +98,16 @@ def drawn_light(strength: float, rng: np.random.Generator) -> Light:
 
 
 def masks_to_input(pictures: Sequence[Asked], config: DataConfig) -> Tensor:
-    """What is wanted of all pictures' masks, (N, H, W) float32, zero in the padding.
+    """What is wanted of all pictures' masks, (N, H, W), zero in the padding.
 
-    {0, 1}, nearest neighbour at pixel centres; with `warp` [0, 1], bilinear.
+    uint8 in {0, 1}, nearest neighbour at pixel centres; with `warp` float32 in [0, 1], bilinear.
 
     Raises:
         ValueError: a mask of another size than its picture, or damaged runs.
     """
     if config.resize == "warp":
         return torch.cat([_warped_masks(picture, config) for picture in pictures])
-    return torch.from_numpy(sampling.united(pictures, config.size)).float()
+    return torch.from_numpy(sampling.united(pictures, config.size))
 
 
 def _warped_masks(picture: Asked, config: DataConfig) -> Tensor:
@@ -135,7 +131,10 @@ def _resize(pixels: Tensor, placement: Placement, *, smooth: bool) -> Tensor:
     size = (int(placement.height), int(placement.width))
     if tuple(pixels.shape[1:]) == size:
         return pixels
-    return F.interpolate(pixels[None], size, mode="bilinear", antialias=smooth)[0]
+    # Channels last, as decoders have them, with strides that say so: `pixels[None]`, of which torch cannot tell, takes
+    # twice the time.
+    alone = pixels.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
+    return F.interpolate(alone, size, mode="bilinear", antialias=smooth)[0]
 
 
 def resample(

@@ -333,19 +333,23 @@ class _Bed:
         request, subject = self.request, self.subject
         assert subject is not None
         assert request.data is not None
-        batches = stages.load_batches(subject, request.data, images, phrases)
+        batches = stages.load_batches(subject, self.device, request.data, images, phrases)
         for _ in range(request.warmup):
             next(batches)
-        seen, seconds = [], []
-        for _ in range(request.repeat):
-            seconds.append(timed(lambda: seen.append(next(batches))))
+        sizes = list[tuple[int, int]]()  # batches themselves would fill the device
+
+        def load() -> None:
+            batch = next(batches)
+            sizes.append((len(batch.images), len(batch)))
+
+        seconds = [timed(load) for _ in range(request.repeat)]
         memory = peak_memory(lambda: next(batches), torch.device("cpu"))
         batches.close()
         row = self._made("loader", images, phrases, seconds, memory)
         return replace(
             row,
-            images_per_s=sum(len(batch.images) for batch in seen) / sum(seconds),
-            expressions_per_s=sum(map(len, seen)) / sum(seconds),
+            images_per_s=sum(pictures for pictures, _ in sizes) / sum(seconds),
+            expressions_per_s=sum(expressions for _, expressions in sizes) / sum(seconds),
         )
 
     def _startup(self) -> Row:

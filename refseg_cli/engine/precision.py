@@ -113,7 +113,7 @@ def _feeds(loaded: Checkpoint, split: Shards, wanted: Sequence[str]) -> Iterator
     """The first pictures of a split with a few phrases each, as inputs of the graph."""
     dataset = StepDataset(split, loaded.tokenizer, loaded.recipe.data, field=loaded.recipe.text.field)
     for step in sequential_steps(split.expression_counts, batch_images=1, phrases=PHRASES)[:CALIBRATED]:
-        batch = dataset[step]
+        batch = dataset[step].to("cpu")
         yield {name: getattr(batch, name).numpy() for name in INPUTS if name in wanted}
 
 

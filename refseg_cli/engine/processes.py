@@ -54,11 +54,11 @@ def synchronise_norms(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The model with batch statistics of all processes' pictures, so that only their number in all matters."""
     if accelerator.num_processes == 1:
         return model
-    if accelerator.device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm  # torch's fused one, and timm's with an activation in it
+    if accelerator.device.type == "cpu":
+        return synchronised(model)
+    from timm.layers import convert_sync_batchnorm  # torch's fused one, and timm's with an activation in it
 
-        return convert_sync_batchnorm(model)
-    return synchronised(model)
+    return convert_sync_batchnorm(model)
 
 
 def added(values: Tensor, accelerator: Accelerator) -> Tensor:

@@ -111,7 +111,7 @@ def prove(run: Run, graph: nn.Module, loaded: Checkpoint, questions: Sequence[Qu
 def real_batches(questions: Sequence[Question], loaded: Checkpoint) -> Iterator[Batch]:
     """The first picture with one phrase, with all of its phrases, and all pictures with all of theirs."""
     config = loaded.recipe.data
-    each = [batch_for(as_tensor(asked.image), asked.phrases, loaded.tokenizer, config) for asked in questions]
+    each = [batch_for(as_tensor(asked.image), asked.phrases, loaded.tokenizer, config).to("cpu") for asked in questions]
     first = each[0]
     yield replace(
         first,

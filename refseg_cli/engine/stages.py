@@ -6,7 +6,7 @@
 | encode, decode | likewise, but the share of the pictures, and that of the phrases | |
 | end-to-end | picture files in memory and phrases as text | masks at original size |
 | train | a batch on the device | the optimiser's step |
-| loader | prepared data | a batch for training |
+| loader | prepared data | a batch for training, on the device |
 | startup | nothing | a whole `refseg predict` process has ended |
 
 encode and decode are told apart by asking twice as many phrases: what that adds is the phrases' share, and the rest the
@@ -190,8 +190,10 @@ def end_to_end(
     return run
 
 
-def load_batches(subject: Subject, data: str, images: int, phrases: int) -> Generator[Batch, None, None]:
-    """Batches of the training split as training gets them, without end, prepared by the recipe's workers.
+def load_batches(
+    subject: Subject, device: torch.device, data: str, images: int, phrases: int
+) -> Generator[Batch, None, None]:
+    """Batches of the training split as training takes them, without end, prepared by the recipe's workers.
 
     Raises:
         RefsegError: no such data, damaged shards, or no phrase in them.
@@ -209,7 +211,11 @@ def load_batches(subject: Subject, data: str, images: int, phrases: int) -> Gene
         steps = loader.grouped_steps(
             counts, shards.row_groups(), batch_images=images, phrases=phrases, rng=np.random.default_rng((0, epoch))
         )
-        yield from loader.iterate(dataset, steps, workers=recipe.data.workers)
+        pinned = device.type == "cuda"
+        for batch in loader.iterate(dataset, steps, workers=recipe.data.workers, pin_memory=pinned):
+            there = batch.to(device)
+            wait_for(device)
+            yield there
 
 
 def a_process(model: str | Path | None, *, watch: Callable[[subprocess.Popen[bytes]], None] | None = None) -> None:

@@ -137,4 +137,4 @@ def _with_pictures_of(batch: Batch, dataset: StepDataset, partners: dict[int, in
     samples = dict(zip(batch.image_index.tolist(), batch.samples, strict=True))  # one of each image
     step = tuple(Pick(partners[samples[image].image_id], (0,)) for image in range(len(batch.images)))
     others = dataset[step]
-    return replace(batch, images=others.images, small=others.small)
+    return replace(batch, images=others.images, small=others.small, normalisation=others.normalisation)

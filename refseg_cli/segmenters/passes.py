@@ -118,6 +118,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         image_index=torch.cat([batch.image_index + start for batch, start in zip(batches, starts, strict=True)]),
         sizes=torch.cat([batch.sizes for batch in batches if batch.sizes is not None]),
         content=torch.cat([batch.content for batch in batches if batch.content is not None]),
+        normalisation=[one for batch in batches for one in batch.normalisation],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from normalising import network_input, small_input
 
 from refseg_cli.config import DataConfig
 from refseg_cli.data import arrays, transforms
@@ -27,7 +28,7 @@ def a_picture(size: tuple[int, int]) -> np.ndarray:
 def test_the_network_input_is_that_of_torch(resize: str, size: tuple[int, int]) -> None:
     config = DataConfig(size=(48, 64), resize=resize, fill=(0.2, 0.5, 0.7))  # type: ignore[arg-type]
     image, placement = a_picture(size), place(size, config)
-    expected = transforms.to_input(torch.from_numpy(image), placement, config)
+    expected = network_input(torch.from_numpy(image), placement, config)
     found = arrays.to_input(image, placement, config)
     assert found.shape == (3, 48, 64)
     assert found.dtype == np.float32
@@ -42,10 +43,9 @@ def test_the_network_input_is_that_of_torch(resize: str, size: tuple[int, int]) 
 def test_so_is_one_without_smoothing_and_its_small_copy(resize: str, size: tuple[int, int]) -> None:
     config = DataConfig(size=(48, 64), small=(24, 32), resize=resize, smooth=False)  # type: ignore[arg-type]
     image, placement = a_picture(size), place(size, config)
-    for ours, theirs in ((arrays.to_input, transforms.to_input), (arrays.to_small, transforms.to_small)):
+    for ours, theirs in ((arrays.to_input, network_input), (arrays.to_small, small_input)):
         made, expected = ours(image, placement, config), theirs(torch.from_numpy(image), placement, config)
         assert made is not None
-        assert expected is not None
         assert np.abs(made - expected.numpy()).max() < 1.01 * STEP
     assert arrays.to_small(image, placement, DataConfig(size=(48, 64))) is None
 

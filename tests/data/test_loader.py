@@ -116,7 +116,7 @@ def test_batch_is_grouped_and_its_masks_are_the_annotation(shards: Shards, token
         assert bool(batch.has_target[n]) == bool(target.targets)  # type: ignore[index]
         whole = torch.from_numpy(masks.decode(union))[None, None]
         expected = F.interpolate(whole, (64, 64), mode="nearest-exact")[0]
-        assert torch.equal(batch.masks[n], expected.float())  # type: ignore[index]
+        assert torch.equal(batch.masks[n], expected)  # type: ignore[index]
 
 
 def test_same_targets_share_an_id_within_their_image_only(shards: Shards, tokenizer: Tokenizer) -> None:
@@ -198,7 +198,7 @@ def test_a_picture_shown_smaller_takes_its_masks_along(tokenizer: Tokenizer, res
     target = target.flip(-1) if flip else target
     seen = set()
     for epoch in range(8):
-        batch = StepDataset([record], tokenizer, shrunk, augment=(0, epoch))[step]  # type: ignore[arg-type]
+        batch = StepDataset([record], tokenizer, shrunk, augment=(0, epoch))[step].to("cpu")  # type: ignore[arg-type]
         placed = Placement(*batch.content[0].tolist())  # type: ignore[index]
         assert 0.5 <= placed.width / 64 <= 1
         rows, columns = placed.box()
@@ -229,7 +229,7 @@ def test_augmented_batches_are_those_of_plain_arithmetic(
         record, rng = shards[place], np.random.default_rng((5, 1, place))
         size = (record.height, record.width)
         lying = place_in(size, config)
-        batch = StepDataset(shards, tokenizer, config, augment=(5, 1))[(Pick(place, (0,)),)]
+        batch = StepDataset(shards, tokenizer, config, augment=(5, 1))[(Pick(place, (0,)),)].to("cpu")
         image = decode_image(record.image)
         mask = np.zeros((1, *size), np.uint8)
         for t in record.expressions[0].targets:
@@ -381,7 +381,7 @@ def test_a_second_smaller_picture_goes_with_the_first(shards: Shards, tokenizer:
     config = replace(PLAIN, small=(16, 16), flip=0.5, jitter=0.2)
     assert StepDataset(shards, tokenizer, PLAIN)[step].small is None
     for seed in range(4):
-        batch = StepDataset(shards, tokenizer, config, augment=(seed, 0))[step]
+        batch = StepDataset(shards, tokenizer, config, augment=(seed, 0))[step].to("cpu")
         assert batch.small is not None
         assert batch.small.shape == (2, 3, 16, 16)
         shrunk = torch.nn.functional.adaptive_avg_pool2d(batch.images, 16)

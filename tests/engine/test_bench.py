@@ -65,6 +65,15 @@ def test_operations_on_views_of_parameters_are_counted() -> None:
     assert per_phrase == 2 * (7 * 5) * 4 + 2 * (5 * 2) * 3
 
 
+def test_the_loader_ends_where_a_step_begins(untrained: Path, scenes: Path) -> None:
+    """With floats on the device; bytes are the loader's."""
+    recipe = Recipe("vlt", data=DataConfig(size=(8, 6), workers=0), text=TextConfig(max_tokens=4))
+    batches = stages.load_batches(Subject(Countable(), recipe, "countable", 7), torch.device("cpu"), str(scenes), 2, 1)
+    batch = next(batches)
+    batches.close()
+    assert (batch.images.shape, batch.images.dtype) == ((2, 3, 8, 6), torch.float32)
+
+
 def test_the_report_agrees_with_itself(untrained: Path) -> None:
     seen: list[tuple[int, int]] = []
     request = BenchRequest(untrained, batch_sizes=(1, 3), phrases=(2,), repeat=4, warmup=1, device="cpu")

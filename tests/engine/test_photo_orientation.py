@@ -151,7 +151,7 @@ def test_the_loader_turns_what_it_decodes(tmp_path: Path) -> None:
     prepare(PrepareRequest("refcoco", tmp_path / "raw", Output(str(out))))
     config = DataConfig(size=(48, 64))
     dataset = StepDataset(shards.open_shards(str(out), "val"), build_tokenizer(TextConfig(), ["the polygon"]), config)
-    batch = dataset[(Pick(0, (0,)),)]
+    batch = dataset[(Pick(0, (0,)),)].to("cpu")
     assert batch.sizes is not None
     assert batch.sizes.tolist() == [[48, 64]]
     assert batch.masks is not None

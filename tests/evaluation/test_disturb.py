@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -169,6 +170,17 @@ def test_a_wrong_image_is_another_one_and_the_truth_stays(dataset, images):
     assert all(partner != image for image, partner in enumerate(partners))
     assert texts(found) == texts(plain)
     assert all(torch.equal(a.sizes, b.sizes) for a, b in zip(found, plain, strict=True))
+
+
+def test_a_wrong_image_is_seen_as_in_its_own_place(tmp_path):
+    """With its own padding."""
+    sizes = [(32, 20), (20, 32)]
+    write_split(tmp_path, "val", [picture(i, "val", size, (), [("dog", ())]) for i, size in enumerate(sizes)])
+    data = replace(RECIPE.data, resize="letterbox")
+    dataset = StepDataset(open_shards(tmp_path, "val"), build_tokenizer(RECIPE.text, ["dog"]), data)
+    step = sequential_steps(dataset.shards.expression_counts, batch_images=2)[0]
+    change = Disturbance("wrong-image").prepare(nn.Identity(), dataset, np.arange(2), "cpu")
+    assert torch.equal(change(dataset[step]).to("cpu").images, dataset[step].to("cpu").images.flip(0))
 
 
 def test_one_picture_has_nobody_to_exchange_with(dataset):

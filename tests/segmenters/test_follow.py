@@ -62,7 +62,7 @@ def test_a_model_of_clips_sees_windows(of_clips: Path) -> None:
     expected = []
     for window in (PIXELS[:2], PIXELS[2:4], PIXELS[3:]):  # the last one looks back
         images = [torch.from_numpy(pixels) for pixels in window]
-        batch = batch_of_frames(images, PHRASES, found.tokenizer, found.recipe.data)
+        batch = batch_of_frames(images, PHRASES, found.tokenizer, found.recipe.data).to("cpu")
         with torch.inference_mode():
             expected += postprocess(found.model(batch), batch, predictor.thresholds)
     del expected[-2 * len(PHRASES) : -len(PHRASES)]  # what its first frame is answered there
