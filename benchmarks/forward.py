@@ -73,9 +73,9 @@ def of_build(recipe: str, precision: str, weights: Path) -> Asking:
 
         ask = folded(subject.model)
     if precision != "fp32":
-        from refseg_cli.segmenters.precision import asked_at
+        from refseg_cli.segmenters.precision import DTYPES, asked_at
 
-        ask = asked_at(ask, "cpu", precision)
+        ask = asked_at(folded(subject.model, DTYPES[precision]), "cpu", precision)
 
     def asking(phrases: int) -> Callable[[], Any]:
         torch.manual_seed(1)

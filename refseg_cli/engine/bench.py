@@ -38,7 +38,7 @@ from refseg_cli.segmenters.choice import (
     usual_device,
 )
 from refseg_cli.segmenters.inference import pick_device
-from refseg_cli.segmenters.precision import Precision, Wanted, choose
+from refseg_cli.segmenters.precision import DTYPES, Precision, Wanted, choose
 from refseg_cli.segmenters.zero_shot import is_zero_shot
 
 SCHEMA = "refseg.bench/1"
@@ -254,26 +254,26 @@ class _Bed:
     @classmethod
     def of(cls, request: BenchRequest, wanted: Sequence[Stage], device: torch.device) -> _Bed:
         zero_shot = request.recipe is None and request.model is not None and is_zero_shot(str(request.model))
-        segmenter, questions, subject, flops = None, list[Question](), None, None
+        segmenter, questions, flops = None, list[Question](), None
         if zero_shot or "end-to-end" in wanted:
             segmenter = open_segmenter(request.model, device=request.device)
             questions = real_questions(request.data, request.data_split)
-        if not zero_shot:
-            subject = _subject(request)
+        subject = None if zero_shot else _subject(request)
+        known = subject.loaded if subject else None
+        precision = choose(
+            request.precision, device, known.info if known else {}, known.thresholds if known else Thresholds()
+        )
+        if subject is not None:
             # The counter sees torch's operators, and an exported graph has none.
             flops = None if is_exported(request.model) else count_flops(subject)
             subject.model.to(device)
             if not is_exported(request.model):
-                subject = replace(subject, answering=folded(subject.model))
+                subject = replace(subject, answering=folded(subject.model, DTYPES[precision]))
             if request.compile:
                 compiling.prepare(device)
                 for model in filter(None, (subject.model, subject.answering)):
                     model.compile(dynamic=False)
         name = subject.name if subject else segmenter.name if segmenter else ""
-        known = subject.loaded if subject else None
-        precision = choose(
-            request.precision, device, known.info if known else {}, known.thresholds if known else Thresholds()
-        )
         return cls(request, device, name, subject, flops, segmenter, questions, precision)
 
     def row(self, stage: Stage, images: int, phrases: int) -> Row:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -114,9 +115,10 @@ def evaluate_model(
     from refseg_cli.data.loader import StepDataset, iterate
     from refseg_cli.layers.folding import folded
     from refseg_cli.segmenters.compiling import Compiled
+    from refseg_cli.segmenters.explain import explained
     from refseg_cli.segmenters.inference import postprocess
     from refseg_cli.segmenters.passes import Passes
-    from refseg_cli.segmenters.precision import asked_at
+    from refseg_cli.segmenters.precision import DTYPES, asked_at
 
     dataset = StepDataset(split, tokenizer, recipe.data, field=recipe.text.field)
     steps = _steps(split, recipe, limit, part, batch_images)
@@ -129,8 +131,11 @@ def evaluate_model(
     total, done, encodings, parts = sum(len(pick.expressions) for step in steps for pick in step), 0, 0, []
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
-        answering = folded(model)
-        asked_of = asked_at(answering if compile is None else Compiled(answering, device, compile), device, precision)
+        answering = folded(model, DTYPES[precision])
+        asked_of: Callable[[Batch], Prediction] = partial(explained, answering) if watch else answering
+        if compile is not None:
+            asked_of = Compiled(answering, device, compile)
+        asked_of = asked_at(asked_of, device, precision)
         passes = Passes(asked_of, device, budget=memory, measured=compile is None)
         for asked, prediction in chain.from_iterable(map(passes, batches)):
             decisions = postprocess(prediction, asked, thresholds)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from functools import lru_cache, wraps
 from typing import ParamSpec
 
@@ -35,10 +36,22 @@ class Attention(nn.Module):
         self.heads, self.dropout, self.causal = heads, dropout, causal
         self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.out = nn.Linear(dim, outputs or dim)
+        self.qkv: nn.Linear | None = None
+
+    def join(self) -> None:
+        """From now on one product makes queries, keys and values of the same input: less to call, for small models that
+        only answer."""
+        self.qkv = deepcopy(self.q)
+        for name in ("weight", "bias"):
+            joined = torch.cat([getattr(linear, name).detach() for linear in (self.q, self.k, self.v)])
+            setattr(self.qkv, name, nn.Parameter(joined, requires_grad=False))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
         """keep: (b, k) bool, True where a key may be attended to."""
-        q, k, v = (split_heads(x, self.heads) for x in (self.q(query), self.k(key), self.v(value)))
+        if self.qkv is not None and query is key is value:
+            q, k, v = self.qkv(query).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        else:
+            q, k, v = (split_heads(x, self.heads) for x in (self.q(query), self.k(key), self.v(value)))
         mask = None if keep is None else keep[:, None, None, :]
         drop = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop, is_causal=self.causal)

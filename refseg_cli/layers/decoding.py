@@ -5,10 +5,12 @@ Users: models/{vlt,m3att,jmceln}.py. Axes: n expressions, k channels of the mask
 
 from __future__ import annotations
 
+from itertools import islice
+
 import torch
 from torch import Tensor, nn
 
-from refseg_cli.layers.upsampling import doubled, upsampled_conv
+from refseg_cli.layers.upsampling import conv_of_doubled, doubled
 from refseg_cli.layers.vision import conv_bn_relu
 
 
@@ -32,20 +34,19 @@ class MaskDecoder(nn.Module):
     def features(self, mask_feature: Tensor) -> Tensor:
         """What the last upsampling reads: (n, k, h, w) -> (n, dims[-1], h s / 2, w s / 2)."""
         x = self.convs[0](mask_feature)
-        for convs in self.convs[1:]:
-            assert isinstance(convs, nn.Sequential)
-            if self.training:
-                size = (2 * x.shape[-2], 2 * x.shape[-1])
-                x = convs[1:](upsampled_conv(x, convs.get_parameter("0.weight"), size, align_corners=False))
-            else:
-                x = convs(doubled(x))
+        for convs in islice(self.convs, 1, None):
+            conv, *others = convs.children()
+            assert isinstance(conv, nn.Conv2d)
+            x = conv_of_doubled(x, conv)
+            for other in others:
+                x = other(x)
         return x
 
     def logits(self, features: Tensor) -> Tensor:
         """The rest. One pixel's convolution commutes with upsampling, and goes first: it leaves one channel."""
         if self.out.kernel_size == (1, 1):
             return doubled(self.out(features))
-        return self.out(doubled(features))
+        return conv_of_doubled(features, self.out)
 
 
 class NoTargetHead(nn.Module):

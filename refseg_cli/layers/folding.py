@@ -1,4 +1,5 @@
-"""A model that only answers, without what training alone needs: norms go into convolutions, dropout goes.
+"""A model that only answers, without what training alone needs: norms go into convolutions, dropout goes, matrices that
+read the same are joined.
 
 Users: whatever asks a model: segmenters/trained.py, evaluation/scoring.py, engine/bench.py.
 """
@@ -11,15 +12,21 @@ from itertools import chain, pairwise
 import torch
 from torch import nn
 
+from refseg_cli.layers.attention import Attention
+from refseg_cli.layers.language import Bert
+from refseg_cli.layers.vision import TimmBackbone, VitLayers
 
-def folded(model: nn.Module) -> nn.Module:
+
+def folded(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """A model that answers as the given one does in evaluation, up to rounding; itself where there is nothing to fold.
 
     It shares the other's tensors, but for the convolutions with a norm behind them: in an `nn.Sequential`, which loses
-    the norm, and wherever a module names such pairs (`normed`), where an identity takes the norm's place. The given
-    model stays as it is.
+    the norm, and wherever a module names such pairs (`normed`), where an identity takes the norm's place; and for those
+    of `Attention.join` and `_keep_in`. The given model stays as it is, and this one on its device.
+
+    dtype: what autocast will make of matrices in this model's passes, if it will.
     """
-    if not any(_pairs(module) or isinstance(module, nn.Dropout) for module in model.modules()):
+    if not any(_pairs(module) or isinstance(module, nn.Dropout | Attention) for module in model.modules()):
         return model
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     found = deepcopy(model, shared).eval()
@@ -32,6 +39,12 @@ def folded(model: nn.Module) -> nn.Module:
                 setattr(module, name, nn.Identity())
         if isinstance(module, nn.Sequential):
             _close_ranks(module)
+        if type(module) is Attention:
+            module.join()
+        if isinstance(module, Bert | TimmBackbone | VitLayers) and dtype is not None:
+            _keep_in(dtype, module)
+    for module in found.modules():  # where Python looks first: `nn.Module` finds them after all else
+        vars(module).update(module._modules | module._parameters)
     return found
 
 
@@ -56,6 +69,15 @@ def _joined(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
         found.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
         found.bias = nn.Parameter((before - norm.running_mean) * scale + norm.bias, requires_grad=False)
     return found
+
+
+def _keep_in(dtype: torch.dtype, encoder: nn.Module) -> None:
+    """Its matrices as autocast would make them again in every pass, which for a phrase of some twenty words takes half
+    as long as multiplying by them."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            for name, parameter in list(module.named_parameters()):
+                setattr(module, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
 
 
 def _close_ranks(sequence: nn.Sequential) -> None:

@@ -126,7 +126,8 @@ class RegionLayer(nn.Module):
         x = self.image(x, x + place, (take(keys, view.rows), take(values, view.rows)), view.visible)
         if self.language is not None:
             x = self.language(x, words, keep)
-        x = self.region(x, x + place, self.region.attention.keys(x + place, x))
+        placed = x + place
+        x = self.region(x, placed, self.region.attention.keys(placed, x))
         return self.norm(x + self.mlp(x))
 
 

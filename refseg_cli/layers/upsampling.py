@@ -17,7 +17,7 @@ from refseg_cli.layers.attention import kept
 
 upsample_bilinear2d_backward = torch.ops.aten.upsample_bilinear2d_backward
 ROWS = 16  # of a map that `upsampled_parts` makes at a time
-NARROW, SMALL = 48, 24  # input channels from which, and sides up to which `_by_axes` is faster in training
+NARROW, SMALL = 48, 24  # input channels from which, and sides up to which `_by_axes` is faster, measured on a CPU
 WIDE = 256  # input channels from which the detour of `upsampled_conv` is faster, measured on a CPU
 
 
@@ -88,7 +88,7 @@ def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_co
     Upsampling and the convolution's nine 1x1 taps are linear and act on different axes, so they commute: each tap runs
     on the small map, is upsampled, shifted into its place and added; along the width first, then along the height.
     Where there are few channels to multiply, moving nine maps costs more than it saves: there in the usual order, but
-    for small maps in training, which matrix products upsample.
+    on a CPU for a single output, and for small maps, which matrix products upsample.
 
     Args:
         x: (n, c, h, w).  weight: (o, c, 3, 3).  size: (H, W) that x is upsampled to.
@@ -96,8 +96,13 @@ def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_co
     Returns:
         (n, o, H, W)
     """
+    by_hand = x.is_cpu and not torch.compiler.is_compiling()
+    if by_hand and weight.shape[0] == 1:
+        taps = F.conv2d(x, weight.flip(2, 3).permute(2, 3, 1, 0).flatten(0, 1)[..., None])
+        larger = F.interpolate(taps, size, mode="bilinear", align_corners=align_corners)
+        return F.fold(larger.flatten(2), size, 3, padding=1)
     if x.shape[1] < WIDE:
-        if x.is_cpu and torch.is_grad_enabled() and x.shape[1] >= NARROW and max(x.shape[-2:]) <= SMALL:
+        if by_hand and x.shape[1] >= NARROW and max(x.shape[-2:]) <= SMALL:
             return _by_axes(x, weight, size, align_corners=align_corners)
         return _conv(F.interpolate(x, size, mode="bilinear", align_corners=align_corners), weight)
     rows = (
@@ -110,6 +115,14 @@ def upsampled_conv(x: Tensor, weight: Tensor, size: tuple[int, ...], *, align_co
         for row in weight.unbind(2)
     )
     return _placed(rows, size, dim=2, align_corners=align_corners)
+
+
+def conv_of_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The 3x3 convolution, padded with zeros, of a map `doubled`: (n, c, h, w) -> (n, o, 2h, 2w)."""
+    if not torch.is_grad_enabled() and (not x.is_cpu or torch.compiler.is_compiling()):
+        return conv(doubled(x))
+    y = upsampled_conv(x, conv.weight, (2 * x.shape[-2], 2 * x.shape[-1]), align_corners=False)
+    return y if conv.bias is None else y + conv.bias[:, None, None]
 
 
 def _conv(x: Tensor, weight: Tensor) -> Tensor:

@@ -81,10 +81,10 @@ class M3AttConfig(EncoderConfig):
 
 
 class Phrases(NamedTuple):
-    """words: F_t (n, t, c).  sentence: F'_t (n, c).  keep: (n, t) bool, True at real words."""
+    """words: F_t (n, t, c).  sentence: F'_t (n, c), if LFR learns.  keep: (n, t) bool, True at real words."""
 
     words: Tensor
-    sentence: Tensor
+    sentence: Tensor | None
     keep: Tensor
 
 
@@ -169,8 +169,11 @@ class M3Att(nn.Module):
         return x
 
     def _read(self, batch: Batch) -> Phrases:
-        words, sentence = self.text.with_sentence(batch.tokens, batch.attention_mask)
-        return Phrases(self.project(words), self.project(sentence), batch.attention_mask)
+        tokens, keep = batch.tokens, batch.attention_mask
+        if not self.training or self.reconstruction is None:
+            return Phrases(self.project(self.text(tokens, keep)), None, keep)
+        words, sentence = self.text.with_sentence(tokens, keep)
+        return Phrases(self.project(words), self.project(sentence), keep)
 
 
 # --- Words ------------------------------------------------------------------------------------------------------------
@@ -224,7 +227,7 @@ class Scores(nn.Module):
         """query (n, t, c), F_enc (i, p, c) -> (n, heads, t, p)."""
         F_Lk = split_heads(self.words(query), self.heads)
         F_Vk = take(split_heads(self.places(F_enc), self.heads), image_index)
-        return F_Lk @ F_Vk.transpose(-1, -2) / math.sqrt(F_Lk.shape[-1])  # Eq. 5.1, in each head
+        return F_Lk / math.sqrt(F_Lk.shape[-1]) @ F_Vk.transpose(-1, -2)  # Eq. 5.1, in each head
 
 
 class MutualAttention(nn.Module):
@@ -244,7 +247,7 @@ class MutualAttention(nn.Module):
         self.out = nn.Linear(places, dim)
 
     def forward(self, query: Tensor, F_enc: Tensor, keep: Tensor, image_index: Tensor) -> tuple[Tensor, ...]:
-        """query (n, t, c), F_enc (i, p, c) -> (n, t, c), and the attention of LAV and of VAL (n, t, p)."""
+        """query (n, t, c), F_enc (i, p, c) -> (n, t, c), and the attention of LAV and of VAL (n, heads, t, p)."""
         A_lav = self.lav(query, F_enc, image_index)
         A_val = A_lav if self.val is None else self.val(query, F_enc, image_index)
         F_Vv = take(split_heads(self.place_values(F_enc), self.heads), image_index)
@@ -253,8 +256,9 @@ class MutualAttention(nn.Module):
         val = A_val.masked_fill(~keep[:, None, :, None], float("-inf")).softmax(-2)
         F_Va = join_heads(lav @ F_Vv)  # Eq. 5.2a: (n, t, c)
         F_La = join_heads(val.transpose(-1, -2) @ F_Lv)  # Eq. 5.2b: (n, p, c)
-        F_mul = F_Va @ F_La.transpose(1, 2) / math.sqrt(F_Va.shape[-1])  # (n, t, p)
-        return self.out(F_mul * keep[..., None]), lav.mean(1), val.mean(1)
+        kernels = F_Va * keep[..., None] / math.sqrt(F_Va.shape[-1])
+        F_mul = kernels @ F_La.transpose(1, 2)  # (n, t, p)
+        return self.out(F_mul), lav, val
 
 
 class GenericAttention(nn.Module):
@@ -268,7 +272,7 @@ class GenericAttention(nn.Module):
     def forward(self, query: Tensor, F_enc: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         lav = self.lav(query, F_enc, image_index).softmax(-1)
         F_Va = join_heads(lav @ take(split_heads(self.place_values(F_enc), self.lav.heads), image_index))  # Eq. 5.2a
-        return self.out(F_Va), lav.mean(1)
+        return self.out(F_Va), lav
 
 
 class MutualLayer(nn.Module):
@@ -332,14 +336,14 @@ class MutualDecoder(nn.Module):
         )
 
     def forward(self, phrases: Phrases, F_enc: Tensor, image_index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """F_dec (n, t, c), and the last layer's attention by name, (n, t, p) each."""
+        """F_dec (n, t, c), and the last layer's attention by name, (n, t, p) each, means over the heads."""
         query = F_l = phrases.words
         attention: dict[str, Tensor] = {}
         for n, layer in enumerate(self.layers):
             if n and len(self.interactions):
                 query, F_l = self.interactions[n - 1](query, F_l, phrases.keep)
             query, attention = layer(query, F_enc, phrases.keep, image_index)
-        return query, attention
+        return query, {name: weights.mean(1) for name, weights in attention.items()}
 
 
 # --- Iterative Multi-Modal Interaction [5.1.2] ------------------------------------------------------------------------
@@ -382,6 +386,7 @@ class LanguageReconstruction(nn.Module):
 
     def forward(self, phrases: Phrases, F_dec: Tensor) -> dict[str, Tensor]:
         F_t, keep = phrases.words, phrases.keep
+        assert phrases.sentence is not None
         e = sine_waves(F_t.shape[1], F_t.shape[2], like=F_t)
         both, kept = torch.cat([F_t + e, phrases.sentence[:, None]], 1), F.pad(keep, (0, 1), value=True)
         F_proj = mean_of_words(self.project(both, kept), kept)  # Eq. 5.4
@@ -405,8 +410,8 @@ class WordKernels(nn.Module):
     def forward(self, F_dec: Tensor, F_enc: Tensor, keep: Tensor) -> Tensor:
         """F_dec (n, t, c), F_enc (n, p, c) -> (n, words, h, w)."""
         kernels = self.norm(F_dec + self.self_attention(F_dec, F_dec, F_dec, keep)) * keep[..., None]
-        maps = kernels @ F_enc.transpose(1, 2) / math.sqrt(F_enc.shape[-1])
-        return padded(maps.unflatten(2, self.grid), self.channels)
+        kernels = padded(kernels / math.sqrt(F_enc.shape[-1]), self.channels)
+        return as_map(F_enc @ kernels.transpose(1, 2), self.grid)
 
 
 class SumBesidePicture(nn.Module):
@@ -431,7 +436,7 @@ class WordMaps(nn.Module):
 
     def forward(self, F_dec: Tensor, F_enc: Tensor, keep: Tensor) -> Tensor:
         maps = torch.relu(self.spread(F_dec)) * keep[..., None]
-        return padded(maps.unflatten(2, self.grid), self.channels)
+        return padded(maps, self.channels).unflatten(2, self.grid)
 
 
 MASK_FEATURES: dict[str, type[WordKernels] | type[SumBesidePicture] | type[WordMaps]] = {
@@ -441,6 +446,6 @@ MASK_FEATURES: dict[str, type[WordKernels] | type[SumBesidePicture] | type[WordM
 }
 
 
-def padded(maps: Tensor, channels: int) -> Tensor:
-    """Maps (n, t, h, w) of a shorter batch, with empty ones up to `channels`."""
-    return F.pad(maps, (0, 0, 0, 0, 0, channels - maps.shape[1]))
+def padded(words: Tensor, count: int) -> Tensor:
+    """What a shorter batch has of its words (n, t, ...), with zeros up to `count` of them."""
+    return F.pad(words, (0, 0, 0, count - words.shape[1]))

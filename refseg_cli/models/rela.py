@@ -121,9 +121,20 @@ class ReLA(nn.Module):
         """Mask logits (n, 1, h, w) at `mask_stride`.
 
         aux: minimap (n, P, P) logits; region_filters (n, q, c) and mask_features (m, c, h, w), whose products are the
-        region masks M_r at full size; in evaluation region_masks (n, q, h', w'), the same at stride 8; of the official
-        decoder minimap_channels (n, q, 2), background and target, and absent_channels (n, 2), target and none.
+        region masks M_r at full size; of the official decoder minimap_channels (n, q, 2), background and target, and
+        absent_channels (n, 2), target and none.
         """
+        return self._answer(batch)[0]
+
+    def explained(self, batch: Batch) -> Prediction:
+        """As `forward`, for showing: aux has besides region_masks (n, q, h', w'), the region masks M_r at stride 8."""
+        answer, finest, rows = self._answer(batch)
+        filters, F_m = answer.aux["region_filters"], answer.aux["mask_features"]
+        answer.aux["region_masks"] = region_masks(filters, resized(F_m, finest), rows)
+        return answer
+
+    def _answer(self, batch: Batch) -> tuple[Prediction, Tensor, Tensor | None]:
+        """The answer, the finest memory, and each expression's row of it."""
         keep = batch.attention_mask
         words = self.text(batch.tokens.masked_fill(~keep, 0), keep)
         maps, rows = self.encoder(batch.images, words, keep, batch.image_index)
@@ -139,9 +150,7 @@ class ReLA(nn.Module):
             "mask_features": F_m,
             **regions.aux,
         }
-        if not self.training:
-            aux["region_masks"] = region_masks(regions.filters, resized(F_m, pixels.memory[-1]), rows)
-        return Prediction(mask_logits[:, None], regions.exists, aux)
+        return Prediction(mask_logits[:, None], regions.exists, aux), pixels.memory[-1], rows
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of mask, minimap and no-target label [6.3.1], weighted as in the official code."""

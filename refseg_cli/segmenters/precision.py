@@ -23,9 +23,13 @@ Wanted = Literal["fp32", "bf16", "fp16", "auto"]
 CHECKED = "precisions"  # of config.json: what was found of each precision
 
 
+# What autocast makes of matrices.
+DTYPES: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """Arithmetic of that precision."""
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = DTYPES[precision]
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -29,7 +30,7 @@ from refseg_cli.segmenters.decisions import Decision, override
 from refseg_cli.segmenters.explain import explain, explained, kinds_of
 from refseg_cli.segmenters.inference import pick_device, postprocess
 from refseg_cli.segmenters.passes import Passes, joined
-from refseg_cli.segmenters.precision import Wanted, asked_at, choose
+from refseg_cli.segmenters.precision import DTYPES, Wanted, asked_at, choose
 
 if TYPE_CHECKING:
     from refseg_cli.segmenters.several import Questions
@@ -66,12 +67,12 @@ class Predictor:
         compile: Compiling | None = None,
     ) -> None:
         self.device = pick_device(device)
-        self.checkpoint = checkpoint.load(folder, self.device)
-        self.thresholds = override(self.checkpoint.thresholds, mask=threshold, exists=no_target_threshold)
-        found = self.checkpoint
+        found = checkpoint.load(folder, self.device)
+        self.thresholds = override(found.thresholds, mask=threshold, exists=no_target_threshold)
         self.precision = choose(precision, self.device, found.info, found.thresholds)
 
-        self.model = model = folded(found.model)
+        self.model = model = folded(found.model, DTYPES[self.precision])
+        self.checkpoint = replace(found, model=model)  # weights that were made anew are held once
         asked_of = model if compile is None else Compiled(model, self.device, compile)
         self.ask = asked_at(asked_of, self.device, self.precision)
         self.passes = Passes(self.ask, self.device, budget=memory, measured=compile is None)

@@ -326,6 +326,19 @@ def test_a_watcher_sees_every_batch_with_its_maps_and_masks(data, saved):
     ]
 
 
+def test_a_watcher_sees_what_is_made_for_showing_alone(val, tokenizer):
+    class Explaining(Fake):
+        def explained(self, batch: Batch) -> Prediction:
+            return replace(self(batch), aux={"shown": batch.tokens})
+
+    def watch(batch: Batch, prediction: Prediction, answers) -> None:
+        seen.extend(prediction.aux)
+
+    seen: list[str] = []
+    evaluate_model(Explaining(everything), tokenizer, RECIPE, Thresholds(), val, device="cpu", watch=watch)
+    assert set(seen) == {"shown"}
+
+
 def test_training_pays_for_no_mask_and_no_further_view(val, tokenizer, monkeypatch):
     monkeypatch.setattr(masks, "encode", lambda mask: pytest.fail("nobody asked for masks"))
     evaluation = run(everything, val, tokenizer)

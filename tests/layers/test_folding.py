@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from refseg_cli.layers.attention import EncoderLayer
+from refseg_cli.layers.attention import Attention, EncoderLayer
 from refseg_cli.layers.convnet import ConvNet
 from refseg_cli.layers.folding import folded
+from refseg_cli.layers.language import Bert
 from refseg_cli.layers.upsampling import TopDown
 from refseg_cli.layers.vision import conv_bn_leaky
 from refseg_cli.models.cgformer import MaskHead
@@ -85,11 +87,42 @@ def test_a_norm_without_statistics_of_its_own_stays() -> None:
 
 def test_dropout_goes() -> None:
     model = trained(EncoderLayer(8, heads=2, hidden=16, dropout=0.5))
-    found, x = folded(model), torch.randn(2, 3, 8, dtype=torch.float64)
+    found, x, positions = folded(model), torch.randn(2, 3, 8).double(), torch.randn(3, 8).double()
     assert not any(isinstance(module, nn.Dropout) for module in found.modules())
-    torch.testing.assert_close(found(x), model(x), atol=0, rtol=0)
+    torch.testing.assert_close(found(x, positions=positions), model(x, positions=positions), atol=0, rtol=0)
+
+
+def test_queries_keys_and_values_of_one_input_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(Attention(8, heads=2))
+    found, x, memory = folded(model), torch.randn(2, 3, 8).double(), torch.randn(2, 4, 8).double()
+    products, linear = [], F.linear
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "linear", lambda *given: products.append(len(given[1])) or linear(*given))
+        ours, others = found(x, x, x), found(x, memory, memory)
+    assert products == [24, 8, 8, 8, 8, 8]
+    torch.testing.assert_close(ours, model(x, x, x), atol=1e-12, rtol=0)
+    torch.testing.assert_close(others, model(x, memory, memory), atol=0, rtol=0)
+
+
+def test_python_finds_weights_and_parts_where_it_looks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = folded(trained(nn.Sequential(conv_bn_leaky(3, 4), nn.Dropout())))
+    monkeypatch.setattr(nn.Module, "__getattr__", None)
+    found(torch.randn(1, 3, 4, 5).double())
 
 
 def test_without_a_norm_it_is_the_model() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     assert folded(model) is model
+
+
+def test_bert_keeps_its_matrices_as_autocast_makes_them() -> None:
+    model = Bert("", vocab_size=20, dim=64, layers=1, pretrained=False).eval()
+    tokens, keep = torch.randint(1, 20, (2, 5)), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = folded(model, torch.bfloat16)
+        assert torch.equal(found(tokens, keep), model(tokens, keep))
+    kept = {p.dtype: sum(q.numel() for q in found.parameters() if q.dtype == p.dtype) for p in found.parameters()}
+    matrices = 4 * (64 * 64 + 64) + 2 * 4 * 64 * 64 + 5 * 64
+    assert kept[torch.bfloat16] == matrices
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(p.dtype == torch.float32 for p in folded(model).parameters())

@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from refseg_cli.layers import upsampling
 from refseg_cli.layers.upsampling import (
     TopDown,
+    conv_of_doubled,
+    doubled,
     doubled_conv,
     fitted,
     upsampled_conv,
@@ -26,15 +28,16 @@ def _each_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(upsampling, "NARROW", request.param[1])
 
 
+@pytest.mark.parametrize("outputs", [1, 4])
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize(
     ("size", "target"), [((3, 5), (6, 10)), ((4, 4), (8, 8)), ((3, 5), (7, 8)), ((2, 3), (2, 3)), ((1, 2), (2, 4))]
 )
-def test_upsampled_conv(size: tuple[int, int], target: tuple[int, int], align_corners: bool) -> None:
+def test_upsampled_conv(size: tuple[int, int], target: tuple[int, int], align_corners: bool, outputs: int) -> None:
     """Values and gradients, borders included."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(outputs, 3, 3, 3, dtype=torch.float64, requires_grad=True)
     upsampled = F.interpolate(x, target, mode="bilinear", align_corners=align_corners)
     expected = F.conv2d(upsampled, weight, padding=1)
     found = upsampled_conv(x, weight, target, align_corners=align_corners)
@@ -49,13 +52,23 @@ def test_upsampled_conv(size: tuple[int, int], target: tuple[int, int], align_co
 @pytest.mark.parametrize("outputs", [1, 8, 9])
 @pytest.mark.parametrize("target", [(6, 10), (5, 7), (1, 2)])
 def test_upsampled_conv_without_gradients(target: tuple[int, int], outputs: int) -> None:
-    """Where few outputs are made for two pixels at a time."""
+    """Where few outputs are made for two pixels at a time, and a single one of its nine products."""
     torch.manual_seed(0)
     x, weight = torch.randn(2, 3, 3, 5, dtype=torch.float64), torch.randn(outputs, 3, 3, 3, dtype=torch.float64)
     expected = F.conv2d(F.interpolate(x, target, mode="bilinear", align_corners=False), weight, padding=1)
     with torch.no_grad():
         found = upsampled_conv(x, weight, target, align_corners=False)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_conv_of_doubled(outputs: int, bias: bool, learning: bool) -> None:
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(3, outputs, 3, padding=1, bias=bias).double(), torch.randn(2, 3, 4, 5).double()
+    with torch.set_grad_enabled(learning):
+        torch.testing.assert_close(conv_of_doubled(x, conv), conv(doubled(x)), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("bias", [True, False])

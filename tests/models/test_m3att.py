@@ -90,9 +90,9 @@ def test_mutual_attention_is_eq_5_1_and_5_2(shared: bool) -> None:
         for n, length in enumerate(LENGTHS):
             expected = plain_m3att(module, words[n, :length], F_enc[IMAGES[n]])
             torch.testing.assert_close(ours[n, :length], expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(lav.sum(2), torch.ones(3, WORDS))
-    torch.testing.assert_close(val.sum(1), torch.ones(3, 4))
-    assert not val[~KEEP].any()
+    torch.testing.assert_close(lav.sum(3), torch.ones(3, 2, WORDS))  # in each head
+    torch.testing.assert_close(val.sum(2), torch.ones(3, 2, 4))
+    assert not val.transpose(1, 2)[~KEEP].any()
 
 
 def test_independent_attention_has_two_linear_layers_more() -> None:
