@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from refseg_cli import __version__, hub
 from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
-from refseg_cli.errors import RefsegError, nearest_name, reason_of
+from refseg_cli.errors import RefsegError, first_line, nearest_name, reason_of
 from refseg_cli.files import is_part, parse_json, part_name, whole
 from refseg_cli.records import Thresholds
 
@@ -349,7 +349,7 @@ def load_weights(model: nn.Module, file: Path, changed: Sequence[str] = ()) -> N
             f"{file}: cannot load the weights: {_misfit(model, file)}", hint=f"are they of the model in {CONFIG}?"
         ) from error
     except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise RefsegError(f"{file}: cannot load the weights: {reason}", hint="copy the folder again") from error
     if name := not_finite(model):
         raise RefsegError(f"{file}: {name} holds NaN or infinity", hint="the run that wrote it diverged; train again")

@@ -21,6 +21,7 @@ from refseg_cli.ranges import (
     Count,
     CountFrom0,
     CountOrAll,
+    Filled,
     Number,
     Positive,
     Range,
@@ -294,7 +295,7 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _within(limits: Range, value: Any, where: str) -> Any:
+def _within(limits: Range | Filled, value: Any, where: str) -> Any:
     if value not in limits:
         raise RefsegError(f"{where}: {value!r} is not {limits}")
     return value

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ ProgressStyle = Literal["auto", "lines", "never"]
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where no terminal can redraw one
 NARROWEST = 8  # letters that a column on a terminal has in any case
 RED, YELLOW, DIM = "31", "33", "2"  # ANSI SGR codes
+_CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f]")
 
 
 class Console:
@@ -119,7 +121,7 @@ class Console:
 
     def error(self, error: RefsegError | str) -> None:
         """Why the command stops; always printed, by every process."""
-        self._write_err(" ".join(f"refseg: {error}".split()), RED)
+        self._write_err(visible(" ".join(f"refseg: {error}".split())), RED)
 
     def block(self, text: str) -> None:
         """Several lines that a person asked for (a traceback, the help of a bare command); always printed."""
@@ -160,7 +162,7 @@ class Console:
 
     def _say(self, text: str, code: str = "") -> None:
         if _speaks():
-            self._write_err(text, code)
+            self._write_err(visible(text), code)
 
     def _write_err(self, text: str, code: str = "") -> None:
         if sys.stderr is None:  # closed; `print` would take stdout in its place
@@ -357,10 +359,15 @@ def _blocks(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) 
 
 
 def cell(value: object) -> str:
-    """How a table shows a value: a float with two decimals, None as "-"."""
+    """How a table shows a value: a float with two decimals, None as "-", text on one line."""
     if value is None:
         return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else visible(str(value))
+
+
+def visible(text: str) -> str:
+    """Names and phrases of others as they can be shown: what would break the line or steer the terminal is escaped."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def is_number(value: object) -> bool:

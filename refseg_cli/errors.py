@@ -54,6 +54,11 @@ def reason_of(error: Exception) -> str:
     return f"without {error}" if isinstance(error, KeyError) else str(error)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, as far as one line goes; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest_name(name: str, choices: Iterable[str]) -> str | None:
     """The choice that a mistyped name most probably means, whatever its capitals; None if none is near."""
     from difflib import get_close_matches

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -161,16 +161,12 @@ def _asking(name: str) -> Iterator[HfApi]:
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         hint = "`hf auth login` with a token that may do this" if status in (401, 403) else "try again later"
-        raise RefsegError(f"{name}: the hub refuses: {_reason(error)}", hint=hint) from error
+        raise RefsegError(f"{name}: the hub refuses: {first_line(error)}", hint=hint) from error
     except Exception as error:  # of whatever HTTP library the client has this year
         raise RefsegError(
-            f"{name}: not in the hub's cache, and the hub is out of reach: {_reason(error)}",
+            f"{name}: not in the hub's cache, and the hub is out of reach: {first_line(error)}",
             hint=f"check the network, or give a folder that `hf download {repository}` made elsewhere",
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -37,6 +37,16 @@ class Range:
         return " ".join(words)
 
 
+class Filled:
+    """Lists that are not empty."""
+
+    def __contains__(self, values: tuple[Any, ...]) -> bool:
+        return bool(values)
+
+    def __str__(self) -> str:
+        return "a list of one or more"
+
+
 # Whole numbers
 Count = Annotated[int, Range(1, MANY)]
 CountFrom0 = Annotated[int, Range(0, MANY)]  # 0 for none, or for what the comment beside it says
@@ -44,6 +54,8 @@ CountOrAll = Annotated[int, Range(-1, MANY)]  # -1 for all
 Steps = Annotated[int, Range(1, UNCOUNTED, below=True)]  # and epochs, images, phrases
 StepsFrom0 = Annotated[int, Range(0, UNCOUNTED, below=True)]
 Workers = Annotated[int, Range(0, 1024)]  # processes
+
+Counts = Annotated[tuple[Count, ...], Filled()]
 
 # Others
 Number = Annotated[float, Range()]

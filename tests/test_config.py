@@ -142,6 +142,8 @@ def test_unknown_model_key_is_refused_where_it_is_read() -> None:
     [
         ("model.dim=-4", "vlt: [model]: dim: -4 is not a number from 1 to 65536"),
         ("model.heads=0", "vlt: [model]: heads: 0 is not a number from 1 to 65536"),
+        ("model.mask_dims=[]", "vlt: [model]: mask_dims: () is not a list of one or more"),
+        ("model.mask_dims=[0]", "vlt: [model]: mask_dims[0]: 0 is not a number from 1 to 65536"),
         ("model.heads=7", "vlt: cannot build the model: dim 64 is no multiple of heads 7"),
     ],
 )
@@ -151,6 +153,23 @@ def test_sizes_that_make_no_model_are_named(override: str, says: str) -> None:
     with pytest.raises(RefsegError) as caught:
         build_model(load_recipe("vlt-tiny", [override]), vocab_size=9)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key"),
+    [
+        ("asda", "low_layers"),
+        ("asda", "mid_layers"),
+        ("caris", "pools"),
+        ("jmceln", "mask_dims"),
+        ("m3att", "mask_dims"),
+    ],
+)
+def test_lists_that_a_model_takes_something_from_are_not_empty(recipe: str, key: str) -> None:
+    from refseg_cli.models import build_model
+
+    with pytest.raises(RefsegError, match=rf"{key}: \(\) is not a list of one or more"):
+        build_model(load_recipe(f"{recipe}-tiny", [f"model.{key}=[]"]), vocab_size=9)
 
 
 def test_missing_recipe_names_the_nearest_or_says_where_all_are() -> None:

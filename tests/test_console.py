@@ -98,6 +98,18 @@ def test_plain_table_aligns_and_puts_numbers_right(console: Console, capsys: Cap
     assert capsys.readouterr().out == "Counts\nsplit  images  share\nval      1500   7.12\ntestA       7      -\n"
 
 
+def test_what_others_have_named_breaks_no_line_and_steers_no_terminal(console: Console, capsys: Capture) -> None:
+    name = "a\nb\x1b[31m\x9b2J Größe 犬\u200d"
+    shown = r"a\nb\x1b[31m\x9b2J Größe 犬" + "\u200d"
+    console.table("", ["name", "n"], [(name, 1)])
+    for say in (console.info, console.warn):
+        say(name)
+    console.error(RefsegError("no " + name))
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].startswith(shown)
+    assert err.split("\n") == [shown, f"refseg: warning: {shown}", rf"refseg: no {shown}".replace(r"\n", " "), ""]
+
+
 def test_table_on_a_terminal_keeps_every_word(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)

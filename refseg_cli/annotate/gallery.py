@@ -199,7 +199,11 @@ def _open_coco(path: Path, images: Path, splits: Sequence[str]) -> Gallery:
         raise RefsegError(f"{images}: no such folder", hint="--images is the folder of the photos")
     found, digest = instances.read(path, number=identifier, hint=_COCO_FILE)
     photos = Photos([images])
-    places = {image_id: place for image_id, (name, _, _) in found.photos.items() if (place := photos.find(name))}
+    places = {
+        image_id: place
+        for image_id, (name, _, _) in found.photos.items()
+        if image_id not in found.broken_photos and (place := photos.find(name))
+    }
     if not places:
         raise RefsegError(f"{images}: none of the {len(found.photos)} photos of {path}", hint="see --images")
 

@@ -6,7 +6,8 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def begin_game(folder: Path, about: Mapping[str, Any]) -> None:
             part.unlink(missing_ok=True)
 
 
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """What SQLite complains of, in one line with the file's name; of damage it hears when it reads that page."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RefsegError(f"{folder / FILE}: {error}", hint="is it the file of a game, and whole?") from error
+
+
 def connect(folder: Path) -> sqlite3.Connection:
     """Open the file of a game; each statement is a transaction of its own until one is begun.
 
@@ -79,14 +89,12 @@ def connect(folder: Path) -> sqlite3.Connection:
     path = folder / FILE
     if not path.is_file():
         raise RefsegError(f"{folder}: no game here", hint="`refseg annotate serve --out` begins one")
-    try:
+    with explained(folder):
         db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         db.row_factory = sqlite3.Row
         for pragma in ("journal_mode = WAL", "foreign_keys = ON"):
             db.execute(f"PRAGMA {pragma}")
         found = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-    except sqlite3.Error as error:
-        raise RefsegError(f"{path}: {error}", hint="is it the file of a game?") from error
     if found != [APPLICATION, FORMAT]:
         raise RefsegError(f"{path}: no game, or one of another version of refseg", hint="name another folder")
     return db

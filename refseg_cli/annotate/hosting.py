@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ from urllib.parse import urlsplit
 
 from refseg_cli.annotate.figures import Figures, figures_of
 from refseg_cli.annotate.gallery import Gallery, check_same, open_gallery
-from refseg_cli.annotate.game_file import begin_game
+from refseg_cli.annotate.game_file import begin_game, explained
 from refseg_cli.annotate.players import Keys, Player
 from refseg_cli.annotate.raw import Exported, Imported, export, import_
 from refseg_cli.annotate.store import Store
@@ -91,7 +93,9 @@ def prepare_to_serve(request: ServeRequest) -> Hosted:
     gallery = open_gallery(request.data, images=request.images, splits=request.splits)
     begin_game(request.out, gallery.about)
     store = Store(request.out)
-    check_same(gallery, store.about())
+    with explained(request.out):
+        check_same(gallery, store.about())
+        keys = Keys(store.secret())
     opinions = None
     if request.model is not None:
         from refseg_cli.segmenters.choice import open_segmenter
@@ -100,7 +104,6 @@ def prepare_to_serve(request: ServeRequest) -> Hosted:
     game = Game(store, gallery, generate=Phrases(gallery.categories) if request.generate else None)
     bound = server.listen(request.host, request.port)
     url = (request.url or _address(request.host, bound.getsockname()[1])).rstrip("/")
-    keys = Keys(store.secret())
     return Hosted(
         app=server.build(game, request.players, keys, opinions=opinions, origin=request.url),
         socket=bound,
@@ -122,37 +125,40 @@ def _address(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
-def open_game(folder: Path, *, data: str | None = None, images: Path | None = None) -> tuple[Store, Gallery]:
-    """A game that was begun earlier, with its pictures.
+@contextmanager
+def opened(folder: Path, *, data: str | None = None, images: Path | None = None) -> Iterator[tuple[Store, Gallery]]:
+    """A game that was begun earlier, with its pictures, while the block lasts.
 
     Args:
         data, images: where they lie now, if they have been moved.
 
     Raises:
-        RefsegError: there is no game, or its pictures are gone.
+        RefsegError: there is no game, its file is damaged, or its pictures are gone.
     """
-    store = Store(folder)
-    about = store.about()
-    if data is None:
-        data, images = about["data"], Path(about["images"]) if about["images"] else None
-    gallery = open_gallery(data, images=images, splits=about["splits"])
-    check_same(gallery, about)
-    return store, gallery
+    with explained(folder), closing(Store(folder)) as store:
+        about = store.about()
+        if data is None:
+            data, images = about["data"], Path(about["images"]) if about["images"] else None
+        gallery = open_gallery(data, images=images, splits=about["splits"])
+        check_same(gallery, about)
+        yield store, gallery
 
 
 def export_game(
     folder: Path, out: Path, *, data: str | None = None, images: Path | None = None, progress: Progress = silent
 ) -> Exported:
-    """See `raw.export`; other arguments as of `open_game`."""
-    return export(*open_game(folder, data=data, images=images), out, progress=progress)
+    """See `raw.export`; other arguments as of `opened`."""
+    with opened(folder, data=data, images=images) as (store, gallery):
+        return export(store, gallery, out, progress=progress)
 
 
 def import_into_game(folder: Path, root: Path, *, data: str | None = None, images: Path | None = None) -> Imported:
-    """See `raw.import_`; other arguments as of `open_game`."""
-    return import_(*open_game(folder, data=data, images=images), root)
+    """See `raw.import_`; other arguments as of `opened`."""
+    with opened(folder, data=data, images=images) as (store, gallery):
+        return import_(store, gallery, root)
 
 
 def look_at_game(folder: Path, *, data: str | None = None, images: Path | None = None) -> Figures:
-    """The game in figures; arguments as of `open_game`."""
-    store, gallery = open_game(folder, data=data, images=images)
-    return figures_of(store.samples(), gallery.objects)
+    """The game in figures; arguments as of `opened`."""
+    with opened(folder, data=data, images=images) as (store, gallery):
+        return figures_of(store.samples(), gallery.objects)

@@ -68,7 +68,11 @@ def read_players(path: Path) -> tuple[Player, ...]:
 
 
 def _player(line: str, where: str, earlier: Sequence[Player]) -> Player:
-    name, *more = (" ".join(cell.split()) for cell in next(csv.reader([line], skipinitialspace=True)))
+    try:
+        cells = next(csv.reader([line], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise RefsegError(f"{where}: {error}", hint="e.g. Ann, annotator; quotes come in pairs") from error
+    name, *more = (" ".join(cell.split()) for cell in cells)
     role = more[0].lower() if more and more[0] else "both"
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise RefsegError(f"{where}: not a name", hint=f"up to {LONGEST_NAME} visible characters")

@@ -74,7 +74,7 @@ class Places:
     def missing(self, pictures: Sequence[str]) -> list[str]:
         """Those whose answers are not all there; what a killed run left of its unfinished files is removed."""
         if self.is_shared:
-            done = _continued(Path(self.output or ""), self.phrases)
+            done = _continued(Path(self.output or ""), self.phrases, self.format)
             return [picture for picture in pictures if name_of(picture) not in done]
         paths = {picture: [sink.path for sink in self.of(picture) if sink.path] for picture in pictures}
         left = [picture for picture in pictures if not all(path.exists() for path in paths[picture])]
@@ -199,13 +199,14 @@ def _folder_of(picture: str) -> str:
     return "/".join(part for part in path.parts[:-1] if part not in (path.anchor, "..", ".")) or "."
 
 
-def _continued(file: Path, phrases: Sequence[str]) -> set[str]:
+def _continued(file: Path, phrases: Sequence[str], format: Format) -> set[str]:
     """The pictures about which a file of lines has an answer to each phrase; what follows the last of them is cut off.
 
     Raises:
         RefsegError: it holds something else.
     """
     done: set[str] = set()
+    schema = f"refseg.{'predict' if format == 'json' else format}/1"
     image, asked = None, list[str]()  # of the picture whose lines are being read
     end = whole = 0  # bytes up to the end of this line, and of the last picture that is complete
     if not file.exists():
@@ -222,6 +223,8 @@ def _continued(file: Path, phrases: Sequence[str]) -> set[str]:
             asked = [*asked, phrase]
             if name != (image or name) or asked != phrases[: len(asked)]:
                 raise RefsegError(f"{file}:{number}: an answer to another question", hint="name another file")
+            if row.get("schema") != schema:
+                raise RefsegError(f"{file}:{number}: not an answer in the format {format}", hint="name another file")
             image, end = name, end + len(line)
             if len(asked) == len(phrases):
                 done.add(name)

@@ -13,7 +13,8 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,9 @@ class Settings:
         commands = whole()
         for file, keys, choices in self._unknown_keys(commands):
             if keys[-1] in choices:
-                raise RefsegError(f"{file.where(keys)}: {keys[-1]}: expected a value, not a table")
+                is_table = isinstance(reduce(getitem, keys, file.table), Mapping)
+                wanted = "a value, not a table" if is_table else f"a table of options: [{'.'.join(keys)}]"
+                raise RefsegError(f"{file.where(keys)}: {keys[-1]}: expected {wanted}")
             inside = f" in [{'.'.join(keys[:-1])}]" if keys[:-1] else ""
             error = unknown_name("key", keys[-1], choices)
             raise RefsegError(f"{file.where(keys)}: {error.message}{inside}", hint=error.hint)

@@ -99,7 +99,10 @@ def choose(request: EvalRequest, split: str) -> Calibration:
     from refseg_cli.evaluation.calibrate import calibrate
 
     with console.progress() as progress:
-        return calibrate(request, split, progress=progress)
+        found = calibrate(request, split, progress=progress)
+    if found.caution:
+        console.warn(found.caution)
+    return found
 
 
 def describe(found: Calibration) -> str:

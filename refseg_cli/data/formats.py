@@ -202,15 +202,24 @@ def upright(data: bytes, orientation: int) -> np.ndarray:
     return turned(stored.transpose(2, 0, 1), orientation).transpose(1, 2, 0)
 
 
+def check_range(image: Image.Image) -> None:
+    """That an opened picture's pixels have a black and a white.
+
+    Raises:
+        UnreadablePicture: they are 32-bit or floating point ones.
+    """
+    # Pillow gives sixteen bits of PGM as 32, brought to 0..65535 whatever its white is.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        kind = "floating point" if image.mode == "F" else "32 bits"
+        raise UnreadablePicture(f"pixels of {kind} have no fixed range", "scale them to 8 or 16 bits")
+
+
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Grey of more bits as eight; Pillow's own conversion would clip nearly all of it to white."""
     import numpy as np
 
-    # Pillow gives sixteen bits of PGM as 32, brought to 0..65535 whatever its white is.
-    if not image.mode.startswith("I;16") and (image.mode, image.format) != ("I", "PPM"):
-        if image.mode in ("I", "F"):
-            kind = "floating point" if image.mode == "F" else "32 bits"
-            raise UnreadablePicture(f"pixels of {kind} have no fixed range", "scale them to 8 or 16 bits")
+    check_range(image)
+    if not image.mode.startswith("I"):
         return image
     tags = getattr(image, "tag_v2", {})
     bits = int(tags.get(_BITS, (16,))[0])  # TIFF has twelve, too, which Pillow leaves in the lower ones

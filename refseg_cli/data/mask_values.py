@@ -38,7 +38,7 @@ def read_png(name: str, *, beside: str, sizes: Sequence[tuple[int, int]]) -> np.
             # Before anything is decoded: a small file may hold a picture that no memory does.
             if (image.height, image.width) not in sizes:
                 raise masks.MaskTooLarge(f"{path}: mask of {image.width}x{image.height} pixels")
-            bands, pixels = image.getbands(), np.asarray(image)
+            bands, pixels, palette = image.getbands(), np.asarray(image), image.getpalette("RGB")
     except RefsegError as error:
         raise ValueError(error.message) from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -51,6 +51,10 @@ def read_png(name: str, *, beside: str, sizes: Sequence[tuple[int, int]]) -> np.
     values = np.unique(pixels)
     if len(values[values != 0]) > 1:
         raise ValueError(f"{path}: {len(values)} different values, where a mask has 0 and one other")
+    first = 3 * int(values[-1])
+    if palette and any(palette[:3]) and palette[first : first + 3] == [0, 0, 0]:
+        # The numbers say one thing, and what everybody sees another.
+        raise ValueError(f"{path}: its palette shows what is inside in black: save it in shades of grey")
     return pixels != 0
 
 

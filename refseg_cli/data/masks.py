@@ -355,7 +355,7 @@ def _compressed(lengths: np.ndarray, size: tuple[int, int]) -> Rle:
 
 def _from_runs(segmentation: Mapping[str, Any], height: int, width: int) -> Rle:
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if not isinstance(size, Sequence) or len(size) != 2:
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(side, int | float) for side in size):
         raise ValueError("RLE without a size")
     if tuple(size) != (height, width):
         raise MaskTooLarge(f"mask of {size[1]}x{size[0]} pixels")

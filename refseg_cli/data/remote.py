@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, first_line
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 CHAIN = "::"  # fsspec's: zip://inside.jpg::https://host/file.zip
@@ -49,4 +49,4 @@ def path_of(url: str) -> PurePosixPath:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from refseg_cli.config import build
 from refseg_cli.data import storage
 from refseg_cli.data.schema import (
     CLIP_SCHEMA,
@@ -39,8 +40,8 @@ from refseg_cli.data.schema import (
 )
 from refseg_cli.data.storage import Place, locate
 from refseg_cli.data.tables import numbers
-from refseg_cli.data.tally import ShardInfo, SplitInfo, Tally
-from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.data.tally import COUNTS, ShardInfo, SplitInfo, Tally
+from refseg_cli.errors import RefsegError, first_line, unknown_name
 from refseg_cli.files import parse_json
 from refseg_cli.records import Record
 
@@ -135,7 +136,8 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
                     tally.add(record)
             counts = tally.counts()
             about = json.dumps({"plan": plan, "counts": counts.to_json(), "problems": problems}, ensure_ascii=False)
-            writer.add_key_value_metadata({_ABOUT: about})
+            # Problems may name what is no Unicode; what stands for such bytes is escaped, as JSON has it.
+            writer.add_key_value_metadata({_ABOUT: about.encode("utf-8", "backslashreplace")})
             writer.close()
             buffer.flush()
         finally:
@@ -186,7 +188,7 @@ def _explained(place: Place, where: str = "") -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise RefsegError(f"{place.uri}: damaged shard: {where}{reason}", hint=REPAIR) from error
 
 
@@ -240,13 +242,22 @@ def parse_manifest(place: Place) -> Manifest:
                 f"{place.uri}: format {table['format']}, this version reads {FORMAT}", hint="prepare the data again"
             )
         splits = {name: _to_split(split) for name, split in table["splits"].items()}
-        return Manifest(**{**table, "splits": splits})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RefsegError(f"{place.uri}: damaged manifest: {error}", hint="prepare the data again") from error
+    return replace(build(Manifest, {**table, "splits": {}}, f"{place.uri}: damaged manifest"), splits=splits)
 
 
 def _to_split(table: Mapping[str, Any]) -> SplitInfo:
-    return SplitInfo(**{**table, "files": tuple(ShardInfo(**file) for file in table["files"])})
+    """Raises TypeError, ValueError: it is not one. By hand: there may be very many files."""
+    split = SplitInfo(**{**table, "files": tuple(ShardInfo(**file) for file in table["files"])})
+    counts = [getattr(split, name) for name in COUNTS]
+    for file in split.files:
+        counts += (file.bytes, file.images)
+        if type(file.name) is not str or "/" in file.name or "\0" in file.name:  # none leads elsewhere
+            raise ValueError(f"{file.name!r} is no name of a file in its folder")
+    if wrong := [number for number in counts if type(number) is not int or not 0 <= number < 1 << 63]:
+        raise ValueError(f"{wrong[0]!r} in place of a count")
+    return split
 
 
 def open_shards(uri: str | Path, split: str) -> Shards:

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, first_line
 from refseg_cli.files import file_in_the_way, part_name, whole
 
 try:
@@ -132,7 +132,7 @@ def locate(uri: str | Path) -> Place:
     except pa.ArrowInvalid:
         files, path = _by_fsspec(text)
     except (OSError, ValueError) as error:
-        raise RefsegError(f"{text}: {_first_line(error)}", hint="check the URI and the credentials") from error
+        raise RefsegError(f"{text}: {first_line(error)}", hint="check the URI and the credentials") from error
     return Place(text, files, path)
 
 
@@ -223,7 +223,7 @@ def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         files, path = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError, OSError) as error:
-        raise RefsegError(f"{uri}: {_first_line(error)}", hint="a path, or a URI such as s3://bucket/folder") from error
+        raise RefsegError(f"{uri}: {first_line(error)}", hint="a path, or a URI such as s3://bucket/folder") from error
     return fs.PyFileSystem(fs.FSSpecHandler(files)), path
 
 
@@ -239,10 +239,6 @@ def _explained(place: Place) -> Iterator[None]:
             raise RefsegError(
                 f"{place.uri}: disk full", hint="free some space or choose another folder; a rerun goes on from here"
             ) from error
-        if place.is_local and Path(place.path).is_dir():
+        if place.is_local and os.path.isdir(place.path):  # noqa: PTH112 - no error of its own for a name that is too long
             raise RefsegError(f"{place.uri}: is a folder, not a file") from error
-        raise RefsegError(f"{place.uri}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise RefsegError(f"{place.uri}: {first_line(error)}") from error

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from refseg_cli.data import storage
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, first_line
 from refseg_cli.records import Detection, Rle
 
 Row = TypeVar("Row")
@@ -186,7 +186,7 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise RefsegError(f"{uri}: cannot read this as Parquet: {str(error).splitlines()[0]}") from error
+        raise RefsegError(f"{uri}: cannot read this as Parquet: {first_line(error)}") from error
 
 
 def read_rows(uri: str) -> list[dict[str, Any]]:
@@ -199,7 +199,7 @@ def read_rows(uri: str) -> list[dict[str, Any]]:
         try:
             return pq.ParquetFile(file, page_checksum_verification=True).read().to_pylist()
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise RefsegError(f"{uri}: cannot read this as Parquet: {str(error).splitlines()[0]}") from error
+            raise RefsegError(f"{uri}: cannot read this as Parquet: {first_line(error)}") from error
 
 
 def _plain(value: Any) -> Any:

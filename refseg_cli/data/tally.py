@@ -9,6 +9,8 @@ from typing import Any
 
 from refseg_cli.records import Record
 
+COUNTS = ("images", "refs", "expressions", "single", "multi", "no_target", "clips")  # of `SplitInfo`
+
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
@@ -41,8 +43,7 @@ class SplitInfo:
 
     def plus(self, other: SplitInfo) -> SplitInfo:
         """The counts of both together."""
-        names = ("images", "refs", "expressions", "single", "multi", "no_target", "clips")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        sums = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
         return SplitInfo(**sums, files=self.files + other.files, masks=self.masks and other.masks)
 
     def to_json(self) -> dict[str, Any]:

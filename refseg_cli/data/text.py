@@ -17,7 +17,7 @@ from refseg_cli.config import TextConfig
 from refseg_cli.data import spelling as spellings
 from refseg_cli.data.sentencepiece import PAD_ID, read_sentencepiece
 from refseg_cli.data.spelling import UNK, Reading, Spelling
-from refseg_cli.errors import RefsegError, reason_of
+from refseg_cli.errors import RefsegError, first_line, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,8 +96,11 @@ class Tokenizer:
         (folder / FILE_NAME).write_text(self.pipeline.to_str(pretty=True), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, *, spelling: bool = False) -> Tokenizer:
-        """Read `tokenizer.json`; length and padding are those it was saved with, spelling is its recipe's."""
+    def load(cls, folder: Path, *, spelling: bool = False, max_tokens: int | None = None) -> Tokenizer:
+        """Read `tokenizer.json`.
+
+        max_tokens: None for what it was saved with, as padding is.  spelling: as its recipe says.
+        """
         path = folder / FILE_NAME
         try:
             text = path.read_text("utf-8")
@@ -105,15 +108,17 @@ class Tokenizer:
             raise RefsegError(f"{path}: no tokenizer in this checkpoint folder", hint=_WHOLE) from error
         except (OSError, UnicodeDecodeError) as error:
             raise RefsegError(f"{path}: not a tokenizer file: {error}", hint=_WHOLE) from error
-        return cls.from_text(text, str(path), spelling=spelling)
+        return cls.from_text(text, str(path), spelling=spelling, max_tokens=max_tokens)
 
     @classmethod
-    def from_text(cls, text: str, name: str, *, spelling: bool = False) -> Tokenizer:
-        """What `save` wrote, already read; name: what to call it in an error."""
+    def from_text(cls, text: str, name: str, *, spelling: bool = False, max_tokens: int | None = None) -> Tokenizer:
+        """What `save` wrote, already read; name: what to call it in an error; the rest as for `load`."""
         try:
             padding, truncation = (json.loads(text)[key] for key in ("padding", "truncation"))
             pipeline = tokenizers.Tokenizer.from_str(text)
-            return cls(pipeline, max_tokens=truncation["max_length"], pad_id=padding["pad_id"], spelling=spelling)
+            pipeline.encode("\N{SNOWMAN}")  # a vocabulary of words without one for unknown words fails at the first
+            length = truncation["max_length"] if max_tokens is None else max_tokens
+            return cls(pipeline, max_tokens=length, pad_id=padding["pad_id"], spelling=spelling)
         except Exception as error:  # the library raises bare Exception on a malformed file
             raise RefsegError(f"{name}: not a tokenizer file: {error}", hint=_WHOLE) from error
 
@@ -226,7 +231,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, "vocab.txt"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise RefsegError(
             f"cannot fetch the vocabulary of {name!r}: {reason}",
             hint="download vocab.txt and set text.vocab to its path",

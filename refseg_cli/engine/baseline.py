@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
             f"{path}: cannot read: {reason_of(error)}", hint="`refseg bench --json > FILE` writes one"
         ) from error
     rows = table.get("rows") if isinstance(table, dict) and table.get("schema") == SCHEMA else None
-    numbers = ("images", "expressions", "latency_p50_ms")
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and all(_is_number(row.get(name)) for name in numbers) for row in rows
-    ):
+    if not isinstance(rows, list) or not all(map(_is_row, rows)) or len(set(map(_key, rows))) < len(rows):
         raise RefsegError(f"{path}: not what `refseg bench --json` prints", hint="`refseg bench --json > FILE`")
     return table
 
@@ -67,7 +65,7 @@ def compare(report: BenchReport, table: dict[str, Any], name: str) -> Comparison
     Raises:
         RefsegError: no row has a stage and size of one there.
     """
-    then = {_key(row): float(row["latency_p50_ms"]) for row in table["rows"]}
+    then = {_key(row): row["latency_p50_ms"] for row in table["rows"]}
     ratios = []
     for row in report.rows:
         before = then.get((row.stage, row.images, row.expressions), 0.0)
@@ -85,12 +83,15 @@ def compare(report: BenchReport, table: dict[str, Any], name: str) -> Comparison
 
 
 def _key(row: dict[str, Any]) -> tuple[str, int, int]:
-    return str(row.get("stage", "forward")), int(row["images"]), int(row["expressions"])
+    return str(row.get("stage", "forward")), row["images"], row["expressions"]
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or any(type(row.get(name)) is not int for name in ("images", "expressions")):
+        return False
+    latency: Any = row.get("latency_p50_ms")
+    return type(latency) in (int, float) and 0 <= latency <= sys.float_info.max

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, first_line
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -58,7 +58,7 @@ def spread(
         for row in made.iter_rows():
             yield items[row["number"]], pickle.loads(row["made"])
     except ray.exceptions.RayError as error:
-        raise RefsegError(f"the Ray cluster failed: {str(error).splitlines()[0]}", hint="start it again") from error
+        raise RefsegError(f"the Ray cluster failed: {first_line(error)}", hint="start it again") from error
 
 
 def _ray() -> Any:

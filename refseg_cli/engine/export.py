@@ -33,7 +33,7 @@ from refseg_cli.engine.precision import Cost, Precision, calibration_split, meas
 from refseg_cli.engine.proof import Proof, prove
 from refseg_cli.engine.questions import real_questions
 from refseg_cli.engine.tracing import TRACED, Graph, example, trace
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, first_line
 from refseg_cli.files import whole, whole_folder
 from refseg_cli.progress import Progress, silent
 from refseg_cli.segmenters.onnx import FACTS
@@ -227,8 +227,7 @@ def _quiet(loaded: Checkpoint, format: Format) -> Iterator[None]:
     except (RefsegError, OSError, MemoryError):
         raise  # a full disk stays what it is
     except Exception as error:
-        cause = _innermost(error)
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        reason = first_line(_innermost(error))
         raise RefsegError(f"{loaded.name}: cannot be exported to {format}: {reason}") from error
 
 

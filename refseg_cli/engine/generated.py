@@ -58,7 +58,7 @@ def _subjects(found: Instances, folder: Path, problems: list[Problem]) -> Iterat
     drafts = [
         Draft(image_id, *_named(found.photos[image_id]), tuple(found.by_image[image_id]), ())
         for image_id in sorted(found.by_image)
-        if image_id in found.photos and image_id not in found.broken
+        if image_id in found.photos and image_id not in found.broken and image_id not in found.broken_photos
     ]
     for draft, path in find_photos(drafts, [folder], problems):
         complete = found.complete.get(draft.image_id)

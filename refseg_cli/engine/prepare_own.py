@@ -150,10 +150,13 @@ def own_name(name: str | None, output: Output) -> str:
         RefsegError: it is none, or that of another dataset, whose image ids and published counts are not these.
     """
     chosen = PurePosixPath(output.out.rstrip("/")).name if name is None else name
+    told = f"--name {chosen}" if name is not None else f"--out {output.out}"
     if not _NAME.fullmatch(chosen):
-        raise RefsegError(f"--name {chosen}: not a valid dataset name", hint="letters, digits and any of _ . + -")
+        raise RefsegError(
+            f"{told}: {chosen!r} is not a valid dataset name",
+            hint="letters, digits and any of _ . + -" + ("" if name is not None else "; or give one with --name"),
+        )
     if chosen in _TAKEN:
-        told = f"--name {chosen}" if name is not None else f"--out {output.out}"
         raise RefsegError(f"{told}: {chosen} is the name of another dataset", hint="choose another with --name")
     return chosen
 

@@ -69,7 +69,7 @@ class RunLog:
 def whole_lines(path: Path) -> Iterator[str]:
     """The whole lines of a log; a line cut by a kill is dropped."""
     if path.is_file():
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             yield from (line for line in file if line.endswith("}\n"))
 
 

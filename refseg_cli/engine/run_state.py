@@ -16,7 +16,7 @@ from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, to_table
 from refseg_cli.engine.optimise import take_moments
 from refseg_cli.engine.run_log import flattened
-from refseg_cli.errors import RefsegError, Unread
+from refseg_cli.errors import RefsegError, Unread, first_line
 
 STATE = "training.pt"
 NAMED = 3  # settings that a message spells out
@@ -102,8 +102,9 @@ def restore_state(folder: Path, moving: Moving, *, data: str, earlier: str, proc
     """
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise RefsegError(f"{folder / STATE}: cannot read: {str(error).splitlines()[0]}", hint=_ANEW) from error
+    except Exception as error:  # torch raises many kinds for a damaged file, and says how to run what is in it
+        reason = error.strerror if isinstance(error, OSError) else "damaged"
+        raise RefsegError(f"{folder / STATE}: cannot read: {reason}", hint=_ANEW) from error
     try:
         if state["data"] not in (data, earlier):
             raise RefsegError(
@@ -123,9 +124,7 @@ def restore_state(folder: Path, moving: Moving, *, data: str, earlier: str, proc
             moving.scaler.load_state_dict(state["scaler"])
         return Position(*state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RefsegError(
-            f"{folder / STATE}: not the state of this run: {str(error).splitlines()[0]}", hint=_ANEW
-        ) from error
+        raise RefsegError(f"{folder / STATE}: not the state of this run: {first_line(error)}", hint=_ANEW) from error
 
 
 def resume_folder(out: Path, recipe: Recipe, *, resume: bool) -> Path | None:

@@ -413,7 +413,9 @@ class _Run:
             return Tokenizer.load(resumed, spelling=text.spelling)
         phrases = (e.phrase(text.field) for i in range(len(self.shards)) for e in self.shards[i].expressions)
         if init:
-            return Tokenizer.load(init.folder, spelling=text.spelling).learning(phrases, text)
+            # As long as this model has places for, and its recipe says.
+            known = Tokenizer.load(init.folder, spelling=text.spelling, max_tokens=text.max_tokens)
+            return known.learning(phrases, text)
         return build_tokenizer(text, phrases if text.tokenizer == "words" else ())
 
     def _validation_shards(self) -> Shards | None:

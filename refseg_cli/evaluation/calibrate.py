@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from refseg_cli import checkpoint, hub
 from refseg_cli.data import shards
 from refseg_cli.errors import RefsegError
@@ -23,7 +25,10 @@ ROUNDING = 1e-9  # of a gIoU: no gain
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was chosen on `split`, kept in `folder`; before, after: gIoU there, fractions."""
+    """What was chosen on `split`, kept in `folder`.
+
+    before, after: gIoU there, fractions.  caution: what a reader must know of the choice; may be empty.
+    """
 
     folder: Path
     split: str
@@ -31,6 +36,7 @@ class Calibration:
     new: Thresholds
     before: float
     after: float
+    caution: str = ""
 
 
 def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) -> Calibration:
@@ -46,7 +52,7 @@ def calibrate(request: EvalRequest, split: str, *, progress: Progress = silent) 
 
     Raises:
         RefsegError: the model is a bundled one, which is not the user's to change, or an exported one; no such data or
-            split; nothing in the split; or the folder cannot be written.
+            split; no phrase with a target in the split; or the folder cannot be written.
     """
     _refuse_cached(request.model)
     if request.model is not None and is_zero_shot(request.model):
@@ -61,8 +67,7 @@ def _calibrate_checkpoint(
 ) -> Calibration:
     passed = replace(request, splits=(split,), protocols=("refseg",), curve=True, records=None, disturb=None)
     answers = evaluate(passed, progress=progress).evaluations[split].answers
-    if not len(answers):
-        raise RefsegError(f"{request.data}: no expression in {split} to calibrate on", hint="name another --split")
+    _refuse_empty(answers.has_target, request, split)
     return part.decided(lambda: _chosen(answers, folder, split))
 
 
@@ -76,7 +81,21 @@ def _chosen(answers: Answers, folder: Path, split: str) -> Calibration:
     new = Thresholds(best.mask, old.exists if best.exists is None else best.exists, best.min_pixels)
     about = {"data": answers.about.dataset, "split": split, "expressions": len(answers), "gIoU": [before, best.g_iou]}
     checkpoint.store_thresholds(folder, new, info=about)
-    return Calibration(folder, split, old, new, before, best.g_iou)
+    return Calibration(folder, split, old, new, before, best.g_iou, _caution(answers.has_target, split))
+
+
+def _refuse_empty(has_target: np.ndarray, request: EvalRequest, split: str) -> None:
+    """has_target: (n,) bool, of the split's expressions. Raises RefsegError: none has."""
+    if not has_target.any():  # a model that never finds anything would be the best
+        raise RefsegError(
+            f"{request.data}: no expression in {split} has a target to calibrate on", hint="name another --split"
+        )
+
+
+def _caution(has_target: np.ndarray, split: str) -> str:
+    if not has_target.all():
+        return ""
+    return f"{split}: every phrase has a target, so the no-target threshold is not tested on phrases without one"
 
 
 def own_checkpoint(model: str | None) -> Path:
@@ -118,8 +137,7 @@ def _chosen_zero_shot(request: EvalRequest, name: str, split: str, progress: Pro
     segmenter = open_zero_shot(name, device=request.device)
     old = segmenter.thresholds
     counts = counts_of(request, segmenter.reporting_all(), opened, progress=progress)
-    if not len(counts):
-        raise RefsegError(f"{request.data}: no expression in {split} to calibrate on", hint="name another --split")
+    _refuse_empty(counts.has_target, request, split)
     says = (counts.predicted >= max(1, old.min_pixels)) & (counts.p_target >= old.exists)
     before = scores(replace(counts, says_target=says)).values["gIoU"]
     best = tune([counts], [old.mask], min_pixels=old.min_pixels)
@@ -129,4 +147,4 @@ def _chosen_zero_shot(request: EvalRequest, name: str, split: str, progress: Pro
     new = replace(old, exists=best.exists)
     about = {"data": opened.manifest.dataset, "split": split, "expressions": len(counts), "gIoU": [before, best.g_iou]}
     store_thresholds(name, new, info=about)
-    return Calibration(folder, split, old, new, before, best.g_iou)
+    return Calibration(folder, split, old, new, before, best.g_iou, _caution(counts.has_target, split))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, first_line
 from refseg_cli.layers.attention import EncoderLayer
 
 
@@ -189,7 +189,7 @@ def _pretrained_bert(name: str) -> Any:  # transformers.BertModel, which is not 
         return BertModel.from_pretrained(name, add_pooling_layer=False)
     except (OSError, ValueError) as error:
         raise RefsegError(
-            f"cannot load BERT {name!r}: {str(error).splitlines()[0]}",
+            f"cannot load BERT {name!r}: {first_line(error)}",
             hint="give a folder with its weights, or set model.text_pretrained=false",
         ) from error
 
@@ -226,7 +226,7 @@ def pretrained_clip(name: str) -> dict[str, Tensor]:
         return load_file(path) if path else CLIPTextModelWithProjection.from_pretrained(name).state_dict()
     except (OSError, ValueError) as error:
         raise RefsegError(
-            f"cannot load CLIP's text tower {name!r}: {str(error).splitlines()[0]}",
+            f"cannot load CLIP's text tower {name!r}: {first_line(error)}",
             hint="give a folder with its weights, or set model.text_pretrained=false",
         ) from error
 

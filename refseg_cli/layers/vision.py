@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from refseg_cli.errors import RefsegError, nearest_name
+from refseg_cli.errors import RefsegError, first_line, nearest_name
 from refseg_cli.layers.upsampling import fitted
 from refseg_cli.layers.weights import find_weights, read_weights
 from refseg_cli.layers.windows import attend_in_windows, window_kinds
@@ -126,12 +126,12 @@ def _from_timm(name: str, *, pretrained: bool | str, **settings: Any) -> Any:  #
     try:
         return timm.create_model(name, pretrained=pretrained, **settings)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         near = None if timm.is_model(name) else nearest_name(name, timm.list_models())
         hint = f"did you mean {near!r}?" if near else "see timm.list_models()"
         raise RefsegError(f"timm cannot build {name!r}: {reason}", hint=hint) from error
     except (OSError, ValueError) as error:  # no network, no such weights
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise RefsegError(
             f"cannot load pretrained weights of {name!r}: {reason}",
             hint="set model.pretrained to a file of them, or to false",

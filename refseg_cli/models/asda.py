@@ -33,7 +33,7 @@ from refseg_cli.layers.attention import Attention, EncoderLayer, as_map, as_plac
 from refseg_cli.layers.clip import Phrase, PhraseReader
 from refseg_cli.layers.encoders import EncoderConfig, build_layers, build_text
 from refseg_cli.layers.vision import SLOPE, conv_bn_leaky, conv_bn_relu
-from refseg_cli.ranges import Count, CountFrom0, Number, Range, Share, Weight
+from refseg_cli.ranges import Count, CountFrom0, Counts, Number, Range, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 THIN = 32  # channels of Eq. 5's lateral and upsampled maps
@@ -51,8 +51,8 @@ class ASDAConfig(EncoderConfig):
     text_name: str = "openai/clip-vit-base-patch16"
     text_dim: Count = 512  # [CLIP]
     stride: Count = 16  # of the grid, where the backbone is no vision transformer [ours]
-    low_layers: tuple[Count, ...] = (4, 5, 6)  # [3.1]; one layer: manual assignment [table 2, b]
-    mid_layers: tuple[Count, ...] = (7, 8, 9)  # [3.1]
+    low_layers: Counts = (4, 5, 6)  # [3.1]; one layer: manual assignment [table 2, b]
+    mid_layers: Counts = (7, 8, 9)  # [3.1]
     high_layer: Count = 12  # [3.1]
     scorer: Literal["linear", "conv", "mlp"] = "linear"  # Phi_as [table 5]
     scored_with: Literal["layers", "sentence"] = "layers"  # end states of the text layers [official code]; f_E [Eq. 3]

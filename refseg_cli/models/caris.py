@@ -42,7 +42,7 @@ from refseg_cli.layers.pwam import official_bert, official_stages, official_swin
 from refseg_cli.layers.pyramids import NormedMaps
 from refseg_cli.layers.upsampling import upsample
 from refseg_cli.models.caris_decoder import Decoder, MaskHead, Scene, Stage
-from refseg_cli.ranges import Count, Share, check_multiple
+from refseg_cli.ranges import Count, Counts, Share, check_multiple
 from refseg_cli.records import Batch, MapKind, Prediction
 
 CLASS_WEIGHTS = (0.9, 1.1)  # background, target [official code]
@@ -57,7 +57,7 @@ class CARISConfig(EncoderConfig):
     text: Literal["transformer", "bert"] = "bert"
     word_dim: Count = 64  # of the text encoder without a published size [ours]
     word_heads: Count = 4  # likewise [ours]
-    pools: tuple[Count, ...] = (1, 2)  # sides of the grids whose cells are the text's prompts
+    pools: Counts = (1, 2)  # sides of the grids whose cells are the text's prompts
     dim: Count = 256  # of the decoder
     heads: Count = 8
     attention_width: Count = 1024  # of the dense attentions inside

@@ -36,7 +36,7 @@ from refseg_cli.layers.clip import PhraseReader
 from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.vision import SLOPE, conv_bn_leaky
-from refseg_cli.ranges import Count, CountFrom0, Weight
+from refseg_cli.ranges import Count, CountFrom0, Counts, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 
@@ -58,7 +58,7 @@ class JMCELNConfig(EncoderConfig):
     embeddings: Count = 20  # Q [4]
     adaptive: bool = True  # Eq. 3 reads each stage's output, not the first one's [table 2, row 6]
     alignment: Literal["pan", "none"] = "pan"  # [table 2, row 4]
-    mask_dims: tuple[Count, ...] = (512, 256, 128)  # 3x3 convolutions, each before an upsampling [3.5; widths ours]
+    mask_dims: Counts = (512, 256, 128)  # 3x3 convolutions, each before an upsampling [3.5; widths ours]
     dice_weight: Weight = 0.0  # [the paper: cross-entropy only]
     no_target_head: bool = False  # [ours]
     exists_weight: Weight = 0.1  # [ours]

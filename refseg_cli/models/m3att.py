@@ -48,7 +48,7 @@ from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.language import mean_of_words
 from refseg_cli.layers.vision import PyramidSum
-from refseg_cli.ranges import Count, CountFrom0, Share, Weight
+from refseg_cli.ranges import Count, CountFrom0, Counts, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 
@@ -73,7 +73,7 @@ class M3AttConfig(EncoderConfig):
     interaction_scaled: bool = True  # scores of Eq. 5.3 over sqrt(C) [ours, as Eq. 5.1; the equation has none]
     word_norm: Literal["batch", "layer"] = "batch"  # of IMI and LFR [5.2.1]; `layer` for very small batches
     mask_decoder: Literal["kernels", "concat", "vlt"] = "kernels"  # [table 5.3]
-    mask_dims: tuple[Count, ...] = (512, 512, 512)  # 3x3, each before an upsampling; a fourth to the mask [5.1.4]
+    mask_dims: Counts = (512, 512, 512)  # 3x3, each before an upsampling; a fourth to the mask [5.1.4]
     reconstruction_weight: Weight = 0.1  # w_rec [5.2.1]; 0: without LFR [table 5.2]
     dice_weight: Weight = 0.0  # [the thesis: cross-entropy only]
     no_target_head: bool = False  # [ours]

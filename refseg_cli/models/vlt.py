@@ -35,7 +35,7 @@ from refseg_cli.layers.language import Language, WordsAndSentence
 from refseg_cli.layers.sdf import Join, SpatialDynamicFusion
 from refseg_cli.layers.upsampling import fitted, upsampled_dot
 from refseg_cli.layers.vision import PyramidSum, conv_bn_relu
-from refseg_cli.ranges import Count, CountFrom0, Positive, Share, Weight
+from refseg_cli.ranges import Count, CountFrom0, Counts, Positive, Share, Weight
 from refseg_cli.records import Batch, MapKind, Prediction
 
 
@@ -58,7 +58,7 @@ class VLTConfig(EncoderConfig):
     queries: Literal["qgm", "words", "learned"] = "qgm"  # [table 4.2]
     query_count: Count = 16  # N_q [table 4.3]
     balance: bool = True  # Query Balance Module [table 4.3, last row]
-    mask_dims: tuple[Count, ...] = (
+    mask_dims: Counts = (
         256,
         128,
         64,

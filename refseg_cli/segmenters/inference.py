@@ -12,7 +12,7 @@ import torch
 
 from refseg_cli.data.placement import Placement
 from refseg_cli.data.transforms import to_original
-from refseg_cli.errors import RefsegError, unknown_name
+from refseg_cli.errors import RefsegError, first_line, unknown_name
 from refseg_cli.records import Batch, Prediction, Thresholds
 from refseg_cli.segmenters.decisions import Decision, decide, logit
 from refseg_cli.segmenters.memory import keep_freed_memory
@@ -32,7 +32,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if "device type at start of device string" in reason:  # torch lists twenty that hardly anybody has
             raise unknown_name("device", name, DEVICES) from error
         raise RefsegError(f"device {name!r} cannot be used: {reason}", hint=f"one of: {', '.join(DEVICES)}") from error

@@ -19,7 +19,7 @@ from refseg_cli.data import arrays
 from refseg_cli.data.pictures import read_pixels
 from refseg_cli.data.placement import place
 from refseg_cli.data.text import FILE_NAME, Tokenizer
-from refseg_cli.errors import RefsegError, reason_of
+from refseg_cli.errors import RefsegError, first_line, reason_of
 from refseg_cli.files import parse_json
 from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found, check_phrases
@@ -110,7 +110,7 @@ def _explained(file: Path, what: str) -> Iterator[None]:
     except RefsegError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise RefsegError(f"{file}: {what}: {reason}", hint="is it whole? `refseg export` writes it again") from error
 
 

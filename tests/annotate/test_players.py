@@ -27,6 +27,7 @@ def test_players_without_names() -> None:
         ("Ann, judge", "players.txt, line 1: Ann is judge (a role is one of: annotator, validator, both)"),
         ("Ann\nANN", "line 2: ANN is there twice"),
         ("# nobody", "names no player"),
+        ('"Ann, annotator', "players.txt, line 1: unexpected end of data"),
         (", annotator", "line 1: not a name"),
         ("x" * 61, "line 1: not a name"),
         ("a\x07b", "line 1: not a name"),

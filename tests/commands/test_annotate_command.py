@@ -215,3 +215,14 @@ def test_help_needs_none_of_the_games_packages() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], env={**os.environ}, stdout=subprocess.DEVNULL)
     assert run.returncode == 0
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_damaged_game_is_named(played: Path, data: Path, capsys: Capture, cut: bool) -> None:
+    whole = (played / FILE).read_bytes()
+    (played / FILE).write_bytes(whole[:5000] if cut else whole[:4096] + bytes(len(whole) - 4096))
+    serve = ["serve", "--data", str(data), "--out", "game", "--port", "0"]
+    for words in (["status", "game"], ["export", "game", "--out", "raw"], ["import", "game", "--root", "raw"], serve):
+        assert main(["annotate", *words]) == ERROR
+        err = capsys.readouterr().err
+        assert re.fullmatch(r"refseg: \S*game\.sqlite: database disk image is malformed \(is it .*whole\?\)\n", err)

@@ -6,11 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import own_layout
 import pytest
 
 from refseg_cli import checkpoint
 from refseg_cli.app import main
 from refseg_cli.errors import ERROR, FOUND
+from refseg_cli.records import Thresholds
+
+OWN = (("annotations", "instances.json"), ("images", "photos"), ("phrases", "phrases.csv"), ("out", "out"))
 
 Capture = pytest.CaptureFixture[str]
 
@@ -67,6 +71,31 @@ def test_eval_calibrates_first(model: Path, scenes: Path, capsys: Capture) -> No
     err = capsys.readouterr().err
     assert "kept; no others give a higher gIoU on val" in err
     assert "val: the thresholds were calibrated on this split" in err
+
+
+@pytest.mark.parametrize(
+    ("rows", "status", "told"),
+    [
+        ("photo_1.jpg,dog,11,\nphoto_2.jpg,cat,22,\n", FOUND, "refseg: warning: train: every phrase has a target"),
+        ("photo_1.jpg,cat,,1\nphoto_2.jpg,car,,1\n", ERROR, "no expression in train has a target to calibrate on"),
+        ("photo_1.jpg,dog,11,\nphoto_2.jpg,car,,1\n", FOUND, ""),
+    ],
+)
+def test_a_split_of_one_kind_of_phrases_is_told(
+    model: Path, tmp_path: Path, capsys: Capture, rows: str, status: int, told: str
+) -> None:
+    checkpoint.store_thresholds(model / "best", Thresholds(mask=0.999, exists=0.999), info={})
+    own_layout.write_coco(tmp_path)
+    (tmp_path / "phrases.csv").write_text(f"image,phrase,ann_id,no_target\n{rows}")
+    given = [f"--{name}={tmp_path / file}" for name, file in OWN]
+    assert main(["prepare", "coco", *given, "--name=mine", "-q"]) == FOUND
+    config = (model / "best/config.json").read_bytes()
+    capsys.readouterr()
+    assert main(["calibrate", *common(model, tmp_path / "out"), "--split", "train"]) == status
+    err = capsys.readouterr().err
+    assert told in err
+    assert ("warning" in err) == told.startswith("refseg: warning")
+    assert (config == (model / "best/config.json").read_bytes()) == (status == ERROR)
 
 
 def test_errors(scenes: Path, tmp_path: Path, capsys: Capture) -> None:

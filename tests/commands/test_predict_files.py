@@ -216,11 +216,19 @@ def test_lines_that_were_cut_are_written_again(capfdbinary: Capture) -> None:
         assert Path("m.jsonl").read_bytes() == whole
 
 
+DOG = b'{"image": "x", "phrase": "dog", "schema": "refseg.predict/1"}\n'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b'{"image": "photos/a.png", "phrase": "bird"}\n', "m.jsonl:1: an answer to another question"),
-        (b'{"image": "x", "phrase": "dog"}\n{"image": "y", "phrase": "cat"}\n', "m.jsonl:2: an answer to another"),
+        (DOG + DOG.replace(b"x", b"y"), "m.jsonl:2: an answer to another"),
+        (
+            b'{"image": "x", "phrase": "dog", "schema": "refseg.boxes/1"}\n',
+            "m.jsonl:1: not an answer in the format json",
+        ),
+        (b'{"image": "x", "phrase": "dog", "mine": 1}\n', "m.jsonl:1: not an answer in the format json"),
         (b"[1]\n", "m.jsonl:1: no line of `refseg predict`"),
         (b"hello\n", "m.jsonl:1: no line of `refseg predict`"),
     ],

@@ -117,6 +117,10 @@ def test_ids_come_from_a_data_set(capfdbinary: Capture) -> None:
         ({"categories": [{"id": 1, "name": "cat"}]}, "no category is called 'dog' (one of: cat)"),
         ({"images": [{"id": 1, "file_name": "a.jpg"}]}, "photos/b.jpg: no image of that name in instances.json"),
         ({"images": [{"id": 1, "file_name": f"{x}/{y}.jpg"} for x in "12" for y in "ab"]}, "2 images of that name"),
+        ({"images": [{"id": 1, "file_name": f"{x}.jpg"} for x in "ab"]}, "image 1 is both 'photos/a.jpg' and"),
+        ({"categories": [{"id": n, "name": "dog"} for n in (8, 9, 8)]}, "category 'dog' is both 8 and 9"),
+        ({"categories": [{"id": 1.5, "name": "dog"}]}, "cannot read a COCO data set: id 1.5"),
+        ({"categories": [{"id": 1, "name": None}]}, "cannot read a COCO data set: name None"),
         ({"images": [{"id": "one"}]}, "cannot read a COCO data set"),
         ({"images": 7}, "cannot read a COCO data set"),
         (None, "instances.json: cannot read a COCO data set: No such file"),
@@ -129,6 +133,14 @@ def test_a_data_set_without_them_is_named(capfdbinary: Capture, changed: dict[st
     out, err = capfdbinary.readouterr()
     assert (out, err.count(b"\n")) == (b"", 1)
     assert message in err.decode()
+
+
+def test_a_category_of_two_phrases_is_named(capfdbinary: Capture) -> None:
+    write_data(categories=[{"id": 1, "name": "dog"}, {"id": 1, "name": "cat"}])
+    options = ["-f", "coco", "--coco-ids", "instances.json"]
+    assert main(["predict", "photos", "-p", "dog", "-p", "cat", *options]) == ERROR
+    assert "category 1 is both 'cat' and 'dog'" in capfdbinary.readouterr().err.decode()
+    assert main(["predict", "photos", "-p", "dog", "-p", "Dog", *options]) == FOUND  # one category, asked twice
 
 
 def test_labelme_finds_its_picture(capfdbinary: Capture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import tomllib
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ from refseg_cli.data.phrases.colours import PAINTS, name_of
 from refseg_cli.data.phrases.generate import describe
 from refseg_cli.data.phrases.logic import Coloured, Everything, Except, Is, Or, Placed, Ranked, Related, targets, words
 from refseg_cli.data.phrases.scene import Scene
+from refseg_cli.errors import RefsegError
 
 NAMES = {1: "person", 3: "car", 8: "truck", 17: "cat", 18: "dog", 22: "elephant"}
 CATEGORIES = categories_of(NAMES)
@@ -42,6 +44,12 @@ def test_categories_have_the_words_of_coco_or_their_own_names() -> None:
     assert found[5].section == "people"
     assert (found[4].section, found[4].general) == ("thing", frozenset())
     assert vocabulary(found.values()).plural("person") == "people"
+
+
+@pytest.mark.parametrize("name", [" ", "_", "(other)", ","])
+def test_a_category_without_a_word_is_named(name: str) -> None:
+    with pytest.raises(RefsegError, match=f"category 7: .*{re.escape(repr(name))}"):
+        categories_of({1: "dog", 7: name})
 
 
 def test_a_noun_is_unclear_where_more_may_be_there_than_is_annotated() -> None:

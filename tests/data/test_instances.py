@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refseg_cli.data.sources import Problem, Reason, instances, refer, without
+from refseg_cli.data.sources.named_images import NamedImages
 from refseg_cli.errors import RefsegError
 from refseg_cli.records import Expression
 
@@ -79,6 +80,7 @@ BROKEN = [
     ([raw_layout.annotation(12, 1, bbox="1234")], [TO_12], Reason.BROKEN_BOX, "'1234'"),
     ([raw_layout.annotation(12, 1, bbox=[1, 2, 3])], [TO_12], Reason.BROKEN_BOX, "[1, 2, 3]"),
     ([raw_layout.annotation(12, 1, bbox=[1, 2, 3, 10**400])], [TO_12], Reason.BROKEN_BOX, "[1, 2, 3, 1000"),
+    ([raw_layout.annotation(12, 1, iscrowd="2")], [TO_12], Reason.BROKEN_ANNOTATION, "iscrowd '2' is neither true"),
     ([raw_layout.annotation(12, 1, category_id=[])], [TO_12], Reason.UNKNOWN_CATEGORY, "category []"),
     (
         [raw_layout.annotation(12, 1, category_id=3)],
@@ -202,10 +204,10 @@ def test_other_segmentations_and_sentences_come_as_they_are(tmp_path: Path) -> N
     assert value == [{"segmentation": row, "raw": "r", "sent": "s"} for row in rows]
 
 
-@pytest.mark.parametrize("exist", [False, 0])
+@pytest.mark.parametrize("exist", [False, 0, "false", "0"])
 def test_a_wrong_description_of_r_refcoco_has_no_target(tmp_path: Path, exist: object) -> None:
     row = raw_layout.ref(7, 1, 10, "val", ["the cat", "the horse"])
-    row["sentences"][0]["exist"], row["sentences"][1]["exist"] = not exist, exist
+    row["sentences"][0]["exist"], row["sentences"][1]["exist"] = "true", exist
     [draft], problems = drafts(tmp_path, [raw_layout.annotation(10, 1)], [row])
     assert [(e.text, e.ref_id, e.targets) for e in draft.expressions] == [("the cat", 7, (0,)), ("the horse", 7, ())]
     assert not problems
@@ -224,3 +226,32 @@ def test_a_class_mask_that_is_nested_too_deeply_is_a_caution(tmp_path: Path) -> 
     assert [str(caution) for caution in found.cautions] == [
         "instances.json: broken annotation: class_masks, row 1: nested too deeply"
     ]
+
+
+def test_an_id_of_two_things_means_neither_and_a_row_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    rows = [*raw_layout.annotations(), raw_layout.annotation(10, 1), raw_layout.annotation(12, 1)]
+    rows += [raw_layout.annotation(12, 1, bbox=[3.0, 5.0, 3.0, 3.0])] * 2
+    [draft, *_], problems = drafts(tmp_path, rows, [*raw_layout.refcoco_refs(), TO_12])
+    assert [a.ann_id for a in draft.annotations] == [10, 11]
+    assert [(p.ref_ids, p.detail) for p in problems] == [((5,), "annotation 12: two objects have this id")]
+
+
+def test_a_photo_or_a_category_of_two_names_is_broken() -> None:
+    size = {"height": raw_layout.HEIGHT, "width": raw_layout.WIDTH}
+    photos = [{"id": n, "file_name": f"{name}.jpg", **size} for n, name in ((1, "a"), (2, "b"), (2, "c"), (1, "a"))]
+    categories = [{"id": 1, "name": name} for name in ("cat", "dog", "cat")]
+    table = {"images": photos, "annotations": [raw_layout.annotation(10, 1)], "categories": categories}
+    found = instances.parse(table, file="instances.json")
+    assert found.broken_photos == {2: "of two photos, 'b.jpg' of 32x24 and 'c.jpg' of 32x24"}
+    assert [NamedImages(found).id_of({"image": name}) for name in ("a.jpg", "b.jpg", "c.jpg")] == [1, 2, 2]
+    assert found.broken[1] == [
+        (10, Reason.BROKEN_TEXT, "annotation 10: category 1: of two categories, 'cat' and 'dog'")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "crowd"), [("0", False), ("false", False), (0.0, False), (None, False), ("1", True), (True, True)]
+)
+def test_whether_an_object_is_a_crowd_may_be_said_in_words(tmp_path: Path, said: object, crowd: bool) -> None:
+    [draft], problems = drafts(tmp_path, [raw_layout.annotation(12, 1, iscrowd=said)], [TO_12])
+    assert (draft.annotations[0].iscrowd, problems) == (crowd, [])

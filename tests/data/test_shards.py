@@ -292,6 +292,33 @@ def test_a_manifest_of_later_fields_is_refused(tmp_path: Path) -> None:
         shards.read_manifest(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("plan",), 5),
+        (("splits", "val", "images"), "20"),
+        (("splits", "val", "expressions"), -1),
+        (("splits", "val", "files", 0, "images"), {}),
+        (("splits", "val", "files", 0, "images"), True),
+        (("splits", "val", "files", 0, "name"), "../val-0.parquet"),
+        (("splits", "val", "files", 0, "name"), ["val-0.parquet"]),
+    ],
+)
+def test_a_manifest_of_other_values_is_damaged(tmp_path: Path, keys: tuple[str | int, ...], value: object) -> None:
+    table = inner = json.loads(write(str(tmp_path)).to_json())
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    (tmp_path / shards.MANIFEST).write_text(json.dumps(table))
+    with pytest.raises(RefsegError, match="damaged manifest"):
+        shards.read_manifest(str(tmp_path))
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RefsegError, match="File name too long"):
+        storage.locate(tmp_path / ("x" * 300)).exists()
+
+
 @pytest.mark.parametrize("uri", ["nosuch://bucket/x", "memory:/x://y"])
 def test_a_uri_that_nothing_reads_is_one_line(uri: str) -> None:
     with pytest.raises(RefsegError) as caught:
@@ -332,3 +359,12 @@ def test_a_manifest_nested_without_end_is_damaged(tmp_path: Path) -> None:
     (tmp_path / shards.MANIFEST).write_text('{"splits":' + "[" * 100_000)
     with pytest.raises(RefsegError, match=r"manifest\.json: damaged manifest: nested too deeply"):
         shards.read_manifest(str(tmp_path))
+
+
+def test_problems_may_name_what_is_no_unicode(tmp_path: Path) -> None:
+    problems = [{"file": os.fsdecode(b"photos\xff/1.jpg"), "detail": "größer"}]
+    place = storage.locate(tmp_path) / "val-0.parquet"
+    shards.write_shard(place, [record(1)], plan="p", problems=problems)
+    about = shards.about_shard(place)
+    assert about is not None
+    assert about.problems == problems

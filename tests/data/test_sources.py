@@ -135,10 +135,10 @@ def test_ids_may_be_digits_and_whole_floats() -> None:
     assert (ref.ref_id, ref.ann_ids, problems) == (7, (10,), [])
 
 
-@pytest.mark.parametrize("ann_id", [[-1, 10], [10]])
-def test_contradictory_targets_are_a_broken_row(ann_id: list[int]) -> None:
+@pytest.mark.parametrize(("ann_id", "no_target"), [([-1, 10], True), ([10], True), ([-1], "false")])
+def test_contradictory_targets_are_a_broken_row(ann_id: list[int], no_target: object) -> None:
     problems: list[Problem] = []
-    row = raw_layout.ref(5, 1, ann_id, "train", no_target=True)
+    row = raw_layout.ref(5, 1, ann_id, "train", no_target=no_target)
     assert not list(grefer.refs([row], file="f", problems=problems))
     assert problems[0].reason == Reason.BROKEN_REF
 

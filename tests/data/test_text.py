@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,13 @@ def test_file_that_is_no_glove_is_refused(words: Tokenizer, tmp_path: Path) -> N
     path.write_text("dog 1 2 3\nleft 4\n", encoding="utf-8")
     with pytest.raises(RefsegError, match="not a GloVe file"):
         read_glove(path, words)
+
+
+def test_a_vocabulary_without_a_word_for_unknown_ones_is_named(tmp_path: Path) -> None:
+    build_tokenizer(TextConfig(), ["a dog"]).save(tmp_path)
+    table = json.loads((tmp_path / "tokenizer.json").read_text())
+    table["model"]["vocab"]["[OTHER]"] = table["model"]["vocab"].pop("[UNK]")
+    table["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(table))
+    with pytest.raises(RefsegError, match=r"tokenizer\.json: not a tokenizer file: .*UNK"):
+        Tokenizer.load(tmp_path)

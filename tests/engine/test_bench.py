@@ -362,3 +362,20 @@ def test_what_is_no_baseline_is_one_line(tmp_path: Path, text: str) -> None:
         baseline.read_baseline(file)
     with pytest.raises(RefsegError, match="cannot read"):
         baseline.read_baseline(tmp_path / "none.json")
+
+
+ROW = {"images": 1, "expressions": 1, "latency_p50_ms": 5.0}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        *([{**ROW, "latency_p50_ms": value}] for value in (-1, float("nan"), float("inf"), 10**400, True, "5")),
+        *([{**ROW, "images": value}] for value in (1.5, float("nan"), None)),
+        [ROW, {**ROW, "latency_p50_ms": 9.0}],
+    ],
+)
+def test_rows_that_nobody_measured_are_no_baseline(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+    (tmp_path / "b.json").write_text(json.dumps({"schema": "refseg.bench/1", "rows": rows}))
+    with pytest.raises(RefsegError, match=r"not what `refseg bench --json` prints"):
+        baseline.read_baseline(tmp_path / "b.json")

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import raw_layout
 from hostile import Attack
+from PIL import Image
 from preparing import cut, hashes, refseg, run
 
 from refseg_cli.data.sources import Reason
@@ -35,6 +37,12 @@ def missing_photo(raw: Path) -> Reason:
 def photo_of_another_size(raw: Path) -> Reason:
     (raw / "images/COCO_train2014_000000000003.jpg").write_bytes(raw_layout.jpeg(3, (10, 10)))
     return Reason.IMAGE_SIZE
+
+
+def photo_without_a_range(raw: Path) -> Reason:
+    path = raw / "images/COCO_train2014_000000000003.jpg"
+    Image.fromarray(np.zeros((raw_layout.HEIGHT, raw_layout.WIDTH), np.float32)).save(path, "TIFF")
+    return Reason.BROKEN_IMAGE
 
 
 def unknown_annotation(raw: Path) -> Reason:
@@ -93,10 +101,17 @@ def deep_polygons(raw: Path) -> Reason:
     return Reason.BROKEN_MASK
 
 
+def mask_of_no_size(raw: Path) -> Reason:
+    sizeless = raw_layout.annotation(31, 3, segmentation={"size": ["\ud83d", 9], "counts": [9]})
+    raw_layout.write_refcoco(raw, rows=[sizeless if row["id"] == 31 else row for row in raw_layout.annotations()])
+    return Reason.BROKEN_MASK
+
+
 BREAKAGES = [
     broken_photo,
     missing_photo,
     photo_of_another_size,
+    photo_without_a_range,
     unknown_annotation,
     large_mask,
     empty_expression,
@@ -106,8 +121,10 @@ BREAKAGES = [
     lone_surrogate_in_a_file_name,
     infinite_image_id,
     deep_polygons,
+    mask_of_no_size,
 ]
-FOUND_LATE = [broken_photo, photo_of_another_size, large_mask, deep_polygons]  # when a shard is made, each time
+# When a shard is made, each time.
+FOUND_LATE = [broken_photo, photo_of_another_size, photo_without_a_range, large_mask, deep_polygons, mask_of_no_size]
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)

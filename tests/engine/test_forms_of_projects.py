@@ -132,6 +132,9 @@ def test_broken_mdetr_is_named(tmp_path, photos):
     broken["images"][0]["original_id"] = 3
     path = write_json(tmp_path / "final_refexp_val.json", broken)
     refuse(tmp_path, path, f"row 0: image_id 3, but the photo is {coco_name(1)}", images=photos)
+    broken = mdetr()
+    broken["annotations"][3]["original_id"] = 70
+    refuse(tmp_path, write_json(path, broken), "row 2: ann_id 70 of two masks", images=photos)
     broken["annotations"] = [{"id": 1}]
     refuse(tmp_path, write_json(path, broken), "not in MDETR's form: without 'image_id'", images=photos)
     refuse(tmp_path, write_json(tmp_path / "final_val.json", mdetr()), "not in ", images=tmp_path)

@@ -50,6 +50,18 @@ def test_init_learns_the_words_of_the_new_data(run: Path, recipe: Recipe, tmp_pa
         assert key == name or torch.equal(parameter, found.model.state_dict()[key]), key
 
 
+@pytest.mark.parametrize("more", [-2, 3])
+def test_phrases_are_as_long_as_the_recipe_says(
+    run: Path, recipe: Recipe, scenes: Path, tmp_path: Path, more: int
+) -> None:
+    """Not as the recipe of the weights says, for whose length this model has no places, or more."""
+    length = recipe.text.max_tokens + more
+    other = replace(recipe, text=replace(recipe.text, max_tokens=length), train=replace(recipe.train, steps=1))
+    train(TrainRequest(other, str(scenes), tmp_path / "run", init=str(run), device="cpu"))
+    found = checkpoint.load(tmp_path / "run" / "last")
+    assert found.tokenizer.max_tokens == found.recipe.text.max_tokens == length
+
+
 def test_init_across_architectures_takes_the_encoders(run: Path, recipe: Recipe) -> None:
     found = checkpoint.load(run)
     vocab = found.tokenizer.vocab_size

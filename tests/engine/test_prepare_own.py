@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import own_layout
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -180,6 +181,7 @@ def test_a_broken_row_is_named_by_its_number(own: Path, row: str, told: str) -> 
         ("http://localhost/mask.png", "broken mask: row 1"),
         ("small.png", "mask larger than image: row 1"),
         ("empty.png", "broken mask: row 1: nothing is inside"),
+        ("inverted.png", "inverted.png: its palette shows what is inside in black"),
         ({"size": [4, 4], "counts": [16]}, "mask larger than image: row 1"),
         ({"size": [40, 60], "counts": "~"}, "broken mask: row 1"),
         ([[1, 2, 3]], "broken mask: row 1"),
@@ -191,6 +193,9 @@ def test_a_broken_row_is_named_by_its_number(own: Path, row: str, told: str) -> 
 def test_a_broken_mask_is_named_by_its_row(own: Path, mask: Any, told: str) -> None:
     Image.fromarray(own_layout.block(0, 0, size=(20, 20))).save(own / "small.png")
     Image.fromarray(own_layout.block(0, 0, side=0)).save(own / "empty.png")
+    inverted = Image.fromarray(own_layout.block(0, 0).astype(np.uint8) * 99, "P")
+    inverted.putpalette([255, 255, 255] + [0, 0, 0] * 99)
+    inverted.save(own / "inverted.png")
     (own / "phrases.jsonl").write_text(json.dumps({"image": 1, "phrase": "it", "mask": mask}) + "\n")
     with pytest.raises(RefsegError) as caught:
         run(own, "phrases.jsonl")
@@ -208,6 +213,8 @@ def test_a_broken_mask_is_named_by_its_row(own: Path, mask: Any, told: str) -> N
         ("[1, 2", "not valid JSON"),
         ("{1\\n{2\\n", "row 1: not JSON"),
         ("<html>", "a web page in place of CSV or JSON"),
+        ('image,phrase\na,"b\nc,d\n', "row 2: not CSV"),
+        ('image,phrase\n\na,b\nc,"d" e\n', "row 4: not CSV"),
     ],
 )
 def test_a_table_that_is_none_is_named(own: Path, text: str, told: str) -> None:
@@ -329,6 +336,12 @@ def test_own_data_shares_no_pictures_with_coco(own: Path) -> None:
     outs = [str(own / name) for name in ("first", "second")]
     assert not check(outs).leaks
     assert check([outs[0], str(own / "third")]).leaks
+
+
+def test_a_folder_that_names_no_dataset_is_told_by_its_option(own: Path) -> None:
+    table(own, 1)
+    with pytest.raises(RefsegError, match=r"--out .*/mine \(2\): 'mine \(2\)' is not a valid dataset name .*--name"):
+        run(own, out="mine (2)")
 
 
 @pytest.mark.parametrize("name", ["coco", "refcoco", "scenes", "a/b", ""])

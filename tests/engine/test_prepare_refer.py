@@ -96,6 +96,7 @@ def test_without_splits_all_is_train(aerial: Path) -> None:
         ({"ann_id": "z1"}, "unknown ann_id: row 2: 'z1': not in instances.json"),
         ({"ann_id": "a1"}, "unknown ann_id: row 2: 'a1': of another image"),
         ({"ann_id": []}, "row 2: ann_id is empty"),
+        ({"ann_id": [], "no_target": "false"}, "row 2: ann_id is empty"),
         ({"ann_id": ["b1", -1]}, "row 2: ann_id with targets and -1 together"),
         ({"no_target": True}, "row 2: ann_id and no_target disagree"),
         ({"ann_id": None}, "row 2: no ann_id"),

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import raw_layout
@@ -102,6 +103,24 @@ def test_a_polygon_of_two_points_is_left_out_of_its_target(raw: Path, tmp_path: 
     assert masks.area(first.instances[0].rle) == 12
     assert [e.targets for e in first.expressions] == [(0,), (0,), (1,)]
     assert run(raw, tmp_path / "out").problems == report.problems  # as kept in the shard
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [[[33.0, 1.0, 38.0, 1.0, 38.0, 9.0]], [[1.0, 1.0, 5.0, 1.0, 9.0, 1.0]], {"size": [24, 32], "counts": [768]}],
+)
+def test_a_target_without_a_pixel_is_told(raw: Path, tmp_path: Path, nothing: Any) -> None:
+    rows = [
+        raw_layout.annotation(r["id"], r["image_id"], segmentation=nothing) if r["id"] in (30, 31) else r
+        for r in raw_layout.annotations()
+    ]
+    raw_layout.write_refcoco(raw, rows=rows)
+    [problem] = run(raw, tmp_path / "out").problems  # of 31; nobody refers to 30
+    assert (problem.ref_ids, problem.detail, problem.caution) == (
+        (3,),
+        "annotation 31: no pixel of the picture is inside",
+        True,
+    )
 
 
 def test_a_target_of_short_polygons_alone_is_broken(raw: Path, tmp_path: Path) -> None:

@@ -319,10 +319,19 @@ def test_weights_of_another_shape_are_named_on_resuming(
         train(TrainRequest(recipe, str(scenes), out, resume=True, device="cpu"))
 
 
-def test_a_damaged_log_is_named(run: Path, scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", [b"", b"PK\3\4 of something", b"\x80\2c__builtin__\nexec\n."])
+def test_a_damaged_state_is_named(run: Path, scenes: Path, recipe: Recipe, tmp_path: Path, state: bytes) -> None:
     out = Path(shutil.copytree(run, tmp_path / "run"))
-    with (out / "metrics.jsonl").open("a") as file:
-        file.write('{"not": "ours"}\n')
+    (out / "last/training.pt").write_bytes(state)
+    with pytest.raises(RefsegError, match=r"last/training\.pt: cannot read: damaged \(start another run"):
+        train(TrainRequest(recipe, str(scenes), out, resume=True, device="cpu"))
+
+
+@pytest.mark.parametrize("line", [b'{"not": "ours"}\n', b'\xff{"step": 1}\n'])
+def test_a_damaged_log_is_named(run: Path, scenes: Path, recipe: Recipe, tmp_path: Path, line: bytes) -> None:
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    with (out / "metrics.jsonl").open("ab") as file:
+        file.write(line)
     with pytest.raises(RefsegError, match=r"metrics\.jsonl: line \d+ is not a line of a run's log"):
         train(TrainRequest(recipe, str(scenes), out, resume=True, device="cpu"))
 

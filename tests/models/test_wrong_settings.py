@@ -48,8 +48,9 @@ def works(recipe: Recipe) -> None:
 def test_no_number_of_the_model_ends_as_an_internal_error(arch: str) -> None:
     recipe, unnamed = recipe_of(arch), []
     for name, usual in numeric(arch).items():
-        for wrong in (0, -1, 1, HUGE, nan, "x"):
-            value = [wrong] * len(usual) if isinstance(usual, list | tuple) else wrong
+        is_list = isinstance(usual, list | tuple)
+        for wrong in (0, -1, 1, HUGE, nan, "x", *([[]] if is_list else [])):
+            value = [wrong] * len(usual) if is_list and wrong != [] else wrong
             if wrong == 1 and name in TOO_DEAR:
                 continue
             try:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from refseg_cli.data.phrases.colours import name_of
 from refseg_cli.data.phrases.nouns import PEOPLE, Category, Vocabulary, words_of
 from refseg_cli.data.phrases.scene import Scene, Thing
+from refseg_cli.errors import RefsegError
 
 SECTIONS = (PEOPLE, "vehicle", "animal", "food", "thing")
 MANY = 10  # objects of a category, from which on annotators leave some out: COCO's were told to stop at 10 to 15
@@ -48,12 +49,22 @@ def categories_of(names: Mapping[int, str]) -> dict[int, Category]:
     """What phrases may call the categories of a data set: COCO's by `coco.toml`, any others by their names.
 
     names: category id -> name, such as "dog", "teddy_bear" or "bow_(weapon)".
+
+    Raises:
+        RefsegError: a name without a word.
     """
     known = _coco()["categories"]
-    return {
+    found = {
         category_id: _category(index, known.get(_plain(name)) or (OTHER, {"names": _plain(name)}, ""))
         for index, (category_id, name) in enumerate(sorted(names.items()))
     }
+    for category_id, category in found.items():
+        if not category.names:
+            raise RefsegError(
+                f"category {category_id}: no phrase can speak of {names[category_id]!r}, a name without a word",
+                hint="name it in `categories` of the annotations",
+            )
+    return found
 
 
 def vocabulary(categories: Iterable[Category]) -> Vocabulary:

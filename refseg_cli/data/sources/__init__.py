@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refseg_cli.data.sources.values import string, whole
+from refseg_cli.data.sources.values import flag, string, whole
 from refseg_cli.records import Expression, Rle
 
 
@@ -106,7 +106,7 @@ def to_sentence(row: Mapping[str, Any]) -> Sentence:
     text = string(raw if sent is None else sent, "sent")
     typed = string(sent if raw is None else raw, "raw")
     typed = text if typed == text else typed  # held once
-    return Sentence(whole(row["sent_id"], "sent_id"), text, typed, bool(row.get("exist", True)))
+    return Sentence(whole(row["sent_id"], "sent_id"), text, typed, flag(row.get("exist", True), "exist"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ class Gathering:
         """Note an object; its id: as given, or a new one.
 
         Raises:
-            ValueError: the id is none, or belongs to another photo.
+            ValueError: the id is none, or belongs to another photo, or to another mask.
         """
         number = next(self._ann_ids) if ann_id is None else whole(ann_id, "ann_id")
         there = self._annotations.setdefault(
@@ -221,6 +221,8 @@ class Gathering:
         )
         if there["image_id"] != image_id:
             raise ValueError(f"ann_id {number} in two images")
+        if there["segmentation"] != segmentation:  # or the first one's would be the mask of both
+            raise ValueError(f"ann_id {number} of two masks")
         return number
 
     def category(self, category_id: Any = None, name: str = "") -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from refseg_cli.data.sources import Problem, Ref
 from refseg_cli.data.sources.refer import parse, sentences
-from refseg_cli.data.sources.values import string, whole
+from refseg_cli.data.sources.values import flag, string, whole
 
 NO_TARGET = -1
 
@@ -27,7 +27,7 @@ def _ref(row: Any) -> Ref:
     ann_ids = tuple(ann_id for ann_id in (whole(value, "ann_id") for value in listed) if ann_id != NO_TARGET)
     if len(ann_ids) not in (0, len(listed)):
         raise ValueError("ann_id with targets and -1 together")
-    if "no_target" in row and bool(row["no_target"]) == bool(ann_ids):
+    if row.get("no_target") is not None and flag(row["no_target"], "no_target") == bool(ann_ids):
         raise ValueError("ann_id and no_target disagree")
     return Ref(
         ref_id=whole(row["ref_id"], "ref_id"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from refseg_cli.data.sources import Annotation, Draft, Problem, Reason, Ref, Unusable
 from refseg_cli.data.sources.json_files import BELOW_ROOT, load_json
-from refseg_cli.data.sources.values import brief, deeper_than, fault_of, text, whole
+from refseg_cli.data.sources.values import brief, deeper_than, fault_of, flag, text, whole
 from refseg_cli.errors import RefsegError, reason_of, unknown_name
 from refseg_cli.records import Expression
 
@@ -26,6 +26,7 @@ class Instances:
 
     file: its name, for messages.
     photos: image id -> (file name, height, width).  by_image: image id -> its sound annotations.
+    namesakes: (image id, file name) of photos with the id of another one, which is in `broken_photos`.
     image_of: annotation id -> image id.  categories: category id -> name.
     broken: problems of annotations, by image id.  broken_photos, broken_categories: what is wrong, by id.
     cautions: rows that nothing can refer to.
@@ -39,6 +40,7 @@ class Instances:
     file: str
     number: Callable[[Any, str], int] = whole
     photos: dict[int, tuple[str, int, int]] = field(default_factory=dict)
+    namesakes: list[tuple[int, str]] = field(default_factory=list)
     by_image: dict[int, list[Annotation]] = field(default_factory=lambda: defaultdict(list))
     image_of: dict[int, int] = field(default_factory=dict)
     categories: dict[int, str] = field(default_factory=dict)
@@ -134,7 +136,9 @@ def _each(table: dict[str, Any], name: str, found: Instances, add: Callable[[Ins
 def _add_category(found: Instances, row: dict[str, Any]) -> None:
     category_id = found.number(row["id"], "id")
     try:
-        found.categories[category_id] = text(row.get("name"), "name")
+        name = text(row.get("name"), "name")
+        if (other := found.categories.setdefault(category_id, name)) != name:
+            raise ValueError(f"of two categories, {brief(other)} and {brief(name)}")
     except ValueError as error:
         found.broken_categories[category_id] = str(error)
 
@@ -143,8 +147,10 @@ def _add_photo(found: Instances, row: dict[str, Any]) -> None:
     image_id = found.number(row["id"], "id")
     try:
         height, width = whole(row.get("height"), "height"), whole(row.get("width"), "width")
-        name = row.get("file_name", row.get("coco_url"))  # LVIS has the address only
-        found.photos[image_id] = (text(name, "file_name"), height, width)
+        name = text(row.get("file_name", row.get("coco_url")), "file_name")  # LVIS has the address only
+        if (other := found.photos.setdefault(image_id, photo := (name, height, width))) != photo:
+            found.namesakes.append((image_id, name))
+            raise ValueError(f"of two photos, {_told(other)} and {_told(photo)}")
     except ValueError as error:
         found.broken_photos[image_id] = str(error)
     try:
@@ -153,6 +159,11 @@ def _add_photo(found: Instances, row: dict[str, Any]) -> None:
         found.complete[image_id] = frozenset()  # whatever it was meant to say
         detail = f"image {image_id}: {error}"
         found.cautions.append(Problem(Reason.BROKEN_ANNOTATION, found.file, (), detail, caution=True))
+
+
+def _told(photo: tuple[str, int, int]) -> str:
+    name, height, width = photo
+    return f"{brief(name)} of {width}x{height}"
 
 
 def _add_knowledge(found: Instances, image_id: int, row: dict[str, Any]) -> None:
@@ -175,6 +186,7 @@ def _add_knowledge(found: Instances, image_id: int, row: dict[str, Any]) -> None
 
 def _add_annotation(found: Instances, row: dict[str, Any], *, wanted: Collection[int] | None) -> None:
     ann_id, image_id = found.number(row["id"], "id"), found.number(row["image_id"], "image_id")
+    is_new = ann_id not in found.image_of
     found.image_of[ann_id] = image_id
     if wanted is not None and image_id not in wanted:
         return
@@ -187,13 +199,37 @@ def _add_annotation(found: Instances, row: dict[str, Any], *, wanted: Collection
             category=found.categories[category_id],
             box=_box(row),
             segmentation=_segmentation(row),
-            iscrowd=bool(row.get("iscrowd", 0)),
-            reliable=bool(row.get("reliable", 1)),
+            iscrowd=_flag(row, "iscrowd", otherwise=0),
+            reliable=_flag(row, "reliable", otherwise=1),
         )
+        if is_new or _is_first(found, annotation):
+            found.by_image[image_id].append(annotation)
     except Unusable as error:
         found.broken[image_id].append((ann_id, error.reason, f"annotation {ann_id}: {error.detail}"))
-    else:
-        found.by_image[image_id].append(annotation)
+
+
+def _is_first(found: Instances, annotation: Annotation) -> bool:
+    """Whether its image has no other of its id. One that is there twice, as it is, counts once.
+
+    Raises:
+        Unusable: it is another one, so that nobody knows which of both a reference means.
+    """
+    ann_id, image_id = annotation.ann_id, annotation.image_id
+    if any(broken == ann_id for broken, _, _ in found.broken.get(image_id, ())):
+        return False
+    others = found.by_image.get(image_id, [])
+    other = next((one for one in others if one.ann_id == ann_id), None)
+    if other not in (None, annotation):
+        others.remove(other)
+        raise Unusable(Reason.BROKEN_ANNOTATION, "two objects have this id")
+    return other is None
+
+
+def _flag(row: dict[str, Any], name: str, *, otherwise: int) -> bool:
+    try:
+        return flag(otherwise if row.get(name) is None else row[name], name)
+    except ValueError as error:
+        raise Unusable(Reason.BROKEN_ANNOTATION, str(error)) from error
 
 
 def _add_class_mask(found: Instances, row: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from refseg_cli.data.sources import Ref
 from refseg_cli.data.sources.gathering import File, Gathering, load
 from refseg_cli.data.sources.refer import parse
-from refseg_cli.data.sources.values import string, whole
+from refseg_cli.data.sources.values import flag, string, whole
 from refseg_cli.errors import RefsegError, reason_of
 
 
@@ -68,7 +68,7 @@ def read(file: File, gathering: Gathering, splits: Collection[str]) -> Iterator[
 
 
 def _is_empty(row: Any) -> bool:
-    return bool(row.get("empty"))
+    return flag(row.get("empty") or 0, "empty")
 
 
 def _target(row: Any, image_id: int, gathering: Gathering) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from refseg_cli.data.picture_names import PictureNames
@@ -19,7 +20,8 @@ class NamedImages:
 
     def __init__(self, found: Instances) -> None:
         self._found = found
-        self._names = PictureNames((image_id, photo[0]) for image_id, photo in found.photos.items())
+        named = ((image_id, photo[0]) for image_id, photo in found.photos.items())
+        self._names = PictureNames(chain(named, found.namesakes))
 
     def id_of(self, cells: Mapping[str, Any]) -> int:
         """The id of the image that the row names.

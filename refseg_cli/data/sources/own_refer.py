@@ -13,7 +13,7 @@ from refseg_cli.data.sources import Problem, Reason, Ref, Sentence, Unusable
 from refseg_cli.data.sources.grefer import NO_TARGET
 from refseg_cli.data.sources.instances import Instances
 from refseg_cli.data.sources.rows import Row, use
-from refseg_cli.data.sources.values import brief, identifier, made_ids, string
+from refseg_cli.data.sources.values import brief, flag, identifier, made_ids, string
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,9 @@ def _given(row: dict[str, Any], found: Instances) -> _Given:
 
 def _ann_ids(row: dict[str, Any]) -> tuple[int, ...]:
     """None for no target, which the row says by -1 or by no_target."""
-    value = row.get("ann_id", [] if row.get("no_target") else None)
+    said = row.get("no_target")
+    no_target = said is not None and flag(said, "no_target")
+    value = row.get("ann_id", [] if no_target else None)
     if value is None:
         raise KeyError("ann_id")
     listed = value if isinstance(value, list | tuple) else [value]
@@ -79,9 +81,9 @@ def _ann_ids(row: dict[str, Any]) -> tuple[int, ...]:
     targets = tuple(ann_id for ann_id in ann_ids if ann_id != NO_TARGET)
     if len(targets) not in (0, len(listed)):
         raise ValueError("ann_id with targets and -1 together")
-    if not targets and not listed and not row.get("no_target"):
+    if not targets and not listed and not no_target:
         raise ValueError("ann_id is empty; where there is no target, it is -1, or no_target is true")
-    if "no_target" in row and bool(row["no_target"]) == bool(targets):
+    if said is not None and no_target == bool(targets):
         raise ValueError("ann_id and no_target disagree")
     return targets
 

@@ -166,6 +166,7 @@ def _check_scan(data: bytes, position: int) -> None:
 def _decoded_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     """(height, width) of an image that Pillow decodes to the end."""
     with formats.opened(data, max_pixels=max_pixels) as image:
+        formats.check_range(image)  # or whoever reads it later would say so
         image.load()
         return image.height, image.width
 
@@ -297,6 +298,8 @@ def _instances(
     """The instances with sound masks, upright, and the positions of the others."""
     found: list[Instance] = []
     lost: list[int] = []
+    # In a frame of a clip a target may well be out of sight.
+    targets = {i for expression in draft.expressions for i in expression.targets} if not draft.clip else set()
     for i, a in enumerate(draft.annotations):
         short = 0
         try:
@@ -317,6 +320,10 @@ def _instances(
             if short:
                 detail = f"annotation {a.ann_id}: {short} of {short + len(sound)} polygons left out"
                 problem = Problem(Reason.SHORT_POLYGON, draft.file_name, _refs_to(draft, i), detail, caution=True)
+                problems.append(problem)
+            if i in targets and not masks.area(rle):
+                detail = f"annotation {a.ann_id}: no pixel of the picture is inside"
+                problem = Problem(Reason.BROKEN_MASK, draft.file_name, _refs_to(draft, i), detail, caution=True)
                 problems.append(problem)
             if a.box is None:
                 box = masks.box(rle)

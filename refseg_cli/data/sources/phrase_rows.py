@@ -21,7 +21,7 @@ from refseg_cli.data.sources.instances import Instances
 from refseg_cli.data.sources.named_images import IMAGES, NamedImages
 from refseg_cli.data.sources.rows import Row, as_json, check_columns, first, read_rows, use
 from refseg_cli.data.sources.splits import split_of
-from refseg_cli.data.sources.values import brief, identifier, made_ids, text
+from refseg_cli.data.sources.values import brief, flag, identifier, made_ids, text
 from refseg_cli.records import Rle
 
 # Of each kind the first column that is there counts.
@@ -33,7 +33,6 @@ NO_TARGET, REF_ID, SENT_ID, CATEGORY = "no_target", "ref_id", "sent_id", "catego
 
 BOX_TOLERANCE = 2.0  # pixels by which an edge may be off: people round boxes, or cut decimals off
 NO_CATEGORY = (0, "object")  # of a mask of which the table says no more
-_YES, _NO = frozenset({"true", "yes", "1", "1.0"}), frozenset({"false", "no", "0", "0.0"})
 _BETWEEN = re.compile(r"[\s,;]+")
 
 
@@ -242,8 +241,7 @@ def _listed(value: Any, reason: Reason) -> list[Any]:
 
 
 def _says_no_target(cells: Mapping[str, Any]) -> bool:
-    value = cells.get(NO_TARGET, False)
-    answer = str(value).strip().lower()
-    if answer not in _YES | _NO:
-        raise Unusable(Reason.BROKEN_REF, f"no_target {brief(value)} is neither true nor false")
-    return answer in _YES
+    try:
+        return flag(cells.get(NO_TARGET, False), NO_TARGET)
+    except ValueError as error:
+        raise Unusable(Reason.BROKEN_REF, str(error)) from error

@@ -143,16 +143,15 @@ def _csv(text: str, path: Path) -> Iterator[Row]:
     delimiter = max(DELIMITERS, key=first.count)
     limit = csv.field_size_limit(LONGEST_CELL)
     try:
-        yield from _csv_rows(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), path)
-    except csv.Error as error:
-        raise RefsegError(f"{path}: not CSV: {error}") from error
+        # Strict: a quote that nobody closes would make one cell of all the rows that follow.
+        yield from _csv_rows(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), path)
     finally:
         csv.field_size_limit(limit)
 
 
 def _csv_rows(reader: Iterable[list[str]], path: Path) -> Iterator[Row]:
     header: list[str] = []
-    for number, cells in enumerate(reader, start=1):
+    for number, cells in _numbered(reader, path):
         if not any(map(str.strip, cells)):
             continue
         if not header:
@@ -165,6 +164,18 @@ def _csv_rows(reader: Iterable[list[str]], path: Path) -> Iterator[Row]:
             yield Row(number, {}, f"{len(cells)} cells under {len(header)} columns: put text with commas in quotes")
         else:
             yield _row(number, dict(zip(header, cells, strict=False)))
+
+
+def _numbered(reader: Iterable[list[str]], path: Path) -> Iterator[tuple[int, list[str]]]:
+    number = 0
+    try:
+        for number, cells in enumerate(reader, start=1):
+            yield number, cells
+    except csv.Error as error:
+        raise RefsegError(
+            f"{path}: row {number + 1}: not CSV: {error}",
+            hint='a cell that begins with a quote ends with one, and has "" for each one inside',
+        ) from error
 
 
 def as_json(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 _CONTAINERS = frozenset({list, tuple, set, frozenset, dict, OrderedDict})
 # "12.0" is what pandas writes of an id where others are missing. int() would take "2007_000063", too.
 _DIGITS = re.compile(r"(-?[0-9]{1,19})(?:\.0)?")
+_FLAGS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 
@@ -47,6 +48,18 @@ def identifier(value: Any, name: str) -> int:
             return whole(found[1], name)
         return int.from_bytes(hashlib.sha256(text(plain, name).encode()).digest()[:8]) >> 12
     return whole(value, name)
+
+
+def flag(value: Any, name: str) -> bool:
+    """Yes or no, as a flag, as 0 or 1, or in words: to Python the text "0" is as true as any.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    said = _FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | float | str) else None
+    if said is None:
+        raise ValueError(f"{name} {brief(value)} is neither true nor false")
+    return said
 
 
 def made_ids(given: Sequence[int | None]) -> list[int]:
