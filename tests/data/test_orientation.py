@@ -74,5 +74,5 @@ def test_the_size_of_a_mask_is_heeded_before_what_was_said() -> None:
         np.testing.assert_array_equal(masks.decode(found), turned(as_stored, 6))
     with pytest.raises(masks.MaskTooLarge):
         masks.upright({"size": [5, 7], "counts": [35]}, (7, 5), 3)
-    with pytest.raises(ValueError, match="mask of"):
+    with pytest.raises(ValueError, match="RLE without a size"):
         masks.upright({"size": [[5], 7], "counts": [35]}, (7, 5), 6)
