@@ -56,6 +56,8 @@ def flag(value: Any, name: str) -> bool:
     Raises:
         ValueError: it is neither.
     """
+    if type(value) in (bool, int) and 0 <= value <= 1:  # nearly always, three times an annotation
+        return bool(value)
     said = _FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | float | str) else None
     if said is None:
         raise ValueError(f"{name} {brief(value)} is neither true nor false")
