@@ -35,9 +35,7 @@ PASTED = (1, 4)  # objects in a picture
 SIDE = (20.0, 150.0)  # of the square with as many pixels as the pasted object; uniform in the logarithm
 SMALLEST_CUT = 48.0  # the same of an object that is cut out: what is smaller is a blur
 SMALLEST_EVEN = 32.0  # with `--even`, which needs small kinds: 18 carrots and 4 spoons, where 48 leaves 3 and none
-FULL = (
-    8  # with `--even`: new pictures of a photo that most kinds are annotated in, an eighth of all, for one of another
-)
+FULL = 8  # with `--even`: new pictures of a photo in which most kinds are annotated (an eighth are), for one of others
 SEEN = 0.4  # share of an object that others must leave free
 CROP = 0.55  # smallest share of a photo's height and width that is kept
 CUT_OFF = 0.3  # share of an object that has to be left of it in a part of the photo, to be spoken of

@@ -205,8 +205,10 @@ def _continued(file: Path, phrases: Sequence[str], format: Format) -> set[str]:
     Raises:
         RefsegError: it holds something else.
     """
+    from refseg_cli.segmenters.base import schema_of
+
     done: set[str] = set()
-    schema = f"refseg.{'predict' if format == 'json' else format}/1"
+    schema = schema_of(format)
     image, asked = None, list[str]()  # of the picture whose lines are being read
     end = whole = 0  # bytes up to the end of this line, and of the last picture that is complete
     if not file.exists():

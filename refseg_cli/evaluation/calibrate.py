@@ -67,7 +67,7 @@ def _calibrate_checkpoint(
 ) -> Calibration:
     passed = replace(request, splits=(split,), protocols=("refseg",), curve=True, records=None, disturb=None)
     answers = evaluate(passed, progress=progress).evaluations[split].answers
-    _refuse_empty(answers.has_target, request, split)
+    _need_targets(answers.has_target, request, split)
     return part.decided(lambda: _chosen(answers, folder, split))
 
 
@@ -84,7 +84,7 @@ def _chosen(answers: Answers, folder: Path, split: str) -> Calibration:
     return Calibration(folder, split, old, new, before, best.g_iou, _caution(answers.has_target, split))
 
 
-def _refuse_empty(has_target: np.ndarray, request: EvalRequest, split: str) -> None:
+def _need_targets(has_target: np.ndarray, request: EvalRequest, split: str) -> None:
     """has_target: (n,) bool, of the split's expressions. Raises RefsegError: none has."""
     if not has_target.any():  # a model that never finds anything would be the best
         raise RefsegError(
@@ -137,7 +137,7 @@ def _chosen_zero_shot(request: EvalRequest, name: str, split: str, progress: Pro
     segmenter = open_zero_shot(name, device=request.device)
     old = segmenter.thresholds
     counts = counts_of(request, segmenter.reporting_all(), opened, progress=progress)
-    _refuse_empty(counts.has_target, request, split)
+    _need_targets(counts.has_target, request, split)
     says = (counts.predicted >= max(1, old.min_pixels)) & (counts.p_target >= old.exists)
     before = scores(replace(counts, says_target=says)).values["gIoU"]
     best = tune([counts], [old.mask], min_pixels=old.min_pixels)

@@ -132,10 +132,8 @@ def evaluate_model(
     start = time.perf_counter()
     with _eval_mode(model), torch.inference_mode():
         answering = folded(model, DTYPES[precision])
-        asked_of: Callable[[Batch], Prediction] = partial(explained, answering) if watch else answering
-        if compile is not None:
-            asked_of = Compiled(answering, device, compile)
-        asked_of = asked_at(asked_of, device, precision)
+        asks = answering if compile is None else Compiled(answering, device, compile)
+        asked_of = asked_at(partial(explained, asks) if watch else asks, device, precision)
         passes = Passes(asked_of, device, budget=memory, measured=compile is None)
         for asked, prediction in chain.from_iterable(map(passes, batches)):
             decisions = postprocess(prediction, asked, thresholds)

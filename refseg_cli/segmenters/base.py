@@ -18,7 +18,13 @@ from refseg_cli.records import Detection, Explanation, Thresholds
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA = "refseg.predict/1"
+
+def schema_of(kind: str) -> str:
+    """What a line of answers calls its form, by the name of the format; "json" is `predict`."""
+    return f"refseg.{'predict' if kind == 'json' else kind}/1"
+
+
+SCHEMA = schema_of("json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def kinds_of(model: nn.Module | type[nn.Module]) -> Mapping[str, MapKind]:
     return getattr(model, "EXPLAIN", {})
 
 
-def explained(model: nn.Module, batch: Batch) -> Prediction:
+def explained(model: Callable[[Batch], Prediction], batch: Batch) -> Prediction:
     """The model's answer with all that it can show; some of it may cost more than the answer (`explained`)."""
     answer: Callable[[Batch], Prediction] = getattr(model, "explained", model)
     return answer(batch)

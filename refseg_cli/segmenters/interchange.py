@@ -16,7 +16,7 @@ import numpy as np
 from refseg_cli.data import masks
 from refseg_cli.data.polygons import joined, polygons
 from refseg_cli.records import Rle
-from refseg_cli.segmenters.base import Found
+from refseg_cli.segmenters.base import Found, schema_of
 
 LABELME = "5.5.0"  # whose keys are written
 DIGITS = 6  # of a YOLO coordinate: finer than a pixel of any picture that is read
@@ -132,7 +132,7 @@ def _shape(label: str, corners: np.ndarray, group: int | None) -> dict[str, Any]
 def _head(kind: str, image: str, found: Found) -> dict[str, Any]:
     height, width = found.mask.shape
     return {
-        "schema": f"refseg.{kind}/1",
+        "schema": schema_of(kind),
         "image": image,
         "width": width,
         "height": height,

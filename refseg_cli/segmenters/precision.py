@@ -21,9 +21,7 @@ from refseg_cli.records import Batch, Prediction, Thresholds
 Precision = Literal["fp32", "bf16", "fp16"]
 Wanted = Literal["fp32", "bf16", "fp16", "auto"]
 CHECKED = "precisions"  # of config.json: what was found of each precision
-
-
-# What autocast makes of matrices.
+# What autocast makes of matrices
 DTYPES: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
