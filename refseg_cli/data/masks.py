@@ -6,7 +6,7 @@ Axes: h, w pixels of the image. COCO's runs go down the columns and begin with z
 from __future__ import annotations
 
 import math
-import struct
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -169,17 +169,24 @@ def from_polygons(objects: Iterable[tuple[Sequence[Sequence[float]], tuple[int, 
     Args:
         objects: the polygons of each, [x0, y0, x1, y1, ...] in pixels, and its picture's (height, width).
     """
-    shares: list[tuple[int, tuple[int, int]]] = []  # polygons of each object
-    packed: list[bytes] = []
+    shares: list[int] = []  # polygons of each object
+    sizes: list[tuple[int, int]] = []
+    lengths: list[int] = []
+    numbers = array("d")
     for polygons, size in objects:  # and let go one by one: lists of numbers of all of them would not stay in the cache
-        is_plain = _is_plain(polygons, size)
-        shares.append((len(polygons) if is_plain else 0, size))
-        packed += [struct.pack(f"{len(polygon)}d", *polygon) for polygon in polygons] if is_plain else ()
-    if not packed:
+        some = list(map(len, polygons))
+        share = len(some) if _is_plain(some, size) else 0
+        shares.append(share)
+        sizes.append(size)
+        if share:
+            lengths += some
+            for polygon in polygons:
+                numbers.extend(polygon)
+    if not lengths:
         return [None] * len(shares)
-    corners = np.array([len(polygon) // 16 for polygon in packed])
-    points = np.frombuffer(b"".join(packed)).reshape(-1, 2)
-    pictures = np.repeat(np.array([size for _, size in shares]), [share for share, _ in shares], axis=0)
+    points = np.frombuffer(numbers).reshape(-1, 2)
+    corners = np.array(lengths) // 2
+    pictures = np.repeat(np.array(sizes), shares, axis=0)
     starts = np.cumsum(corners) - corners
     low, high = (reduced.reduceat(points, starts) for reduced in (np.minimum, np.maximum))
     inside = (low >= -OVERSHOOT) & (high <= pictures[:, ::-1] + OVERSHOOT)  # NaN is nowhere
@@ -189,21 +196,25 @@ def from_polygons(objects: Iterable[tuple[Sequence[Sequence[float]], tuple[int, 
     strings = iter(rasterise.run_lengths(points, corners, pictures) if len(corners) else ())
     sound = iter(within.tolist())
     found: list[Rle | None] = []
-    for share, size in shares:
+    for share, size in zip(shares, sizes, strict=True):
         parts = [Rle(size, next(strings)) for _ in range(share) if next(sound)]
         found.append(union(parts, size) if share and len(parts) == share else None)
     return found
 
 
-def _is_plain(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> bool:
-    """Whether there is nothing to say of the number of polygons, their numbers of points, and the picture's size."""
+def _is_plain(lengths: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether there is nothing to say of the number of polygons, their numbers of points, and the picture's size.
+
+    lengths: of the polygons, in numbers.
+    """
     height, width = size
     return (
-        bool(polygons)
-        and all(len(polygon) >= 6 and not len(polygon) % 2 for polygon in polygons)
-        and min(size) > 0
+        bool(lengths)
+        and min(lengths) >= 6
+        and not any(length % 2 for length in lengths)
+        and height > 0 < width
         and height * width <= rasterise.MOST_PIXELS
-        and max(map(len, polygons)) // 2 * width <= rasterise.MOST_PLACES
+        and max(lengths) // 2 * width <= rasterise.MOST_PLACES
     )
 
 

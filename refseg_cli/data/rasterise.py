@@ -1,10 +1,12 @@
 """Many polygons to COCO's run lengths at once, each equal to what pycocotools' `rleFrPoly` makes of it.
 
-That walks along each edge in fifths of a pixel and keeps the steps that pass the middle of a column, one in five in x.
-Here only those places are computed, of all edges together, with the same roundings: a place along a flat edge by the
-same product, one along a steep edge by a division whose result the same product then confirms or moves by one.
+That walks along each edge in fifths of a pixel and keeps the steps that pass the middle of a column, one in five in x:
+where they do so is the whole part of what grows evenly from column to column. Here it is summed up for all edges
+together, in numbers of 32 bits before and 32 behind the point. Where that comes close to a whole number, pycocotools'
+own roundings decide, and so they do here: a place along a flat edge by the same product, one along a steep edge by a
+division whose result the same product then confirms or moves by one.
 
-Axes: p corners of all polygons, n polygons, e edges that pass a column, k places where they do.
+Axes: p corners of all polygons, n polygons, e edges that pass a column, k places where they do, d doubtful ones.
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ AT_A_TIME = 1 << 18  # places whose arrays are held at once, some 50 bytes for e
 MOST_PIXELS = 1 << 27  # of a picture: fifths of a pixel, places and lengths are numbers of 32 bits
 MOST_PLACES = 1 << 20  # that one polygon may have, its corners times the picture's columns
 _SHORT = 512  # numbers from -512 on and below 512 have one or two characters
+_FIXED = np.dtype([("part", "<u4"), ("whole", "<i4")])  # the halves of a sum of 64 bits
+_ONE = 1 << 32
+# Along an edge of at most so many steps a border is a whole number, or a tenth of their inverse away from one. Half of
+# that is doubtful, as it is added to all of them; sums are exact to a 16th of what is added.
+_LONGEST, _CLOSE = 1 << 13, 1 << 14
 
 
 def run_lengths(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> list[bytes]:
@@ -36,12 +43,9 @@ def run_lengths(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> l
             *run_lengths(points[:cut], corners[:half], sizes[:half]),
             *run_lengths(points[cut:], corners[half:], sizes[half:]),
         ]
-    counts = np.bincount(edges.polygon, weights=edges.places, minlength=len(corners)).astype(np.int64) + 1
-    ends = np.cumsum(counts)
-    borders = np.empty(ends[-1], np.int32)
-    number = _counted(edges.places)
-    borders[_destinations(edges, number)] = _borders(edges, number)
-    borders[ends - 1] = sizes.prod(1)
+    borders = _borders(edges)
+    ends = np.cumsum(edges.places)[edges.is_end]
+    counts = np.diff(ends, prepend=0)
     for start, end in zip((ends - counts).tolist(), ends.tolist(), strict=True):
         borders[start:end].sort()  # for numbers of 32 bits, a fifth of the time that sorting all at once takes
     borders, counts = _without_empty(borders, counts)
@@ -52,69 +56,86 @@ def run_lengths(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> l
 
 
 class _Edges(NamedTuple):
-    """Edges that pass the middle of a column, the flat ones first: (e,) each; in fifths of a pixel, but for `column`.
+    """Edges that pass the middle of a column, of one polygon after the other: (e,) each; in fifths of a pixel, but for
+    `column`. Behind those of each polygon comes one with a single place, the end of its picture.
 
-    flat: how many are no steeper than 45 degrees.  polygon: which they belong to, ascending among the flat and among
-    the steep.  x, y: the corner that the walk begins at.  slope: of y by x of a flat one, of x by y of a steep one.
-    column: the first that is passed.  places: how many are.  height: of the picture, in pixels.
+    is_end: whether it is that.  x, y: where it begins.  across, down: from there to where it ends.  height: of the
+    picture, in pixels.  column: the first that is passed.  places: how many are.
     """
 
-    flat: int
-    polygon: np.ndarray
+    is_end: np.ndarray
     x: np.ndarray
     y: np.ndarray
-    slope: np.ndarray
+    across: np.ndarray
+    down: np.ndarray
+    height: np.ndarray
     column: np.ndarray
     places: np.ndarray
-    height: np.ndarray
 
 
 def _edges(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> _Edges:
     ends = np.cumsum(corners)
-    after = np.arange(1, len(points) + 1)
-    after[ends - 1] = ends - corners
-    x, y = (FINE * points + 0.5).astype(np.int32).T  # C's cast, too, drops what is behind the point
-    across, down = x[after] - x, y[after] - y
-    polygon = np.repeat(np.arange(len(corners)), corners)
+    order = np.insert(np.arange(len(points)), ends, ends - corners)  # back to the first corner
+    is_end = np.zeros(len(order), bool)
+    is_end[ends + np.arange(len(ends))] = True
+    x, y = (FINE * points + 0.5).astype(np.int32).take(order, 0).T  # C's cast, too, drops what is behind the point
+    across, down = (np.diff(values, append=np.int32(0)) for values in (x, y))
+    height, width = np.repeat(sizes.astype(np.int32), corners + 1, axis=0).T
     # A column's middle lies between its steps 2 and 3.
-    column = np.maximum((np.minimum(x, x[after]) + 2) // FINE, 0)
-    last = np.minimum((np.maximum(x, x[after]) - 3) // FINE, sizes[polygon, 1] - 1)
-    passing, steep = last >= column, np.abs(down) > np.abs(across)
-    flat = np.flatnonzero(passing & ~steep)
-    chosen = np.concatenate([flat, np.flatnonzero(passing & steep)])
-    across, down = across[chosen], down[chosen]
-    along, aside = np.where(steep[chosen], (down, across), (across, down))
-    start = np.where(along < 0, after[chosen], chosen)
-    return _Edges(
-        flat=len(flat),
-        polygon=polygon[chosen],
-        x=x[start],
-        y=y[start],
-        slope=aside / along,
-        column=column[chosen].astype(np.int32),
-        places=(last[chosen] - column[chosen] + 1).astype(np.int32),
-        height=sizes[polygon[chosen], 0].astype(np.int32),
-    )
+    column = np.maximum((np.minimum(x, x + across) + 2) // FINE, 0)
+    last = np.minimum((np.maximum(x, x + across) - 3) // FINE, width - 1)
+    places = np.where(is_end, 1, last - column + 1)
+    column = np.where(is_end, width, column)
+    passing = np.flatnonzero(places > 0)
+    return _Edges(*(values[passing] for values in (is_end, x, y, across, down, height, column, places)))
 
 
-def _borders(edges: _Edges, number: np.ndarray) -> np.ndarray:
-    """(k,) int32: the pixel, counted down the columns, before which each place is a border of the mask.
+def _borders(edges: _Edges) -> np.ndarray:
+    """(k,) int32: the pixel, counted down the columns, before which each place is a border of the mask."""
+    first, way = _lines(edges)
+    starts = np.cumsum(edges.places) - edges.places
+    sums = np.repeat(way, edges.places)
+    sums[starts] = first
+    sums[starts[1:]] -= (first + way * (edges.places - 1))[:-1]  # where the edge before it has come to
+    halves = np.cumsum(sums, out=sums).view(_FIXED)
+    borders = halves["whole"].copy()
+    doubtful = np.flatnonzero(halves["part"] < 2 * _CLOSE)
+    borders[doubtful] = _rounded(edges, starts, doubtful)
+    return borders
 
-    number: (k,) int32, of each place among those of its edge.
+
+def _lines(edges: _Edges) -> tuple[np.ndarray, np.ndarray]:
+    """(e,) each, int64 with 32 bits behind the point: an edge's first border, and the way from each to the next one.
+
+    What is not to be told this way is doubtful all along.
     """
-    flat, places = edges.flat, edges.places
-    slope, y = np.repeat(edges.slope, places), np.repeat(edges.y, places)
-    # Of the two steps beside the middle of a column, the upper counts.
-    first = FINE * edges.column + 2 - edges.x
-    first[:flat] += edges.slope[:flat] < 0
-    step = FINE * number + np.repeat(first, places)
-    few = int(places[:flat].sum())
-    fine = np.empty(len(number), np.int32)
-    fine[:few] = y[:few] + slope[:few] * step[:few] + 0.5
-    fine[few:] = y[few:] + _last_before(step[few:], slope[few:], np.repeat(edges.x[flat:], places[flat:]))
-    height = np.repeat(edges.height, places)
-    row = np.clip((fine + 2) // FINE, 0, height)
-    return row + height * number + np.repeat(edges.height * edges.column, places)
+    _, x, y, across, down, height, column, _ = edges
+    steep = np.abs(down) > np.abs(across)
+    slope = down / np.where(edges.is_end, 1, across)
+    # Of the two steps beside the middle of a column, the upper counts; along a steep edge, the last one before it.
+    step = FINE * column + 2 - x + np.where(steep, 0.5, slope < 0)
+    row = (y + np.where(steep, 2, 2.5) + slope * step) / FINE
+    told = (np.minimum(y, y + down) >= 0) & (np.maximum(y, y + down) <= FINE * height)
+    told &= np.maximum(np.abs(across), np.abs(down)) <= _LONGEST
+    row, slope = np.where(told, row, 0), np.where(told, slope, 0)
+    row[edges.is_end] = 0.5  # the first pixel of the column behind the last one, and no doubt of it
+    first = np.rint((height * column.astype(np.float64) + row) * _ONE).astype(np.int64) + _CLOSE
+    return first, np.rint((height + slope) * _ONE).astype(np.int64)
+
+
+def _rounded(edges: _Edges, starts: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(d,) the borders at some places, with all roundings of pycocotools.  starts: (e,) each edge's first place."""
+    edge = np.searchsorted(starts, places, side="right") - 1
+    _, x, y, across, down, height, column, _ = (values[edge] for values in edges)
+    column += (places - starts[edge]).astype(np.int32)
+    steep = np.abs(down) > np.abs(across)
+    along, aside = np.where(steep, (down, across), (across, down))
+    slope = aside / along
+    x, y = (np.where(along < 0, begin + way, begin) for begin, way in ((x, across), (y, down)))
+    before = FINE * column + 2 - x
+    with np.errstate(divide="ignore", invalid="ignore"):  # a flat edge may be level
+        fine = np.where(steep, y + _last_before(before, slope, x), y + slope * (before + (slope < 0)) + 0.5)
+    return np.clip((fine.astype(np.int64) + 2) // FINE, 0, height) + height * column
 
 
 def _last_before(middle: np.ndarray, slope: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -122,21 +143,6 @@ def _last_before(middle: np.ndarray, slope: np.ndarray, x: np.ndarray) -> np.nda
     step = np.rint((middle + 0.5) / slope)
     is_left = x + slope * step + 0.5 < middle + 1 + x
     return step - (is_left != (slope > 0))
-
-
-def _destinations(edges: _Edges, number: np.ndarray) -> np.ndarray:
-    """(k,) where each place goes for a polygon's to lie together, with room for one more behind them."""
-    by_polygon = np.argsort(edges.polygon, kind="stable")
-    places = edges.places[by_polygon]
-    first = np.empty_like(places)
-    first[by_polygon] = np.cumsum(places) - places
-    return number + np.repeat(first + edges.polygon.astype(np.int32), edges.places)
-
-
-def _counted(counts: np.ndarray) -> np.ndarray:
-    """0, 1, 2 ... for each count, as many as it says."""
-    starts = np.cumsum(counts, dtype=np.int32) - counts
-    return np.arange(counts.sum(), dtype=np.int32) - np.repeat(starts, counts)
 
 
 def _without_empty(borders: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

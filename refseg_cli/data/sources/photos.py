@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from refseg_cli.data import formats, masks
 from refseg_cli.data.formats import MAX_PIXELS
@@ -158,6 +159,10 @@ def _huffman_tables(segment: bytes) -> Iterator[int]:
 
 def _check_scan(data: bytes, position: int) -> None:
     """The first marker after the compressed data must be the end of the image, and of the file."""
+    if data.endswith(_EOI) and position + 2 < len(data):
+        scan = np.frombuffer(data, np.uint8, len(data) - 1 - position, position)  # but for the last byte
+        if not ((scan[:-1] == 0xFF) & (scan[1:] != 0)).any():  # nearly always, and in half of the time of the search
+            return
     found = _MARKER.search(data, position)
     if not found or found.group() != _EOI or data[found.end() :].strip(b"\0"):
         raise _Unsure
