@@ -20,7 +20,7 @@ from refseg_cli.data.sources import Draft, Problem, Reason, palettes, without
 from refseg_cli.data.sources.json_files import parse
 from refseg_cli.records import Instance, Record, Rle
 
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_EOI = b"\xff\xd9"
 _SOF, _SOS = (0xC0, 0xC1), 0xDA
 _DHT, _DQT, _DRI = 0xC4, 0xDB, 0xDD
 _APP1 = 0xE1  # EXIF or XMP
@@ -57,9 +57,10 @@ def measure(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int],
     Raises:
         ValueError: no picture of a format that is read, too large, truncated, or damaged.
     """
-    size = size_of(data, max_pixels)
+    segments = list(formats.jpeg_segments(data))
+    size = _whole_size(data, segments, max_pixels)
     # Opening a file takes a tenth of the time that preparing it does, and most say nothing of how they are turned.
-    markers = [marker for marker, _ in formats.jpeg_segments(data)]
+    markers = [marker for marker, _ in segments]
     silent = markers[-1:] == [_SOS] and _APP1 not in markers
     return size, AS_STORED if silent else formats.orientation_of(data)
 
@@ -73,24 +74,26 @@ def size_of(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
         ValueError: no picture of a format that is read, too large, truncated, or damaged.
     """
+    return _whole_size(data, list(formats.jpeg_segments(data)), max_pixels)
+
+
+def _whole_size(data: bytes, segments: Sequence[tuple[int, int]], max_pixels: int) -> tuple[int, int]:
+    """As `size_of`.  segments: as `formats.jpeg_segments` has them."""
     try:
-        size = _size_of_plain_jpeg(data)
+        size = _size_of_plain_jpeg(data, segments)
     except (_Unsure, IndexError, struct.error):
         return _decoded_size(data, max_pixels)
     formats.check_size(size, 3, max_pixels)
     return size
 
 
-def _size_of_plain_jpeg(data: bytes) -> tuple[int, int]:
+def _size_of_plain_jpeg(data: bytes, segments: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """(height, width) of a sequential JPEG in one scan."""
-    if not data.startswith(_SOI):
-        raise _Unsure
     tables: set[int] = set()  # DQT as 0..3, DHT as 0x100 + (class << 4 | id)
-    frame, position = b"", 2
-    while data[position] == 0xFF:
-        marker = data[position + 1]
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
-        segment = data[position + 4 : end]
+    frame = b""
+    for marker, start in segments:
+        end = start + int.from_bytes(data[start : start + 2])
+        segment = data[start + 2 : end]
         if marker == _SOS:
             _check_scan_header(segment, frame, tables)
             _check_scan(data, end)
@@ -104,7 +107,6 @@ def _size_of_plain_jpeg(data: bytes) -> tuple[int, int]:
             tables.update(_huffman_tables(segment))
         elif marker != _DRI and marker not in _REMARKS:  # progressive, lossless, arithmetic
             raise _Unsure
-        position = end
     raise _Unsure
 
 
@@ -276,7 +278,8 @@ def examine(
     """
     everything = tuple(dict.fromkeys(e.ref_id for e in draft.expressions))
     try:
-        data = path.read_bytes()
+        with path.open("rb", buffering=0) as file:  # of which a buffer would only ask what it is
+            data = file.read()
         stored, orientation = measure(data, rules.max_pixels)
     except OSError as error:
         problems.append(Problem(Reason.MISSING_IMAGE, draft.file_name, everything, str(error.strerror)))
