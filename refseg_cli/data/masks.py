@@ -6,7 +6,7 @@ Axes: h, w pixels of the image. COCO's runs go down the columns and begin with z
 from __future__ import annotations
 
 import math
-from array import array
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from refseg_cli.records import Expression, Record, Rle
 # Annotators overshoot the border by a little, and pycocotools clips it; a polygon that goes further out than this many
 # pixels was drawn on another image.
 OVERSHOOT = 8.0
+_LONGEST_RUN = 7  # characters of a number: 35 bits, more than any image has pixels
 MASKS_AT_A_TIME = 1024  # whose strings are looked through together: some 50 MB
 
 
@@ -66,6 +67,11 @@ def targets_without_crowds(record: Record, expression: Expression) -> Rle:
 def area(rle: Rle) -> int:
     """Pixels inside the mask."""
     return int(coco.area(_plain(rle)))
+
+
+def has_pixels(rle: Rle) -> bool:
+    """Whether any pixel is inside, of a mask as `from_segmentation` gives it: no run is empty but the first."""
+    return len(rle.counts) > _LONGEST_RUN or area(rle) > 0
 
 
 def intersection(first: Rle, second: Rle) -> Rle:
@@ -172,7 +178,7 @@ def from_polygons(objects: Iterable[tuple[Sequence[Sequence[float]], tuple[int, 
     shares: list[int] = []  # polygons of each object
     sizes: list[tuple[int, int]] = []
     lengths: list[int] = []
-    numbers = array("d")
+    packed: list[bytes] = []
     for polygons, size in objects:  # and let go one by one: lists of numbers of all of them would not stay in the cache
         some = list(map(len, polygons))
         share = len(some) if _is_plain(some, size) else 0
@@ -180,11 +186,10 @@ def from_polygons(objects: Iterable[tuple[Sequence[Sequence[float]], tuple[int, 
         sizes.append(size)
         if share:
             lengths += some
-            for polygon in polygons:
-                numbers.extend(polygon)
+            packed += [struct.pack(f"{len(polygon)}d", *polygon) for polygon in polygons]
     if not lengths:
         return [None] * len(shares)
-    points = np.frombuffer(numbers).reshape(-1, 2)
+    points = np.frombuffer(b"".join(packed)).reshape(-1, 2)
     corners = np.array(lengths) // 2
     pictures = np.repeat(np.array(sizes), shares, axis=0)
     starts = np.cumsum(corners) - corners
@@ -197,6 +202,9 @@ def from_polygons(objects: Iterable[tuple[Sequence[Sequence[float]], tuple[int, 
     sound = iter(within.tolist())
     found: list[Rle | None] = []
     for share, size in zip(shares, sizes, strict=True):
+        if share == 1:  # nearly always
+            found.append(Rle(size, next(strings)) if next(sound) else None)
+            continue
         parts = [Rle(size, next(strings)) for _ in range(share) if next(sound)]
         found.append(union(parts, size) if share and len(parts) == share else None)
     return found
@@ -321,7 +329,7 @@ def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("damaged RLE string")
     ends = np.flatnonzero(codes < 32)  # a number is five bits a character, the sixth bit says "more"
     widths = np.diff(ends, prepend=-1)
-    if widths.max() > 7:  # 35 bits: more than any image has pixels
+    if widths.max() > _LONGEST_RUN:
         raise ValueError("damaged RLE string")
     numbers = (codes[ends] & 0x1F).astype(np.int64)
     numbers -= (numbers & 0x10) << 1  # the sign, in a number's last character

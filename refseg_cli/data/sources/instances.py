@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +193,14 @@ def _add_annotation(found: Instances, row: dict[str, Any], *, wanted: Collection
     try:
         category_id = _category_id(found, row)
         annotation = Annotation(
-            ann_id=ann_id,
-            image_id=image_id,
-            category_id=category_id,
-            category=found.categories[category_id],
-            box=_box(row),
-            segmentation=_segmentation(row),
-            iscrowd=_flag(row, "iscrowd", otherwise=0),
-            reliable=_flag(row, "reliable", otherwise=1),
+            ann_id,
+            image_id,
+            category_id,
+            found.categories[category_id],
+            _box(row),
+            _segmentation(row),
+            iscrowd=_flag(row, "iscrowd", otherwise=False),
+            reliable=_flag(row, "reliable", otherwise=True),
         )
         if is_new or _is_first(found, annotation):
             found.by_image[image_id].append(annotation)
@@ -225,9 +225,12 @@ def _is_first(found: Instances, annotation: Annotation) -> bool:
     return other is None
 
 
-def _flag(row: dict[str, Any], name: str, *, otherwise: int) -> bool:
+def _flag(row: dict[str, Any], name: str, *, otherwise: bool) -> bool:
+    value = row.get(name)
+    if value is None:
+        return otherwise
     try:
-        return flag(otherwise if row.get(name) is None else row[name], name)
+        return flag(value, name)
     except ValueError as error:
         raise Unusable(Reason.BROKEN_ANNOTATION, str(error)) from error
 
@@ -260,10 +263,10 @@ def _box(row: dict[str, Any]) -> tuple[float, float, float, float] | None:
     try:
         if not isinstance(listed, list):
             raise TypeError
-        x, y, w, h = (float(value) for value in listed)
+        x, y, w, h = map(float, listed)
     except (TypeError, ValueError, OverflowError) as error:
         raise Unusable(Reason.BROKEN_BOX, brief(listed)) from error
-    if not all(map(math.isfinite, (x, y, w, h))) or min(w, h) < 0:
+    if not (isfinite(x) and isfinite(y) and isfinite(w) and isfinite(h)) or w < 0 or h < 0:
         raise Unusable(Reason.BROKEN_BOX, brief(listed))
     return (x, y, w, h)
 
@@ -352,7 +355,7 @@ def _draft(
             continue
         targets = tuple(dict.fromkeys(position[a] for a in ref.ann_ids))
         for sent_id, phrase, raw, exists in ref.sentences:
-            if fault := fault_of(phrase) or fault_of(raw):
+            if fault := fault_of(phrase) or ("" if raw is phrase else fault_of(raw)):
                 detail = f"sentence {sent_id} with {fault}"
                 problems.append(Problem(Reason.BROKEN_TEXT, file, (ref.ref_id,), detail))
             elif phrase.strip():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from refseg_cli.data import formats, masks
@@ -44,7 +45,9 @@ def with_masks(draft: Draft) -> Draft:
     return replace(
         draft,
         annotations=tuple(
-            replace(a, segmentation=masks.coco_json(masks.encode(numbers == a.ann_id))) if a.ann_id in shown else a
+            msgspec.structs.replace(a, segmentation=masks.coco_json(masks.encode(numbers == a.ann_id)))
+            if a.ann_id in shown
+            else a
             for a in draft.annotations
         ),
         expressions=tuple(replace(e, ignored=void) for e in draft.expressions),

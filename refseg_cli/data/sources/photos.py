@@ -206,16 +206,18 @@ Drawn = Mapping[int, Rle]  # masks of some annotations of a draft, by position, 
 def drawn(drafts: Sequence[Draft]) -> list[Drawn]:
     """The masks of annotations that are sound polygons and nothing else, of several drafts together: see `finish`."""
     found: list[dict[int, Rle]] = [{} for _ in drafts]
-    places = [
-        (number, i) for number, draft in enumerate(drafts) if not draft.clip for i in range(len(draft.annotations))
-    ]
-    objects = (
-        (_polygons(drafts[number].annotations[i].segmentation), (drafts[number].height, drafts[number].width))
-        for number, i in places
-    )
-    for (number, i), rle in zip(places, masks.from_polygons(objects), strict=True):
+    places: list[tuple[dict[int, Rle], int]] = []
+
+    def objects() -> Iterator[tuple[list[list[float]], tuple[int, int]]]:
+        for masks_of, draft in zip(found, drafts, strict=True):
+            size = draft.height, draft.width
+            for i, annotation in enumerate(draft.annotations if not draft.clip else ()):
+                places.append((masks_of, i))
+                yield _polygons(annotation.segmentation), size
+
+    for rle, (masks_of, i) in zip(masks.from_polygons(objects()), places, strict=True):
         if rle:
-            found[number][i] = rle
+            masks_of[i] = rle
     return list(found)
 
 
@@ -329,7 +331,7 @@ def _instances(
                 detail = f"annotation {a.ann_id}: {short} of {short + len(sound)} polygons left out"
                 problem = Problem(Reason.SHORT_POLYGON, draft.file_name, _refs_to(draft, i), detail, caution=True)
                 problems.append(problem)
-            if i in targets and not masks.area(rle):
+            if i in targets and not masks.has_pixels(rle):
                 detail = f"annotation {a.ann_id}: no pixel of the picture is inside"
                 problem = Problem(Reason.BROKEN_MASK, draft.file_name, _refs_to(draft, i), detail, caution=True)
                 problems.append(problem)

@@ -355,10 +355,13 @@ def rows(value: list[Any] | tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _plain(row: dict[Any, Any]) -> dict[Any, Any]:
-    return {
-        text(key) if isinstance(key, _TEXT) else key: text(value) if isinstance(value, _TEXT) else value
-        for key, value in row.items()
-    }
+    return {_as_text(key): value if type(value) is int else _as_text(value) for key, value in row.items()}
+
+
+def _as_text(value: Any) -> Any:
+    if type(value) is str and value.isascii():  # nearly always
+        return value
+    return text(value) if isinstance(value, _TEXT) else value
 
 
 def text(value: str | bytes) -> str:
