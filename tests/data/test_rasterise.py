@@ -75,6 +75,13 @@ def test_a_few_places_at_a_time_are_all_of_them(monkeypatch: pytest.MonkeyPatch)
     assert masks.from_polygons(objects) == together
 
 
+def test_a_mask_with_pixels_is_told_by_its_string() -> None:
+    objects = [([blob(size, 3 + seed % 5, seed)], size) for seed in range(300) for size in ((1, 3), (40, 50), (900, 9))]
+    found = [rle for rle in masks.from_polygons(objects) if rle]
+    assert {masks.area(rle) > 0 for rle in found} == {True, False}
+    assert [masks.has_pixels(rle) for rle in found] == [masks.area(rle) > 0 for rle in found]
+
+
 @given(st.lists(st.lists(st.integers(1, 1 << 28), min_size=1, max_size=6), min_size=1, max_size=5))
 def test_lengths_are_written_as_pycocotools_writes_them(masks_of: list[list[int]]) -> None:
     lengths = np.array([length for mask in masks_of for length in mask], np.int32)

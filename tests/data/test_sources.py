@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
@@ -190,6 +191,18 @@ def test_every_kind_of_image_is_measured(kind: str) -> None:
 def test_usual_jpegs_are_not_decoded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos, "_decoded_size", None)
     assert photos.size_of(KINDS[kind]) == (90, 70)
+
+
+PIECES = (b"\xff\x00", b"\xff\xd0", b"\xff\xff", b"\xff\xd9", b"\xff\xc0", b"\xff", b"\0", b"\xd9", b"abc")
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=6), st.sampled_from((b"\xff\xd9", b"\xff\xd9\0\0", b"\xd9", b"")))
+def test_compressed_data_end_where_the_search_for_markers_says(pieces: list[bytes], end: bytes) -> None:
+    data = b"head" + b"".join(pieces) + end
+    marker = photos._MARKER.search(data, 4)
+    is_sound = marker is not None and marker.group() == b"\xff\xd9" and not data[marker.end() :].strip(b"\0")
+    with contextlib.nullcontext() if is_sound else pytest.raises(photos._Unsure):
+        photos._check_scan(data, 4)
 
 
 @given(st.sampled_from(sorted(KINDS)), st.integers(0, 10**6))
