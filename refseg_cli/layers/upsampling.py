@@ -40,6 +40,9 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 def doubled(x: Tensor) -> Tensor:
     """(i, c, h, w) -> (i, c, 2 h, 2 w), bilinear, pixels as cells."""
+    if x.shape[1] == 1 < len(x) and x.is_cpu and not torch.compiler.is_compiling():
+        # PyTorch takes single channels for such as lie side by side, and goes pixel by pixel; those of one map not.
+        return doubled(x.transpose(0, 1)).transpose(0, 1)
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
@@ -53,7 +56,8 @@ def upsampled_dot(x: Tensor, pixels: Tensor, image_index: Tensor) -> Tensor:
         (n, 1, H, W)
     """
     if x.is_cpu and not torch.compiler.is_compiling():
-        return _UpsampledDot.apply(x, pixels, image_index)
+        wide = torch.promote_types(x.dtype, torch.float32)  # 16 bits are upsampled at half the speed
+        return _UpsampledDot.apply(x.to(wide), pixels.to(wide), image_index)
     return (fitted(x, pixels.shape[-2:]) * pixels[image_index]).sum(1, keepdim=True)
 
 

@@ -71,6 +71,28 @@ def test_conv_of_doubled(outputs: int, bias: bool, learning: bool) -> None:
         torch.testing.assert_close(conv_of_doubled(x, conv), conv(doubled(x)), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("maps", [1, 4])
+def test_doubled_maps(maps: int, channels: int) -> None:
+    """Values and gradients, of single channels, too."""
+    torch.manual_seed(0)
+    x = torch.randn(maps, channels, 4, 5, dtype=torch.float64, requires_grad=True)
+    found, expected = doubled(x), F.interpolate(x, (8, 10), mode="bilinear")
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    pull = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad(y, x, pull)[0] for y in (found, expected))
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+def test_products_of_16_bits_are_made_in_32() -> None:
+    torch.manual_seed(0)
+    x, pixels = torch.randn(3, 2, 4, 4).bfloat16(), torch.randn(2, 2, 8, 8).bfloat16()
+    which = torch.tensor([0, 1, 1])
+    found = upsampled_dot(x, pixels, which)
+    assert torch.equal(found, upsampled_dot(x.float(), pixels.float(), which))
+    assert found.dtype == torch.float32
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_doubled_conv(bias: bool) -> None:
     """Values and gradients, borders included."""
