@@ -89,7 +89,9 @@ def main() -> None:
             found = ran(checkout, options, options.precision if build == "this" else "fp32")
             sys.stderr.write(f"{build}: {found}\n")
             best[build] = max(best.get(build, found), found, key=lambda one: one["phrases a second"])
-    result = {name: getattr(options, name) for name in ("recipe", "threads", "processes", "precision")} | {"builds": best}
+    result = {name: getattr(options, name) for name in ("recipe", "threads", "processes", "precision")} | {
+        "builds": best
+    }
     if "baseline" in best:
         rates = {build: one["phrases a second"] for build, one in best.items()}
         result["times as many phrases"] = round(rates["this"] / rates["baseline"], 3)
