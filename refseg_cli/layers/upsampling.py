@@ -34,7 +34,7 @@ def _bilinear(x: Tensor, *, align_corners: bool, size: tuple[int, ...] | None = 
 
 
 class _Plane(torch.autograd.Function):
-    """Bilinear, of a single channel, to learn. PyTorch often takes it for channels that lie side by side, and goes pixel
+    """Bilinear, of a single channel, to learn. PyTorch often takes it for channels lying side by side, and goes pixel
     by pixel: by planes, which the channels of one map are, and back in matrix products it takes a third to a fifth of
     the time.
     """
