@@ -134,6 +134,7 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
                 writer.write_batch(to_batch(rows, schema))
                 for record in rows:
                     tally.add(record)
+                rows.clear()  # their photos are gone before those of the next group come
             counts = tally.counts()
             about = json.dumps({"plan": plan, "counts": counts.to_json(), "problems": problems}, ensure_ascii=False)
             # Problems may name what is no Unicode; what stands for such bytes is escaped, as JSON has it.
