@@ -131,10 +131,7 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
         writer = pq.ParquetWriter(buffer, schema, **storage_settings(schema))
         try:
             for rows in chain([first], groups) if first else ():
-                writer.write_batch(to_batch(rows, schema))
-                for record in rows:
-                    tally.add(record)
-                rows.clear()  # their photos are gone before those of the next group come
+                writer.write_batch(_taken(rows, schema, tally))
             counts = tally.counts()
             about = json.dumps({"plan": plan, "counts": counts.to_json(), "problems": problems}, ensure_ascii=False)
             # Problems may name what is no Unicode; what stands for such bytes is escaped, as JSON has it.
@@ -144,6 +141,15 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
         finally:
             writer.is_open = False  # or, after a failure, its destructor writes to the closed file and complains
     return replace(counts, files=(ShardInfo(place.name, sink.size, sink.digest.hexdigest(), counts.images),))
+
+
+def _taken(rows: list[Record], schema: pa.Schema, tally: Tally) -> pa.RecordBatch:
+    """The rows as a batch, counted and let go, so that their photos are held once while they are written."""
+    batch = to_batch(rows, schema)
+    for record in rows:
+        tally.add(record)
+    rows.clear()
+    return batch
 
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
