@@ -154,8 +154,7 @@ def _taken(rows: list[Record], schema: pa.Schema, tally: Tally) -> pa.RecordBatc
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
     remaining = iter(records)
-    while rows := list(islice(remaining, ROWS_PER_GROUP)):
-        yield rows
+    yield from iter(lambda: list(islice(remaining, ROWS_PER_GROUP)), [])
 
 
 def about_shard(place: Place) -> About | None:
