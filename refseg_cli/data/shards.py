@@ -273,6 +273,14 @@ def open_shards(uri: str | Path, split: str) -> Shards:
     return Shards(str(uri), split, manifest)
 
 
+def _records(table: pa.Table) -> list[Record]:
+    return to_records(table.to_pylist())
+
+
+def _training_records(table: pa.Table) -> list[Record]:
+    return [record for rows in table.to_batches() for record in to_training_records(rows)]
+
+
 class Shards:
     """One split as a sequence of records, by position in the order of the files.
 
@@ -322,7 +330,7 @@ class Shards:
             for start in range(0, len(groups), GROUPS_AT_A_TIME):
                 part = list(groups[start : start + GROUPS_AT_A_TIME])
                 with _explained(self.place(file)):
-                    records = to_records(parquet.read_row_groups(part, columns=columns, use_threads=False).to_pylist())
+                    records = _records(parquet.read_row_groups(part, columns=columns, use_threads=False))
                 yield from records
 
     def __getstate__(self) -> dict[str, Any]:
@@ -400,8 +408,7 @@ class Shards:
             with _explained(self.place(file)):
                 columns = TRAINING if self.training else None
                 table = self._open(file).read_row_group(group, columns=columns, use_threads=False)
-                rows = table.to_pylist()
-            self._groups[file, group] = self._converted(file, group, rows), table.nbytes
+                self._groups[file, group] = self._converted(file, group, table), table.nbytes
             self._kept += table.nbytes
             while self._kept > KEPT_BYTES and len(self._groups) > 1:
                 _, (_, size) = self._groups.popitem(last=False)
@@ -409,14 +416,15 @@ class Shards:
         self._groups.move_to_end((file, group))
         return self._groups[file, group][0]
 
-    def _converted(self, file: int, group: int, rows: list[dict[str, Any]]) -> list[Record]:
-        convert = to_training_records if self.training else to_records
+    def _converted(self, file: int, group: int, table: pa.Table) -> list[Record]:
+        convert = _training_records if self.training else _records
         try:
-            return convert(rows)
+            return convert(table)
         except (KeyError, TypeError, ValueError):
-            for place, row in enumerate(rows, start=int(self._group_starts(file)[group])):
-                with _explained(self.place(file), f"row {place}: "):
-                    convert([row])
+            start = int(self._group_starts(file)[group])
+            for row in range(len(table)):
+                with _explained(self.place(file), f"row {start + row}: "):
+                    convert(table.take([row]))
             raise
 
     def _open(self, file: int) -> pq.ParquetFile:
