@@ -113,7 +113,7 @@ def masks_to_input(pictures: Sequence[Asked], config: DataConfig) -> Tensor:
 def _warped_masks(picture: Asked, config: DataConfig) -> Tensor:
     found, used = torch.zeros(len(picture.unions), *config.size), picture.used()
     if used:
-        masks.run_ends(list(used.values()))  # pycocotools itself does not look
+        masks.stretches(list(used.values()))  # pycocotools itself does not look
         whole = torch.from_numpy(np.stack([masks.decode(rle) for rle in used.values()])).float()
         of_input = picture.placement.inverse(picture.size, config.size)
         fitted = dict(zip(used, resample(whole, of_input, config.size, mode="bilinear", padding="zeros"), strict=True))
