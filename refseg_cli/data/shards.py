@@ -15,11 +15,12 @@ import hashlib
 import io
 import json
 import os
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, islice, zip_longest
+from itertools import accumulate, chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -293,22 +294,22 @@ class Shards:
     def __init__(self, uri: str, split: str, manifest: Manifest, training: bool = False) -> None:
         self.uri, self.split, self.manifest, self.training = uri, split, manifest, training
         self.files = manifest.splits[split].files
-        self._starts = np.cumsum([0, *(file.images for file in self.files)])
+        self._starts = [0, *accumulate(file.images for file in self.files)]
         self._counts: np.ndarray | None = None
         self._forget()
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def __getitem__(self, index: int) -> Record:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        file = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = index - int(self._starts[file])
+        file = bisect_right(self._starts, index) - 1
+        row = index - self._starts[file]
         starts = self._group_starts(file)
-        group = int(np.searchsorted(starts, row, side="right")) - 1
-        return self._row_group(file, group)[row - int(starts[group])]
+        group = bisect_right(starts, row) - 1
+        return self._row_group(file, group)[row - starts[group]]
 
     def for_training(self) -> Shards:
         """The same split, of whose records no more is read than training looks at."""
@@ -395,12 +396,12 @@ class Shards:
         with _explained(self.place(file)):
             return self._open(file).read(columns=[name], use_threads=False).column(0)
 
-    def _group_starts(self, file: int) -> np.ndarray:
-        """(groups,) the first row of each row group; read from the file, since writers may choose other sizes."""
+    def _group_starts(self, file: int) -> list[int]:
+        """The first row of each row group; read from the file, since writers may choose other sizes."""
         if file not in self._grouping:
             metadata = self._open(file).metadata
             rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            self._grouping[file] = np.cumsum([0, *rows[:-1]])
+            self._grouping[file] = [0, *accumulate(rows[:-1])]
         return self._grouping[file]
 
     def _row_group(self, file: int, group: int) -> list[Record]:
@@ -421,9 +422,8 @@ class Shards:
         try:
             return convert(table)
         except (KeyError, TypeError, ValueError):
-            start = int(self._group_starts(file)[group])
-            for row in range(len(table)):
-                with _explained(self.place(file), f"row {start + row}: "):
+            for place, row in enumerate(range(len(table)), start=self._group_starts(file)[group]):
+                with _explained(self.place(file), f"row {place}: "):
                     convert(table.take([row]))
             raise
 
@@ -446,6 +446,6 @@ class Shards:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._opened: dict[int, pq.ParquetFile] = {}
-        self._grouping: dict[int, np.ndarray] = {}
+        self._grouping: dict[int, list[int]] = {}
         self._groups: OrderedDict[tuple[int, int], tuple[list[Record], int]] = OrderedDict()
         self._kept = 0  # bytes
