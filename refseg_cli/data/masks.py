@@ -362,10 +362,9 @@ def _table(numbers: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
     table.reshape(-1)[places] = numbers
     start = table[first, 0]
     table[first, 0] = 0
-    added = table[first]
+    table[first[1:]] -= np.add.reduceat(table, first)[:-1]  # so that each string's sum begins with nothing
     for column in table.T:  # each by itself: both at once take twice the time
         np.cumsum(column, out=column)
-    table -= np.repeat(table[first] - added, rows, axis=0)
     table[first, 0] = start
     table[first + rows - 1, 1] *= 1 - counts % 2
     return table, places

@@ -79,12 +79,13 @@ def united(pictures: Sequence[Asked], size: tuple[int, int]) -> np.ndarray:
     words = np.packbits(wanted, axis=1, bitorder="little")[:, :, None, None]
     found, sampled, start = np.empty((count, *size), np.uint8), _sampled(sheets, size), 0
     for picture, first, behind in zip(pictures, firsts, [*firsts[1:], len(sheets)], strict=True):
-        own = slice(start, start := start + len(picture.unions))
+        of_picture = slice(start, start := start + len(picture.unions))
+        own, bits_of = found[of_picture], words[of_picture]
         first = min(first, len(sheets) - 1)  # of a picture without sheets no bit is wanted
-        np.bitwise_and(np.ascontiguousarray(sampled[first]), words[own, 0], out=found[own])
+        np.bitwise_and(np.ascontiguousarray(sampled[first]), bits_of[:, 0], out=own)
         for n in range(1, behind - first):
-            found[own] |= sampled[first + n] & words[own, n]
-    np.not_equal(found, 0, out=found.view(bool))
+            own |= sampled[first + n] & bits_of[:, n]
+        np.not_equal(own, 0, out=own.view(bool))
     return found
 
 
