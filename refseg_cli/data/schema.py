@@ -189,7 +189,7 @@ def to_records(rows: Sequence[Mapping[str, Any]]) -> list[Record]:
     return [_to_record(row, rles) for row in rows]
 
 
-def to_training_records(rows: pa.RecordBatch) -> list[Record]:
+def to_training_records(table: pa.Table) -> list[Record]:
     """Of rows that have the columns of `TRAINING` alone; the rest is left empty. Masks are as stored, unchecked.
 
     Column by column, without a dictionary for each row, instance and expression.
@@ -197,6 +197,10 @@ def to_training_records(rows: pa.RecordBatch) -> list[Record]:
     Raises:
         ValueError: an orientation that is none, a box of other than four sides.
     """
+    return [record for rows in table.to_batches() for record in _training_records(rows)]
+
+
+def _training_records(rows: pa.RecordBatch) -> list[Record]:
     of = {name: rows.column(name) for name in rows.schema.names}
     objects, asked = of["instances"].values, of["expressions"].values
     rle, targets = objects.field("rle"), asked.field("targets")

@@ -278,10 +278,6 @@ def _records(table: pa.Table) -> list[Record]:
     return to_records(table.to_pylist())
 
 
-def _training_records(table: pa.Table) -> list[Record]:
-    return [record for rows in table.to_batches() for record in to_training_records(rows)]
-
-
 class Shards:
     """One split as a sequence of records, by position in the order of the files.
 
@@ -418,7 +414,7 @@ class Shards:
         return self._groups[file, group][0]
 
     def _converted(self, file: int, group: int, table: pa.Table) -> list[Record]:
-        convert = _training_records if self.training else _records
+        convert = to_training_records if self.training else _records
         try:
             return convert(table)
         except (KeyError, TypeError, ValueError):

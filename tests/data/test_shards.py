@@ -88,6 +88,8 @@ def test_shards_without_the_column_of_raw_phrases_are_read(tmp_path: Path) -> No
     expected = [replace(e, raw="") for i in range(COUNT) for e in record(i).expressions]
     assert [e for i in range(COUNT) for e in split[i].expressions] == expected
     assert {e.raw for e in expected} == {e.text for e in expected}
+    training = split.for_training()
+    assert [e.raw for i in range(COUNT) for e in training[i].expressions] == [e.text for e in expected]
 
 
 def test_counts_are_those_of_the_records(tmp_path: Path) -> None:
@@ -225,6 +227,20 @@ def test_the_damaged_row_of_a_row_group_is_named(tmp_path: Path) -> None:
     split = shards.open_shards(folder.uri, "val")
     assert split[15].image_id == 15
     with pytest.raises(RefsegError, match=r"val-0.parquet: damaged shard: row 18: damaged RLE string"):
+        split[16]
+
+
+@pytest.mark.parametrize("reason", ["orientation 9", "expected 4, got 3"])
+def test_the_damaged_row_of_a_row_group_is_named_in_training(tmp_path: Path, reason: str) -> None:
+    folder = storage.locate(str(tmp_path / "out"))
+    rows = [*map(record, range(20))]
+    three_sides = replace(rows[18].instances[0], box=(1.0, 2.0, 3.0))
+    rows[18] = replace(rows[18], **{"orientation": 9} if "9" in reason else {"instances": (three_sides,)})
+    info = shards.write_shard(folder / "val-0.parquet", rows, plan="p", problems=[])
+    storage.write(folder / shards.MANIFEST, shards.Manifest("d", "unc", "coco", {}, "p", {"val": info}).to_json())
+    split = shards.open_shards(folder.uri, "val").for_training()
+    assert split[15].file_name == "15.jpg"
+    with pytest.raises(RefsegError, match=rf"val-0.parquet: damaged shard: row 18: .*{reason}"):
         split[16]
 
 
