@@ -259,11 +259,11 @@ def stretches(rles: Sequence[Rle]) -> tuple[np.ndarray, np.ndarray]:
     numbers, counts = _numbers([rle.counts for rle in rles])
     table, _ = _table(numbers, counts)
     rows = (counts + 1) // 2
-    wholes = np.cumsum([height * width for height, width in (rle.size for rle in rles)])
-    ends = np.cumsum(table).reshape(-1, 2)
-    if table.min() < 0 or (ends[np.cumsum(rows) - 1, 1] != wholes).any():
+    wholes = np.array([height * width for height, width in (rle.size for rle in rles)]).cumsum()
+    ends = table.cumsum().reshape(-1, 2)
+    if table.min() < 0 or (ends[rows.cumsum() - 1, 1] != wholes).any():
         raise ValueError(_NOT_WHOLE)
-    ends[rows[0] :] -= np.repeat(wholes[:-1], rows[1:])[:, None]
+    ends[rows[0] :] -= wholes[:-1].repeat(rows[1:])[:, None]
     return ends, rows
 
 
@@ -323,13 +323,13 @@ def _numbers(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         ValueError: a string that does not follow COCO's format.
     """
     codes = np.frombuffer(b"".join(strings), dtype=np.uint8) - np.uint8(48)  # what is below wraps round
-    lasts = np.cumsum([*map(len, strings)]) - 1  # where each string ends
+    lasts = np.array([*map(len, strings)]).cumsum() - 1  # where each string ends
     if not all(strings) or codes.max() > 63 or codes[lasts].max() > 31:
         raise ValueError("damaged RLE string")
-    ends = np.flatnonzero(codes < 32)  # a number is five bits a character, the sixth bit says "more"
+    ends = (codes < 32).nonzero()[0]  # a number is five bits a character, the sixth bit says "more"
     numbers = (codes[ends] & 0x1F).astype(np.int64)
     numbers -= (numbers & 0x10) << 1  # the sign, in a number's last character
-    longer = np.flatnonzero(codes[ends - 1] > 31)  # before the first character comes the very last, which ends a number
+    longer = (codes[ends - 1] > 31).nonzero()[0]  # before the first character comes the very last, which ends a number
     for k in range(1, _LONGEST):  # the characters before it are lower bits
         if not longer.size:
             break
@@ -338,7 +338,7 @@ def _numbers(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         longer = longer[codes[places - 1] > 31]
     if longer.size:
         raise ValueError("damaged RLE string")
-    behind = np.searchsorted(ends, lasts) + 1
+    behind = ends.searchsorted(lasts) + 1
     counts = behind.copy()
     counts[1:] -= behind[:-1]
     return numbers, counts
@@ -356,15 +356,15 @@ def _table(numbers: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
         places: (n,) where in it each length is.
     """
     rows = (counts + 1) // 2
-    first = np.cumsum(rows) - rows
-    places = np.arange(numbers.size) + np.repeat(2 * first - (np.cumsum(counts) - counts), counts)
+    first = rows.cumsum() - rows
+    places = np.arange(numbers.size) + (2 * first - (counts.cumsum() - counts)).repeat(counts)
     table = np.zeros((int(rows.sum()), 2), np.int64)
     table.reshape(-1)[places] = numbers
     start = table[first, 0]
     table[first, 0] = 0
     table[first[1:]] -= np.add.reduceat(table, first)[:-1]  # so that each string's sum begins with nothing
     for column in table.T:  # each by itself: both at once take twice the time
-        np.cumsum(column, out=column)
+        column.cumsum(out=column)
     table[first, 0] = start
     table[first + rows - 1, 1] *= 1 - counts % 2
     return table, places

@@ -126,9 +126,8 @@ class _Sheet:
         self.rles, self.size = rles, picture.size
         placement = picture.placement.mirrored(input_size) if picture.mirrored else picture.placement
         self.rows, self.columns = placement.box()
-        down, across = (
-            _line(of, part.stop - part.start) for of, part in zip(picture.size, (self.rows, self.columns), strict=True)
-        )
+        down = _line(picture.size[0], self.rows.stop - self.rows.start)
+        across = _line(picture.size[1], self.columns.stop - self.columns.start)
         self.row_of, self.times = self.rows.start + down.before, across.times
         if picture.mirrored:
             self.taken, self.column_of = across.taken[::-1], self.columns.stop - across.before - across.times
@@ -146,29 +145,29 @@ def _sampled(sheets: Sequence[_Sheet], size: tuple[int, int]) -> np.ndarray:
     """
     stretches, counts = masks.stretches([rle for sheet in sheets for rle in sheet.rles])
     pixels = stretches.reshape(-1)
-    bits = np.repeat(np.concatenate([_BITS[: len(sheet.rles)] for sheet in sheets]), counts)
+    bits = np.concatenate([_BITS[: len(sheet.rles)] for sheet in sheets]).repeat(counts)
     changes = np.stack([bits, -bits], axis=1).reshape(-1)
 
     # The tables of all sheets, one after the other, as one.
     heights, widths = np.array([sheet.size for sheet in sheets]).T
-    first_row, first_column = (np.cumsum(sides + 1) - sides - 1 for sides in (heights, widths))
-    of = np.repeat(np.repeat(np.arange(len(sheets)), [len(sheet.rles) for sheet in sheets]), 2 * counts)
+    first_row, first_column = ((sides + 1).cumsum() - sides - 1 for sides in (heights, widths))
+    of = np.arange(len(sheets)).repeat([len(sheet.rles) for sheet in sheets]).repeat(2 * counts)
     column = pixels // heights[of]
     row = pixels - column * heights[of] + first_row[of]
     column += first_column[of]
     before = np.zeros(int(widths.sum()) + len(sheets) + 1, np.uint8)  # what was changed in the columns before each
     np.add.at(before, column + 1, changes)
-    np.cumsum(before, out=before)
+    before.cumsum(out=before)
 
     times = np.concatenate([sheet.times for sheet in sheets])[column]
-    shown = np.flatnonzero(times)
+    shown = times.nonzero()[0]
     row, column, of, times = row[shown], column[shown], of[shown], times[shown]
     places = np.concatenate([sheet.row_of for sheet in sheets])[row] * len(sheets) + of
     places = places * size[1] + np.concatenate([sheet.column_of for sheet in sheets])[column]
     changes = changes[shown]
     if times.size and times.max() > 1:
-        places, changes = np.repeat(places, times), np.repeat(changes, times)
-        places += np.arange(places.size) - np.repeat(np.cumsum(times) - times, times)
+        places, changes = places.repeat(times), changes.repeat(times)
+        places += np.arange(places.size) - (times.cumsum() - times).repeat(times)
     found = np.zeros((-(-(size[0] + 1) // BLOCK) * BLOCK, len(sheets), size[1]), np.uint8)
     np.add.at(found.reshape(-1), places, changes)
     for n, (sheet, start) in enumerate(zip(sheets, first_column.tolist(), strict=True)):
