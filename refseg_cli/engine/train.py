@@ -139,8 +139,11 @@ class _Run:
         self.blind = is_blind(resumed, asked=request.shuffle_phrases)
         torch.manual_seed(self.config.seed)
         self.shards = open_mixture(request.sources, "train")
-        if isinstance(self.shards, Mixture) and (left_out := int(self.shards.left_out.sum())):
-            progress("images left out of training, as a set holds them out", left_out, len(self.shards))
+        if isinstance(self.shards, Mixture):
+            if left_out := int(self.shards.left_out.sum()):
+                progress("images left out of training, as a set holds them out", left_out, len(self.shards))
+            if repeated := self.shards.repeated:
+                progress("images that count again, as their set is given again", repeated, len(self.shards))
         if self.recipe.text.field == "raw" and not self.shards.manifest.has_raw_sentences:
             raise RefsegError(
                 f"{self.shards.uri}: holds no sentences as they were typed, which this recipe reads (text.field = raw)",
