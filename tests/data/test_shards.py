@@ -302,6 +302,8 @@ def test_a_manifest_of_later_fields_is_refused(tmp_path: Path) -> None:
         (("splits", "val", "files", 0, "images"), True),
         (("splits", "val", "files", 0, "name"), "../val-0.parquet"),
         (("splits", "val", "files", 0, "name"), ["val-0.parquet"]),
+        (("splits", "val", "files", 0, "name"), "\ud800.parquet"),
+        (("dataset",), "a \ud83d"),
     ],
 )
 def test_a_manifest_of_other_values_is_damaged(tmp_path: Path, keys: tuple[str | int, ...], value: object) -> None:
