@@ -78,6 +78,11 @@ class Place:
         with _explained(self), self.files.open_input_stream(self.path) as stream:
             return stream.read()
 
+    def begins(self, count: int) -> bytes:
+        """The file's first bytes, `count` at most."""
+        with _explained(self), self.files.open_input_stream(self.path) as stream:
+            return bytes(stream.read(count))
+
     def delete(self) -> None:
         with _explained(self):
             self.files.delete_file(self.path)
