@@ -57,6 +57,7 @@ def test_slices_and_curves_of_the_page_are_not_printed(
     ("arguments", "words"),
     [
         (["--report", "{folder}"], "is a folder, and the report is a single file"),
+        (["--report", "."], "is a folder, and the report is a single file"),
         (["--report", "{folder}/r.html", "--sanity", "wrong-image"], "--sanity and --report exclude each other"),
     ],
 )
