@@ -4,10 +4,12 @@
     python benchmarks/training.py --baseline OTHER_CHECKOUT --scenes SCENES --out benchmarks/training.json
     python benchmarks/training.py --baseline OTHER_CHECKOUT --scenes SCENES --threads 2
     python benchmarks/training.py --baseline OTHER_CHECKOUT --scenes SCENES --processes 2
+    python benchmarks/training.py --baseline OTHER_CHECKOUT --scenes SCENES --precision bf16 --recipe lavt-tiny
 
 The recipe's training on the same shards, each build in processes of its own, in turns: steps 11 to 30, without start
 and validation. Processor milliseconds a phrase, those of all its processes counted, and phrases a second by the clock,
 the best of the rounds; and the loss at the last step. Where several processes train, they share the recipe's batch.
+`--precision` is this build's; the other one stays in float32.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from programs import checkouts, options_of, tell, variables_of
 FIRST, LAST = 10, 30  # steps between which it is measured; a run reports every tenth
 
 
-def measure(recipe: str, data: str, out: Path) -> dict[str, float]:
+def measure(recipe: str, data: str, out: Path, precision: str) -> dict[str, float]:
     """Processor milliseconds a phrase, phrases a second, and the loss at step `LAST`, of a run in `out`."""
     from refseg_cli.config import load_recipe
     from refseg_cli.engine.train import TrainRequest, train
@@ -35,6 +37,7 @@ def measure(recipe: str, data: str, out: Path) -> dict[str, float]:
     processes, batch = int(os.environ.get("WORLD_SIZE", 1)), load_recipe(recipe).train.batch_images
     share = f"train.batch_images={batch // processes}"
     settings = (share, f"train.steps={LAST}", "train.eval_split=", "train.save_every_steps=1000")
+    settings += (f"train.precision={precision}",)
     wanted = load_recipe(recipe, settings)
     used, clock, losses = {}, {}, {}
 
@@ -51,11 +54,11 @@ def measure(recipe: str, data: str, out: Path) -> dict[str, float]:
     }
 
 
-def ran(checkout: Path, options: argparse.Namespace) -> dict[str, float]:
+def ran(checkout: Path, options: argparse.Namespace, precision: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(options.processes)]
         words = [sys.executable, *(launcher if options.processes > 1 else []), __file__, "--measure", f"{folder}/run"]
-        asked = ["--recipe", options.recipe, "--scenes", options.scenes]
+        asked = ["--recipe", options.recipe, "--scenes", options.scenes, "--precision", precision]
         threads = {"OMP_NUM_THREADS": str(options.threads)}
         found = subprocess.run(
             words + asked, env=variables_of(checkout) | threads, check=True, stdout=subprocess.PIPE, text=True
@@ -71,21 +74,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--processes", type=int, default=1, help="that share the batch, with gloo")
+    parser.add_argument("--precision", default="fp32", help="of this build's training")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--measure", type=Path, metavar="RUN", help="once, in this process")
     options = parser.parse_args()
     if options.measure:
-        found = measure(options.recipe, options.scenes, options.measure)
+        found = measure(options.recipe, options.scenes, options.measure, options.precision)
         if os.environ.get("RANK", "0") == "0":
             sys.stdout.write(json.dumps(found) + "\n")
         return
     best: dict[str, dict[str, float]] = {}
     for _ in range(options.rounds):
         for build, checkout in checkouts(options.baseline).items():
-            found = ran(checkout, options)
+            found = ran(checkout, options, options.precision if build == "this" else "fp32")
             sys.stderr.write(f"{build}: {found}\n")
             best[build] = max(best.get(build, found), found, key=lambda one: one["phrases a second"])
-    result = {name: getattr(options, name) for name in ("recipe", "threads", "processes")} | {"builds": best}
+    result = {name: getattr(options, name) for name in ("recipe", "threads", "processes", "precision")} | {
+        "builds": best
+    }
     if "baseline" in best:
         rates = {build: one["phrases a second"] for build, one in best.items()}
         result["times as many phrases"] = round(rates["this"] / rates["baseline"], 3)

@@ -19,8 +19,12 @@ def resize_targets(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
     Area average and threshold at one half, so that a thin object survives where a nearest-neighbour pick would miss it.
     """
-    if masks.shape[-2:] == size:
+    (height, width), (h, w) = masks.shape[-2:], size
+    if (height, width) == (h, w):
         return masks
+    if height % h == width % w == 0:  # sums down and across: a CPU takes half of the time
+        area = masks.unflatten(2, (h, -1)).sum(3).unflatten(3, (w, -1)).sum(4)
+        return (area >= height * width / (h * w) / 2).to(masks.dtype)
     return (F.adaptive_avg_pool2d(masks, size) >= 0.5).to(masks.dtype)
 
 

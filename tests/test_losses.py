@@ -22,6 +22,14 @@ def test_resized_target_is_the_majority_of_each_cell() -> None:
     assert losses.resize_targets(mask, (4, 4)) is mask
 
 
+@pytest.mark.parametrize("size", [(6, 8), (4, 8), (5, 7), (12, 4), (24, 16)])
+def test_resized_targets_are_area_averages(size: tuple[int, int]) -> None:
+    """Of sizes that divide the mask's, and of others."""
+    masks = (torch.rand(5, 1, 12, 16, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    found = losses.resize_targets(masks, size)
+    assert torch.equal(found, (F.adaptive_avg_pool2d(masks, size) >= 0.5).float())
+
+
 def test_cross_entropy_of_no_knowledge_is_log_two() -> None:
     value = losses.mask_bce(torch.zeros(2, 1, 3, 3), torch.ones(2, 1, 3, 3))
     assert value.item() == pytest.approx(math.log(2))

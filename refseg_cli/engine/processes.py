@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
@@ -34,6 +35,8 @@ def accelerator_of(config: TrainConfig, *, device: str, tracker: str | None, log
         raise RefsegError(f"train.precision=fp16 needs CUDA, not {chosen.type}", hint="bf16 or fp32 run everywhere")
     if tracker == "tensorboard":
         _need_tensorboard()
+    if not torch.distributed.is_initialized():  # an earlier run of this process binds none after it
+        AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
         cpu=chosen.type == "cpu",
         mixed_precision="no" if config.precision == "fp32" else config.precision,

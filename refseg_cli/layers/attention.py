@@ -1,6 +1,6 @@
 """Multi-head attention and the standard transformer layers, over scaled_dot_product_attention.
 
-Users: models/*.py, layers/{language,clip}.py. Called directly rather than through nn.MultiheadAttention, whose fast
+Users: models/*.py, layers/*.py. Called directly rather than through nn.MultiheadAttention, whose fast
 path and dynamic shapes do not survive export.
 
 Axes: b batch, q queries, k keys, c channels.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import ParamSpec
 
 import torch
@@ -54,8 +54,34 @@ class Attention(nn.Module):
             q, k, v = (split_heads(x, self.heads) for x in (self.q(query), self.k(key), self.v(value)))
         mask = None if keep is None else keep[:, None, None, :]
         drop = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop, is_causal=self.causal)
-        return self.out(join_heads(attended))
+        return self.out(join_heads(attend(q, k, v, mask, dropout=drop, causal=self.causal)))
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    dropout: float = 0.0,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """PyTorch's scaled_dot_product_attention of heads (b, heads, tokens, c).
+
+    mask: (b, 1 or heads, 1 or q, k) bool, True where a key may be seen, or numbers that are added to the scores.
+
+    Where a CPU learns in 16 bits, attention alone is in float32, whichever comes out: PyTorch's way back takes two to
+    ten times as long in bfloat16 (findings/torch-attention-backward-bf16.sh).
+    """
+    short = q.dtype.itemsize < 4
+    ask = partial(F.scaled_dot_product_attention, dropout_p=dropout, is_causal=causal, scale=scale)
+    if not (q.is_cpu and torch.is_grad_enabled() and (short or torch.is_autocast_enabled("cpu"))):
+        return ask(q, k, v, attn_mask=mask)
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.float()
+    with torch.autocast("cpu", enabled=False):
+        return ask(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg_cli.layers.attention import as_map, as_places, join_heads, split_heads
+from refseg_cli.layers.attention import as_map, as_places, attend, join_heads, split_heads
 
 
 class Way(nn.Module):
@@ -56,7 +56,7 @@ class MultiwayBlock(nn.Module):
         """x (n, p, c); y (n, l, c); keep (n, p + l) bool, True where a token may be seen."""
         both = zip(self.picture.project(x), self.words.project(y), strict=True)
         q, k, v = (split_heads(torch.cat(pair, 1), self.heads) for pair in both)
-        attended = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None, None]))
+        attended = join_heads(attend(q, k, v, keep[:, None, None]))
         of_x, of_y = attended.split([x.shape[1], y.shape[1]], 1)
         kept = self._kept(x)
         return self.picture.finish(x, of_x, kept), self.words.finish(y, of_y, kept)

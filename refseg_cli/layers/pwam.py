@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers.attention import as_map, as_places, join_heads, split_heads, take
+from refseg_cli.layers.attention import as_map, as_places, attend, join_heads, split_heads, take
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.vision import Backbone
 
@@ -97,7 +97,7 @@ class PixelWordAttention(nn.Module):
         # The scale is of all channels, not of one head's [official code].
         q, k, v = (split_heads(t, self.heads) for t in (Q, self.key(words), values))
         mask, scale = keep[:, None, None], x.shape[-1] ** -0.5
-        G = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        G = attend(q, k, v, mask, scale=scale)
         G = instance_norm(self.out(join_heads(G)))
         return F.gelu(self.join(V * G))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg_cli.layers.attention import Attention, as_places, feed_forward, join_heads, split_heads, take
+from refseg_cli.layers.attention import Attention, as_places, attend, feed_forward, join_heads, split_heads, take
 from refseg_cli.layers.pixel_decoder import LEVELS, Pixels, sine_positions
 from refseg_cli.layers.upsampling import resized
 
@@ -60,8 +60,7 @@ class RegionAttention(Attention):
         keep: (n, 1 or q, k) bool, True where a key may be seen; or numbers that are added to the scores.
         """
         mask = None if keep is None else keep[:, None]
-        attended = F.scaled_dot_product_attention(split_heads(self.q(query), self.heads), *keys, attn_mask=mask)
-        return self.out(join_heads(attended))
+        return self.out(join_heads(attend(split_heads(self.q(query), self.heads), *keys, mask)))
 
 
 class AttendAndNorm(nn.Module):

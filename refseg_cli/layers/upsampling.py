@@ -23,14 +23,41 @@ WIDE = 256  # input channels from which the detour of `upsampled_conv` is faster
 
 def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bilinear, the corners' centres on the corners' centres."""
-    return F.interpolate(x, size, mode="bilinear", align_corners=True)
+    return _bilinear(x, size=size, align_corners=True)
+
+
+def _bilinear(x: Tensor, *, align_corners: bool, size: tuple[int, ...] | None = None) -> Tensor:
+    """size: twice that of x, if not given; an exported graph then asks for no sizes."""
+    if x.shape[1] == 1 and x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Plane.apply(x, size or (2 * x.shape[-2], 2 * x.shape[-1]), align_corners)
+    return F.interpolate(x, size, None if size else 2.0, mode="bilinear", align_corners=align_corners)
+
+
+class _Plane(torch.autograd.Function):
+    """Bilinear, of a single channel, to learn. PyTorch often takes it for channels lying side by side, and goes pixel
+    by pixel: by planes, which the channels of one map are, and back in matrix products it takes a third to a fifth of
+    the time.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
+        context.sides = tuple(zip(x.shape[-2:], size, strict=True))
+        context.align_corners = align_corners
+        return F.interpolate(x.transpose(0, 1), size, mode="bilinear", align_corners=align_corners).transpose(0, 1)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        down, across = (
+            _shares(few, many, align_corners=context.align_corners)[:, 1].to(gradient) for few, many in context.sides
+        )
+        return down.T @ gradient @ across, None, None
 
 
 def fitted(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """(i, c, h, w) -> (i, c, *size), bilinear, pixels as cells; itself where it has that size."""
     if x.shape[-2:] == size:
         return x
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    return _bilinear(x, size=size, align_corners=False)
 
 
 def resized(x: Tensor, like: Tensor) -> Tensor:
@@ -40,7 +67,7 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 def doubled(x: Tensor) -> Tensor:
     """(i, c, h, w) -> (i, c, 2 h, 2 w), bilinear, pixels as cells."""
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return _bilinear(x, align_corners=False)
 
 
 def upsampled_dot(x: Tensor, pixels: Tensor, image_index: Tensor) -> Tensor:
@@ -53,7 +80,8 @@ def upsampled_dot(x: Tensor, pixels: Tensor, image_index: Tensor) -> Tensor:
         (n, 1, H, W)
     """
     if x.is_cpu and not torch.compiler.is_compiling():
-        return _UpsampledDot.apply(x, pixels, image_index)
+        wide = torch.promote_types(x.dtype, torch.float32)  # 16 bits are upsampled at half the speed
+        return _UpsampledDot.apply(x.to(wide), pixels.to(wide), image_index)
     return (fitted(x, pixels.shape[-2:]) * pixels[image_index]).sum(1, keepdim=True)
 
 

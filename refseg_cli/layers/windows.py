@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from refseg_cli.layers.attention import attend
+
 APART = -100.0  # what is added to the score of two cells that the seam divides [official code]
 
 
@@ -83,6 +85,6 @@ def attend_in_windows(qkv: Tensor, bias: Tensor, kinds: tuple[Kind, ...], images
         order = torch.where(kind.places < padding // images, kind.places + first, padding).flatten()
         q, k, v = qkv.index_select(0, order).unflatten(0, (-1, len(bias[0]))).permute(2, 0, 3, 1, 4).unbind(0)
         scores = bias if kind.mask is None else bias + kind.mask.to(bias.dtype)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=scores.to(q.dtype)[None])
+        attended = attend(q, k, v, scores.to(q.dtype)[None])
         out.index_copy_(0, order, attended.transpose(1, 2).flatten(2).flatten(0, 1))
     return out[:-1]

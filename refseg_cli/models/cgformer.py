@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from refseg_cli import losses
 from refseg_cli.errors import RefsegError
-from refseg_cli.layers.attention import as_places
+from refseg_cli.layers.attention import as_places, attend
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
 from refseg_cli.layers.keymap import Rule
 from refseg_cli.layers.language import mean_of_words
@@ -243,7 +243,7 @@ class LoadBlock(nn.Module):
         W = self.norm_word(words)
         q, k, v = self.query(self.norm_token(reading)), self.key(W), self.value(W)
         q, k, v = (t[:, None] for t in (q, k, v))  # one head, spelt out: torch.onnx takes 4 axes alone
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None, None])[:, 0]
+        read = attend(q, k, v, keep[:, None, None])[:, 0]
         x = torch.cat([before, reading + self.drop(self.out(read)), behind], 1)
         return self.mlp(self.norm(x))
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg_cli import losses
-from refseg_cli.layers.attention import as_map, as_places, sine_positions_2d, take
+from refseg_cli.layers.attention import as_map, as_places, attend, sine_positions_2d, take
 from refseg_cli.layers.clip import PhraseReader
 from refseg_cli.layers.decoding import MaskDecoder, NoTargetHead
 from refseg_cli.layers.encoders import EncoderConfig, build_text, build_vision
@@ -223,7 +223,7 @@ class WindowAttention(nn.Module):
             seen = torch.where(self._windows(real)[:, None, None, :, 0], 0.0, float("-inf")).to(bias.dtype)
             bias = (bias + seen).repeat(x.shape[0], 1, 1, 1)  # (b, m, side^2, side^2)
         # (b, m, side^2, d), all windows of all maps on one axis: torch.onnx takes attention of 4 axes alone.
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        attended = attend(q, k, v, bias)
         # Heads joined by a copy: the layout differs between kernels, and torch.onnx does not trace with the one in use.
         z = self.out(torch.cat(attended.unbind(1), -1)).unflatten(1, (self.side, self.side))
         z = z.unflatten(0, (-1, (h + down) // self.side, (w + right) // self.side))

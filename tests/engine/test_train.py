@@ -7,20 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from pictures import RECIPE, records, write_split
 from safetensors.torch import load_file
 
 from refseg_cli import checkpoint
 from refseg_cli.config import Recipe, TrainConfig
 from refseg_cli.data import shards
+from refseg_cli.engine.processes import accelerator_of
 from refseg_cli.engine.train import TrainRequest, train
 from refseg_cli.errors import RefsegError, Unread
 from refseg_cli.evaluation.evaluate import EvalRequest, evaluate
@@ -153,15 +152,12 @@ def test_words_are_those_of_the_form_that_is_read(tmp_path: Path, recipe: Recipe
     assert ({"mans", "'"} & set(vocabulary), "hat" in vocabulary) == ({word}, True)
 
 
-@pytest.fixture
-def _other_precision() -> Iterator[None]:
-    """accelerate settles the precision once in a process; here other tests train in fp32 before and after."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+def test_each_run_of_a_process_has_its_own_precision(tmp_path: Path) -> None:
+    for precision, called in (("fp32", "no"), ("bf16", "bf16"), ("fp32", "no")):
+        found = accelerator_of(TrainConfig(precision=precision), device="cpu", tracker=None, logs=tmp_path)
+        assert found.mixed_precision == called
 
 
-@pytest.mark.usefixtures("_other_precision")
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_validation_in_mixed_precision_gives_the_figures_of_eval(data: Path, saved: Path, ema: float) -> None:
     """From a model with half of all pixels in its masks; bf16 would turn some of them over."""

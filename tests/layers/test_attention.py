@@ -14,6 +14,7 @@ from refseg_cli.layers.attention import (
     EncoderLayer,
     as_map,
     as_places,
+    attend,
     kept,
     sine_axes,
     sine_positions_2d,
@@ -156,3 +157,23 @@ def test_positions_are_made_once_and_outlive_the_mode_they_were_asked_for_in() -
     assert positions(3) is first
     assert positions(4).tolist() == [0, 1, 2, 3]
     assert made == [3, 4]
+
+
+@pytest.mark.parametrize("mask", [None, "keep", "scores"])
+def test_where_a_cpu_learns_in_16_bits_attention_is_in_float32(mask: str | None) -> None:
+    """As float32 of the same numbers, and so are the gradients; where nothing is learnt, PyTorch's own in 16 bits."""
+    torch.manual_seed(0)
+    made = [torch.randn(2, 3, tokens, 8, dtype=torch.bfloat16) for tokens in (5, 7, 7)]
+    short, exact = ([x.clone().to(dtype).requires_grad_() for x in made] for dtype in (torch.bfloat16, torch.float32))
+    seen = {"keep": torch.rand(2, 1, 1, 7) < 0.7, "scores": torch.randn(1, 3, 5, 7)}.get(mask or "")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(*short, seen)
+    wanted = nn.functional.scaled_dot_product_attention(*exact, attn_mask=seen)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, wanted.bfloat16())
+    found.sum().backward()
+    wanted.sum().backward()
+    for ours, theirs in zip(short, exact, strict=True):
+        assert torch.equal(ours.grad, theirs.grad.bfloat16())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attend(*short), nn.functional.scaled_dot_product_attention(*short))

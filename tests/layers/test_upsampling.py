@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ from refseg_cli.layers.upsampling import (
     doubled,
     doubled_conv,
     fitted,
+    upsample,
     upsampled_conv,
     upsampled_dot,
     upsampled_parts,
@@ -69,6 +72,35 @@ def test_conv_of_doubled(outputs: int, bias: bool, learning: bool) -> None:
     conv, x = torch.nn.Conv2d(3, outputs, 3, padding=1, bias=bias).double(), torch.randn(2, 3, 4, 5).double()
     with torch.set_grad_enabled(learning):
         torch.testing.assert_close(conv_of_doubled(x, conv), conv(doubled(x)), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "enlarge", [doubled, lambda x: fitted(x, (8, 10)), lambda x: fitted(x, (9, 7)), lambda x: upsample(x, (9, 12))]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("maps", [1, 4])
+def test_maps_of_one_channel_are_interpolated_like_others(
+    maps: int, channels: int, enlarge: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Values and gradients."""
+    torch.manual_seed(0)
+    x = torch.randn(maps, channels, 4, 5, dtype=torch.float64, requires_grad=True)
+    found = enlarge(x)
+    aligned = found.shape[-2:] == (9, 12)
+    expected = F.interpolate(x, found.shape[-2:], mode="bilinear", align_corners=aligned)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    pull = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad(y, x, pull)[0] for y in (found, expected))
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+def test_products_of_16_bits_are_made_in_32() -> None:
+    torch.manual_seed(0)
+    x, pixels = torch.randn(3, 2, 4, 4).bfloat16(), torch.randn(2, 2, 8, 8).bfloat16()
+    which = torch.tensor([0, 1, 1])
+    found = upsampled_dot(x, pixels, which)
+    assert torch.equal(found, upsampled_dot(x.float(), pixels.float(), which))
+    assert found.dtype == torch.float32
 
 
 @pytest.mark.parametrize("bias", [True, False])
