@@ -238,6 +238,7 @@ def parse_manifest(place: Place) -> Manifest:
     """
     try:
         table = parse_json(place.read())
+        json.dumps(table, ensure_ascii=False).encode()  # "\ud800", half of a pair, is no text to be written
         if table["format"] not in READABLE:
             raise RefsegError(
                 f"{place.uri}: format {table['format']}, this version reads {FORMAT}", hint="prepare the data again"

@@ -318,6 +318,8 @@ def test_a_manifest_of_later_fields_is_refused(tmp_path: Path) -> None:
         (("splits", "val", "files", 0, "images"), True),
         (("splits", "val", "files", 0, "name"), "../val-0.parquet"),
         (("splits", "val", "files", 0, "name"), ["val-0.parquet"]),
+        (("splits", "val", "files", 0, "name"), "\ud800.parquet"),
+        (("dataset",), "a \ud83d"),
     ],
 )
 def test_a_manifest_of_other_values_is_damaged(tmp_path: Path, keys: tuple[str | int, ...], value: object) -> None:
@@ -328,6 +330,22 @@ def test_a_manifest_of_other_values_is_damaged(tmp_path: Path, keys: tuple[str |
     (tmp_path / shards.MANIFEST).write_text(json.dumps(table))
     with pytest.raises(RefsegError, match="damaged manifest"):
         shards.read_manifest(str(tmp_path))
+
+
+def test_a_folder_with_names_of_other_bytes_is_listed(tmp_path: Path) -> None:
+    """One file of an old camera, and nothing could be prepared beside it."""
+    (tmp_path / "b.txt").touch()
+    (tmp_path / "folder").mkdir()
+    os.close(os.open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", os.O_CREAT))
+    assert storage.locate(tmp_path).names() == ["b.txt", "caf\udce9.jpg"]
+    assert storage.locate(tmp_path / "gone").names() == []
+    with pytest.raises(RefsegError, match="Not a directory"):
+        storage.locate(tmp_path / "b.txt").names()
+
+
+def test_an_empty_name_is_no_folder() -> None:
+    with pytest.raises(RefsegError, match="the name of a file or folder is empty"):
+        storage.locate("")
 
 
 def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
