@@ -23,7 +23,7 @@ from refseg_cli.commands import _sources
 from refseg_cli.commands._help import Commands
 from refseg_cli.commands._options import Quiet
 from refseg_cli.console import Color, ProgressStyle, console
-from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, RefsegError
+from refseg_cli.errors import CLOSED_PIPE, ERROR, FOUND, INTERRUPTED, LONGEST, RefsegError, quoted
 
 if TYPE_CHECKING:
     from refseg_cli.commands import _settings, _spec
@@ -248,7 +248,8 @@ def _as_refseg_error(error: Exception) -> RefsegError:
     if isinstance(error, RecursionError):
         return RefsegError("something in the input is nested too deeply", hint="REFSEG_DEBUG=1 shows the traceback")
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:  # bytes of a file name or an argument
-        return RefsegError(f"{error.object!r}: not UTF-8 text", hint="rename it, or write it in UTF-8")
+        near = error.object[max(0, error.start - LONGEST // 2) :]  # of a whole page, what is wrong with it
+        return RefsegError(f"{quoted(near)}: not UTF-8 text", hint="rename it, or write it in UTF-8")
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text:
         where = getattr(error, "filename", None)
         return RefsegError(f"{where}: disk full" if where else "disk full", hint="free some space or write elsewhere")

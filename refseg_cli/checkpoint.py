@@ -279,6 +279,7 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
     path = folder / CONFIG
     try:
         table = parse_json(path.read_text("utf-8"))
+        json.dumps(table, ensure_ascii=False).encode()  # "\ud800", half of a pair, is no text to be written
     except (OSError, ValueError) as error:
         raise RefsegError(
             f"{path}: cannot read: {reason_of(error)}", hint="copy or download the whole folder again"
@@ -299,6 +300,9 @@ def parse_config(table: Any, name: str) -> tuple[Recipe, Thresholds]:
         )
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise RefsegError(f"{name}: not a checkpoint of format {FORMAT}", hint="was it written by another version?")
+    scores = table.get("scores") or {}
+    if not isinstance(scores, dict) or not all(one is None or type(one) in (int, float) for one in scores.values()):
+        raise RefsegError(f"{name}: scores: expected numbers by name", hint="copy or download the whole folder again")
     recipe = build(Recipe, table.get("recipe", {}), f"{name}: recipe")
     return recipe, build(Thresholds, table.get("thresholds", {}), f"{name}: thresholds")
 

@@ -105,9 +105,12 @@ def upload(source: Path, name: str, *, private: bool = False) -> str:
     with _asking(name) as api, _bars():
         api.whoami()
         made = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository, folder_path=source, revision=revision, commit_message="Upload a refseg checkpoint"
-        )
+        try:
+            api.upload_folder(
+                repo_id=repository, folder_path=source, revision=revision, commit_message="Upload a refseg checkpoint"
+            )
+        except ValueError as error:  # it has the hub look at the card first
+            raise RefsegError(f"{name}: the hub refuses the model card: {' '.join(str(error).split())}") from error
     return str(made)
 
 

@@ -157,6 +157,10 @@ class OutOfMemoryError(RuntimeError):
             r"refseg: 'a\udce9': not UTF-8 text (rename it",
         ),
         (
+            UnicodeEncodeError("utf-8", "p" * 9000 + "a\udce9" + "p" * 9000, 9001, 9002, "surrogates not allowed"),
+            f"refseg: '{'p' * 99}a\\udce9{'p' * 98}…': not UTF-8 text (rename it",
+        ),
+        (
             ValueError("two\nlines"),
             "refseg: internal error: ValueError: two lines (REFSEG_DEBUG=1 shows the traceback)\n",
         ),

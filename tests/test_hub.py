@@ -165,6 +165,21 @@ def test_an_upload(cache: Path, monkeypatch: pytest.MonkeyPatch, untrained: Path
     assert (uploaded, what["folder_path"]) == ("me/tiny", untrained)
 
 
+def test_a_card_that_the_hub_refuses(cache: Path, monkeypatch: pytest.MonkeyPatch, untrained: Path) -> None:
+    """Such as one with a licence that it does not know: no fault of the network."""
+
+    def refuse(self: HfApi, **_: Any) -> None:
+        raise ValueError('Invalid metadata in README.md.\n- "license" must be one of [apache-2.0, mit]')
+
+    monkeypatch.setattr(HfApi, "whoami", lambda self: {"name": "me"})
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **how: name)
+    monkeypatch.setattr(HfApi, "upload_folder", refuse)
+    with pytest.raises(RefsegError) as caught:
+        hub.upload(untrained, "hf:me/tiny")
+    said = 'the hub refuses the model card: Invalid metadata in README.md. - "license" must be one of [apache-2.0, mit]'
+    assert str(caught.value) == f"hf:me/tiny: {said}"
+
+
 def test_quiet_silences_the_clients_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
     monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS")

@@ -133,6 +133,7 @@ def eval_(
     wanted = _Wanted(choose_protocols(protocol, clips=clips.any), slices, curves, resamples, trained_on, form)
     path = _place(page, source)
     _refuse_unshown(wanted, disturb, clips, {"--protocol": protocol, "--report": page})
+    _spare(data, [Path(output) for output in (records, page, submission) if output])
     needs_masks = path is not None or submission is not None or VIDEO.name in wanted.protocols
     if source is not None:
         asked = {"--model": model, "--set": overrides, "--calibrate": calibrate, "--limit": limit, "--memory": memory}
@@ -244,6 +245,17 @@ def _place(page: str | None, source: str | None) -> Path | None:
         refuse_input(Path(page), Path(source))
     check_place(Path(page))
     return Path(page)
+
+
+def _spare(data: str, outputs: Sequence[Path]) -> None:
+    """Refuse an output that would replace a file of the data."""
+    from refseg_cli.data.shards import MANIFESTS, read_manifest
+    from refseg_cli.files import refuse_input
+
+    for output in filter(Path.is_file, outputs):
+        shards = [file.name for split in read_manifest(data).splits.values() for file in split.files]
+        for name in (*MANIFESTS, *shards):
+            refuse_input(output, Path(data) / name)
 
 
 def _score_file(request: OutsideRequest) -> _Found:

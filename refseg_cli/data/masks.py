@@ -22,7 +22,8 @@ from refseg_cli.records import Expression, Record, Rle
 # Annotators overshoot the border by a little, and pycocotools clips it; a polygon that goes further out than this many
 # pixels was drawn on another image.
 OVERSHOOT = 8.0
-_LONGEST_RUN = 7  # characters of a number: 35 bits, more than any image has pixels
+_LONGEST = 7  # characters of a number: 35 bits, more than any image has pixels
+_NOT_WHOLE = "RLE counts that do not add up to the image"
 MASKS_AT_A_TIME = 1024  # whose strings are looked through together: some 50 MB
 
 
@@ -71,7 +72,7 @@ def area(rle: Rle) -> int:
 
 def has_pixels(rle: Rle) -> bool:
     """Whether any pixel is inside, of a mask as `from_segmentation` gives it: no run is empty but the first."""
-    return len(rle.counts) > _LONGEST_RUN or area(rle) > 0
+    return len(rle.counts) > _LONGEST or area(rle) > 0
 
 
 def intersection(first: Rle, second: Rle) -> Rle:
@@ -202,19 +203,13 @@ def from_polygons(objects: Iterable[tuple[Sequence[Sequence[float]], tuple[int, 
     sound = iter(within.tolist())
     found: list[Rle | None] = []
     for share, size in zip(shares, sizes, strict=True):
-        if share == 1:  # nearly always
-            found.append(Rle(size, next(strings)) if next(sound) else None)
-            continue
         parts = [Rle(size, next(strings)) for _ in range(share) if next(sound)]
         found.append(union(parts, size) if share and len(parts) == share else None)
     return found
 
 
 def _is_plain(lengths: Sequence[int], size: tuple[int, int]) -> bool:
-    """Whether there is nothing to say of the number of polygons, their numbers of points, and the picture's size.
-
-    lengths: of the polygons, in numbers.
-    """
+    """Whether there is nothing to say of how many numbers each of the polygons has, and of the picture's size."""
     height, width = size
     if not (lengths and height > 0 < width and height * width <= rasterise.MOST_PIXELS):
         return False
@@ -265,17 +260,22 @@ def runs(rle: Rle) -> np.ndarray:
     return _runs([rle.counts])[0]
 
 
-def run_ends(rles: Sequence[Rle]) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels before which the runs of all masks end, one mask after the other, and how many runs each has; int64.
+def stretches(rles: Sequence[Rle]) -> tuple[np.ndarray, np.ndarray]:
+    """(k, 2) int64: where each run of ones begins and the first pixel behind it, of one mask after the other; and how
+    many each mask has. The last one of a mask that ends with zeros is empty.
 
     Raises:
         ValueError: a string that does not follow COCO's format, or runs that do not add up to the mask's size.
     """
-    lengths, counts = _checked_runs(rles)
-    ends = np.cumsum(lengths)
-    whole = ends[np.cumsum(counts) - 1]
-    ends -= np.repeat(np.append(0, whole[:-1]), counts)
-    return ends, counts
+    numbers, counts = _numbers([rle.counts for rle in rles])
+    table, _ = _table(numbers, counts)
+    rows = (counts + 1) // 2
+    wholes = np.array([height * width for height, width in (rle.size for rle in rles)]).cumsum()
+    ends = table.cumsum().reshape(-1, 2)
+    if table.min() < 0 or (ends[rows.cumsum() - 1, 1] != wholes).any():
+        raise ValueError(_NOT_WHOLE)
+    ends[rows[0] :] -= wholes[:-1].repeat(rows[1:])[:, None]
+    return ends, rows
 
 
 def normal(rles: Sequence[Rle]) -> list[Rle]:
@@ -312,7 +312,7 @@ def _checked_runs(rles: Sequence[Rle]) -> tuple[np.ndarray, np.ndarray]:
     lengths, counts = _runs([rle.counts for rle in rles])
     pixels = [height * width for height, width in (rle.size for rle in rles)]
     if lengths.min() < 0 or np.add.reduceat(lengths, np.cumsum(counts) - counts).tolist() != pixels:
-        raise ValueError("RLE counts that do not add up to the image")
+        raise ValueError(_NOT_WHOLE)
     return lengths, counts
 
 
@@ -322,43 +322,63 @@ def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: a string that does not follow COCO's format.
     """
+    numbers, counts = _numbers(strings)
+    table, places = _table(numbers, counts)
+    return table.reshape(-1)[places], counts
+
+
+def _numbers(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """What is stored in all strings, one string after the other, and how many numbers each has; int64.
+
+    Raises:
+        ValueError: a string that does not follow COCO's format.
+    """
     codes = np.frombuffer(b"".join(strings), dtype=np.uint8) - np.uint8(48)  # what is below wraps round
-    lasts = np.cumsum([len(string) for string in strings]) - 1  # where each string ends
+    lasts = np.array([*map(len, strings)]).cumsum() - 1  # where each string ends
     if not all(strings) or codes.max() > 63 or codes[lasts].max() > 31:
         raise ValueError("damaged RLE string")
-    ends = np.flatnonzero(codes < 32)  # a number is five bits a character, the sixth bit says "more"
-    widths = np.diff(ends, prepend=-1)
-    if widths.max() > _LONGEST_RUN:
-        raise ValueError("damaged RLE string")
+    ends = (codes < 32).nonzero()[0]  # a number is five bits a character, the sixth bit says "more"
     numbers = (codes[ends] & 0x1F).astype(np.int64)
     numbers -= (numbers & 0x10) << 1  # the sign, in a number's last character
-    for k in range(1, int(widths.max())):  # the characters before it are lower bits
-        longer = np.flatnonzero(widths > k)
-        numbers[longer] = (numbers[longer] << 5) | (codes[ends[longer] - k] & 0x1F)
-    counts = np.diff(np.searchsorted(ends, lasts) + 1, prepend=0)
-    return _summed(numbers, counts), counts
+    longer = (codes[ends - 1] > 31).nonzero()[0]  # before the first character comes the very last, which ends a number
+    for k in range(1, _LONGEST):  # the characters before it are lower bits
+        if not longer.size:
+            break
+        places = ends[longer] - k
+        numbers[longer] = (numbers[longer] << 5) | (codes[places] & 0x1F)
+        longer = longer[codes[places - 1] > 31]
+    if longer.size:
+        raise ValueError("damaged RLE string")
+    behind = ends.searchsorted(lasts) + 1
+    counts = behind.copy()
+    counts[1:] -= behind[:-1]
+    return numbers, counts
 
 
-def _summed(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _table(numbers: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Stored numbers to lengths: from the fourth on, each is the difference to the run before the last one.
 
-    numbers: (n,) of all strings.  counts: how many of them each string has.
+    Args:
+        numbers: (n,) of all strings.  counts: how many of them each string has.
+
+    Returns:
+        table: (k, 2), the lengths of zeros and ones in turns; every string begins a row, and one of an odd number ends
+            with a 0.
+        places: (n,) where in it each length is.
     """
-    # A table of two columns, zeros and ones of a mask, where every string begins a row.
     rows = (counts + 1) // 2
-    first = np.cumsum(rows) - rows
-    places = np.arange(numbers.size) + np.repeat(2 * first - (np.cumsum(counts) - counts), counts)
+    first = rows.cumsum() - rows
+    places = np.arange(numbers.size) + (2 * first - (counts.cumsum() - counts)).repeat(counts)
     table = np.zeros((int(rows.sum()), 2), np.int64)
-    lengths = table.reshape(-1)
-    lengths[places] = numbers
+    table.reshape(-1)[places] = numbers
     start = table[first, 0]
     table[first, 0] = 0
-    added = table[first]
+    table[first[1:]] -= np.add.reduceat(table, first)[:-1]  # so that each string's sum begins with nothing
     for column in table.T:  # each by itself: both at once take twice the time
-        np.cumsum(column, out=column)
-    table -= np.repeat(table[first] - added, rows, axis=0)
+        column.cumsum(out=column)
     table[first, 0] = start
-    return lengths[places]
+    table[first + rows - 1, 1] *= 1 - counts % 2
+    return table, places
 
 
 def _compressed(lengths: np.ndarray, size: tuple[int, int]) -> Rle:
@@ -380,7 +400,7 @@ def _from_runs(segmentation: Mapping[str, Any], height: int, width: int) -> Rle:
     if isinstance(counts, list):
         lengths = np.asarray(counts)
         if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or not _fills(lengths, height, width):
-            raise ValueError("RLE counts that do not add up to the image")
+            raise ValueError(_NOT_WHOLE)
         return _compressed(lengths, (height, width))
     if not isinstance(counts, str | bytes):
         raise ValueError("RLE without counts")

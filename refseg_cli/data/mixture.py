@@ -49,6 +49,12 @@ class Mixture(Shards):
         uri = SEPARATOR.join(part.uri for part in parts)
         super().__init__(uri, parts[0].split, _manifest(parts, self.left_out), training)
 
+    @property
+    def repeated(self) -> int:
+        """How many images come again because their set is given more than once, be it under another name."""
+        once = {part.manifest.fingerprint: part for part in self._parts}.values()
+        return len(self) - sum(map(len, once))
+
     def for_training(self) -> Mixture:
         return Mixture(self._parts, self.left_out, training=True)
 

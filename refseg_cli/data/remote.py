@@ -46,7 +46,10 @@ def path_of(url: str) -> PurePosixPath:
     return PurePosixPath(f"{parts.netloc}/{parts.path}".lstrip("/"))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        why = error.__cause__  # to fsspec a host out of reach and one that refuses have no such file, either
+        if why is None or isinstance(why, FileNotFoundError) or getattr(why, "status", None) == 404:
+            return "no such file"
+        return first_line(why)
     return first_line(error)

@@ -19,6 +19,8 @@ from refseg_cli.data.placement import Placement
 from refseg_cli.records import Rle
 
 MASKS_A_SHEET = 8  # one bit for each
+BLOCK = 12  # rows
+_BITS = 1 << np.arange(MASKS_A_SHEET, dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +59,34 @@ def united(pictures: Sequence[Asked], size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: a mask of another size than its picture, or runs that do not follow COCO's format or do not add up.
     """
-    sheets, firsts = list[_Sheet](), list[int]()  # and for each mask that is wanted, its picture's first sheet
-    masks_of, bits = list[int](), list[int]()  # which bits of its sheets make a mask
+    sheets, firsts = list[_Sheet](), list[int]()  # and each picture's first sheet
+    masks_of, bits = list[int](), list[int]()  # which bits of its picture's sheets make a mask
+    count = 0
     for picture in pictures:
+        firsts.append(len(sheets))
         used = picture.used()
         rles, bit = list(used.values()), {place: n for n, place in enumerate(used)}
         for union in picture.unions:
-            masks_of += [len(firsts)] * len(union)
-            bits += [bit[place] for place in union]
-            firsts.append(len(sheets))
+            for place in union:
+                masks_of.append(count)
+                bits.append(bit[place])
+            count += 1
         sheets += [_Sheet(picture, rles[n : n + MASKS_A_SHEET], size) for n in range(0, len(rles), MASKS_A_SHEET)]
     if not sheets:
-        return np.zeros((len(firsts), *size), np.uint8)
-    wanted = np.zeros((len(firsts), max(bits) + 1), bool)
+        return np.zeros((count, *size), np.uint8)
+    wanted = np.zeros((count, max(bits) + 1), bool)
     wanted[masks_of, bits] = True
-    words = np.packbits(wanted, axis=1, bitorder="little")
-    first, sampled = np.minimum(firsts, len(sheets) - 1), _sampled(sheets, size)
-    found = sampled[first]
-    found &= words[:, :1, None]
-    for n in range(1, words.shape[1]):
-        more = np.flatnonzero(words[:, n])
-        found[more] |= sampled[first[more] + n] & words[more, n, None, None]
-    return (found != 0).view(np.uint8)
+    words = np.packbits(wanted, axis=1, bitorder="little")[:, :, None, None]
+    found, sampled, start = np.empty((count, *size), np.uint8), _sampled(sheets, size), 0
+    for picture, first, behind in zip(pictures, firsts, [*firsts[1:], len(sheets)], strict=True):
+        of_picture = slice(start, start := start + len(picture.unions))
+        own, bits_of = found[of_picture], words[of_picture]
+        first = min(first, len(sheets) - 1)  # of a picture without sheets no bit is wanted
+        np.bitwise_and(np.ascontiguousarray(sampled[first]), bits_of[:, 0], out=own)
+        for n in range(1, behind - first):
+            own |= sampled[first + n] & bits_of[:, n]
+        np.not_equal(own, 0, out=own.view(bool))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +126,8 @@ class _Sheet:
         self.rles, self.size = rles, picture.size
         placement = picture.placement.mirrored(input_size) if picture.mirrored else picture.placement
         self.rows, self.columns = placement.box()
-        down, across = (
-            _line(of, part.stop - part.start) for of, part in zip(picture.size, (self.rows, self.columns), strict=True)
-        )
+        down = _line(picture.size[0], self.rows.stop - self.rows.start)
+        across = _line(picture.size[1], self.columns.stop - self.columns.start)
         self.row_of, self.times = self.rows.start + down.before, across.times
         if picture.mirrored:
             self.taken, self.column_of = across.taken[::-1], self.columns.stop - across.before - across.times
@@ -136,37 +143,45 @@ def _sampled(sheets: Sequence[_Sheet], size: tuple[int, int]) -> np.ndarray:
     Each column begins with the sum of all changes before it, and below the picture ends with none. Sums wrap around,
     which does no bit any harm.
     """
-    ends, counts = masks.run_ends([rle for sheet in sheets for rle in sheet.rles])
-    sheet_of = np.repeat(np.arange(len(sheets)), [len(sheet.rles) for sheet in sheets])
-    bits = np.concatenate([1 << np.arange(len(sheet.rles), dtype=np.uint8) for sheet in sheets])
-    lasts = np.cumsum(counts) - 1
-    # Runs are of zeros and ones in turns, zeros first; zeros at the end are no beginning of anything.
-    begins = (np.arange(ends.size) - np.repeat(lasts + 1 - counts, counts)) & 1 == 0
-    changes = np.where(begins, np.repeat(bits, counts), np.repeat(-bits, counts))
-    changes[lasts[begins[lasts]]] = 0
+    stretches, counts = masks.stretches([rle for sheet in sheets for rle in sheet.rles])
+    pixels = stretches.reshape(-1)
+    bits = np.concatenate([_BITS[: len(sheet.rles)] for sheet in sheets]).repeat(counts)
+    changes = np.stack([bits, -bits], axis=1).reshape(-1)
 
     # The tables of all sheets, one after the other, as one.
     heights, widths = np.array([sheet.size for sheet in sheets]).T
-    first_row, first_column = (np.cumsum(sides + 1) - sides - 1 for sides in (heights, widths))
-    of = np.repeat(sheet_of, counts)
-    column = ends // heights[of]
-    row = ends - column * heights[of] + first_row[of]
+    first_row, first_column = ((sides + 1).cumsum() - sides - 1 for sides in (heights, widths))
+    of = np.arange(len(sheets)).repeat([len(sheet.rles) for sheet in sheets]).repeat(2 * counts)
+    column = pixels // heights[of]
+    row = pixels - column * heights[of] + first_row[of]
     column += first_column[of]
     before = np.zeros(int(widths.sum()) + len(sheets) + 1, np.uint8)  # what was changed in the columns before each
     np.add.at(before, column + 1, changes)
-    np.cumsum(before, out=before)
+    before.cumsum(out=before)
 
-    found = np.zeros((size[0] + 1, len(sheets), size[1]), np.uint8)
+    times = np.concatenate([sheet.times for sheet in sheets])[column]
+    shown = times.nonzero()[0]
+    row, column, of, times = row[shown], column[shown], of[shown], times[shown]
     places = np.concatenate([sheet.row_of for sheet in sheets])[row] * len(sheets) + of
     places = places * size[1] + np.concatenate([sheet.column_of for sheet in sheets])[column]
-    times = np.concatenate([sheet.times for sheet in sheets])[column]
-    if times.min() != 1 or times.max() != 1:
-        places, changes = np.repeat(places, times), np.repeat(changes, times)
-        places += np.arange(places.size) - np.repeat(np.cumsum(times) - times, times)
+    changes = changes[shown]
+    if times.size and times.max() > 1:
+        places, changes = places.repeat(times), changes.repeat(times)
+        places += np.arange(places.size) - (times.cumsum() - times).repeat(times)
+    found = np.zeros((-(-(size[0] + 1) // BLOCK) * BLOCK, len(sheets), size[1]), np.uint8)
     np.add.at(found.reshape(-1), places, changes)
     for n, (sheet, start) in enumerate(zip(sheets, first_column.tolist(), strict=True)):
         found[sheet.rows.start, n, sheet.columns] += before[start + sheet.taken]
-        found[sheet.rows.stop, n, sheet.columns] -= before[start + sheet.taken + 1]
-    for above, here in pairwise(found):
+        if sheet.rows.stop < size[0]:
+            found[sheet.rows.stop, n, sheet.columns] -= before[start + sheet.taken + 1]
+    _sum_down(found)
+    return found[: size[0]].transpose(1, 0, 2)
+
+
+def _sum_down(rows: np.ndarray) -> None:
+    """To each row all above it are added: in blocks, of which all go on at the same time."""
+    blocks = rows.reshape(-1, BLOCK, *rows.shape[1:])
+    for above, here in pairwise(blocks.swapaxes(0, 1)):
         here += above
-    return found[:-1].transpose(1, 0, 2)
+    for above, here in pairwise(blocks):
+        here += above[-1]

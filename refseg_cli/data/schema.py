@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise, repeat
 from typing import Any, TypeVar
 
 import numpy as np
@@ -189,35 +189,53 @@ def to_records(rows: Sequence[Mapping[str, Any]]) -> list[Record]:
     return [_to_record(row, rles) for row in rows]
 
 
-def to_training_records(rows: Sequence[Mapping[str, Any]]) -> list[Record]:
+def to_training_records(table: pa.Table) -> list[Record]:
     """Of rows that have the columns of `TRAINING` alone; the rest is left empty. Masks are as stored, unchecked.
 
+    Column by column, without a dictionary for each row, instance and expression.
+
     Raises:
-        ValueError: an orientation that is none.
+        ValueError: an orientation that is none, a box of other than four sides.
     """
+    return [record for rows in table.to_batches() for record in _training_records(rows)]
+
+
+def _training_records(rows: pa.RecordBatch) -> list[Record]:
+    of = {name: rows.column(name) for name in rows.schema.names}
+    objects, asked = of["instances"].values, of["expressions"].values
+    rle, targets = objects.field("rle"), asked.field("targets")
+    sizes = [(height, width) for height, width in _parts(rle.field("size"))]
+    boxes = [(x, y, w, h) for x, y, w, h in _parts(objects.field("box"))]
+    rles = map(Rle, sizes, rle.field("counts").cast(pa.binary()).to_pylist())
+    ann_ids, category_ids = objects.field("ann_id").to_pylist(), objects.field("category_id").to_pylist()
+    instances = [*map(Instance, ann_ids, category_ids, repeat(""), boxes, rles)]
+    # Shards of versions before these columns have none.
+    raw = asked.field("raw").fill_null("").to_pylist() if asked.type.get_field_index("raw") >= 0 else repeat("")
+    texts = asked.field("text").to_pylist()
+    expressions = [*map(Expression, texts, repeat(0), repeat(0), _parts(targets), raw)]
+    orientations = of["orientation"].to_pylist() if "orientation" in of else repeat(AS_STORED)
     return [
-        Record(
-            image_id=0,
-            file_name=row["file_name"],
-            split="",
-            height=row["height"],
-            width=row["width"],
-            image=row["image"]["bytes"],
-            instances=tuple(
-                Instance(i["ann_id"], i["category_id"], "", _to_box(i["box"]), _to_rle(i["rle"]))
-                for i in row["instances"]
-            ),
-            expressions=tuple(
-                Expression(e["text"], 0, 0, tuple(e["targets"]), e.get("raw") or "") for e in row["expressions"]
-            ),
-            orientation=_orientation(row),
+        Record(0, file_name, "", height, width, photo, own, phrases, _checked(orientation))
+        for file_name, height, width, photo, own, phrases, orientation in zip(
+            of["file_name"].to_pylist(),
+            of["height"].to_pylist(),
+            of["width"].to_pylist(),
+            of["image"].field("bytes").to_pylist(),
+            _parts(of["instances"], instances),
+            _parts(of["expressions"], expressions),
+            orientations,
+            strict=False,  # what is repeated has no end
         )
-        for row in rows
     ]
 
 
-def _orientation(row: Mapping[str, Any]) -> int:
-    orientation = row.get("orientation", AS_STORED)  # shards of before are of the pixels as stored
+def _parts(lists: pa.ListArray, values: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+    """What each list has; values: what stands for `lists.values`, which are taken themselves if not given."""
+    values = lists.values.to_pylist() if values is None else values
+    return [tuple(values[start:end]) for start, end in pairwise(lists.offsets.to_pylist())]
+
+
+def _checked(orientation: int) -> int:
     if orientation not in ORIENTATIONS:
         raise ValueError(f"orientation {orientation}")
     return orientation
@@ -234,7 +252,7 @@ def _to_record(row: Mapping[str, Any], rles: Iterator[Rle]) -> Record:
         image=row["image"]["bytes"] if "image" in row else b"",
         instances=tuple(_to_instance(instance, next(rles)) for instance in row.get("instances", ())),
         expressions=tuple(map(_to_expression, row["expressions"])),
-        orientation=_orientation(row),
+        orientation=_checked(row.get("orientation", AS_STORED)),  # shards of before are of the pixels as stored
         clip=row.get("clip", ""),
         frame=row.get("frame", 0),
     )

@@ -15,11 +15,12 @@ import hashlib
 import io
 import json
 import os
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, islice, zip_longest
+from itertools import accumulate, chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
     Raises:
         RefsegError: disk full and the like; and whatever `records` raises.
     """
-    tally, groups = Tally(), _groups(records)
+    tally, remaining = Tally(), iter(records)
+    groups = iter(lambda: list(islice(remaining, ROWS_PER_GROUP)), [])
     first = next(groups, [])
     schema = CLIP_SCHEMA if first and first[0].clip else SCHEMA
     with storage.writing(place) as sink:
@@ -131,7 +133,12 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
         writer = pq.ParquetWriter(buffer, schema, **storage_settings(schema))
         try:
             for rows in chain([first], groups) if first else ():
-                writer.write_batch(_taken(rows, schema, tally))
+                batch = to_batch(rows, schema)
+                for record in rows:
+                    tally.add(record)
+                rows.clear()  # so that photos are held once while they are written
+                writer.write_batch(batch)
+                del batch
             counts = tally.counts()
             about = json.dumps({"plan": plan, "counts": counts.to_json(), "problems": problems}, ensure_ascii=False)
             # Problems may name what is no Unicode; what stands for such bytes is escaped, as JSON has it.
@@ -141,20 +148,6 @@ def write_shard(place: Place, records: Iterable[Record], *, plan: str, problems:
         finally:
             writer.is_open = False  # or, after a failure, its destructor writes to the closed file and complains
     return replace(counts, files=(ShardInfo(place.name, sink.size, sink.digest.hexdigest(), counts.images),))
-
-
-def _taken(rows: list[Record], schema: pa.Schema, tally: Tally) -> pa.RecordBatch:
-    """The rows as a batch, counted and let go, so that their photos are held once while they are written."""
-    batch = to_batch(rows, schema)
-    for record in rows:
-        tally.add(record)
-    rows.clear()
-    return batch
-
-
-def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
-    remaining = iter(records)
-    yield from iter(lambda: list(islice(remaining, ROWS_PER_GROUP)), [])
 
 
 def about_shard(place: Place) -> About | None:
@@ -243,6 +236,7 @@ def parse_manifest(place: Place) -> Manifest:
     """
     try:
         table = parse_json(place.read())
+        json.dumps(table, ensure_ascii=False).encode()  # "\ud800", half of a pair, is no text to be written
         if table["format"] not in READABLE:
             raise RefsegError(
                 f"{place.uri}: format {table['format']}, this version reads {FORMAT}", hint="prepare the data again"
@@ -279,6 +273,10 @@ def open_shards(uri: str | Path, split: str) -> Shards:
     return Shards(str(uri), split, manifest)
 
 
+def _records(table: pa.Table) -> list[Record]:
+    return to_records(table.to_pylist())
+
+
 class Shards:
     """One split as a sequence of records, by position in the order of the files.
 
@@ -291,22 +289,22 @@ class Shards:
     def __init__(self, uri: str, split: str, manifest: Manifest, training: bool = False) -> None:
         self.uri, self.split, self.manifest, self.training = uri, split, manifest, training
         self.files = manifest.splits[split].files
-        self._starts = np.cumsum([0, *(file.images for file in self.files)])
+        self._starts = [0, *accumulate(file.images for file in self.files)]
         self._counts: np.ndarray | None = None
         self._forget()
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def __getitem__(self, index: int) -> Record:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        file = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = index - int(self._starts[file])
+        file = bisect_right(self._starts, index) - 1
+        row = index - self._starts[file]
         starts = self._group_starts(file)
-        group = int(np.searchsorted(starts, row, side="right")) - 1
-        return self._row_group(file, group)[row - int(starts[group])]
+        group = bisect_right(starts, row) - 1
+        return self._row_group(file, group)[row - starts[group]]
 
     def for_training(self) -> Shards:
         """The same split, of whose records no more is read than training looks at."""
@@ -328,7 +326,7 @@ class Shards:
             for start in range(0, len(groups), GROUPS_AT_A_TIME):
                 part = list(groups[start : start + GROUPS_AT_A_TIME])
                 with _explained(self.place(file)):
-                    records = to_records(parquet.read_row_groups(part, columns=columns, use_threads=False).to_pylist())
+                    records = _records(parquet.read_row_groups(part, columns=columns, use_threads=False))
                 yield from records
 
     def __getstate__(self) -> dict[str, Any]:
@@ -393,12 +391,12 @@ class Shards:
         with _explained(self.place(file)):
             return self._open(file).read(columns=[name], use_threads=False).column(0)
 
-    def _group_starts(self, file: int) -> np.ndarray:
-        """(groups,) the first row of each row group; read from the file, since writers may choose other sizes."""
+    def _group_starts(self, file: int) -> list[int]:
+        """The first row of each row group; read from the file, since writers may choose other sizes."""
         if file not in self._grouping:
             metadata = self._open(file).metadata
             rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            self._grouping[file] = np.cumsum([0, *rows[:-1]])
+            self._grouping[file] = [0, *accumulate(rows[:-1])]
         return self._grouping[file]
 
     def _row_group(self, file: int, group: int) -> list[Record]:
@@ -406,8 +404,7 @@ class Shards:
             with _explained(self.place(file)):
                 columns = TRAINING if self.training else None
                 table = self._open(file).read_row_group(group, columns=columns, use_threads=False)
-                rows = table.to_pylist()
-            self._groups[file, group] = self._converted(file, group, rows), table.nbytes
+                self._groups[file, group] = self._converted(file, group, table), table.nbytes
             self._kept += table.nbytes
             while self._kept > KEPT_BYTES and len(self._groups) > 1:
                 _, (_, size) = self._groups.popitem(last=False)
@@ -415,14 +412,14 @@ class Shards:
         self._groups.move_to_end((file, group))
         return self._groups[file, group][0]
 
-    def _converted(self, file: int, group: int, rows: list[dict[str, Any]]) -> list[Record]:
-        convert = to_training_records if self.training else to_records
+    def _converted(self, file: int, group: int, table: pa.Table) -> list[Record]:
+        convert = to_training_records if self.training else _records
         try:
-            return convert(rows)
+            return convert(table)
         except (KeyError, TypeError, ValueError):
-            for place, row in enumerate(rows, start=int(self._group_starts(file)[group])):
+            for place, row in enumerate(range(len(table)), start=self._group_starts(file)[group]):
                 with _explained(self.place(file), f"row {place}: "):
-                    convert([row])
+                    convert(table.take([row]))
             raise
 
     def _open(self, file: int) -> pq.ParquetFile:
@@ -444,6 +441,6 @@ class Shards:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._opened: dict[int, pq.ParquetFile] = {}
-        self._grouping: dict[int, np.ndarray] = {}
+        self._grouping: dict[int, list[int]] = {}
         self._groups: OrderedDict[tuple[int, int], tuple[list[Record], int]] = OrderedDict()
         self._kept = 0  # bytes

@@ -61,6 +61,10 @@ class Place:
 
     def names(self) -> list[str]:
         """The files in this folder, sorted; none if there is no such folder."""
+        if self.is_local:  # not by pyarrow, which fails at a name of other bytes than UTF-8, whosever it is
+            with _explained(self), suppress(FileNotFoundError), os.scandir(self.path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file())
+            return []
         with _explained(self):
             found = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == fs.FileType.File)
@@ -77,6 +81,11 @@ class Place:
     def read(self) -> bytes:
         with _explained(self), self.files.open_input_stream(self.path) as stream:
             return stream.read()
+
+    def begins(self, count: int) -> bytes:
+        """The file's first bytes, `count` at most."""
+        with _explained(self), self.files.open_input_stream(self.path) as stream:
+            return bytes(stream.read(count))
 
     def delete(self) -> None:
         with _explained(self):
@@ -122,9 +131,11 @@ def locate(uri: str | Path) -> Place:
     """The place that a path or URI names; nothing has to be there.
 
     Raises:
-        RefsegError: no such kind of URI, or its storage cannot be reached.
+        RefsegError: no such kind of URI, or its storage cannot be reached; or it is empty, and names nothing.
     """
     text = str(uri)
+    if not text:
+        raise RefsegError("the name of a file or folder is empty", hint="a variable of the shell that is not set?")
     if "://" not in text:
         return Place(text, fs.LocalFileSystem(), str(Path(text).absolute()))
     try:

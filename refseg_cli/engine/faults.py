@@ -1,8 +1,11 @@
-"""Losses that are not finite, noticed on the device without waiting for it."""
+"""What ends a training run: losses that are not finite, noticed on the device without waiting for it, and batches that
+are too small to normalise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -48,3 +51,17 @@ def not_finite(what: str, epoch: int, step: int, last: Path, more: str = "") -> 
         f"{what} is not finite at epoch {epoch + 1}, step {step}{more}",
         hint=f"{state}; lower train.lr, set train.clip_norm, or use fp32",
     )
+
+
+@contextmanager
+def enough_to_normalise() -> Iterator[None]:
+    """What torch says of a batch normalisation that is given a single value, in one line."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel when training" not in str(error):
+            raise
+        raise RefsegError(
+            "a batch of one picture is too small to train on at this size: batch normalisation needs two values",
+            hint="larger data.size, or a train.batch_images that leaves no single picture over",
+        ) from error

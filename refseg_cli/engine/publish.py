@@ -5,6 +5,7 @@ Hugging Face hub. `checkpoint.load` reads it back from either; so does every `--
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,12 @@ from typing import Any
 
 from refseg_cli import checkpoint, hub
 from refseg_cli.data import text
-from refseg_cli.errors import RefsegError
+from refseg_cli.errors import RefsegError, quoted
 from refseg_cli.files import whole_folder
 from refseg_cli.records import Thresholds
 
 CARD = "README.md"
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # the form of the hub's identifiers; it alone knows which there are
 SHOWN = ("arch", "model", "data.size", "data.resize", "text.tokenizer", "text.max_tokens", "train.epochs", "train.lr")
 
 
@@ -44,8 +46,14 @@ def publish(model: str | Path | None, target: str, *, license: str | None = None
         private: of a model on the hub that is not there yet.
 
     Raises:
-        RefsegError: no such model, something in the target's place, or a hub that refuses or cannot be reached.
+        RefsegError: no such model, no identifier of a licence, something in the target's place, or a hub that refuses
+            or cannot be reached.
     """
+    if license is not None and not LICENSE.fullmatch(license):
+        raise RefsegError(
+            f"{quoted(license)}: no identifier of a licence on the hub",
+            hint="lower case, as in apache-2.0, mit or cc-by-nc-4.0; `other` for one without",
+        )
     source = checkpoint.resolve(model)
     on_hub = hub.is_hub_name(target)
     wanted = Path(target).expanduser()

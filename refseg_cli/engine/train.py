@@ -34,7 +34,7 @@ from refseg_cli.data.mixture import Mixture, open_mixture
 from refseg_cli.data.shards import MANIFESTS, Shards, read_manifest
 from refseg_cli.data.text import Tokenizer, build_tokenizer
 from refseg_cli.engine.epochs import epoch_parts
-from refseg_cli.engine.faults import Faults, not_finite
+from refseg_cli.engine.faults import Faults, enough_to_normalise, not_finite
 from refseg_cli.engine.optimise import build_optimizer, moving_average, schedule, take_vectors, take_weights
 from refseg_cli.engine.processes import accelerator_of, added, agreed, synchronise_norms, together
 from refseg_cli.engine.recomputing import recompute_layers
@@ -122,7 +122,7 @@ def train(request: TrainRequest, *, progress: Progress = silent) -> TrainResult:
         accelerator.wait_for_everyone()
         run = _Run(request, accelerator, progress)
         # A launcher passes on what reaches the processes as well: one more is no sign of impatience.
-        with stop_signals(patience=1 if accelerator.num_processes == 1 else 2) as asked:
+        with stop_signals(patience=1 if accelerator.num_processes == 1 else 2) as asked, enough_to_normalise():
             return run.loop(asked)
 
 
@@ -139,8 +139,11 @@ class _Run:
         self.blind = is_blind(resumed, asked=request.shuffle_phrases)
         torch.manual_seed(self.config.seed)
         self.shards = open_mixture(request.sources, "train")
-        if isinstance(self.shards, Mixture) and (left_out := int(self.shards.left_out.sum())):
-            progress("images left out of training, as a set holds them out", left_out, len(self.shards))
+        if isinstance(self.shards, Mixture):
+            if left_out := int(self.shards.left_out.sum()):
+                progress("images left out of training, as a set holds them out", left_out, len(self.shards))
+            if repeated := self.shards.repeated:
+                progress("images that count again, as their set is given again", repeated, len(self.shards))
         if self.recipe.text.field == "raw" and not self.shards.manifest.has_raw_sentences:
             raise RefsegError(
                 f"{self.shards.uri}: holds no sentences as they were typed, which this recipe reads (text.field = raw)",

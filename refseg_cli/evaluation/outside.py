@@ -36,7 +36,7 @@ from refseg_cli.evaluation.answers import (
 from refseg_cli.evaluation.finished import Counted, Read, answer, plan
 from refseg_cli.evaluation.mask_forms import Ready, as_rle, detections, lying, read_together
 from refseg_cli.evaluation.matching import Wanted, match
-from refseg_cli.evaluation.predictions import Given, Problems, from_records, read_predictions
+from refseg_cli.evaluation.predictions import Given, Problems, are_records, from_records, read_predictions
 from refseg_cli.evaluation.submission import is_submission, read_submission
 from refseg_cli.files import refuse_input
 from refseg_cli.metrics.protocols import PROTOCOLS
@@ -105,7 +105,7 @@ def score_file(request: OutsideRequest, *, progress: Progress = silent) -> Outsi
         split.verify()
     problems = Problems()
     rows: list[Answer] = []
-    records = read_answers(request.source) if request.source.endswith(".parquet") else None
+    records = read_answers(request.source) if are_records(request.source) else None
     lacking = () if records is None else _lacking(records, request)
     parts = records is not None and not lacking and _has_parts(request, records, splits)
     if records is None or lacking or parts:

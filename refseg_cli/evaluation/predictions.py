@@ -41,6 +41,7 @@ PHRASES = ("phrase", "sent", "text", "expression", "caption")
 MASKS = ("mask", "segmentation", "masks", "mask_path")
 WRAPPERS = ("annotations", "results", "predictions", "data")  # keys of an object that holds the list of entries
 
+PARQUET = b"PAR1"  # how such a file begins
 NO_PIXELS = {"size": [0, 0], "counts": ""}  # in records, where there is no mask
 
 _QUOTE = reprlib.Repr()  # what others wrote may be of any length and depth
@@ -129,14 +130,14 @@ class Problems:
 def read_predictions(uri: str, problems: Problems, *, splits: Sequence[str]) -> list[Given]:
     """The entries of a file; what is no entry goes to `problems`.
 
-    `.parquet` is a file of records, of which those of `splits` are taken; `.pth` and folders are those of
+    Of a file of records those of `splits` are taken; `.pth` and folders are those of
     `project_files`; a file that begins with [ or is one JSON object with a list under one of `WRAPPERS` is read as a
     whole; anything else has a JSON object a line.
 
     Raises:
         RefsegError: no such file, or none of these.
     """
-    if uri.endswith(".parquet"):
+    if are_records(uri):
         return from_records(uri, read_answers(uri), splits, read_masks(uri), read_instances(uri))
     if uri.endswith(project_files.ARCHIVES):
         return list(_given(project_files.read_archive(uri), problems))
@@ -150,6 +151,14 @@ def read_predictions(uri: str, problems: Problems, *, splits: Sequence[str]) -> 
     entries = _whole_file(text, uri)
     numbered = _lines(text, uri, problems) if entries is None else ((f"{uri}: entry {i}", e) for i, e in entries)
     return list(_given(numbered, problems))
+
+
+def are_records(uri: str) -> bool:
+    """By its name, or by how Parquet begins: `--records` takes any name."""
+    if uri.endswith(".parquet"):
+        return True
+    place = storage.locate(uri)
+    return place.exists() and place.begins(len(PARQUET)) == PARQUET
 
 
 def from_records(

@@ -223,11 +223,11 @@ def check_place(path: Path) -> None:
     Raises:
         RefsegError: the path is a folder, or a folder that is not ours stands where the page's pictures would go.
     """
-    folder = _folder(path)
     if path.is_dir():
         raise RefsegError(
             f"{path}: is a folder, and the report is a single file", hint=f"e.g. --report {path / 'report.html'}"
         )
+    folder = _folder(path)  # which "." has none of
     if folder.exists() and not (folder / MARKER).exists():
         raise RefsegError(f"{folder}: in the way of the report's pictures", hint="choose another name for the report")
     try:

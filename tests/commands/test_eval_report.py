@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def test_slices_and_curves_of_the_page_are_not_printed(
     ("arguments", "words"),
     [
         (["--report", "{folder}"], "is a folder, and the report is a single file"),
+        (["--report", "."], "is a folder, and the report is a single file"),
         (["--report", "{folder}/r.html", "--sanity", "wrong-image"], "--sanity and --report exclude each other"),
     ],
 )
@@ -74,3 +76,15 @@ def test_the_predictions_are_not_replaced_by_their_report(scenes: Path, tmp_path
     assert main(["eval", "--data", str(scenes), *arguments]) == ERROR
     assert "is the input, and would be overwritten" in capsys.readouterr().err
     assert (tmp_path / "p.jsonl").read_text() == "{}"
+
+
+@pytest.mark.parametrize("option", ["--records", "--report"])
+@pytest.mark.parametrize("name", ["_manifest.json", "val-00000-of-00001.parquet"])
+def test_the_data_are_not_replaced_by_what_is_made_of_them(
+    scenes: Path, tmp_path: Path, capsys: Capture, option: str, name: str
+) -> None:
+    copied = shutil.copytree(scenes, tmp_path / "data")
+    before = (copied / name).read_bytes()
+    assert main(["eval", "--data", str(copied), "--limit", "1", "--device", "cpu", option, str(copied / name)]) == ERROR
+    assert "is the input, and would be overwritten" in capsys.readouterr().err
+    assert (copied / name).read_bytes() == before

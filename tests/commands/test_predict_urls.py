@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -102,6 +103,14 @@ def test_what_is_amiss_is_said(capfdbinary: Capture, monkeypatch: pytest.MonkeyP
     assert err.count(b"\n") == 3  # that, the progress, and how many
 
 
+def test_a_host_that_does_not_answer_is_no_missing_file() -> None:
+    pytest.importorskip("aiohttp")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a.png"  # free again below
+    with pytest.raises(RefsegError, match="cannot read the image: Cannot connect to host"):
+        read_url(url, max_pixels=100)
+
+
 def test_a_file_that_is_too_large_is_not_read_to_its_end(picture: bytes) -> None:
     url = "memory://yard/below/a.png"
     assert read_url(url, max_pixels=len(picture)) == picture
@@ -149,7 +158,7 @@ def test_http(capfdbinary: Capture, picture: bytes) -> None:
     class Serving(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             there = self.path == "/a.png?token=1"
-            self.send_response(200 if there else 404)
+            self.send_response(200 if there else 403 if self.path == "/c.png" else 404)
             self.send_header("Content-Length", str(len(picture) if there else 0))
             self.end_headers()
             self.wfile.write(picture if there else b"")
@@ -166,5 +175,7 @@ def test_http(capfdbinary: Capture, picture: bytes) -> None:
             assert Path("m/a.mask.png").exists()
             assert main(["predict", f"{here}/b.png", "dog", "-o", "m/"]) == ERROR
             assert f"{here}/b.png: cannot read the image: no such file" in capfdbinary.readouterr().err.decode()
+            assert main(["predict", f"{here}/c.png", "dog", "-o", "m/"]) == ERROR
+            assert "c.png: cannot read the image: 403, message='Forbidden'" in capfdbinary.readouterr().err.decode()
         finally:
             server.shutdown()

@@ -171,6 +171,26 @@ def test_one_damaged_mask_among_others_is_found(counts: bytes) -> None:
         masks.normal([sound, Rle((9, 7), counts), sound])
 
 
+def test_numbers_have_seven_characters_at_most() -> None:
+    sound, long = masks.encode(random_mask((9, 7), 3)), b"PPPPPP1"
+    assert masks.runs(Rle((1, 1 << 30), long)).tolist() == [1 << 30]
+    assert masks.runs(Rle((9, 7), sound.counts + long)).size == masks.runs(sound).size + 1
+    with pytest.raises(ValueError, match="damaged RLE string"):
+        masks.runs(Rle((1, 1 << 35), b"P" + long))
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99)), min_size=1, max_size=4))
+def test_stretches_are_the_pixels_of_each_mask(drawn: list[tuple[int, int, int]]) -> None:
+    made = [random_mask((h, w), seed) for h, w, seed in drawn]
+    found, counts = masks.stretches([masks.encode(mask) for mask in made])
+    for mask, own in zip(made, np.split(found, np.cumsum(counts)[:-1]), strict=True):
+        pixels = np.zeros(mask.size, bool)
+        for start, end in own:
+            assert not pixels[start:end].any()
+            pixels[start:end] = True
+        np.testing.assert_array_equal(pixels.reshape(mask.shape, order="F"), mask != 0)
+
+
 @pytest.mark.parametrize(
     "segmentation",
     [

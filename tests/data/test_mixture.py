@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,9 +103,21 @@ def test_trains_and_validates_on_all_together(sets: tuple[str, str], tmp_path: P
     assert result.steps == 1, "picture 2 of each"
     assert ("images left out of training, as a set holds them out", 2, 4) in told
     assert ("eval", 5, 5) in told
+    assert not any("again" in stage for stage, _, _ in told)
     assert (checkpoint.load(tmp_path / "run" / "best").tokenizer.vocab_size) == 2 + 1, "no word of what is left out"
     with pytest.raises(RefsegError, match="other data"):
         train(replace(request, data=sets[::-1], resume=True))
+
+
+def test_a_set_that_is_given_again_is_told(sets: tuple[str, str], tmp_path: Path) -> None:
+    """By its own name or as a copy: in place of another, a slip that would go unseen."""
+    copied = str(shutil.copytree(sets[0], tmp_path / "copy"))
+    recipe = replace(RECIPE, train=replace(RECIPE.train, epochs=1, batch_images=3, ema=0.0))
+    for again in (sets[0], copied):
+        told: dict[str, tuple[int, int]] = {}
+        request = TrainRequest(recipe, [*sets, again], tmp_path / f"run-{Path(again).name}", device="cpu")
+        train(request, progress=lambda stage, done, total, told=told, **_: told.update({stage: (done, total)}))
+        assert told["images that count again, as their set is given again"] == (2, 6)
 
 
 def test_the_command_takes_several(

@@ -88,6 +88,8 @@ def test_shards_without_the_column_of_raw_phrases_are_read(tmp_path: Path) -> No
     expected = [replace(e, raw="") for i in range(COUNT) for e in record(i).expressions]
     assert [e for i in range(COUNT) for e in split[i].expressions] == expected
     assert {e.raw for e in expected} == {e.text for e in expected}
+    training = split.for_training()
+    assert [e.raw for i in range(COUNT) for e in training[i].expressions] == [e.text for e in expected]
 
 
 def test_counts_are_those_of_the_records(tmp_path: Path) -> None:
@@ -227,6 +229,20 @@ def test_the_damaged_row_of_a_row_group_is_named(tmp_path: Path) -> None:
         split[16]
 
 
+@pytest.mark.parametrize("reason", ["orientation 9", "expected 4, got 3"])
+def test_the_damaged_row_of_a_row_group_is_named_in_training(tmp_path: Path, reason: str) -> None:
+    folder = storage.locate(str(tmp_path / "out"))
+    rows = [*map(record, range(20))]
+    three_sides = replace(rows[18].instances[0], box=(1.0, 2.0, 3.0))
+    rows[18] = replace(rows[18], **{"orientation": 9} if "9" in reason else {"instances": (three_sides,)})
+    info = shards.write_shard(folder / "val-0.parquet", rows, plan="p", problems=[])
+    storage.write(folder / shards.MANIFEST, shards.Manifest("d", "unc", "coco", {}, "p", {"val": info}).to_json())
+    split = shards.open_shards(folder.uri, "val").for_training()
+    assert split[15].file_name == "15.jpg"
+    with pytest.raises(RefsegError, match=rf"val-0.parquet: damaged shard: row 18: .*{reason}"):
+        split[16]
+
+
 def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(RefsegError, match=r"nowhere: no complete prepared data here"):
         shards.open_shards(tmp_path / "nowhere", "val")
@@ -301,6 +317,8 @@ def test_a_manifest_of_later_fields_is_refused(tmp_path: Path) -> None:
         (("splits", "val", "files", 0, "images"), True),
         (("splits", "val", "files", 0, "name"), "../val-0.parquet"),
         (("splits", "val", "files", 0, "name"), ["val-0.parquet"]),
+        (("splits", "val", "files", 0, "name"), "\ud800.parquet"),
+        (("dataset",), "a \ud83d"),
     ],
 )
 def test_a_manifest_of_other_values_is_damaged(tmp_path: Path, keys: tuple[str | int, ...], value: object) -> None:
@@ -311,6 +329,22 @@ def test_a_manifest_of_other_values_is_damaged(tmp_path: Path, keys: tuple[str |
     (tmp_path / shards.MANIFEST).write_text(json.dumps(table))
     with pytest.raises(RefsegError, match="damaged manifest"):
         shards.read_manifest(str(tmp_path))
+
+
+def test_a_folder_with_names_of_other_bytes_is_listed(tmp_path: Path) -> None:
+    """One file of an old camera, and nothing could be prepared beside it."""
+    (tmp_path / "b.txt").touch()
+    (tmp_path / "folder").mkdir()
+    os.close(os.open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", os.O_CREAT))
+    assert storage.locate(tmp_path).names() == ["b.txt", "caf\udce9.jpg"]
+    assert storage.locate(tmp_path / "gone").names() == []
+    with pytest.raises(RefsegError, match="Not a directory"):
+        storage.locate(tmp_path / "b.txt").names()
+
+
+def test_an_empty_name_is_no_folder() -> None:
+    with pytest.raises(RefsegError, match="the name of a file or folder is empty"):
+        storage.locate("")
 
 
 def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:

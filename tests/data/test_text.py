@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refseg_cli.config import TextConfig
+from refseg_cli.data import text
 from refseg_cli.data.text import Tokenizer, build_tokenizer, read_glove
 from refseg_cli.errors import RefsegError
 
@@ -29,6 +32,42 @@ def test_encode_pads_on_the_right_and_truncates(words: Tokenizer) -> None:
     tokens, mask = words.encode(["The DOG", "two people on left dog dog"])
     assert tokens.tolist() == [[8, 2, 0, 0, 0], [9, 7, 6, 3, 2]]
     assert mask.tolist() == [[True, True, False, False, False], [True] * 5]
+
+
+WORDS = [
+    "two",
+    "Dog,",
+    "LEFT!",
+    "\u00a8",
+    "\u0308",
+    "a\u0308o",
+    "\ufb01n",
+    "\u3000",
+    "\u0130",
+    "x\x1cy",
+    "[UNK]",
+    "",
+    "_9",
+]
+PARTS = st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=9)
+
+
+@given(PARTS.map(" ".join) | PARTS.map("".join))
+def test_words_looked_up_one_by_one_are_those_of_the_whole_phrase(phrase: str) -> None:
+    words = build_tokenizer(TextConfig(max_tokens=5), [*PHRASES, *WORDS])
+    expected = words.pipeline.encode(phrase.strip())
+    for _ in range(2):
+        tokens, mask = words.encode([phrase, "the dog"])
+        assert tokens[0].tolist() == expected.ids
+        assert mask[0].tolist() == [True, *map(bool, expected.attention_mask[1:])]
+        assert tokens[1].tolist()[2:] == [0, 0, 0]
+
+
+def test_a_tokeniser_keeps_the_ids_of_so_many_words(words: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "WORDS_KEPT", 1)
+    once, again = (words.encode(["two people on left"])[0] for _ in range(2))
+    assert once.equal(again)
+    assert words._words == {"two": [9]}
 
 
 def test_empty_phrase_keeps_one_position(words: Tokenizer) -> None:

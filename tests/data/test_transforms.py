@@ -205,6 +205,8 @@ def test_a_picture_thinner_than_a_pixel_of_the_input_has_one() -> None:
         ("Leftmost cup, right of the jar", "Rightmost cup, left of the jar"),
         ("second from RIGHT", "second from LEFT"),
         ("a bright leftover", "a bright leftover"),
+        ("r\u0131ght, R\u0130GHT, leftmo\u017ft", "r\u0131ght, R\u0130GHT, leftmo\u017ft"),  # which fold to i and s
+        ("\u00e9left of the left door", "\u00e9left of the right door"),
     ],
 )
 def test_sides_change_places(phrase: str, mirrored: str) -> None:

@@ -60,6 +60,13 @@ def test_the_card(run: Path, tmp_path: Path) -> None:
     assert "| data.size | [64, 64] |" in card.text
 
 
+@pytest.mark.parametrize("license", ["", " ", "Apache 2.0", "Apache-2.0", "MIT", "apache-2.0\nlibrary_name: x", "-"])
+def test_a_licence_is_named_as_the_hub_does(run: Path, tmp_path: Path, license: str) -> None:
+    with pytest.raises(RefsegError, match="no identifier of a licence"):
+        publish(run, str(tmp_path / "mine"), license=license)
+    assert not (tmp_path / "mine").exists()
+
+
 def test_nothing_is_replaced(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RefsegError, match="in the way of a new folder"):
         publish(run, str(tmp_path))

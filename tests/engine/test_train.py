@@ -173,6 +173,16 @@ def test_validation_in_mixed_precision_gives_the_figures_of_eval(data: Path, sav
     assert found["best"]["cIoU"] == max(line["cIoU"] for line in logged) > 0
 
 
+def test_a_picture_that_is_left_over_and_shrunk_to_a_value_is_one_line(data: Path) -> None:
+    """Of three pictures, two at a time, and 32 pixels, which the backbone makes one."""
+    write_split(data, "train", records("train"))
+    request = TrainRequest(
+        replace(RECIPE, train=TrainConfig(epochs=1, batch_images=2)), str(data), data / "run", device="cpu"
+    )
+    with pytest.raises(RefsegError, match="a batch of one picture is too small to train on"):
+        train(request)
+
+
 def test_nan_stops_with_a_reason_and_keeps_the_last_state(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     """The weights overflow in a step, the loss in the next one: what is saved between them must not be these."""
     settings = replace(recipe.train, lr=1e30, epochs=3, save_every_steps=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -292,6 +293,14 @@ def test_records_are_scored_from_their_counts_to_the_last_bit(data, saved, recor
         for protocol in (PROTOCOLS["refseg"], PROTOCOLS["rela"]):
             expected = report.evaluations[name].answers.counts(protocol)
             assert scores(found.counts(protocol), protocol).table() == scores(expected, protocol).table()
+
+
+def test_records_of_another_name_are_records(data, recorded, tmp_path):
+    """They were written under any name, and read as JSON."""
+    named = str(shutil.copy(recorded, tmp_path / "answers.jsonl"))
+    one, other = (score(data, path).answers["val"] for path in (recorded, named))
+    assert not other.about.finished
+    assert (one.p_target == other.p_target).all()
 
 
 def test_records_without_a_protocols_counts_are_scored_by_their_masks(data, recorded):
