@@ -19,7 +19,7 @@ from refseg_cli import __version__, hub
 from refseg_cli.config import Recipe, TextConfig, apply_override, build, to_table
 from refseg_cli.data.text import Tokenizer
 from refseg_cli.errors import RefsegError, first_line, nearest_name, reason_of
-from refseg_cli.files import is_part, parse_json, part_name, whole
+from refseg_cli.files import is_part, parse_own_json, part_name, whole
 from refseg_cli.records import Thresholds
 
 if TYPE_CHECKING:
@@ -278,8 +278,7 @@ def read_config(folder: Path) -> tuple[Recipe, Thresholds, dict[str, Any]]:
     """
     path = folder / CONFIG
     try:
-        table = parse_json(path.read_text("utf-8"))
-        json.dumps(table, ensure_ascii=False).encode()  # "\ud800", half of a pair, is no text to be written
+        table = parse_own_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RefsegError(
             f"{path}: cannot read: {reason_of(error)}", hint="copy or download the whole folder again"

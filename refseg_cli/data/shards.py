@@ -43,7 +43,7 @@ from refseg_cli.data.storage import Place, locate
 from refseg_cli.data.tables import numbers
 from refseg_cli.data.tally import COUNTS, ShardInfo, SplitInfo, Tally
 from refseg_cli.errors import RefsegError, first_line, unknown_name
-from refseg_cli.files import parse_json
+from refseg_cli.files import parse_json, parse_own_json
 from refseg_cli.records import Record
 
 # Part of every plan, so that a rerun does not mix shards of two formats. 1: pages without checksums, sentences in one
@@ -235,8 +235,7 @@ def parse_manifest(place: Place) -> Manifest:
         RefsegError: it is damaged, or of another format.
     """
     try:
-        table = parse_json(place.read())
-        json.dumps(table, ensure_ascii=False).encode()  # "\ud800", half of a pair, is no text to be written
+        table = parse_own_json(place.read())
         if table["format"] not in READABLE:
             raise RefsegError(
                 f"{place.uri}: format {table['format']}, this version reads {FORMAT}", hint="prepare the data again"

@@ -1,7 +1,7 @@
 """Multi-head attention and the standard transformer layers, over scaled_dot_product_attention.
 
-Users: models/*.py, layers/*.py. Called directly rather than through nn.MultiheadAttention, whose fast
-path and dynamic shapes do not survive export.
+Users: models/*.py, layers/*.py. Called directly rather than through nn.MultiheadAttention, whose fast path and dynamic
+shapes do not survive export.
 
 Axes: b batch, q queries, k keys, c channels.
 """
@@ -71,12 +71,11 @@ def attend(
 
     mask: (b, 1 or heads, 1 or q, k) bool, True where a key may be seen, or numbers that are added to the scores.
 
-    Where a CPU learns in 16 bits, attention alone is in float32, whichever comes out: PyTorch's way back takes two to
-    ten times as long in bfloat16 (findings/torch-attention-backward-bf16.sh).
+    Where a CPU learns in 16 bits, attention alone is in float32, and what comes out as what went in: PyTorch's way
+    back takes up to fifteen times as long in bfloat16 (findings/torch-attention-backward-bf16.sh).
     """
-    short = q.dtype.itemsize < 4
     ask = partial(F.scaled_dot_product_attention, dropout_p=dropout, is_causal=causal, scale=scale)
-    if not (q.is_cpu and torch.is_grad_enabled() and (short or torch.is_autocast_enabled("cpu"))):
+    if not (q.is_cpu and torch.is_grad_enabled() and (q.dtype.itemsize < 4 or torch.is_autocast_enabled("cpu"))):
         return ask(q, k, v, attn_mask=mask)
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.float()

@@ -20,7 +20,7 @@ from refseg_cli.data.pictures import read_pixels
 from refseg_cli.data.placement import place
 from refseg_cli.data.text import FILE_NAME, Tokenizer
 from refseg_cli.errors import RefsegError, first_line, reason_of
-from refseg_cli.files import parse_json
+from refseg_cli.files import parse_own_json
 from refseg_cli.records import Thresholds
 from refseg_cli.segmenters.base import Found, check_phrases
 from refseg_cli.segmenters.cautions import cautions
@@ -176,7 +176,7 @@ def _checkpoint_of(facts: str | None, path: Path) -> Any:
     if facts is None:
         raise RefsegError(f"{path}: not written by `refseg export`: it has no {FACTS}", hint="export the model with it")
     try:
-        table = parse_json(facts)
+        table = parse_own_json(facts)
     except ValueError as error:
         raise RefsegError(f"{path}: {FACTS} is damaged: {error}", hint="export it again") from error
     if not isinstance(table, dict) or "checkpoint" not in table:

@@ -28,10 +28,10 @@ COUNT = 37
 
 def record(i: int) -> Record:
     """Image i has i % 4 expressions, with 0, 1 and 2 targets in turn."""
-    mask = np.zeros((24, 32), bool)
-    mask[i % 20 :, i % 7] = True
+    mask = np.zeros((2, 24, 32), bool)
+    mask[0, i % 20 :, i % 7] = mask[1, : i % 20 + 1, 9] = True
     instances = tuple(
-        Instance(100 * i + k, k, "cat" if k else "dog", (0.5, 1.0, 2.25, 3.0), masks.encode(mask), bool(k))
+        Instance(100 * i + k, k, "cat" if k else "dog", (0.5 + k, 1.0, 2.25, 3.0 + i), masks.encode(mask[k]), bool(k))
         for k in range(2)
     )
     expressions = tuple(
@@ -157,7 +157,7 @@ def test_datasets_opens_it_with_images(tmp_path: Path) -> None:
     row = found[3]
     assert row["image"].size == (32, 24)
     assert [e["targets"] for e in row["expressions"]] == [[], [0], [0, 1]]
-    assert row["instances"][0]["box"] == [0.5, 1.0, 2.25, 3.0]
+    assert [o["box"] for o in row["instances"]] == [list(o.box) for o in record(3).instances]
 
 
 HELD: list[shards.Shards] = []

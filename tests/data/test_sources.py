@@ -193,7 +193,7 @@ def test_usual_jpegs_are_not_decoded(kind: str, monkeypatch: pytest.MonkeyPatch)
     assert photos.size_of(KINDS[kind]) == (90, 70)
 
 
-PIECES = (b"\xff\x00", b"\xff\xd0", b"\xff\xff", b"\xff\xd9", b"\xff\xc0", b"\xff", b"\0", b"\xd9", b"abc")
+PIECES = (b"\xff\x00", b"\xff\x01", b"\xff\xd0", b"\xff\xff", b"\xff\xd9", b"\xff\xc0", b"\xff", b"\0", b"\xd9", b"abc")
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=6), st.sampled_from((b"\xff\xd9", b"\xff\xd9\0\0", b"\xd9", b"")))

@@ -78,7 +78,7 @@ def test_conv_of_doubled(outputs: int, bias: bool, learning: bool) -> None:
     "enlarge", [doubled, lambda x: fitted(x, (8, 10)), lambda x: fitted(x, (9, 7)), lambda x: upsample(x, (9, 12))]
 )
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("maps", [1, 4])
+@pytest.mark.parametrize("maps", [0, 1, 4])
 def test_maps_of_one_channel_are_interpolated_like_others(
     maps: int, channels: int, enlarge: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
