@@ -28,7 +28,8 @@ def upsample(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def _bilinear(x: Tensor, *, align_corners: bool, size: tuple[int, ...] | None = None) -> Tensor:
     """size: twice that of x, if not given; an exported graph then asks for no sizes."""
-    if x.shape[1] == 1 <= len(x) and x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    by_hand = x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if by_hand and x.shape[1] == 1 <= len(x):  # in this order: what is exported must not ask how many
         return _Plane.apply(x, size or (2 * x.shape[-2], 2 * x.shape[-1]), align_corners)
     return F.interpolate(x, size, None if size else 2.0, mode="bilinear", align_corners=align_corners)
 
